@@ -77,10 +77,10 @@ def rules_of(directory: Path) -> tuple[Path, Path, Path]:
     """Return files with the rules of one pod: nft script, and iptables-restore input of both families."""
     from capture import operations
     from capture.settings.options import BACKEND, DRIVER
-    from capture.settings.settings import Given, Settings
+    from capture.settings.settings import ExplicitValue, Settings
 
     def rendered(backend: str, driver: str) -> list[tuple[str, str]]:
-        explicit = {BACKEND: Given(backend, "bench"), DRIVER: Given(driver, "bench")}
+        explicit = {BACKEND: ExplicitValue(backend, "bench"), DRIVER: ExplicitValue(driver, "bench")}
         return operations.render(Settings(explicit))
 
     files = (directory / "rules.nft", directory / "rules.v4", directory / "rules.v6")

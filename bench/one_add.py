@@ -67,7 +67,7 @@ def one_add(backend: str, started: float) -> None:
     import gc
 
     gc.disable()
-    import capture.operations.change
+    import capture.operations.applying
     import cni.__main__
     import cni.plugin
     from capture.backends import detect
@@ -80,7 +80,7 @@ def one_add(backend: str, started: float) -> None:
     clock.enter("rest")
     builtins.__import__ = clock.during("imports", builtins.__import__)
     begin(clock, cni.plugin, "decide", "_desired_settings")
-    begin(clock, capture.operations.change, "build", "resolve", "build_ruleset")
+    begin(clock, capture.operations.applying, "build", "resolve", "build_ruleset")
     begin(clock, detect, "look", "detect")
     begin(clock, driver, "commit", "write")
     begin(clock, driver, "verify", "holds")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings import options
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from cni import keys
 from cni.agent_socket import AGENT_SOCKET
 from cni.log import log_file, log_level
@@ -107,7 +107,7 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
         if configuration.get(key) is None:
             continue
         text = keys.text(configuration, key, option.expected)
-        explicit[option] = Given(text, f"the network configuration's {key!r}")
+        explicit[option] = ExplicitValue(text, f"the network configuration's {key!r}")
         try:
             Settings(explicit)[option]
         except ConfigurationError:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from capture.errors import CaptureError
-from capture.state.directory import ensure
+from capture.state.directory import make_private
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
@@ -94,7 +94,7 @@ def _keep(network: ConfigurationFile) -> None:
     """Keep a list as its owner wrote it, if that can be done. A copy that is cut off is not used."""
     original = kept_original(network.path)
     with suppress(OSError, CaptureError):
-        ensure(os.path.dirname(original))
+        make_private(os.path.dirname(original))
         with open(original, "wb") as file:
             file.write(network.file.content)
 
@@ -117,7 +117,7 @@ def _turn_into_list(network: ConfigurationFile, plugins: list[dict[str, Any]]) -
                 "Remove the one that the network plugin does not use, then install again.",
             ) from None
         atomic_files.replace(stale.file, written(path, as_list(network, plugins)))
-    ensure(os.path.dirname(kept_original(single.path)))
+    make_private(os.path.dirname(kept_original(single.path)))
     atomic_files.set_aside(single, kept_original(single.path))
     return path, [
         FileChange(path, f"made from {os.path.basename(single.path)}, with the entry"),

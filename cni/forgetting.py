@@ -6,7 +6,7 @@ Rules go with their namespace. So this needs neither options nor rules, and a po
 from __future__ import annotations
 
 from capture.state import attachments
-from capture.state.directory import forget_ended
+from capture.state.directory import forget_ended_namespaces
 from cni import deferred_removal
 from cni.log import log_of
 from cni.protocol import CniError, Request
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 def delete(request: Request) -> None:
     """Forget the attachment."""
-    attachments.forget(attachments.name_of(request.network, request.container_id, request.interface))
+    attachments.forget(attachments.attachment_name(request.network, request.container_id, request.interface))
     _log(request, "forgotten")
     deferred_removal.on_container_end()
 
 
 def collect_garbage(request: Request) -> None:
     """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    valid = {attachments.name_of(request.network, *each) for each in request.valid_attachments}
+    valid = {attachments.attachment_name(request.network, *each) for each in request.valid_attachments}
     gone = attachments.forget_others(request.network, valid)
     _log(request, "forgotten what is gone", containers=[name.split(":")[1] for name in gone])
-    forget_ended()
+    forget_ended_namespaces()
 
 
 def _log(request: Request, message: str, **facts: object) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from capture.model.values import Value
-from capture.state.directory import STATE_DIRECTORY, tighten
+from capture.state.directory import STATE_DIRECTORY, narrow_mode
 from cni import atomic_files, entries, networks
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError
@@ -49,7 +49,7 @@ def install(plugin: str, bin_dir: str, desired: Desired) -> list[FileChange]:
     with exclusive(desired.conf_dir, bin_dir):
         clean_up(desired.conf_dir, bin_dir)
         # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
-        is_tightened = tighten(STATE_DIRECTORY)
+        is_tightened = narrow_mode(STATE_DIRECTORY)
         changes = [FileChange(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
         return changes + put_plugin(plugin, bin_dir) + _put_entry(desired)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from capture.errors import CaptureError
-from capture.state.directory import ensure
+from capture.state.directory import make_private
 from capture.state.json_text import JsonError, decode
 from cni import atomic_files
 from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
@@ -43,7 +43,7 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     if as_json_text is text:
         return path, [], []
     target = os.path.join(directory, NAME)
-    ensure(directory)
+    make_private(directory)
     is_new = atomic_files.put(target, as_json(kubeconfig))
     warnings = []
     if kubeconfig.token:

@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.operations.change import Applied
+    from capture.operations.applying import Applied
     from capture.operations.results import Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -102,7 +102,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         profile=applied.config.profile,
         profile_from=desired.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
-        families_from=applied.config.families_because,
+        families_from=applied.config.families_decided_by,
         backend=applied.choice.backend,
         driver=applied.choice.driver,
         changed=applied.changed,
@@ -121,7 +121,7 @@ def _remember(request: Request, decision: str, reason: str, needs: str = "") -> 
         inode = os.stat(request.namespace).st_ino
     except OSError:
         inode = 0
-    attachments.keep_decision(
+    attachments.save_decision(
         attachments.RecordedDecision(
             decision=decision,
             reason=reason,
@@ -153,14 +153,14 @@ def _desired_settings(request: Request, configuration: Configuration, log: Plugi
         # Such a runtime never hands them over: failing would stop every pod of the node, in the mesh or not.
         log.error(f"pod {identity} is left alone: {NO_SOURCE}")
         return Exemption(NO_SOURCE)
-    from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
+    from capture.settings.pod import pod_settings  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
     try:
         pod, exemption = learn(identity, configuration, log)
         if exemption is not None:
             return exemption
-        settings = settings_of(pod, configuration.settings)
+        settings = pod_settings(pod, configuration.settings)
     except ConfigurationError as error:
         raise CniError(
             VALUE_REFUSED,
@@ -174,9 +174,9 @@ def _desired_settings(request: Request, configuration: Configuration, log: Plugi
 
 def _warn_of_full_table(log: PluginLog) -> None:
     """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
-    from capture.state.netns import read_tracked
+    from capture.state.netns import read_connection_counts
 
-    tracked, most = read_tracked()
+    tracked, most = read_connection_counts()
     if tracked <= most // 2:
         return
     from capture.analysis.pod_causes import is_nearly_full  # most nodes track few connections
@@ -189,7 +189,7 @@ def _warn_of_full_table(log: PluginLog) -> None:
 
 
 def _apply(request: Request, settings: Settings) -> Applied:
-    from capture.operations.change import apply_here
+    from capture.operations.applying import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
 
     host = _host(request)
@@ -199,8 +199,8 @@ def _apply(request: Request, settings: Settings) -> Applied:
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
-        name = attachments.name_of(request.network, request.container_id, request.interface)
-        attachments.keep_namespace(name, namespace_id())
+        name = attachments.attachment_name(request.network, request.container_id, request.interface)
+        attachments.save_namespace(name, namespace_id())
         wait_for_loopback()
         return apply_here(settings, host)
 
@@ -288,7 +288,7 @@ def _check(request: Request, configuration: Configuration, log: PluginLog) -> No
 
     with InNamespace(request.namespace), log.step("verify"):
         verified = verify_recorded()
-        fault = "" if verified else record.fault()
+        fault = "" if verified else record.why_unusable()
     is_recorded = verified is not None
     if fault:
         log.warn(fault)
@@ -338,11 +338,11 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
     """
     from capture.backends import detect
     from capture.operations.arguments import request_of
-    from capture.state.capabilities import missing
+    from capture.state.capabilities import missing_capabilities
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(protocol.NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
-    lacking = missing("NET_ADMIN", "SYS_ADMIN")
+    lacking = missing_capabilities("NET_ADMIN", "SYS_ADMIN")
     if lacking:
         raise CniError(protocol.NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.requests_annotations(request.configuration):

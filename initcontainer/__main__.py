@@ -103,7 +103,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
 def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print the start line of the recorded capture that is to be removed, if it has a meaning here."""
     try:
-        reference = operations.reference(None, namespace) or operations.reference(settings, namespace, host)
+        reference = operations.read_reference(None, namespace) or operations.read_reference(settings, namespace, host)
     except ConfigurationError:
         return
     if reference is not None:
@@ -118,7 +118,7 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
     # With a read-only root file system, as pods should have it, nothing could be recorded.
     # Where no record can be kept, the settings are what was applied.
     verified = dumped.verified or operations.verify(settings, namespace, host).replace(from_record=True)
-    printer.show(listings.table([*listings.parts(dumped)], verified, is_whole=True).removesuffix("\n"))
+    printer.show(listings.table([*listings.shown_tables(dumped)], verified, is_whole=True).removesuffix("\n"))
 
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
@@ -126,7 +126,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     if settings[options.DRY_RUN]:
         dumped = operations.dump(namespace)
         printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
-        printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
+        printer.show(listings.table([*listings.shown_tables(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(operations.cut_by_cleaning(namespace))
     removed = operations.clean(

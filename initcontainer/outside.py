@@ -10,9 +10,9 @@ from typing import Self
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import IPV4, IPV6, Family
 from capture.netlink.interfaces import add_address
-from capture.netlink.links import add_default_route, add_veth, index_of, remove_link, set_up
+from capture.netlink.links import add_default_route, add_veth, interface_index, remove_link, set_up
 from capture.netlink.routing import look_up_route
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import open_rtnetlink
 from capture.state.netns import CLONE_NEWNET, CURRENT, InNamespace
 
 PROBE_INTERFACE = "capture-probe"
@@ -39,15 +39,15 @@ class Outside:
             descriptor = _new_namespace()
             undone.callback(os.close, descriptor)
             self.path = f"/proc/self/fd/{descriptor}"
-            with open_route() as route:
-                add_veth(route, PROBE_INTERFACE, PEER, descriptor)
+            with open_rtnetlink() as rtnetlink:
+                add_veth(rtnetlink, PROBE_INTERFACE, PEER, descriptor)
                 undone.callback(self._remove)
                 self._set_up(PROBE_INTERFACE, POD_END)
             with InNamespace(self.path):
                 index = self._set_up(PEER, OUTSIDE_END)
-                with open_route() as route:
+                with open_rtnetlink() as rtnetlink:
                     for family in self._families:
-                        add_default_route(route, POD_END[family][0], index)
+                        add_default_route(rtnetlink, POD_END[family][0], index)
             self._undone = undone.pop_all()
         return self
 
@@ -56,20 +56,20 @@ class Outside:
 
     def answers_come_back(self, family: Family, own: str) -> bool:
         """Return whether the pod's routes send what answers this outside to it; source-based routing may not."""
-        with open_route() as route:
-            route_back = look_up_route(route, OUTSIDE_END[family][0], own)
-            return route_back.interface == index_of(route, PROBE_INTERFACE)
+        with open_rtnetlink() as rtnetlink:
+            route_back = look_up_route(rtnetlink, OUTSIDE_END[family][0], own)
+            return route_back.interface == interface_index(rtnetlink, PROBE_INTERFACE)
 
     def _remove(self) -> None:
-        with suppress(CaptureError), open_route() as route:  # else it goes with the namespace of its other end
-            remove_link(route, PROBE_INTERFACE)
+        with suppress(CaptureError), open_rtnetlink() as rtnetlink:  # else it goes with the namespace of its other end
+            remove_link(rtnetlink, PROBE_INTERFACE)
 
     def _set_up(self, name: str, addresses: dict[Family, tuple[str, int]]) -> int:
-        with open_route() as route:
-            index = index_of(route, name)
-            set_up(route, index)
+        with open_rtnetlink() as rtnetlink:
+            index = interface_index(rtnetlink, name)
+            set_up(rtnetlink, index)
             for family in self._families:
-                add_address(route, *addresses[family], index)
+                add_address(rtnetlink, *addresses[family], index)
         return index
 
 

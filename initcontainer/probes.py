@@ -15,8 +15,8 @@ from capture.model.packet import Packet
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.settings.config import CaptureConfig
-from capture.state.capabilities import missing
-from capture.state.pod_network import NO_ROUTE, routed
+from capture.state.capabilities import missing_capabilities
+from capture.state.pod_network import NO_ROUTE, with_route
 from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, Outside
 
 Side = Literal["outbound", "inbound"]
@@ -99,7 +99,7 @@ class Chooser:
         if not identities:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
         for destination, port, identity in product(destinations, self._ports(), identities):
-            packet = routed(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
+            packet = with_route(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
             if packet.out_interface == NO_ROUTE:
                 continue
             why = "nothing that could be dialled from here is captured"
@@ -153,7 +153,7 @@ def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
     uids = [span.first for span in config.proxy_uids] if is_inbound else ORDINARY_IDS
     groups = config.proxy_gids if is_inbound else config.owner_groups.entries
     further = product(uids, (*(span.first for span in groups), *ORDINARY_IDS))
-    for uid, gid in ((os.geteuid(), os.getegid()), *(() if missing("SETUID", "SETGID") else further)):
+    for uid, gid in ((os.geteuid(), os.getegid()), *(() if missing_capabilities("SETUID", "SETGID") else further)):
         has_proxys_uid = any(span.contains(uid) for span in config.proxy_uids)
         has_proxys_gid = any(span.contains(gid) for span in config.proxy_gids)
         dials = has_proxys_uid if is_inbound else not (has_proxys_uid or has_proxys_gid)

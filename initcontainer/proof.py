@@ -19,8 +19,8 @@ from contextlib import suppress
 from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
-from capture.report.packet_text import endpoint
-from capture.state.capabilities import missing
+from capture.report.packet_text import endpoint_text
+from capture.state.capabilities import missing_capabilities
 from capture.state.child import in_child
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
@@ -65,7 +65,7 @@ class Prover:
 
     def _proof(self, probe: Probe) -> Proof:
         is_taken = self._listeners[probe.destination.family, probe.arrives_on] is None
-        if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
+        if not is_taken and self._transparent and probe.side == "inbound" and missing_capabilities("NET_ADMIN"):
             why = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
             return Proof(f"{probe}: {why}", holds=False)
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)
@@ -76,7 +76,7 @@ class Prover:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
-                arrival = f"dialled {endpoint(*probe.dialled)} and arrived on port {probe.arrives_on}"
+                arrival = f"dialled {endpoint_text(*probe.dialled)} and arrived on port {probe.arrives_on}"
                 taken = ", where the proxy took it" if is_taken else ""
                 return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
             time.sleep(RETRY_AFTER)
@@ -113,12 +113,12 @@ def _first_bytes(connection: socket.socket) -> bytes:
 
 def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
     """Raise ValidationError unless a probe came to the port that it should, and for what it dialled."""
-    failed = f"validation failed: {probe}: {endpoint(*probe.dialled)}"
+    failed = f"validation failed: {probe}: {endpoint_text(*probe.dialled)}"
     if port != probe.arrives_on:
         raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}")
     if meant != probe.dialled:
         raise ValidationError(
-            f"{failed} arrived as {endpoint(*meant)}",
+            f"{failed} arrived as {endpoint_text(*meant)}",
             "The proxy would connect to that address. Another rule in this pod translates addresses.",
         )
 

@@ -24,16 +24,16 @@ from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import open_rtnetlink
 from capture.report.difference_text import difference_lines
-from capture.report.packet_text import endpoint
+from capture.report.packet_text import endpoint_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
 from capture.settings.settings import Settings
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
-from capture.state.routes import missing
+from capture.state.routes import missing_parts
 from initcontainer.outside import Outside
 from initcontainer.probes import DOCUMENTATION, Chooser, Probe, Proof, captured_sides
 from initcontainer.proof import Prover
@@ -79,7 +79,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     first = next(iter(impediments(desired)), None)
     if first is not None:
         raise ValidationError(f"validation failed: {first.message}", first.remedy)
-    route = next((need for need in missing(desired) if isinstance(need, MissingRoute)), None)
+    route = next((need for need in missing_parts(desired) if isinstance(need, MissingRoute)), None)
     if route is not None:
         raise ValidationError(f"validation failed: {route.message}", _author(settings))
 
@@ -123,7 +123,7 @@ def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
         packet, port = probe
-        dialled = endpoint(address_text(family, packet.destination.first), packet.port)
+        dialled = endpoint_text(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)
         except CaptureError as error:
@@ -140,16 +140,18 @@ def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
 
 def _interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
-    with open_route() as route:
-        names = {link.index: link.name for link in read_links(route) if not link.is_loopback}
-        addressed = [names[a.interface] for a in read_addresses(route, FAMILY_NUMBERS[family]) if a.interface in names]
+    with open_rtnetlink() as rtnetlink:
+        names = {link.index: link.name for link in read_links(rtnetlink) if not link.is_loopback}
+        addressed = [
+            names[a.interface] for a in read_addresses(rtnetlink, FAMILY_NUMBERS[family]) if a.interface in names
+        ]
     return next(iter(addressed), next(iter(names.values()), "eth0"))
 
 
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint(*probe.dialled)}, and within"
+        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.dialled)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:

@@ -15,7 +15,7 @@ from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
 from injection.plan import pod_settings
 from injection.pods import containers_of, workloads
-from injection.shape import POD
+from injection.shape import POD, misfits
 from injection.template import Template
 from injection.warnings import dangers
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 
 
-def running() -> list[Report]:
+def running_pod_reports() -> list[Report]:
     """Return the findings about each pod that runs. ToolError or UnsupportedError if kubectl fails."""
     try:
         done = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", check=False)
@@ -52,7 +52,7 @@ def _listed(text: str) -> object:
 
 
 def _report(workload: Workload) -> Report:
-    misfit = next(POD.misfits(workload.pod), "")
+    misfit = next(misfits(workload.pod, POD), "")
     carrier, reason = ("", misfit) if misfit else _carrier(workload)
     warnings: tuple[str, ...] = ()
     if carrier:

@@ -12,13 +12,12 @@ import click
 from capture.cli.options import command, format_option
 from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
-from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.state.input import origin_of, read_input
+from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
 from injection.inject import inject as inject_text
-from injection.policy import VERSIONS, policy_objects
 from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from capture.settings.settings import Settings
-    from injection.inject import Result, WorkloadOutcome
+    from injection.inject import Result
 
 EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -
@@ -41,14 +39,6 @@ capture inject -f deployment.yaml --check
 capture inject -f injected.yaml --remove
 capture inject --policy | kubectl apply -f -       # then: kubectl label namespace shop istio-injection=enabled
 """
-
-
-class InjectionRequest(Value):
-    """The request of the command line."""
-
-    template: Template
-    base: Settings
-    namespace: str
 
 
 @command(
@@ -99,19 +89,28 @@ def inject(
     """
     _require_consistent(filenames, check=check, cluster=cluster, policy=policy)
     if cluster:
-        from injection.cluster import running
+        from injection.cluster import running_pod_reports
 
-        _print_check(running(), form)
-    elif policy:
-        request = _request(**given)
-        _write([as_yaml(policy_objects(request.template, request.base, api_version))], output, form)
-    elif removes:
+        _print_check(running_pod_reports(), form)
+    elif removes and not policy:
         _write([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
-    elif check:
-        request = _request(**given)
-        _print_check([line for name in filenames for line in _checked(name, request)], form)
     else:
-        _inject_all(filenames, _request(**given), output, form)
+        base, namespace = parse_set(given.pop("sets")), given.pop("namespace")
+        template = _template(**given)
+        if policy:
+            _write([as_yaml(policy_objects(template, base, api_version))], output, form)
+            return EXIT_DONE
+        results: list[tuple[str, Result]] = []
+        for name in filenames:
+            result = inject_text(read_input(name), origin_of(name), template, base, namespace)
+            results.append((origin_of(name), result))
+            if not check:
+                _summarise(origin_of(name), result)
+        reports = [report(origin, outcome, template) for origin, result in results for outcome in result.outcomes]
+        if check:
+            _print_check(reports, form)
+        else:
+            _write([result.text for _, result in results], output, form, reports)
     return EXIT_DONE
 
 
@@ -125,18 +124,10 @@ def _require_consistent(filenames: tuple[str, ...], *, check: bool, cluster: boo
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
 
 
-def _request(  # each is an option
-    *,
-    cni: bool,
-    no_native: bool,
-    image: str,
-    init_image: str,
-    proxy_file: str | None,
-    mesh_files: tuple[str, ...],
-    sets: tuple[str, ...],
-    namespace: str,
-) -> InjectionRequest:
-    template = Template(
+def _template(
+    *, cni: bool, no_native: bool, image: str, init_image: str, proxy_file: str | None, mesh_files: tuple[str, ...]
+) -> Template:
+    return Template(
         uses_plugin=cni,
         is_native=not no_native,
         image=image,
@@ -144,38 +135,16 @@ def _request(  # each is an option
         fragment=read_fragment(proxy_file) if proxy_file else None,
         mesh_objects=read_mesh_files(mesh_files),
     )
-    return InjectionRequest(template, parse_set(sets), namespace)
 
 
-def _inject_all(names: Sequence[str], request: InjectionRequest, output: str | None, form: str) -> None:
-    results = [(name, _injected(name, request)) for name in names]
-    reports = [line for name, result in results for line in _reports(name, result, request)]
-    _write([result.text for _, result in results], output, form, reports)
-
-
-def _injected(name: str, request: InjectionRequest) -> Result:
-    result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
-    for outcome in result.outcomes:
-        _summarise(name, outcome)
+def _summarise(origin: str, result: Result) -> None:
+    """Print on stderr what became of each workload of a file."""
     if not result.outcomes:
-        click.echo(f"{origin_of(name)}: no workload", err=True)
-    return result
-
-
-def _summarise(name: str, outcome: WorkloadOutcome) -> None:
-    """Print the result for a workload on stderr."""
-    where = f"{origin_of(name)}: {outcome.workload}"
-    click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
-    warn(f"{where}: {warning}" for warning in outcome.warnings)
-
-
-def _checked(name: str, request: InjectionRequest) -> list[Report]:
-    result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
-    return _reports(name, result, request)
-
-
-def _reports(name: str, result: Result, request: InjectionRequest) -> list[Report]:
-    return [report(origin_of(name), outcome, request.template) for outcome in result.outcomes]
+        click.echo(f"{origin}: no workload", err=True)
+    for outcome in result.outcomes:
+        where = f"{origin}: {outcome.workload}"
+        click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
+        warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 
 def _print_check(lines: Sequence[Report], form: str) -> None:

@@ -12,10 +12,9 @@ from cni.decision import INJECT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Literal
+    from typing import Any
 
     Texts = Mapping[str, str]
-    Policy = Literal["enabled", "disabled"]
 
 INJECTION_LABEL = "istio-injection"
 REVISION_LABEL = "istio.io/rev"
@@ -51,9 +50,7 @@ def is_selected(namespace_labels: Texts, pod_labels: Texts, revision: str = DEFA
     return own == "true" and revision == DEFAULT_REVISION
 
 
-def decide(
-    metadata: Mapping[str, Any], spec: Mapping[str, Any], namespace: str, policy: Policy = "enabled"
-) -> InjectionDecision:
+def decide(metadata: Mapping[str, Any], spec: Mapping[str, Any], namespace: str) -> InjectionDecision:
     """Return whether a pod that the injector is shown gets a sidecar; the first thing that holds counts.
 
     Only the exact words true and false count here.
@@ -62,15 +59,14 @@ def decide(
         return InjectionDecision(inject=False, reason="it uses the node's network (hostNetwork)")
     if namespace in SYSTEM_NAMESPACES:
         return InjectionDecision(inject=False, reason=f"{namespace} is a namespace of the system")
-    kind, value = _own_word(metadata)
+    kind, value = _inject_value(metadata)
     if value in ("true", "false"):
         return InjectionDecision(inject=value == "true", reason=f"{kind} {INJECT} is {value}")
-    reason = "injection is the default" if policy == "enabled" else "injection is off unless a pod requests it"
     warnings = (f"{kind} {INJECT}: {value!r} is neither true nor false, and decides nothing",) if kind else ()
-    return InjectionDecision(inject=policy == "enabled", reason=reason, warnings=warnings)
+    return InjectionDecision(inject=True, reason="injection is the default", warnings=warnings)
 
 
-def _own_word(metadata: Mapping[str, Any]) -> tuple[str, str]:
+def _inject_value(metadata: Mapping[str, Any]) -> tuple[str, str]:
     """Return the pod's own value: its label if it is there, even empty; else its annotation."""
     for kind, key in (("label", "labels"), ("annotation", "annotations")):
         texts = metadata.get(key) or {}

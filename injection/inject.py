@@ -9,14 +9,14 @@ from capture.errors import CaptureError
 from capture.model.values import Value
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
-from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
+from injection.manifest import ManifestText, can_be_added_to, item_name, needs_rewriting
 from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
-from injection.pods import POD_OF, at, containers_of, objects, unknown_workloads, workloads
-from injection.remove import NOTES, put, remove, unshared
-from injection.shape import LIST, OBJECT, POD
+from injection.pods import POD_PATHS, containers_of, objects, unknown_workloads, value_at, workloads
+from injection.remove import NOTES, remove, replace_pod, without_aliases
+from injection.shape import LIST, OBJECT, POD, misfits
 from injection.template import InjectionError
 from injection.warnings import warnings_of
-from injection.yaml_text import applied, child, compose, is_mapping, is_null, node_at, pair, without_tabs
+from injection.yaml_text import apply_edits, child, compose, is_mapping, is_null, key_and_value, node_at, without_tabs
 from sidecar.documents import load_yaml, require_object
 
 TYPE_CHECKING = False
@@ -59,13 +59,13 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
     """
     clean = remove(text, origin)
     plain = load_yaml(without_tabs(clean), origin)
-    expected = unshared(plain)
-    target, outcomes = Text(clean), []
+    expected = without_aliases(plain)
+    target, outcomes = ManifestText(clean), []
     for number, (node, document) in enumerate(zip(compose(clean, origin), plain, strict=True), 1):
         _require_items(document, f"{origin}, document {number}")
         for workload in workloads(document, namespace):
             try:
-                _require_names(workload, at(document, workload.owner))
+                _require_names(workload, value_at(document, workload.owner))
                 outcome = _outcome(number, workload, template, base)
                 status = _write(target, node, workload, outcome.plan) if outcome.plan else ""
             except CaptureError as error:
@@ -74,14 +74,14 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
                 raise InjectionError(f"{where}: {error.message}", error.remedy) from None
             outcomes.append(outcome)
             if outcome.plan is not None:
-                put(expected, number - 1, workload, with_plan(workload.pod, outcome.plan, status))
-        outcomes += [_passed_over(number, workload) for workload in unknown_workloads(document, namespace)]
-    result = applied(clean, target.edits)
-    _prove(result, clean, expected, origin)
+                replace_pod(expected, number - 1, workload, with_plan(workload.pod, outcome.plan, status))
+        outcomes += [_unknown_kind_outcome(number, workload) for workload in unknown_workloads(document, namespace)]
+    result = apply_edits(clean, target.edits)
+    _require_reversible(result, clean, expected, origin)
     return Result(result, tuple(outcomes))
 
 
-def _passed_over(number: int, workload: Workload) -> WorkloadOutcome:
+def _unknown_kind_outcome(number: int, workload: Workload) -> WorkloadOutcome:
     """Return that a kind is unknown, as for `istioctl kube-inject`: what becomes of its template is not known."""
     where = ".".join(map(str, workload.path))
     reason = f"kind {workload.kind} is unknown; its pods ({where}) can be injected when they are made: --policy"
@@ -106,7 +106,7 @@ def _line_of(root: Node, workload: Workload, message: str) -> int:
 
 
 def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
-    _require_understood(workload)
+    _require_pod_shape(workload)
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
     if not decision.inject:
         return WorkloadOutcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
@@ -119,7 +119,7 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
         return WorkloadOutcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     plan = make_plan(workload, template, base)
     warnings = [*decision.warnings, *warnings_of(workload, plan)]
-    if template.uses_plugin and plan.settings.plugin_leaves_more:
+    if template.uses_plugin and plan.settings.is_plugin_excluding_more:
         warnings.append("the CNI plugin leaves inbound port 15020 alone, whatever the status port is")
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
 
@@ -129,23 +129,23 @@ def _require_items(document: object, where: str) -> None:
     if document is not None:
         require_object(document, where)
     for path, kind, plain in objects(document):
-        misfit = next(LIST.misfits(plain, ".".join(map(str, path))), "")
-        if misfit and kind.removesuffix("List") in ("", *POD_OF):
+        misfit = next(misfits(plain, LIST, ".".join(map(str, path))), "")
+        if misfit and kind.removesuffix("List") in ("", *POD_PATHS):
             raise InjectionError(f"{where}: {kind}: {misfit}")
 
 
 def _require_names(workload: Workload, plain: object) -> None:
-    misfit = next(OBJECT.misfits(plain), "")
+    misfit = next(misfits(plain, OBJECT), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
 
 
-def _require_understood(workload: Workload) -> None:
+def _require_pod_shape(workload: Workload) -> None:
     """Raise InjectionError for a pod of the wrong shape: what reads it later need not look."""
     if workload.pod.get("spec") is None:
-        place = ".".join(map(str, (*POD_OF[workload.kind], "spec")))
+        place = ".".join(map(str, (*POD_PATHS[workload.kind], "spec")))
         raise InjectionError(f"{workload}: {place} is missing: expected an object with containers")
-    misfit = next(POD.misfits(workload.pod), "")
+    misfit = next(misfits(workload.pod, POD), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
     texts: dict[str, Mapping[str, object]] = {"label": workload.labels, "annotation": workload.annotations}
@@ -162,7 +162,7 @@ def _require_understood(workload: Workload) -> None:
         raise InjectionError(f"{workload}: two containers have the name {twice}")
 
 
-def _prove(result: str, clean: str, expected: list[Any], origin: str) -> None:
+def _require_reversible(result: str, clean: str, expected: list[Any], origin: str) -> None:
     """Raise InjectionError unless the text means what was planned, and can be undone to the byte."""
     shared = "A key may be there twice, or its value be shared by an anchor (&name): write it out where it is used."
     if load_yaml(without_tabs(result), origin) != expected:
@@ -174,7 +174,7 @@ def _prove(result: str, clean: str, expected: list[Any], origin: str) -> None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _write(target: Text, root: Node, workload: Workload, plan: InjectionPlan) -> str:
+def _write(target: ManifestText, root: Node, workload: Workload, plan: InjectionPlan) -> str:
     """Make the edits for one pod, and return the status annotation."""
     pod = node_at(root, workload.path)
     created: list[str] = []
@@ -189,10 +189,10 @@ def _write(target: Text, root: Node, workload: Workload, plan: InjectionPlan) ->
     ):
         if node is None:
             created.append(path)
-        elif needs_writing_anew(node):
+        elif needs_rewriting(node):
             was[path] = target.original(node)
     for name in plan.annotations:
-        found = pair(annotations, name) if annotations is not None and can_be_added_to(annotations) else None
+        found = key_and_value(annotations, name) if annotations is not None and can_be_added_to(annotations) else None
         if found:
             was[f"annotation {name}"] = target.original(found[1])
     taken = {key: _write_list(target, spec, key, plan, workload) for key in changed}
@@ -215,37 +215,39 @@ def _taken_from(spec: Node, key: str, plan: InjectionPlan) -> list[int]:
     return [number for number, item in enumerate(node.value) if item_name(item) in plan.taken]
 
 
-def _write_annotations(target: Text, pod: Node, desired: dict[str, str]) -> None:
+def _write_annotations(target: ManifestText, pod: Node, desired: dict[str, str]) -> None:
     metadata = child(pod, "metadata")
     if metadata is None:
         target.add_pairs(pod, {"metadata": {"annotations": desired}}, before="spec")
         return
-    if needs_writing_anew(metadata):
-        target.write_anew(metadata, {"annotations": desired}, alias=not is_null(metadata))
+    if needs_rewriting(metadata):
+        target.rewrite(metadata, {"annotations": desired}, alias=not is_null(metadata))
         return
     annotations = child(metadata, "annotations")
     if annotations is None:
         target.add_pairs(metadata, {"annotations": desired})
-    elif needs_writing_anew(annotations):
-        target.write_anew(annotations, desired, alias=not is_null(annotations))
+    elif needs_rewriting(annotations):
+        target.rewrite(annotations, desired, alias=not is_null(annotations))
     else:
         for name, value in desired.items():
-            found = pair(annotations, name)
+            found = key_and_value(annotations, name)
             if found:
-                target.write_anew(found[1], value)
-        added = {name: value for name, value in desired.items() if not pair(annotations, name)}
+                target.rewrite(found[1], value)
+        added = {name: value for name, value in desired.items() if not key_and_value(annotations, name)}
         target.add_pairs(annotations, added)
 
 
-def _write_list(target: Text, spec: Node, key: str, plan: InjectionPlan, workload: Workload) -> list[tuple[int, str]]:
+def _write_list(
+    target: ManifestText, spec: Node, key: str, plan: InjectionPlan, workload: Workload
+) -> list[tuple[int, str]]:
     """Make the edits for a list, and return what was taken out of it."""
-    first, last, found = plan.first[key], plan.last[key], pair(spec, key)
+    first, last, found = plan.first[key], plan.last[key], key_and_value(spec, key)
     if found is None:
         target.add_pairs(spec, {key: [*first, *last]}, before="containers")
         return []
     name, node = found
-    if needs_writing_anew(node):
+    if needs_rewriting(node):
         existing = [each for each in workload.pod["spec"].get(key) or [] if each.get("name") not in plan.taken]
-        target.write_anew(node, [*first, *existing, *last])
+        target.rewrite(node, [*first, *existing, *last])
         return []
     return target.change_list(name, node, first, last, _taken_from(spec, key, plan))

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from injection.yaml_text import (
     Edit,
-    above_comments,
-    begins_its_line,
     block,
     content_end,
     content_start,
     dash_of,
     flow,
     is_alias,
+    is_at_line_start,
     is_collection,
     is_null,
+    key_and_value,
     line_end,
     line_start,
-    pair,
+    start_with_comments,
 )
 from sidecar.documents import DocumentError
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from injection.yaml_text import Node
 
 
-class Text:
+class ManifestText:
     """The text of a manifest, and the edits that are to be made in it."""
 
     def __init__(self, text: str) -> None:
@@ -64,16 +64,16 @@ class Text:
             inner = ", ".join(f"{flow(key)}: {flow(value)}" for key, value in pairs.items())
             self.insert(content_start(self.text, mapping) + 1, inner + (", " if mapping.value else ""))
             return
-        keys = [name for name, _ in mapping.value if begins_its_line(self.text, name.start_mark.index)]
+        keys = [name for name, _ in mapping.value if is_at_line_start(self.text, name.start_mark.index)]
         anchor = next((name for name in keys if name.value == before), keys[0] if keys else None)
         if anchor is None:
-            raise _not_in_lines(mapping)
-        position = above_comments(self.text, anchor.start_mark.index)
+            raise _not_in_lines_error(mapping)
+        position = start_with_comments(self.text, anchor.start_mark.index)
         self.insert(position, block(pairs, " " * anchor.start_mark.column, self.newline))
 
     def remove_pair(self, mapping: Node, key: str) -> None:
         """Remove a key that ``add_pair`` added."""
-        found = pair(mapping, key)
+        found = key_and_value(mapping, key)
         if found is None:
             return
         name, value = found
@@ -98,12 +98,12 @@ class Text:
         if sequence.flow_style:
             return self._change_flow(sequence, first, last, gone)
         dash = dash_of(self.text, sequence, sequence.value[0])
-        if not begins_its_line(self.text, dash):
-            raise _not_in_lines(sequence)
+        if not is_at_line_start(self.text, dash):
+            raise _not_in_lines_error(sequence)
         indentation = self.text[line_start(self.text, dash) : dash]
         begin = line_end(self.text, name.end_mark.index)
         if first:
-            position = begin if 0 in gone else above_comments(self.text, dash)
+            position = begin if 0 in gone else start_with_comments(self.text, dash)
             self.insert(position, block(first, indentation, self.newline))
         ends = [line_end(self.text, content_end(self.text, item)) for item in sequence.value]
         taken = self._take_out([*zip([begin, *ends], ends, strict=False)], gone)
@@ -173,7 +173,7 @@ class Text:
         """Return the text of a value that is to be written anew."""
         return self.text[node.start_mark.index : content_end(self.text, node)]
 
-    def write_anew(self, node: Node, value: object, *, alias: bool = False) -> None:
+    def rewrite(self, node: Node, value: object, *, alias: bool = False) -> None:
         """Write a value anew, in one line."""
         start, end = node.start_mark.index, content_end(self.text, node)
         text = flow(value)
@@ -197,7 +197,7 @@ def can_be_added_to(node: Node) -> bool:
     return is_collection(node) and not is_alias(node)
 
 
-def needs_writing_anew(node: Node | None) -> bool:
+def needs_rewriting(node: Node | None) -> bool:
     """Return whether a value is there and cannot be added to."""
     return node is not None and (is_null(node) or is_alias(node))
 
@@ -205,11 +205,11 @@ def needs_writing_anew(node: Node | None) -> bool:
 def item_name(item: Node) -> str:
     """Return the name of a list's item; "" if it has none."""
     item = getattr(item, "target", item)
-    found = pair(item, "name")
+    found = key_and_value(item, "name")
     return str(found[1].value) if found else ""
 
 
-def _not_in_lines(node: Node) -> DocumentError:
+def _not_in_lines_error(node: Node) -> DocumentError:
     return DocumentError(
         f"nothing can be added in line {node.start_mark.line + 1}: no key or dash begins a line there",
         "Write each key as `key: value` in a line of its own, with line feeds between the lines.",

@@ -66,7 +66,7 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Injecti
     settings = pod_settings(workload, template, base)
     try:
         proxy = with_variables(template.proxy(workload, settings), own.get(PROXY_CONTAINER, {}), settings)
-        return _Planner(workload, template, settings, own).plan(proxy)
+        return _plan(workload, template, settings, own, proxy)
     except InjectionError:
         raise
     except CaptureError as error:
@@ -81,7 +81,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     metadata = proxy_metadata(workload.annotations.get(PROXY_CONFIG_ANNOTATION, ""))
     environment = {**metadata, **_environment(fragment), **_environment(own)}
     try:
-        uid, gid = proxy_ids(base, context)
+        uid, gid = proxy_uid_and_gid(base, context)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
         settings.checked()
     except CaptureError as error:
@@ -89,7 +89,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     return settings
 
 
-def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
+def proxy_uid_and_gid(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
     """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
     uid = _own_number(context, "runAsUser") or _number(base, options.PROXY_UID, PROXY_ID)
     return uid, _own_number(context, "runAsGroup") or _number(base, options.PROXY_GID, uid)
@@ -119,65 +119,49 @@ def _environment(container: Mapping[str, Any]) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container.get("env") or [] if isinstance(each.get("value"), str)}
 
 
-class _Planner:
-    """Puts each container in its place: merged with the user's own of its name, or before or after the others."""
+def _plan(
+    workload: Workload, template: Template, settings: PodSettings, own: dict[str, Container], proxy: Container
+) -> InjectionPlan:
+    """Return each container in its place: merged with the user's own of its name, or before or after the others."""
+    first: dict[str, list[Container]] = {key: [] for key in LISTS}
+    last: dict[str, list[Container]] = {key: [] for key in LISTS}
+    taken: set[str] = set()
 
-    def __init__(
-        self, workload: Workload, template: Template, settings: PodSettings, own: dict[str, Container]
-    ) -> None:
-        self._workload = workload
-        self._template = template
-        self._settings = settings
-        self._own = own
-        self._first: dict[str, list[Container]] = {key: [] for key in LISTS}
-        self._last: dict[str, list[Container]] = {key: [] for key in LISTS}
-        self._taken: set[str] = set()
+    def put(target: list[Container], container: Container) -> None:
+        name = container["name"]
+        taken.update({name} & own.keys())
+        target.append(merged(container, own[name]) if name in own else container)
 
-    def plan(self, proxy: Container) -> InjectionPlan:
-        native = self._is_native()
-        self._before(native=native)
-        others = self._template.others()
-        for each in others.init_containers:
-            self._put(self._first["initContainers"], each)
-        self._put(
-            self._first["initContainers"] if native else self._last["containers"], as_native(proxy) if native else proxy
-        )
-        for each in others.containers:
-            self._put(self._last["containers"], each)
-        volumes = {each.get("name") for each in self._workload.pod["spec"].get("volumes") or []}
-        self._last["volumes"] += [each for each in others.volumes if each["name"] not in volumes]
-        annotations = self._settings.plugin_annotations() if self._template.uses_plugin else {}
-        return InjectionPlan(annotations, self._first, self._last, frozenset(self._taken), self._settings)
+    is_native, others = _is_native(workload, template, own), template.others()
+    if settings.is_captured:  # what writes or proves the rules comes before a native proxy, else as late as can be
+        make = validation_container if template.uses_plugin else init_container
+        is_early = is_native or template.uses_plugin
+        put((first if is_early else last)["initContainers"], make(template.init_image, settings))
+    for each in others.init_containers:
+        put(first["initContainers"], each)
+    if is_native:
+        put(first["initContainers"], as_native(proxy))
+    else:
+        put(last["containers"], proxy)
+    for each in others.containers:
+        put(last["containers"], each)
+    volumes = {each.get("name") for each in workload.pod["spec"].get("volumes") or []}
+    last["volumes"] += [each for each in others.volumes if each["name"] not in volumes]
+    annotations = settings.plugin_annotations() if template.uses_plugin else {}
+    return InjectionPlan(annotations, first, last, frozenset(taken), settings)
 
-    def _is_native(self) -> bool:
-        """Return whether the proxy is a native sidecar: by the annotation, or because the pod's own proxy is one."""
-        spec, own = self._workload.pod["spec"], self._own.get(PROXY_CONTAINER)
-        word = self._workload.annotations.get(NATIVE_ANNOTATION)
-        if [own] == spec.get("containers"):
-            return False  # a pod needs a container
-        if word in ("true", "false"):
-            return word == "true"
-        if own in (spec.get("initContainers") or []) and own and own.get("restartPolicy") == "Always":
-            return True
-        return self._template.is_native
 
-    def _before(self, *, native: bool) -> None:
-        """Put what writes the rules, or proves them, before the proxy; without native sidecars as late as can be."""
-        if not self._settings.is_captured:
-            return
-        if self._template.uses_plugin:
-            container = validation_container(self._template.init_image, self._settings)
-        else:
-            container = init_container(self._template.init_image, self._settings)
-        early = native or self._template.uses_plugin
-        self._put((self._first if early else self._last)["initContainers"], container)
-
-    def _put(self, target: list[Container], container: Container) -> None:
-        own = self._own.get(container["name"])
-        if own is not None:
-            self._taken.add(container["name"])
-            container = merged(container, own)
-        target.append(container)
+def _is_native(workload: Workload, template: Template, own: dict[str, Container]) -> bool:
+    """Return whether the proxy is a native sidecar: by the annotation, or because the pod's own proxy is one."""
+    spec, own_proxy = workload.pod["spec"], own.get(PROXY_CONTAINER)
+    word = workload.annotations.get(NATIVE_ANNOTATION)
+    if [own_proxy] == spec.get("containers"):
+        return False  # a pod needs a container
+    if word in ("true", "false"):
+        return word == "true"
+    if own_proxy in (spec.get("initContainers") or []) and own_proxy and own_proxy.get("restartPolicy") == "Always":
+        return True
+    return template.is_native
 
 
 def merged(added: Any, users: Any) -> Any:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Path = tuple["str | int", ...]
 
 TEMPLATE: Path = ("spec", "template")
-POD_OF: dict[str, Path] = {
+POD_PATHS: dict[str, Path] = {
     "Pod": (),
     "Deployment": TEMPLATE,
     "StatefulSet": TEMPLATE,
@@ -44,7 +44,7 @@ class Workload(Value):
     @property
     def owner(self) -> Path:
         """Return the path of the object that the pod is in."""
-        return self.path[: len(self.path) - len(POD_OF[self.kind])]
+        return self.path[: len(self.path) - len(POD_PATHS[self.kind])]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -79,17 +79,17 @@ def workloads(document: object, default_namespace: str = "default") -> Iterator[
 
 
 def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
-    if kind not in POD_OF:
+    if kind not in POD_PATHS:
         return None
     metadata = _mapping(plain.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
-    pod = at(plain, POD_OF[kind])
+    pod = value_at(plain, POD_PATHS[kind])
     is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in GROUPS
     if is_other_kind and not isinstance(_mapping(pod).get("spec"), dict):
         return None  # of that name, as Volcano's Job
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
     namespace = str(metadata.get("namespace") or default_namespace)
-    return Workload(kind, namespace, name, (*path, *POD_OF[kind]), _mapping(pod))
+    return Workload(kind, namespace, name, (*path, *POD_PATHS[kind]), _mapping(pod))
 
 
 def unknown_workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
@@ -119,7 +119,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def at(plain: Any, path: Path) -> Any:
+def value_at(plain: Any, path: Path) -> Any:
     """Return what is at a path; None if there is nothing."""
     for step in path:
         if isinstance(plain, dict):

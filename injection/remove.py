@@ -6,11 +6,21 @@ import copy
 import json
 
 from cni.pod import STATUS_ANNOTATION
-from injection.manifest import Text, can_be_added_to, item_name
+from injection.manifest import ManifestText, can_be_added_to, item_name
 from injection.plan import LISTS
-from injection.pods import at, workloads
-from injection.shape import STATUS
-from injection.yaml_text import Edit, applied, as_yaml, child, compose, line_start, node_at, pair, without_tabs
+from injection.pods import value_at, workloads
+from injection.shape import STATUS, misfits
+from injection.yaml_text import (
+    Edit,
+    apply_edits,
+    as_yaml,
+    child,
+    compose,
+    key_and_value,
+    line_start,
+    node_at,
+    without_tabs,
+)
 from sidecar.documents import DocumentError, load_yaml
 
 TYPE_CHECKING = False
@@ -32,18 +42,18 @@ def remove(text: str, origin: str) -> str:
     """
     if STATUS_ANNOTATION not in text:
         return text
-    target, nodes, documents = Text(text), compose(text, origin), load_yaml(without_tabs(text), origin)
-    expected = unshared(documents)
+    target, nodes, documents = ManifestText(text), compose(text, origin), load_yaml(without_tabs(text), origin)
+    expected = without_aliases(documents)
     changed = set()
     for number, (node, document) in enumerate(zip(nodes, documents, strict=True)):
         for workload in workloads(document):
             status = own_status(workload, f"{origin}, document {number + 1}: ")
             if status is not None:
                 _Remover(target, node_at(node, workload.path), status).remove()
-                put(expected, number, workload, without(workload.pod, status))
+                replace_pod(expected, number, workload, without_injection(workload.pod, status))
                 changed.add(number)
     try:
-        result = applied(text, target.edits)
+        result = apply_edits(text, target.edits)
         compose(result, origin)  # stricter about tabs than what loads
         if load_yaml(without_tabs(result), origin) == expected:
             return result
@@ -61,7 +71,7 @@ def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
             edits.append(Edit(start, end, json.dumps(plain, indent=2, ensure_ascii=False)))
         else:
             edits.append(Edit(line_start(text, start), end, as_yaml([plain])))
-    return applied(text, edits)
+    return apply_edits(text, edits)
 
 
 def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
@@ -72,7 +82,7 @@ def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
         return None
     if not isinstance(status, dict) or not isinstance(status.get(NOTES), dict):
         return None
-    misfit = next(STATUS.misfits(status), "")
+    misfit = next(misfits(status, STATUS), "")
     if misfit:
         raise DocumentError(
             f"{where}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
@@ -84,7 +94,7 @@ def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
 class _Remover:
     """Takes one pod's injection out of a text."""
 
-    def __init__(self, target: Text, pod: Node, status: dict[str, Any]) -> None:
+    def __init__(self, target: ManifestText, pod: Node, status: dict[str, Any]) -> None:
         notes = status[NOTES]
         self._target = target
         self._pod = pod
@@ -104,12 +114,15 @@ class _Remover:
         metadata = child(self._pod, "metadata")
         annotations = child(metadata, "annotations")
         alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
-        if self._whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
+        if self._remove_whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
             return
-        if self._whole(metadata, "annotations", annotations, self._is_only_added(annotations)) or annotations is None:
+        if (
+            self._remove_whole(metadata, "annotations", annotations, self._is_only_added(annotations))
+            or annotations is None
+        ):
             return
         for name in self._annotations:
-            found = pair(annotations, name)
+            found = key_and_value(annotations, name)
             if found and f"annotation {name}" in self._was:
                 self._target.put_back(found[1], self._was[f"annotation {name}"])
             elif found:
@@ -118,7 +131,7 @@ class _Remover:
     def _is_only_added(self, annotations: Node | None) -> bool:
         return annotations is None or all(name.value in (*self._annotations, "<<") for name, _ in annotations.value)
 
-    def _whole(self, parent: Node, key: str, node: Node | None, is_only_added: bool) -> bool:  # noqa: FBT001  # one caller
+    def _remove_whole(self, parent: Node, key: str, node: Node | None, is_only_added: bool) -> bool:  # noqa: FBT001  # one caller
         """Remove or put back a whole value, where it was made or written anew; return whether that is so."""
         if node is None or not is_only_added:
             return False
@@ -129,35 +142,35 @@ class _Remover:
         return key in self._was or key in self._created
 
     def _remove_list(self, spec: Node | None, key: str) -> None:
-        found = pair(spec, key) if spec is not None else None
+        found = key_and_value(spec, key) if spec is not None else None
         if found is None or not can_be_added_to(found[1]):
             return
         name, node = found
         names, taken = self._status.get(key) or [], self._taken.get(key) or []
         is_only_added = all(item_name(item) in names for item in node.value) or key in self._was
-        if not self._whole(spec, key, node, is_only_added):
+        if not self._remove_whole(spec, key, node, is_only_added):
             self._target.restore_list(name, node, names, [(int(after), str(text)) for after, text in taken])
 
 
 # --- in plain data -------------------------------------------------------------------------------
 
 
-def unshared(value: Any) -> Any:
+def without_aliases(value: Any) -> Any:
     """Return a copy in which nothing is in two places, as aliases make it."""
     if isinstance(value, dict):
-        return {key: unshared(each) for key, each in value.items()}
-    return [unshared(each) for each in value] if isinstance(value, list) else value
+        return {key: without_aliases(each) for key, each in value.items()}
+    return [without_aliases(each) for each in value] if isinstance(value, list) else value
 
 
-def put(documents: list[Any], number: int, workload: Workload, pod: dict[str, Any]) -> None:
+def replace_pod(documents: list[Any], number: int, workload: Workload, pod: dict[str, Any]) -> None:
     """Put a pod into its place in the documents."""
     if not workload.path:
         documents[number] = pod
         return
-    at(documents[number], workload.path[:-1])[workload.path[-1]] = pod
+    value_at(documents[number], workload.path[:-1])[workload.path[-1]] = pod
 
 
-def without(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+def without_injection(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """Return a pod without what the status names, as plain data."""
     pod, notes = copy.deepcopy(pod), status[NOTES]
     created, was = notes.get("created") or [], notes.get("was") or {}

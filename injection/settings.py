@@ -11,7 +11,7 @@ from capture.model.conventions import PROXY_ID
 from capture.model.values import Value
 from capture.settings import options, parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
-from capture.settings.settings import Given, Settings, from_environment
+from capture.settings.settings import ExplicitValue, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
 
 TYPE_CHECKING = False
@@ -46,23 +46,14 @@ BY_ENVIRONMENT = (options.REDIRECT_DNS, options.DUAL_STACK, options.DROP_INVALID
 
 def parse_set(texts: tuple[str, ...]) -> Settings:
     """Return what ``--set OPTION=VALUE`` gives: flags of the option table. ConfigurationError for any other."""
-    explicit: dict[Option[Any], Given] = {}
+    explicit: dict[Option[Any], ExplicitValue] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         found = OPTIONS_BY_FLAG.get(name.removeprefix("--"))
         if found is None or not equals:
             raise ConfigurationError("--set", text, "command line", "OPTION=VALUE with an option that decides on rules")
-        explicit[found] = Given(value, f"--set {found.flag}")
+        explicit[found] = ExplicitValue(value, f"--set {found.flag}")
     return Settings(explicit).checked()
-
-
-def is_port(text: str) -> bool:
-    """Return whether a text is a port."""
-    try:
-        parsers.port(text)
-    except ValueError:
-        return False
-    return True
 
 
 class PodSettings(Value):
@@ -84,13 +75,13 @@ class PodSettings(Value):
         """Return whether anything is captured at all."""
         return self.mode != NO_CAPTURE
 
-    def annotated(self, option: Option[Any]) -> str | None:
+    def annotation_text(self, option: Option[Any]) -> str | None:
         """Return the value of the pod's annotations for an option."""
         return next((self.annotations[name] for name in option.annotations if name in self.annotations), None)
 
     def is_given(self, option: Option[Any]) -> bool:
         """Return whether any source sets an option."""
-        return self.annotated(option) is not None or option in self.base.explicit
+        return self.annotation_text(option) is not None or option in self.base.explicit
 
     def text(self, option: Option[Any]) -> str:
         """Return the text that counts for an option of Istio's template."""
@@ -98,7 +89,7 @@ class PodSettings(Value):
             return self._excluded_inbound_ports()
         if option is options.PROXY_UID:
             return str(self.uid)
-        text = self.annotated(option)
+        text = self.annotation_text(option)
         return self.base.text(option) if text is None else text
 
     def _excluded_inbound_ports(self) -> str:
@@ -107,7 +98,7 @@ class PodSettings(Value):
 
     def _with_status_port(self) -> str:
         """Return the ports that are left alone in addition to Envoy's own, the status port last; 0 is none."""
-        text = self.annotated(options.EXCLUDED_INBOUND_PORTS)
+        text = self.annotation_text(options.EXCLUDED_INBOUND_PORTS)
         if text is None:
             given = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
             text = given.text if given else ""
@@ -142,21 +133,25 @@ class PodSettings(Value):
         if self.mode == "TPROXY" and self.uid != PROXY_ID:
             # Then the proxy is root, of whom the plugin learns no other number.
             self._refuse(
-                options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, Given(str(self.uid), "runAsUser"))
+                options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, ExplicitValue(str(self.uid), "runAsUser"))
             )
         for option, given in self.base.explicit.items():
-            if option.annotations and self.annotated(option) is None and option is not options.EXCLUDED_INBOUND_PORTS:
+            if (
+                option.annotations
+                and self.annotation_text(option) is None
+                and option is not options.EXCLUDED_INBOUND_PORTS
+            ):
                 needed[option.annotations[0]] = given.text
             elif not option.annotations and option not in BY_THE_PROXY and given.text != option.default:
                 self._refuse(option, given)
         if not self.is_given(options.EXCLUDED_OUTBOUND_PORTS):
             needed[options.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
         ports = self._with_status_port()
-        if ports != (self.annotated(options.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
+        if ports != (self.annotation_text(options.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
             needed[options.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
         return needed
 
-    def _refuse(self, option: Option[Any], given: Given) -> None:
+    def _refuse(self, option: Option[Any], given: ExplicitValue) -> None:
         raise ConfigurationError(
             option.name,
             given.text,
@@ -165,7 +160,7 @@ class PodSettings(Value):
         )
 
     @property
-    def plugin_leaves_more(self) -> bool:
+    def is_plugin_excluding_more(self) -> bool:
         """Return whether the plugin leaves port 15020 alone although the arguments would not."""
         return DEFAULT_STATUS_PORT not in self.text(options.EXCLUDED_INBOUND_PORTS).split(",")
 
@@ -176,22 +171,24 @@ class PodSettings(Value):
         environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
         explicit = {**environment.explicit}
         for option, text in flags.items():
-            explicit[option] = Given(text, self._origin(option))
+            explicit[option] = ExplicitValue(text, self._origin(option))
         if self.mode == NO_CAPTURE:
-            explicit[options.INTERCEPTION_MODE] = Given("REDIRECT", "default")
+            explicit[options.INTERCEPTION_MODE] = ExplicitValue("REDIRECT", "default")
         return Settings(explicit, environment.warnings).checked()
 
     def _check_ports(self) -> None:
         """Check the ports that are joined with others into one argument while they are as the pod has them."""
-        ports = self.annotated(options.EXCLUDED_INBOUND_PORTS)
+        ports = self.annotation_text(options.EXCLUDED_INBOUND_PORTS)
         if ports is not None:
-            given = Given(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
+            given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
             Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
         status = self.annotations.get(STATUS_PORT, "").strip()
-        if status not in ("", "0") and not is_port(status):
-            raise ConfigurationError(
-                STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
-            )
+        try:
+            if status not in ("", "0"):
+                parsers.port(status)
+        except ValueError:
+            origin = f"annotation {STATUS_PORT}"
+            raise ConfigurationError(STATUS_PORT, status, origin, "a port (1-65535), or 0 for none") from None
 
     def _origin(self, option: Option[Any]) -> str:
         name = next((name for name in option.annotations if name in self.annotations), "")

@@ -1,96 +1,58 @@
 """The shape of a pod's object, checked once for all that read it later. Pure.
 
 Kubernetes checks far more (core/v1, PodSpec); here a manifest only has to be understood. A null is as good as absent.
-``misfits`` yields each value that does not fit, with its place and what is expected.
+A shape is plain data: ``str`` or ``bool``; ``[shape]`` for a list of any length; a tuple of types for a list of exactly
+these; a dict with the shapes of members, next to which others may be anything. Under ANY_NAME it has that of all
+members, under REQUIRED the name of one that has to be there.
 """
 
 from __future__ import annotations
 
 import json
 
-from capture.model.values import Value
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any, Protocol
+    from typing import Any
 
-    class Shape(Protocol):
-        """A shape that a value must have."""
-
-        def misfits(self, value: Any, where: str) -> Iterator[str]:
-            """Yield what does not fit."""
-
+    Shape = Any
+    """``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
 
 MAX_SHOWN = 60
+ANY_NAME, REQUIRED = "*", "!"
+EXPECTED = {str: "a string; put it in quotes", bool: "true or false, without quotes", int: "a number"}
+TYPE_NAMES = {str: "a string", int: "a number"}
 
 
-class Texts(Value):
-    """A string."""
-
-    def misfits(self, value: object, where: str) -> Iterator[str]:
-        if not isinstance(value, str):
-            yield _misfit(value, where, "a string; put it in quotes")
-
-
-class Truths(Value):
-    """A truth value."""
-
-    def misfits(self, value: object, where: str) -> Iterator[str]:
-        if not isinstance(value, bool):
-            yield _misfit(value, where, "true or false, without quotes")
-
-
-class NumberedText(Value):
-    """A list of a number and a string."""
-
-    def misfits(self, value: object, where: str) -> Iterator[str]:
-        if not (isinstance(value, list) and [type(each) for each in value] == [int, str]):
-            yield _misfit(value, where, "a list of a number and a string")
-
-
-class Items(Value):
-    """A list of things of one shape."""
-
-    of: Shape
-
-    def misfits(self, value: object, where: str) -> Iterator[str]:
-        if not isinstance(value, list):
-            yield _misfit(value, where, "a list")
-            return
+def misfits(value: object, shape: Shape, where: str = "") -> Iterator[str]:
+    """Yield each value that does not fit a shape, with its place and what is expected."""
+    if isinstance(shape, type):
+        if not isinstance(value, shape):
+            yield _misfit(value, where, EXPECTED[shape])
+    elif isinstance(shape, tuple):
+        if not (isinstance(value, list) and tuple(map(type, value)) == shape):
+            yield _misfit(value, where, f"a list of {' and '.join(TYPE_NAMES[each] for each in shape)}")
+    elif isinstance(shape, dict):
+        yield from _object_misfits(value, shape, where)
+    elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from self.of.misfits(item, f"{where}[{number}]")
+            yield from misfits(item, shape[0], f"{where}[{number}]")
+    else:
+        yield _misfit(value, where, "a list")
 
 
-class Entries(Value):
-    """A mapping of any names to things of one shape."""
-
-    of: Shape
-
-    def misfits(self, value: object, where: str) -> Iterator[str]:
-        if not isinstance(value, dict):
-            yield _misfit(value, where, "a mapping of names to values")
-            return
-        for name, inner in value.items():
-            yield from self.of.misfits(inner, f"{where}.{name}")
-
-
-class Members(Value):
-    """A mapping whose members have shapes; others may be anything."""
-
-    members: Mapping[str, Shape]
-    needs: tuple[str, ...] = ()
-    """Members that have to be there."""
-
-    def misfits(self, value: object, where: str = "") -> Iterator[str]:
-        if not isinstance(value, dict):
-            yield _misfit(value, where, "a mapping of names to values")
-            return
-        for name, inner in self.members.items():
-            if value.get(name) is not None:
-                yield from inner.misfits(value[name], f"{where}.{name}" if where else name)
-            elif name in self.needs:
-                yield _misfit(value, where, f"a mapping with {name}")
+def _object_misfits(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield _misfit(value, where, "a mapping of names to values")
+        return
+    if ANY_NAME in shape:
+        members = dict.fromkeys(value, shape[ANY_NAME])
+    else:
+        members = {name: inner for name, inner in shape.items() if value.get(name) is not None and name != REQUIRED}
+    for name, inner in members.items():
+        yield from misfits(value[name], inner, f"{where}.{name}" if where else name)
+    if REQUIRED in shape and shape[REQUIRED] not in members:
+        yield _misfit(value, where, f"a mapping with {shape[REQUIRED]}")
 
 
 def _misfit(value: object, where: str, expected: str) -> str:
@@ -99,63 +61,38 @@ def _misfit(value: object, where: str, expected: str) -> str:
     return f"{where}: invalid value {shown}: expected {expected}"
 
 
-TEXT = Texts()
-NAMES = Items(TEXT)
-ANYTHING = Members({})
-OBJECTS = Items(ANYTHING)
-
-SECURITY = Members(
-    {
-        "capabilities": Members({"add": NAMES, "drop": NAMES}),
-        "seLinuxOptions": Members({"type": TEXT}),
-        "seccompProfile": ANYTHING,
-        "appArmorProfile": ANYTHING,
-        "windowsOptions": ANYTHING,
-        "sysctls": OBJECTS,
-    }
-)
-CONTAINER = Members(
-    {
-        "name": TEXT,
-        "image": TEXT,
-        "env": Items(Members({"name": TEXT}, ("name",))),
-        "ports": OBJECTS,
-        "volumeMounts": OBJECTS,
-        "volumeDevices": OBJECTS,
-        "securityContext": SECURITY,
-        "readinessProbe": ANYTHING,
-        "livenessProbe": ANYTHING,
-        "startupProbe": ANYTHING,
-    }
-)
-OBJECT = Members({"metadata": Members({"name": TEXT, "generateName": TEXT, "namespace": TEXT})})
-LIST = Members({"items": Items(ANYTHING)})
-POD = Members(
-    {
-        "metadata": Members({"labels": ANYTHING, "annotations": ANYTHING}),
-        "spec": Members(
-            {
-                "hostNetwork": Truths(),
-                "securityContext": SECURITY,
-                "initContainers": Items(CONTAINER),
-                "containers": Items(CONTAINER),
-                "volumes": Items(Members({"name": TEXT})),
-            }
-        ),
-    }
-)
-FRAGMENT = Members(
-    {"initContainers": Items(CONTAINER), "containers": Items(CONTAINER), "volumes": Items(Members({"name": TEXT}))}
-)
+ANY_OBJECT: Shape = {}
+OBJECTS: Shape = [ANY_OBJECT]
+STRINGS: Shape = [str]
+SECURITY: Shape = {
+    "capabilities": {"add": STRINGS, "drop": STRINGS},
+    "seLinuxOptions": {"type": str},
+    **dict.fromkeys(("seccompProfile", "appArmorProfile", "windowsOptions"), ANY_OBJECT),
+    "sysctls": OBJECTS,
+}
+CONTAINER: Shape = {
+    "name": str,
+    "image": str,
+    "env": [{"name": str, REQUIRED: "name"}],
+    **dict.fromkeys(("ports", "volumeMounts", "volumeDevices"), OBJECTS),
+    "securityContext": SECURITY,
+    **dict.fromkeys(("readinessProbe", "livenessProbe", "startupProbe"), ANY_OBJECT),
+}
+OBJECT: Shape = {"metadata": {"name": str, "generateName": str, "namespace": str}}
+LIST: Shape = {"items": OBJECTS}
+FRAGMENT: Shape = {"initContainers": [CONTAINER], "containers": [CONTAINER], "volumes": [{"name": str}]}
 """The shape of a template's additions to a pod."""
-STATUS = Members(
-    {
-        "initContainers": NAMES,
-        "containers": NAMES,
-        "volumes": NAMES,
-        "capture": Members(
-            {"annotations": NAMES, "created": NAMES, "was": Entries(TEXT), "taken": Entries(Items(NumberedText()))}
-        ),
-    }
-)
+POD: Shape = {
+    "metadata": {"labels": ANY_OBJECT, "annotations": ANY_OBJECT},
+    "spec": {"hostNetwork": bool, "securityContext": SECURITY, **FRAGMENT},
+}
+STATUS: Shape = {
+    **dict.fromkeys(("initContainers", "containers", "volumes"), STRINGS),
+    "capture": {
+        "annotations": STRINGS,
+        "created": STRINGS,
+        "was": {ANY_NAME: str},
+        "taken": {ANY_NAME: [(int, str)]},
+    },
+}
 """The status annotation, and the notes of ``inject`` in it."""

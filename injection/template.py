@@ -15,7 +15,7 @@ from capture.settings.host import AnyPod
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
 from capture.state.input import origin_of, read_input
 from injection.settings import BY_ENVIRONMENT
-from injection.shape import FRAGMENT
+from injection.shape import FRAGMENT, misfits
 from sidecar.bootstrap import MeshObjects, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
@@ -92,8 +92,8 @@ def read_fragment(name: str) -> Fragment:
     fields = Fields(loaded[0] if loaded else None, origin_of(name))
     if "spec" in fields:
         fields = fields.inner("spec")
-    fields.knows("initContainers", "containers", "volumes")
-    misfit = next(FRAGMENT.misfits(fields.plain()), "")
+    fields.require_known("initContainers", "containers", "volumes")
+    misfit = next(misfits(fields.plain(), FRAGMENT), "")
     if misfit:
         raise InjectionError(f"{origin_of(name)}: {misfit}")
     lists = {

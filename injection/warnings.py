@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelt, with_dns_of_all_servers
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_dns_of_all_servers
 from cni.escapes import escape_warnings
 from injection.pods import RUNS_TO_COMPLETION, containers_of
 from injection.template import VALIDATION_CONTAINER
@@ -42,7 +42,7 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     own = [each for each in containers_of(spec) if each.get("name") not in (None, *INJECTED)]
     escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
     lines = (line for each in own for line in _of_container(each))
-    return tuple(dict.fromkeys([*misspelt(workload.annotations), *escapes, *lines]))
+    return tuple(dict.fromkeys([*misspelling_warnings(workload.annotations), *escapes, *lines]))
 
 
 def _of_container(container: dict[str, Any]) -> Iterator[str]:

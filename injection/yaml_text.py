@@ -34,7 +34,7 @@ class Edit(Value):
     text: str
 
 
-def applied(text: str, edits: Iterable[Edit]) -> str:
+def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     """Return the text with all edits made; equal ones (of a node that is used twice) count once."""
     pieces, position = [], 0
     for edit in sorted(dict.fromkeys(edits), key=lambda edit: (edit.start, edit.end)):
@@ -113,7 +113,7 @@ def is_mapping(node: Node) -> bool:
     return bool(node.id == "mapping")
 
 
-def pair(mapping: Node, key: str) -> tuple[Node, Node] | None:
+def key_and_value(mapping: Node, key: str) -> tuple[Node, Node] | None:
     """Return the key and value nodes of a mapping's key; None if it is not there."""
     if not is_mapping(mapping):
         return None
@@ -130,14 +130,14 @@ def node_at(root: Node, path: Sequence[str | int]) -> Node | None:
         if isinstance(step, int):
             node = node.value[step] if step < len(node.value) else None
         else:
-            found = pair(node, step)
+            found = key_and_value(node, step)
             node = found[1] if found else None
     return getattr(node, "target", node)
 
 
 def child(node: Node | None, key: str) -> Node | None:
     """Return a value of a mapping, not followed where it is an alias."""
-    found = pair(getattr(node, "target", node), key) if node is not None else None
+    found = key_and_value(getattr(node, "target", node), key) if node is not None else None
     return found[1] if found else None
 
 
@@ -155,12 +155,12 @@ def line_end(text: str, position: int) -> int:
     return len(text) if found < 0 else found + 1
 
 
-def begins_its_line(text: str, position: int) -> bool:
+def is_at_line_start(text: str, position: int) -> bool:
     """Return whether nothing but blanks comes before a position in its line."""
     return not text[line_start(text, position) : position].strip(" ")
 
 
-def above_comments(text: str, position: int) -> int:
+def start_with_comments(text: str, position: int) -> int:
     """Return the start of the line, or of the comments with the same indentation right above it."""
     start = line_start(text, position)
     indentation = text[start:position]
@@ -200,7 +200,7 @@ def dash_of(text: str, sequence: Node, item: Node) -> int:
     first = content_start(text, sequence)
     column = first - line_start(text, first)
     dash = text.rfind("-", 0, item.start_mark.index)
-    while dash > first and not (begins_its_line(text, dash) and dash - line_start(text, dash) == column):
+    while dash > first and not (is_at_line_start(text, dash) and dash - line_start(text, dash) == column):
         dash = text.rfind("-", 0, dash)
     return dash
 

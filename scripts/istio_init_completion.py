@@ -45,8 +45,8 @@ def bash() -> str:
         names = "|".join(_names(option))
         if option is NETWORK_NAMESPACE:
             cases.append(f'        {names}) COMPREPLY=($(compgen -f -- "${{word:-{NAMED_NAMESPACES}/}}")); return ;;')
-        elif option.words:
-            cases.append(f'        {names}) values="{" ".join(option.words)}" ;;')
+        elif option.choices:
+            cases.append(f'        {names}) values="{" ".join(option.choices)}" ;;')
         else:
             without_values.append(names)
     cases.append(f"        {'|'.join(without_values)}) ;;")
@@ -68,7 +68,7 @@ def _zsh_flag(option: Option[Any]) -> str:
     elif option is NETWORK_NAMESPACE:
         takes = f":{option.metavar}:_files"
     else:
-        takes = f":{option.metavar}:({' '.join(option.words)})"
+        takes = f":{option.metavar}:({' '.join(option.choices)})"
     names = [f"-{option.short}{'' if option.is_switch else '+'}"] if option.short else []
     names.append(f"--{option.flag}{'' if option.is_switch else '='}")
     exclusive = f"({' '.join(_names(option))})"
@@ -84,7 +84,7 @@ def fish() -> str:
         if option is NETWORK_NAMESPACE:
             words += ["-r", "-F"]
         elif not option.is_switch:
-            words += ["-x", *(["-a", " ".join(option.words)] if option.words else [])]
+            words += ["-x", *(["-a", " ".join(option.choices)] if option.choices else [])]
         lines.append(f"{shlex.join(words)} -d {_in_fish(option.help)}")
     lines += [f"complete -c istio-init -l {name} -d {_in_fish(text)}" for name, text in OTHER_FLAGS.items()]
     return "\n".join([*lines, ""])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.envoy import typed
+from sidecar.envoy import extension
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,16 +54,16 @@ def default_text() -> str:
     return " ".join([head, *rest]) + "\n"
 
 
-def rendered(logs: Iterable[AccessLog]) -> list[Json]:
+def envoy_logs(logs: Iterable[AccessLog]) -> list[Json]:
     """Return access logs as a filter has them."""
-    return [_rendered(log) for log in logs]
+    return [_envoy_log(log) for log in logs]
 
 
-def _rendered(log: AccessLog) -> Json:
+def _envoy_log(log: AccessLog) -> Json:
     made = _writer(log.file)
     if log.expression:
         kind = "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-        made["filter"] = {"extension_filter": typed("cel", kind, expression=log.expression)}
+        made["filter"] = {"extension_filter": extension("cel", kind, expression=log.expression)}
     return made
 
 
@@ -72,9 +72,9 @@ def _writer(file: FileLog) -> Json:
     if file.path in STREAMS:
         stream = STREAMS[file.path]
         kind = f"extensions.access_loggers.stream.v3.{stream}AccessLog"
-        return typed(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_format(file))
+        return extension(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_format(file))
     kind = "extensions.access_loggers.file.v3.FileAccessLog"
-    return typed("envoy.access_loggers.file", kind, path=file.path, log_format=_format(file))
+    return extension("envoy.access_loggers.file", kind, path=file.path, log_format=_format(file))
 
 
 def _format(file: FileLog) -> Json:

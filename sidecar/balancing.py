@@ -29,7 +29,7 @@ MAX_TABLE_SIZE = 5000011
 """Envoy's bound (config.cluster.v3.Cluster.MaglevLbConfig)."""
 
 
-class Policy(Value):
+class BalancingPolicy(Value):
     """How calls are spread: Envoy's policy and its settings, and what is hashed of a request."""
 
     lb_policy: str = "LEAST_REQUEST"  # Istio's default
@@ -37,12 +37,12 @@ class Policy(Value):
     hash_key: Mapping[str, object] | None = None
 
     @property
-    def passes_through(self) -> bool:
+    def is_passthrough(self) -> bool:
         """Return whether calls go where they are addressed to."""
         return self.lb_policy == "CLUSTER_PROVIDED"
 
     @property
-    def by_source(self) -> bool:
+    def is_by_source(self) -> bool:
         """Return whether the client's address is hashed: the only key that a TCP connection has."""
         return self.hash_key is not None and "connection_properties" in self.hash_key
 
@@ -52,9 +52,9 @@ class Subset(Value):
 
     name: str
     labels: Mapping[str, str]
-    policy: Policy | None
+    policy: BalancingPolicy | None
 
-    def holds(self, endpoint: Endpoint, pods: Mapping[str, MeshPod]) -> bool:
+    def includes(self, endpoint: Endpoint, pods: Mapping[str, MeshPod]) -> bool:
         """Return whether an endpoint is in it; one whose pod is not known is not."""
         pod = pods.get(endpoint.pod)
         return pod is not None and includes(pod.labels, self.labels)
@@ -66,7 +66,7 @@ class DestinationRule(Value):
     origin: str
     namespace: str
     host: str
-    policy: Policy | None = None
+    policy: BalancingPolicy | None = None
     subsets: tuple[Subset, ...] = ()
 
     def matches(self, host: str) -> bool:
@@ -101,19 +101,19 @@ def _subset(fields: Fields) -> Subset:
     return Subset(name, fields.labels("labels"), _policy(fields))
 
 
-def _policy(fields: Fields) -> Policy | None:
+def _policy(fields: Fields) -> BalancingPolicy | None:
     if "trafficPolicy" not in fields:
         return None
     traffic = fields.inner("trafficPolicy", "loadBalancer")
     balancer = traffic.inner("loadBalancer", "simple", "consistentHash")
     if "consistentHash" not in balancer:
-        return Policy(SIMPLE[balancer.one_of("simple", *SIMPLE)])
+        return BalancingPolicy(SIMPLE[balancer.one_of("simple", *SIMPLE)])
     if "simple" in balancer:
         raise balancer.error("consistentHash", "simple and consistentHash exclude each other")
-    return _consistent(balancer.inner("consistentHash", *HASH_KEYS, "ringHash", "maglev", "minimumRingSize"))
+    return _hashing_policy(balancer.inner("consistentHash", *HASH_KEYS, "ringHash", "maglev", "minimumRingSize"))
 
 
-def _consistent(fields: Fields) -> Policy:
+def _hashing_policy(fields: Fields) -> BalancingPolicy:
     key = _hash_key(fields)
     if "maglev" in fields.plain():
         if "ringHash" in fields.plain() or "minimumRingSize" in fields:
@@ -122,10 +122,10 @@ def _consistent(fields: Fields) -> Policy:
         size = maglev.number("tableSize", 0, 1, MAX_TABLE_SIZE)
         if "tableSize" in maglev and not _is_prime(size):
             raise maglev.error("tableSize", "expected a prime number")
-        return Policy("MAGLEV", {"maglev_lb_config": {"table_size": size}} if size else {}, key)
+        return BalancingPolicy("MAGLEV", {"maglev_lb_config": {"table_size": size}} if size else {}, key)
     ring = fields.inner("ringHash", "minimumRingSize") if "ringHash" in fields else fields
     size = ring.number("minimumRingSize", 1024, 1, MAX_RING_SIZE)
-    return Policy("RING_HASH", {"ring_hash_lb_config": {"minimum_ring_size": size}}, key)
+    return BalancingPolicy("RING_HASH", {"ring_hash_lb_config": {"minimum_ring_size": size}}, key)
 
 
 def _hash_key(fields: Fields) -> Mapping[str, object]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.values import Value
 from capture.settings.options import INBOUND_CAPTURE_PORT, PROXY_PORT
-from sidecar.access_log import rendered
-from sidecar.balancing import Policy, read_rule, rule_for
-from sidecar.endpoints import in_bootstrap, in_directory
+from sidecar.access_log import envoy_logs
+from sidecar.balancing import BalancingPolicy, read_rule, rule_for
+from sidecar.endpoints import file_endpoints, inline_endpoints
 from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT, socket_address
 from sidecar.fields import FieldError
 from sidecar.inbound import declared_tcp_ports, inbound_clusters, inbound_listener
 from sidecar.mesh import Mesh, read_mesh
 from sidecar.objects import endpoints_of, read_pod, read_service, read_slice
 from sidecar.outbound import Outbound, ServiceDestination, destination_cluster, fixed_clusters, outbound_listeners
-from sidecar.own_ports import admin_cluster, dns_clusters, dns_listeners, status_listeners
+from sidecar.own_listeners import admin_cluster, dns_clusters, dns_listeners, status_listeners
 from sidecar.telemetry import access_logs, read_telemetry
 
 TYPE_CHECKING = False
@@ -83,11 +83,11 @@ def _refuse_taken_ports(config: CaptureConfig) -> None:
     taken = {ADMIN_PORT, HEALTH_PORT, METRICS_PORT, *((AGENT_DNS_PORT,) if config.captures_dns else ())}
     for option, port in ((PROXY_PORT, config.proxy_port), (INBOUND_CAPTURE_PORT, config.inbound_capture_port)):
         if port in taken:
-            raise FieldError("options of the capture", option.name, _own_port(port, taken))
+            raise FieldError("options of the capture", option.name, _own_port_problem(port, taken))
         taken.add(port)
 
 
-def _own_port(port: int, own: Iterable[int]) -> str:
+def _own_port_problem(port: int, own: Iterable[int]) -> str:
     return f"port {port} is one of the proxy's own ({', '.join(map(str, sorted(own)))})"
 
 
@@ -96,7 +96,7 @@ def render(
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
     _refuse_taken_ports(config)
-    logs = rendered(access_logs(objects.mesh, objects.telemetries, pod))
+    logs = envoy_logs(access_logs(objects.mesh, objects.telemetries, pod))
     found = destinations(config, objects, pod)
     plain, mesh = tuple(destination for destination in found if not destination.subset), objects.mesh
     outbound = Outbound(config, pod, plain, logs, mesh.registry_only, mesh.detection_timeout)
@@ -116,7 +116,8 @@ def render(
                 *fixed_clusters(),
                 *(
                     destination_cluster(
-                        destination, in_directory(destination, directory) if directory else in_bootstrap(destination)
+                        destination,
+                        file_endpoints(destination, directory) if directory else inline_endpoints(destination),
                     )
                     for destination in found
                 ),
@@ -137,7 +138,7 @@ def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> t
             raise FieldError(
                 f"Service {destination.service.namespace}/{destination.service.name}",
                 "spec.ports",
-                _own_port(destination.port.number, own),
+                _own_port_problem(destination.port.number, own),
             )
     return found
 
@@ -146,10 +147,10 @@ def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> 
     pods = {other.full_name: other for other in objects.pods}
     for service in objects.services:
         rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)
-        policy = rule.policy or Policy()
+        policy = rule.policy or BalancingPolicy()
         for port in service.ports:
             endpoints = endpoints_of(service, port, objects.slices, config.families)
             yield ServiceDestination(service, port, policy, endpoints)
             for subset in rule.subsets:
-                selected = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
+                selected = tuple(endpoint for endpoint in endpoints if subset.includes(endpoint, pods))
                 yield ServiceDestination(service, port, subset.policy or policy, selected, subset.name)

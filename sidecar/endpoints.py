@@ -7,7 +7,7 @@ import os
 import tempfile
 
 from capture.errors import CaptureError
-from sidecar.envoy import TYPE_PREFIX, assignment
+from sidecar.envoy import TYPE_PREFIX, load_assignment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ SUFFIX = ".json"
 RESOURCE = TYPE_PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
 
 
-def in_bootstrap(destination: ServiceDestination) -> Json:
+def inline_endpoints(destination: ServiceDestination) -> Json:
     """Return the fields of a cluster whose endpoints are in the bootstrap itself."""
-    return {"kind": "STATIC", "load_assignment": _assignment(destination)}
+    return {"kind": "STATIC", "load_assignment": _load_assignment(destination)}
 
 
-def in_directory(destination: ServiceDestination, directory: str) -> Json:
+def file_endpoints(destination: ServiceDestination, directory: str) -> Json:
     """Return the fields of a cluster whose endpoints are in a file of a directory."""
     path = os.path.join(directory, file_name(destination))
     source = {"path": path, "watched_directory": {"path": directory}}
@@ -51,22 +51,22 @@ def write(destinations: Iterable[ServiceDestination], directory: str) -> int:
     endpoints: a running Envoy still has the cluster. CaptureError if the directory cannot be written.
     """
     desired = {
-        file_name(destination): _response(_assignment(destination))
+        file_name(destination): _response(_load_assignment(destination))
         for destination in destinations
-        if not destination.policy.passes_through
+        if not destination.policy.is_passthrough
     }
     try:
         os.makedirs(directory, exist_ok=True)
         for name in os.listdir(directory):
             if name.startswith(PREFIX) and name.endswith(SUFFIX) and name not in desired:
-                desired[name] = _emptied(os.path.join(directory, name))
+                desired[name] = _without_endpoints(os.path.join(directory, name))
         return sum(_replace(os.path.join(directory, name), content) for name, content in desired.items())
     except OSError as error:
         raise CaptureError(f"cannot write endpoints to {directory}: {error.strerror}") from None
 
 
-def _assignment(destination: ServiceDestination) -> Json:
-    return assignment(destination.name, [(endpoint.address, endpoint.port) for endpoint in destination.endpoints])
+def _load_assignment(destination: ServiceDestination) -> Json:
+    return load_assignment(destination.name, [(endpoint.address, endpoint.port) for endpoint in destination.endpoints])
 
 
 def _response(load: Json) -> str:
@@ -74,11 +74,11 @@ def _response(load: Json) -> str:
     return json.dumps({"resources": [{"@type": RESOURCE, **load}]}, indent=1) + "\n"
 
 
-def _emptied(path: str) -> str:
+def _without_endpoints(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         content = file.read()
     try:
-        return _response(assignment(json.loads(content)["resources"][0]["cluster_name"], []))
+        return _response(load_assignment(json.loads(content)["resources"][0]["cluster_name"], []))
     except (ValueError, LookupError, TypeError):
         return content  # not one of our files
 

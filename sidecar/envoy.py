@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 TYPE_PREFIX = "type.googleapis.com/envoy."
-LOOPBACK_OF = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 ADMIN_PORT = 15000
 HEALTH_PORT = 15021
 METRICS_PORT = 15090
@@ -31,7 +30,7 @@ HTTP_PROTOCOLS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 LOOKS_LIKE_HTTP: Json = {"transport_protocol": "raw_buffer", "application_protocols": ["http/1.1", "h2c"]}
 
 
-def typed(name: str, kind: str, **fields: object) -> Json:
+def extension(name: str, kind: str, **fields: object) -> Json:
     """Return an extension: its name, and its configuration with its type."""
     return {"name": name, "typed_config": {"@type": TYPE_PREFIX + kind, **fields}}
 
@@ -72,7 +71,7 @@ def original_destination(name: str, **fields: Any) -> Json:
     return cluster(name, "ORIGINAL_DST", lb_policy="CLUSTER_PROVIDED", **fields)
 
 
-def assignment(name: str, addresses: Iterable[tuple[str, int]]) -> Json:
+def load_assignment(name: str, addresses: Iterable[tuple[str, int]]) -> Json:
     """Return the endpoints of a cluster (config.endpoint.v3.ClusterLoadAssignment)."""
     endpoints = [{"endpoint": {"address": socket_address(host, port)}} for host, port in addresses]
     return {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}
@@ -84,25 +83,25 @@ def assignment(name: str, addresses: Iterable[tuple[str, int]]) -> Json:
 def inspector(kind: str, **fields: object) -> Json:
     """Return a listener filter: tls_inspector, http_inspector or original_dst."""
     title = "".join(part.capitalize() for part in kind.split("_"))
-    return typed(f"envoy.filters.listener.{kind}", f"extensions.filters.listener.{kind}.v3.{title}") | fields
+    return extension(f"envoy.filters.listener.{kind}", f"extensions.filters.listener.{kind}.v3.{title}") | fields
 
 
 def tcp_proxy(name: str, to: str, logs: list[Json], **fields: object) -> list[Json]:
     """Return the filters of a connection that is passed to a cluster as it is."""
     kind = "extensions.filters.network.tcp_proxy.v3.TcpProxy"
-    return [typed("envoy.filters.network.tcp_proxy", kind, stat_prefix=name, cluster=to, access_log=logs, **fields)]
+    return [extension("envoy.filters.network.tcp_proxy", kind, stat_prefix=name, cluster=to, access_log=logs, **fields)]
 
 
 def http_manager(name: str, hosts: list[Json], logs: list[Json]) -> list[Json]:
     """Return the filters of a connection that carries HTTP, with its virtual hosts."""
     return [
-        typed(
+        extension(
             "envoy.filters.network.http_connection_manager",
             "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             stat_prefix=name,
             codec_type="AUTO",
             route_config={"name": name, "virtual_hosts": hosts, "validate_clusters": True},
-            http_filters=[typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
+            http_filters=[extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
             access_log=logs,
             use_remote_address=False,
             server_name="istio-envoy",

@@ -36,9 +36,9 @@ class Fields:
             raise FieldError(document, path, f"expected an object, got {_shown(plain)}")
         self._plain = plain
         if known:
-            self.knows(*known)
+            self.require_known(*known)
 
-    def knows(self, *known: str) -> Fields:
+    def require_known(self, *known: str) -> Fields:
         """Return these fields if there is no other key; FieldError that names the first other one."""
         for key in self._plain:
             if key not in known:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from capture.model.addresses import ANY_ADDRESS
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from sidecar.envoy import (
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
+    extension,
     http_manager,
     inspector,
     listening_on,
     original_destination,
     tcp_proxy,
-    typed,
     virtual_host,
 )
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from sidecar.envoy import Json
     from sidecar.objects import MeshPod, Service
 
-PROXY_SOURCE = {"ipv4": "127.0.0.6", "ipv6": "::6"}
-"""The address from which the proxy calls the application; the rules let it pass by that."""
 CLUSTERS = {"ipv4": "InboundPassthroughClusterIpv4", "ipv6": "InboundPassthroughClusterIpv6"}
 
 
@@ -37,7 +36,7 @@ def inbound_clusters(config: CaptureConfig) -> list[Json]:
 def _source(config: CaptureConfig, family: Family) -> Json:
     if config.is_transparent:
         return {}
-    return {"upstream_bind_config": {"source_address": {"address": PROXY_SOURCE[family], "port_value": 0}}}
+    return {"upstream_bind_config": {"source_address": {"address": PASSTHROUGH_SOURCE[family].shown, "port_value": 0}}}
 
 
 def inbound_listener(config: CaptureConfig, tcp_ports: Iterable[int], logs: list[Json], timeout: str) -> Json:
@@ -75,7 +74,7 @@ def _listener_filters(config: CaptureConfig, tcp_ports: list[int]) -> list[Json]
 def _client_source(config: CaptureConfig) -> Json:
     """Return the filter that calls the application from the client's address; the mark brings answers back."""
     kind = "extensions.filters.listener.original_src.v3.OriginalSrc"
-    return typed("envoy.filters.listener.original_src", kind, mark=config.tproxy_mark)
+    return extension("envoy.filters.listener.original_src", kind, mark=config.tproxy_mark)
 
 
 def _chains(family: Family, logs: list[Json]) -> list[Json]:

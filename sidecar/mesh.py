@@ -66,9 +66,9 @@ def _candidates(document: Document) -> list[Fields]:
     if document.kind == MESH_CONFIG:
         if "mesh" not in fields:
             return [fields]
-        return [_inner(fields.knows("mesh", "meshNetworks"))]
+        return [_inner(fields.require_known("mesh", "meshNetworks"))]
     if document.kind == "ConfigMap":
-        fields.knows("apiVersion", "kind", "metadata", "data", "immutable")
+        fields.require_known("apiVersion", "kind", "metadata", "data", "immutable")
         return [_inner(fields.inner("data", "mesh", "meshNetworks"))]
     return []
 
@@ -86,7 +86,7 @@ def _inner(fields: Fields) -> Fields:
 
 
 def _mesh(fields: Fields) -> Mesh:
-    fields.knows(*MESH_FIELDS)
+    fields.require_known(*MESH_FIELDS)
     policy = fields.inner("outboundTrafficPolicy", "mode").one_of("mode", "ALLOW_ANY", "REGISTRY_ONLY")
     own = FileLog(
         fields.text("accessLogFile") or STDOUT,
@@ -136,7 +136,7 @@ def _no_number(word: str) -> None:
 
 def _provider(fields: Fields) -> tuple[str, FileLog]:
     """Return a provider of access logs to a file, by its name."""
-    fields.knows("name", "envoyFileAccessLog")
+    fields.require_known("name", "envoyFileAccessLog")
     if "name" not in fields:
         raise fields.error("name", "missing: expected the provider's name")
     if "envoyFileAccessLog" not in fields:

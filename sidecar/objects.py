@@ -150,7 +150,7 @@ def read_service(document: Document) -> Service:
 
 
 def _service_port(port: Fields) -> ServicePort:
-    port.knows("name", "port", "protocol", "targetPort", "appProtocol", "nodePort")
+    port.require_known("name", "port", "protocol", "targetPort", "appProtocol", "nodePort")
     number = port.port("port")
     target: int | str = number
     if "targetPort" in port:
@@ -194,7 +194,7 @@ ENDPOINT = ("addresses", "conditions", "hostname", "targetRef", "nodeName", "zon
 
 
 def _is_ready(endpoint: Fields) -> bool:
-    conditions = endpoint.knows(*ENDPOINT).inner("conditions", "ready", "serving", "terminating")
+    conditions = endpoint.require_known(*ENDPOINT).inner("conditions", "ready", "serving", "terminating")
     return "ready" not in conditions or conditions.flag("ready")
 
 

@@ -27,7 +27,7 @@ from sidecar.envoy import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
-    from sidecar.balancing import Policy
+    from sidecar.balancing import BalancingPolicy
     from sidecar.envoy import Json
     from sidecar.objects import Endpoint, MeshPod, Service, ServicePort
 
@@ -37,7 +37,7 @@ class ServiceDestination(Value):
 
     service: Service
     port: ServicePort
-    policy: Policy
+    policy: BalancingPolicy
     endpoints: tuple[Endpoint, ...]
     subset: str = ""
 
@@ -71,7 +71,7 @@ def fixed_clusters() -> list[Json]:
 
 def destination_cluster(destination: ServiceDestination, endpoints: Json) -> Json:
     """Return the cluster of a destination; ``endpoints`` is where it has its endpoints from."""
-    if destination.policy.passes_through:
+    if destination.policy.is_passthrough:
         return original_destination(destination.name)
     protocol = destination.port.protocol
     balancing = {"lb_policy": destination.policy.lb_policy, **destination.policy.settings}
@@ -86,18 +86,18 @@ def outbound_listeners(outbound: Outbound) -> list[Json]:
         if destination.port.protocol in ("http", "http2"):
             by_port.setdefault(destination.port.number, []).append(destination)
     return [
-        _captured(outbound),
+        _capture_listener(outbound),
         *(
-            _by_address(outbound, destination, address)
+            _service_listener(outbound, destination, address)
             for destination in outbound.destinations
             if destination.port.protocol in ("tcp", "auto")
             for address in destination.service.addresses
         ),
-        *(_by_host(outbound, port, destinations) for port, destinations in by_port.items()),
+        *(_http_listener(outbound, port, destinations) for port, destinations in by_port.items()),
     ]
 
 
-def _captured(outbound: Outbound) -> Json:
+def _capture_listener(outbound: Outbound) -> Json:
     port = outbound.config.proxy_port
     trap = {
         "name": "virtualOutbound-blackhole",
@@ -117,10 +117,10 @@ def _captured(outbound: Outbound) -> Json:
     }
 
 
-def _by_address(outbound: Outbound, destination: ServiceDestination, address: str) -> Json:
+def _service_listener(outbound: Outbound, destination: ServiceDestination, address: str) -> Json:
     """Return the listener of a TCP port; where nothing is declared, the first bytes show whether it is HTTP."""
     name, port = destination.name, destination.port
-    by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.by_source else {}
+    by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.is_by_source else {}
     listener = {
         "name": f"{address}_{port.number}",
         "address": socket_address(address, port.number),
@@ -132,10 +132,10 @@ def _by_address(outbound: Outbound, destination: ServiceDestination, address: st
         return listener
     host = virtual_host(f"{destination.service.host}:{port.number}", ["*"], name, destination.policy.hash_key)
     http = {"name": "http", "filter_chain_match": LOOKS_LIKE_HTTP, "filters": http_manager(name, [host], outbound.logs)}
-    return listener | {"filter_chains": [http]} | _inspecting(outbound)
+    return listener | {"filter_chains": [http]} | _protocol_detection(outbound)
 
 
-def _by_host(outbound: Outbound, port: int, destinations: list[ServiceDestination]) -> Json:
+def _http_listener(outbound: Outbound, port: int, destinations: list[ServiceDestination]) -> Json:
     """Return the listener of an HTTP port, for any address; what is no HTTP passes through."""
     hosts = [
         virtual_host(
@@ -163,11 +163,11 @@ def _by_host(outbound: Outbound, port: int, destinations: list[ServiceDestinatio
         "traffic_direction": "OUTBOUND",
         "filter_chains": [http],
         "default_filter_chain": other,
-        **_inspecting(outbound),
+        **_protocol_detection(outbound),
     }
 
 
-def _inspecting(outbound: Outbound) -> Json:
+def _protocol_detection(outbound: Outbound) -> Json:
     return {
         "listener_filters": [inspector("tls_inspector"), inspector("http_inspector")],
         "listener_filters_timeout": outbound.timeout,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from capture.errors import CaptureError
 from capture.settings.options import INIT_OPTIONS, OPTIONS
-from capture.settings.pod import INIT_CONTAINER, settings_of
-from capture.settings.settings import Given, Settings, from_environment
+from capture.settings.pod import INIT_CONTAINER, pod_settings
+from capture.settings.settings import ExplicitValue, Settings, from_environment
 from cni.pod import Identity
 from cni.pod_object import from_object
 from cni.protocol import CniError
@@ -40,10 +40,10 @@ def _of_init_container(container: Fields) -> Settings:
     }
     flags = parse(container.texts("args"), OPTIONS).flags
     given = {**from_environment(environment).explicit}
-    given |= {option: Given(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
+    given |= {option: ExplicitValue(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
     return Settings({option: what for option, what in given.items() if option not in INIT_OPTIONS}).checked()
 
 
 def _of_annotations(plain: Mapping[str, object]) -> Settings:
     pod = from_object(Identity("", ""), {"metadata": plain.get("metadata") or {}, "spec": plain.get("spec") or {}})
-    return settings_of(pod, Settings({}))
+    return pod_settings(pod, Settings({}))

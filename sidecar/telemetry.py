@@ -62,7 +62,7 @@ def read_telemetry(document: Document) -> Telemetry:
 
 
 def _entry(fields: Fields) -> AccessLogging:
-    fields.knows("providers", "disabled", "filter")
+    fields.require_known("providers", "disabled", "filter")
     names = tuple(provider.text("name") for provider in fields.objects("providers", "name"))
     return AccessLogging(
         names, fields.flag("disabled"), fields.inner("filter", "expression").text("expression"), fields

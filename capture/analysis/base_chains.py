@@ -64,7 +64,7 @@ class BaseChain(Value):
     contents: model.Table
     is_older: bool = False
     """Whether its table was there before our own. Of chains with one priority the kernel enters the newest first."""
-    is_of_any_age: bool = False
+    is_age_unknown: bool = False
     """Whether its age is unknown: nothing orders legacy tables and nf_tables."""
     is_native: bool = True
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
@@ -134,7 +134,7 @@ def _is_read(table: model.Table, hook: str) -> bool:
     return hook in (model.PREROUTING, model.OUTPUT, *SOURCE_HOOKS)
 
 
-def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
+def base_chains_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
         for chain in table.chains:
@@ -164,9 +164,9 @@ class PodNetwork(Value):
         Network(IPV6, 0x20010DB8 << 96 | 2, 128),  # 2001:db8::2 (RFC 3849)
     )
     interface: str = "eth0"
-    others: tuple[str, ...] = ()
+    other_interfaces: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
-    answered: tuple[Family, ...] = ()
+    families_with_return_route: tuple[Family, ...] = ()
     """Families in which the answers to every client leave by the only interface."""
     local: tuple[Network, ...] | None = None
     """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
@@ -220,16 +220,17 @@ class Situation(Value):
     def in_each_order(self, family: Family) -> Iterator[Situation]:
         """Yield the situation as it is, and with the chains of unknown age in each other possible order."""
         yield self
-        free = [
-            number
-            for number, base in enumerate(self.other_chains)
-            if base.is_of_any_age and family in base.families and _is_tied(self, base)
-        ][: 2 * MAX_UNKNOWN_ORDERS]
+        free = [number for number, _ in self._unordered_chains(family)][: 2 * MAX_UNKNOWN_ORDERS]
         for moved in islice(product((False, True), repeat=len(free)), 1, None):
             chains = list(self.other_chains)
             for number in compress(free, moved):
                 chains[number] = chains[number].replace(is_older=not chains[number].is_older)
             yield self.replace(other_chains=tuple(chains))
+
+    def _unordered_chains(self, family: Family) -> Iterator[tuple[int, BaseChain]]:
+        for number, base in enumerate(self.other_chains):
+            if base.is_age_unknown and family in base.families and _has_tied_priority(self, base):
+                yield number, base
 
     def orders(
         self, hook: str, family: Family, *, with_nat: bool = True
@@ -238,11 +239,7 @@ class Situation(Value):
 
         Those are named by their numbers in ``other_chains``.
         """
-        free = [
-            number
-            for number, base in enumerate(self.other_chains)
-            if base.hook == hook and family in base.families and base.is_of_any_age and _is_tied(self, base)
-        ][:MAX_UNKNOWN_ORDERS]
+        free = [number for number, base in self._unordered_chains(family) if base.hook == hook][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
             known = dict(zip(free, first, strict=True))
             yield known, _in_order(self, hook, family, known, with_nat=with_nat)
@@ -281,7 +278,7 @@ def _sort_key(base: BaseChain, *, is_late: bool) -> tuple[int, ...]:
     return (PRIORITIES[model.NAT], True, base.priority, is_late) if base.is_nat else (base.order, is_late, BEYOND)
 
 
-def _is_tied(situation: Situation, base: BaseChain) -> bool:
+def _has_tied_priority(situation: Situation, base: BaseChain) -> bool:
     """Return whether a chain has the priority of one of the capture's at its hook."""
     tables = [table.name for table in situation.ruleset.tables if table.chain(base.hook) is not None]
     if base.is_nat:

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     Listed = model.AddressMatch | model.PortMatch | model.OwnerMatch
     """Matches with several entries."""
 
-IN_ORDER = (
+MATCH_KINDS = (
     model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol, model.SourcePort,
     model.DestinationPort, model.OwnerUid, model.OwnerGid, model.Mark, model.ConnectionMark, model.ConnectionState,
     model.UnknownMatch,
 )  # fmt: skip
-MATCH_ORDER: dict[type, int] = {kind: index for index, kind in enumerate(IN_ORDER)}
+MATCH_ORDER: dict[type, int] = {kind: index for index, kind in enumerate(MATCH_KINDS)}
 
 ENTRIES: dict[type, str] = {
     **dict.fromkeys((model.Source, model.Destination), "networks"),
@@ -84,7 +84,7 @@ def canonical_rules(rules: Iterable[model.Rule]) -> tuple[model.Rule, ...]:
     before: list[model.Rule] = []
     after: list[model.Rule] = []
     for rule in map(canonical_rule, rules):
-        if _are_single(rule.matches):
+        if _have_single_entries(rule.matches):
             after.append(rule)
         else:
             after += _with_one_list(rule)
@@ -96,24 +96,24 @@ def canonical_rules(rules: Iterable[model.Rule]) -> tuple[model.Rule, ...]:
 def canonical_rule(rule: model.Rule) -> model.Rule:
     """Return the rule with its matches in order, without those that every packet fulfils."""
     matches = rule.matches
-    if not _are_single(matches):
-        matches = tuple(match for match in _joined_matches(matches) if not _holds_always(match))
+    if not _have_single_entries(matches):
+        matches = tuple(match for match in _joined_matches(matches) if not _is_always_true(match))
     in_order = tuple(sorted(matches, key=lambda match: MATCH_ORDER[type(match)]))
     return model.Rule(rule.verdict, rule.matches if in_order == rule.matches else in_order)
 
 
-def _are_single(matches: tuple[model.Match, ...]) -> bool:
+def _have_single_entries(matches: tuple[model.Match, ...]) -> bool:
     """Return whether matches are of one kind each and have one entry each, so that they are joined already."""
     kinds = set()
     for match in matches:
         kind = type(match)
         kinds.add(kind)
-        if kind in ENTRIES and (len(entries_of(match)) != 1 or _holds_always(match)):
+        if kind in ENTRIES and (len(entries_of_match(match)) != 1 or _is_always_true(match)):
             return False
     return len(kinds) == len(matches)
 
 
-def _holds_always(match: model.Match) -> bool:
+def _is_always_true(match: model.Match) -> bool:
     networks = match.networks if isinstance(match, model.AddressMatch) and not match.negated else ()
     return any(network.is_everything for network in networks)
 
@@ -127,9 +127,9 @@ def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
         else:
-            yield match if len(entries_of(match)) == 1 else united([match])
+            yield match if len(entries_of_match(match)) == 1 else merged_match([match])
     for alike in negated.values():
-        yield united(alike)
+        yield merged_match(alike)
 
 
 # --- lists ---------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _with_lists_joined(rules: Iterable[model.Rule]) -> Iterator[model.Rule]:
         listed = _list_of(rule)
         shape = listed and (rule.verdict, type(listed), [match for match in rule.matches if match is not listed])
         if run and shape != run_shape:
-            yield from _one_form(run)
+            yield from _canonical_run(run)
             run = []
         if listed is None:
             yield rule
@@ -151,7 +151,7 @@ def _with_lists_joined(rules: Iterable[model.Rule]) -> Iterator[model.Rule]:
             run.append((rule, listed))
             run_shape = shape
     if run:
-        yield from _one_form(run)
+        yield from _canonical_run(run)
 
 
 def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
@@ -167,8 +167,8 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
     for match in reversed(rule.matches):
         if match is listed or not isinstance(match, LISTED):
             continue
-        if not match.negated and len(entries_of(match)) > 1:
-            for entry in entries_of(match):
+        if not match.negated and len(entries_of_match(match)) > 1:
+            for entry in entries_of_match(match):
                 single = with_entries(match, (entry,))
                 matches = tuple(single if each is match else each for each in rule.matches)
                 yield from _with_one_list(rule.replace(matches=matches))
@@ -187,24 +187,24 @@ def _list_of(rule: model.Rule) -> Listed | None:
     return listed
 
 
-def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
+def _canonical_run(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
-    if len(run) == 1 and len(entries_of(list_of_first)) == 1:
+    if len(run) == 1 and len(entries_of_match(list_of_first)) == 1:
         yield first
         return
     lists = [listed for _, listed in run]
     if _count(lists) > model.MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
-        lists = [united(lists)]
+        lists = [merged_match(lists)]
     if len(lists) > 1 or _count(lists) <= model.MAX_SINGLE_RULES:
-        lists = [with_entries(listed, (entry,)) for listed in lists for entry in entries_of(listed)]
+        lists = [with_entries(listed, (entry,)) for listed in lists for entry in entries_of_match(listed)]
     for listed in lists:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
-        yield model.Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
+        yield model.Rule(first.verdict, tuple(match for match in matches if not _is_always_true(match)))
 
 
 def _count(lists: Iterable[Listed]) -> int:
-    return sum(len(entries_of(listed)) for listed in lists)
+    return sum(len(entries_of_match(listed)) for listed in lists)
 
 
 def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
@@ -215,12 +215,12 @@ def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
     """
     if len(lists) == 1 or not isinstance(verdict, model.Jump | model.UnknownVerdict):
         return True
-    entries = sorted((entry.first, entry.last) for listed in lists for entry in entries_of(listed))
+    entries = sorted((entry.first, entry.last) for listed in lists for entry in entries_of_match(listed))
     neighbours = zip(entries, entries[1:], strict=False)  # noqa: RUF007  # the plugin does without itertools
     return all(last < first for (_, last), (first, _) in neighbours)
 
 
-def entries_of(match: model.Match) -> tuple[Any, ...]:
+def entries_of_match(match: model.Match) -> tuple[Any, ...]:
     """Return the entries of a match that may have several; none of another."""
     field = ENTRIES.get(type(match))
     return getattr(match, field) if field else ()
@@ -231,9 +231,9 @@ def with_entries(match: AnyMatch, entries: tuple[Any, ...]) -> AnyMatch:
     return match.replace(**{ENTRIES[type(match)]: entries})
 
 
-def united(matches: list[AnyMatch]) -> AnyMatch:
+def merged_match(matches: list[AnyMatch]) -> AnyMatch:
     """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
-    entries = [entry for listed in matches for entry in entries_of(listed)]
+    entries = [entry for listed in matches for entry in entries_of_match(listed)]
     join = collapse if isinstance(matches[0], model.AddressMatch) else joined_spans
     return with_entries(matches[0], join(entries))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import REDIRECTED_BY
 from capture.model.addresses import FAMILIES, Family, Network
 from capture.model.ruleset import Jump, OwnerGid, OwnerUid
@@ -42,38 +43,40 @@ class Capture(Value):
 class PodFacts(Value):
     """The facts of a namespace other than its rules.
 
-    ``listeners`` is None where the kernel does not list them. ``gid_of`` has the group of the process behind a
+    ``listeners`` is None where the kernel does not list them. ``gids_by_inode`` has the group of the process behind a
     listener whose user is not the proxy's. ``tracked`` and ``max_tracked`` count connections; 0 is unknown.
     """
 
     links: tuple[Link, ...]
     addresses: tuple[Network, ...]
     listeners: tuple[Listener, ...] | None
-    gid_of: dict[int, int]
+    gids_by_inode: dict[int, int]
     tracked: int = 0
     max_tracked: int = 0
-    diverted: tuple[tuple[str, str], ...] = ()
+    ingress_redirects: tuple[tuple[str, str], ...] = ()
     """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
-    unrouted: tuple[Family, ...] = ()
+    families_without_route: tuple[Family, ...] = ()
     """Families of which no route leads out of the pod."""
 
 
 def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:
     """Return the user and group of what the proxy sends; None if the settings name none.
 
-    A transparent proxy is none of the users that they name: root, if no other listens for it.
+    A transparent proxy runs as none of the users that they name: as root, unless another user has its listener.
     """
     if not capture.uids or not capture.gids:
         return None
     gid = capture.gids[0].first
     if not capture.is_transparent:
         return capture.uids[0].first, gid
-    transparent = (each for each in facts.listeners or () if each.transparent and not contains(each.uid, capture.uids))
+    transparent = (
+        each for each in facts.listeners or () if each.transparent and not is_in_spans(each.uid, capture.uids)
+    )
     found = next(transparent, None)
-    return (found.uid, facts.gid_of.get(found.inode, gid)) if found else (ROOT, gid)
+    return (found.uid, facts.gids_by_inode.get(found.inode, gid)) if found else (ROOT, gid)
 
 
-def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
+def proxy_id_ranges(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
     for rule in ruleset.rules:
         if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":
@@ -82,12 +85,7 @@ def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tup
                     yield from ((span.first, span.last) for span in match.ids)
 
 
-def owner_by_rules(ruleset: Ruleset) -> tuple[int, int] | None:
+def proxy_owner_by_rules(ruleset: Ruleset) -> tuple[int, int] | None:
     """Return the user and group of what the proxy sends, by the rules of a capture; None if they name none."""
-    uids, gids = ([first for first, _ in proxy_ids(ruleset, kind)] for kind in (OwnerUid, OwnerGid))
+    uids, gids = ([first for first, _ in proxy_id_ranges(ruleset, kind)] for kind in (OwnerUid, OwnerGid))
     return (ROOT if ruleset.transparent_verdicts else uids[0], gids[0]) if uids and gids else None
-
-
-def contains(number: int | None, spans: tuple[Span, ...]) -> bool:
-    """Return whether a user or group is one of these."""
-    return number is not None and any(span.first <= number <= span.last for span in spans)

@@ -10,15 +10,14 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.meaning import rejects
+from capture.analysis.meaning import is_in_spans, rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
-from capture.analysis.replies import is_own, marking_step, untracked_text, untracking_step
+from capture.analysis.replies import is_own_step, marking_step, untracked_text, untracking_step
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import DNS_PORT, REJECTED
+from capture.model.conventions import DNS_PORT, REJECT_REASON
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Drop, Redirect, Rule, SetZone, TransparentProxy
 
@@ -26,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from capture.analysis.captured_pod import Capture, PodFacts
     from capture.analysis.trace import Step, Trace
     from capture.model.location import Location
 
@@ -94,7 +94,7 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     # The desired rules may decide by the same rule, which need not be in one of our chains.
     at_desired = desired.step if desired else None
     is_desired = at_desired and step and canonical_rule(at_desired.rule) == canonical_rule(step.rule)
-    if step is not None and not is_own(step) and not is_desired:
+    if step is not None and not is_own_step(step) and not is_desired:
         own_steps = _own_steps_before(live, capture)
         if not own_steps or live.address is not None:
             return _foreign_rule_cause(live, is_behind=bool(own_steps))
@@ -105,7 +105,7 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         return cause("rule-missing", "IPv4") if is_ipv4 else cause("family-not-captured", where=name, family=name)
     if desired is not None and desired.outcome in TO_PROXY:
         return missing_rule_cause(desired)
-    if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
+    if is_in_spans(packet.uid, capture.uids) or is_in_spans(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
@@ -127,7 +127,7 @@ def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
     """Return our rules that the packet met before the deciding one, where they redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
     before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
-    return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]
+    return [step for step in before if is_own_step(step) and step.table == (MANGLE if is_transparent else NAT)]
 
 
 def _foreign_rule_cause(live: Trace, *, is_behind: bool) -> Cause:
@@ -143,12 +143,12 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
-    if step is not None and live.rerouted is not None:
-        return cause("rerouted", where=live.location, mark=live.mark, rule=live.rerouted.words, words=words)
-    if step is not None and step.rule.why == REJECTED:
+    if step is not None and live.reroute is not None:
+        return cause("rerouted", where=live.location, mark=live.mark, rule=live.reroute.words, words=words)
+    if step is not None and step.rule.why == REJECT_REASON:
         family = FAMILY_NAMES[live.packet.family]
         return cause("family-not-captured", "rejected", where=live.location, family=family)
-    if step is not None and is_own(step):
+    if step is not None and is_own_step(step):
         found = None if isinstance(step.rule.verdict, Drop) else mark_cause(live, text_of)
         return found or cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
     ports = _redirect_ports(live, other_traces)

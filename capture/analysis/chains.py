@@ -6,11 +6,11 @@ fates of each decision are put in its place.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import entries_of
+from capture.analysis.canonical import entries_of_match
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Either, Goto, Translate, Untrack, meaning, spelled_out
-from capture.analysis.space import LISTED
+from capture.analysis.meaning import Either, Goto, Translate, Untrack, meaning, modelled_matches
+from capture.analysis.space import LEVEL_OF_MATCH
 from capture.model import ruleset as model
 
 TYPE_CHECKING = False
@@ -23,20 +23,25 @@ if TYPE_CHECKING:
     from capture.analysis.outcome import Reason
     from capture.analysis.space import Ranges
 
-ANYTHING = "anything"
+UNKNOWN_FATE = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
-NEEDS_TRACKING = (model.ConnectionState, model.ConnectionMark)
-OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
-OF_TRACKING = (Untrack, model.SetZone)
-CHANGES: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
+TRACKING_MATCHES = (model.ConnectionState, model.ConnectionMark)
+CONNECTION_VERDICTS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
+TRACKING_VERDICTS = (Untrack, model.SetZone)
+CHANGED_MATCH: dict[type, type] = {
+    **model.MARK_CHANGING_VERDICTS,
+    **dict.fromkeys(TRACKING_VERDICTS, model.ConnectionState),
+}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
-DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
-CALLING = (model.Jump, Goto)
+DECIDING_VERDICTS = (
+    model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto,
+)  # fmt: skip
+CALLING_VERDICTS = (model.Jump, Goto)
 MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
-LONG_LIST = 8
+MAX_LIST_ENTRIES = 8
 """A longer list of one rule is a run, too: rules behind it would be looked at in each of its pieces."""
 
 
@@ -55,7 +60,7 @@ class ChainCompiler:
         self.fall_through = fall_through
         self.stage = stage
         self.is_tracked = base_chain.is_tracked or stage.leg == "lo"
-        self.is_translated = stage.held.translated is not None if self.is_tracked else None
+        self.is_translated = stage.pending.translated is not None if self.is_tracked else None
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
@@ -79,30 +84,30 @@ class ChainCompiler:
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule)
-        if any(len(entries_of(match)) > LONG_LIST for match in rule.matches):
+        if any(len(entries_of_match(match)) > MAX_LIST_ENTRIES for match in rule.matches):
             return False
         if isinstance(verdict, model.Jump):
             return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
-        return isinstance(verdict, (*DECIDES, *model.NO_EFFECT))
+        return isinstance(verdict, (*DECIDING_VERDICTS, *model.VERDICTS_WITHOUT_EFFECT))
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        idle = OF_TRACKING if self.is_tracked else OF_CONNECTIONS
-        if isinstance(verdict, (*model.NO_EFFECT, *idle)):
+        idle = TRACKING_VERDICTS if self.is_tracked else CONNECTION_VERDICTS
+        if isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, *idle)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
-            then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
-        elif isinstance(verdict, OF_TRACKING):
+            then = self.diagrams.choose(may, self.diagrams.leaf(UNKNOWN_FATE), after)
+        elif isinstance(verdict, TRACKING_VERDICTS):
             then = self._before_tracking(verdict, after)
-        elif type(verdict) in CHANGES:
+        elif type(verdict) in CHANGED_MATCH:
             reason = self.path.reason(self, f"{position}", rule)
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
         else:
-            then = self._then(verdict, self.path.reason(self, f"{position}", rule), after)
+            then = self._fates_by_verdict(verdict, self.path.reason(self, f"{position}", rule), after)
         occurrence, is_native = self._occurrence(position), self.base_chain.is_native
-        early = [each for each in rule.matches if isinstance(each, NEEDS_TRACKING) and not self.is_tracked]
+        early = [each for each in rule.matches if isinstance(each, TRACKING_MATCHES) and not self.is_tracked]
         later = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
@@ -115,10 +120,10 @@ class ChainCompiler:
         """
         choose, path = self.diagrams.choose, self.path
         if isinstance(verdict, Untrack):
-            return choose(path.has_zone, after, path.noted(after, path.untracked, 1))
-        zoned = path.noted(after, path.has_zone, 1)
+            return choose(path.has_zone, after, path.with_flag(after, path.is_untracked, 1))
+        zoned = path.with_flag(after, path.has_zone, 1)
         is_native = self.base_chain.is_native
-        return path.noted(zoned, path.untracked, 0) if is_native else choose(path.untracked, after, zoned)
+        return path.with_flag(zoned, path.is_untracked, 0) if is_native else choose(path.is_untracked, after, zoned)
 
     def _holds_untracked(self, match: model.Match) -> int:
         """Return packets that fulfil a match before they are tracked: INVALID, or UNTRACKED by a rule, without a mark.
@@ -129,11 +134,11 @@ class ChainCompiler:
             return self.diagrams.no
         states = ("INVALID", "UNTRACKED")
         invalid, untracked = (self.diagrams.leaf((state in match.states) != match.negated) for state in states)
-        return self.diagrams.choose(self.path.untracked, untracked, invalid)
+        return self.diagrams.choose(self.path.is_untracked, untracked, invalid)
 
-    def _then(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
+    def _fates_by_verdict(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
         stage = self.stage
-        if isinstance(verdict, CALLING) and reason and reason[1]:
+        if isinstance(verdict, CALLING_VERDICTS) and reason and reason[1]:
             stage = stage.replace(chosen_by=reason[1])
         if isinstance(verdict, model.Jump):
             return self.path.enter_chain(self.base_chain, verdict.chain, after, stage)
@@ -149,12 +154,12 @@ class ChainCompiler:
         The last ones may be for packets of every address and port; they would be in each piece of the list.
         """
         end = len(rules)
-        while end and not any(type(match) in LISTED for match in rules[end - 1][1].matches):
+        while end and not any(type(match) in LEVEL_OF_MATCH for match in rules[end - 1][1].matches):
             end -= 1
             after = self._step(*rules[end], after)
         if end == 0:
             return after
-        lists = self._listed(rules[:end])
+        lists = self._decision_list(rules[:end])
         functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
         if len(leaves) > MAX_CASES:
@@ -162,30 +167,34 @@ class ChainCompiler:
         for leaf in leaves:
             node = after
             for verdict, reason in reversed(self.compiler.lists.verdicts(leaf)):
-                node = self._then(verdict, reason, node)
+                node = self._fates_by_verdict(verdict, reason, node)
             functions[leaf] = node
-        return self.space.switches.chosen(lists, functions)
+        return self.space.switches.choose(lists, functions)
 
-    def _listed(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
+    def _decision_list(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
         """Return the list of decisions, which is the same for every way that leads here."""
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
         where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
         key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
-        lists = self.compiler.listed.get(key)
+        lists = self.compiler.decision_lists.get(key)
         if lists is None:
-            deciding = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
+            deciding = [
+                (position, rule)
+                for position, rule in rules
+                if not isinstance(meaning(rule), model.VERDICTS_WITHOUT_EFFECT)
+            ]
             positions = f"{first}-{rules[-1][0]}"
             boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
-            lists = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
+            lists = self.compiler.decision_lists[key] = self.compiler.lists.diagram(boxes)
         return lists
 
     def _box(self, position: int, rule: model.Rule, reason: Reason | None) -> Box:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
-        for match in spelled_out(rule.matches, self.space.family, self.space.network):
+        for match in modelled_matches(rule.matches, self.space.family, self.space.network):
             known = self.space.ranges(match, is_native=self.base_chain.is_native)
-            if isinstance(match, NEEDS_TRACKING) and not self.is_tracked:
+            if isinstance(match, TRACKING_MATCHES) and not self.is_tracked:
                 rest = self.diagrams.both(rest, self._holds_untracked(match))
             elif known is None:
                 occurrence = self._occurrence(position)
@@ -193,16 +202,16 @@ class ChainCompiler:
                 rest = self.diagrams.both(rest, holds)
             else:
                 level, inside = known
-                ranges[level] = _common(ranges[level], inside) if level in ranges else inside
+                ranges[level] = _intersection(ranges[level], inside) if level in ranges else inside
         return Box(ranges, rest, (meaning(rule), reason))
 
 
 def is_about_tracking(rule: model.Rule) -> bool:
     """Return whether a rule may decide whether packets are tracked, or depends on that."""
     decides = isinstance(rule.verdict, (model.UnknownVerdict, model.SetZone))
-    return decides or any(isinstance(match, NEEDS_TRACKING) for match in rule.matches)
+    return decides or any(isinstance(match, TRACKING_MATCHES) for match in rule.matches)
 
 
-def _common(some: Ranges, other_ranges: Ranges) -> Ranges:
+def _intersection(some: Ranges, other_ranges: Ranges) -> Ranges:
     common = ((max(a, c), min(b, d)) for a, b in some for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

@@ -8,7 +8,7 @@ our rules and may divert traffic, or change a mark that our rules match. Counter
 from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
-from capture.analysis.ownership import CERTAIN, disturbance_test, shape
+from capture.analysis.ownership import CERTAIN, disturbance_test, likeness_to_own
 from capture.model.addresses import FAMILIES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.location import Location
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, Ruleset, TableName
 
     DifferenceKind = Literal["missing", "unexpected", "foreign", "policy", "family"]
-    Placed = tuple[int, int, Rule]
+    PlacedRule = tuple[int, int, Rule]
     """A rule with its positions, which count from 0, in two chains."""
-    Run = tuple[int, int, "Run | None"]
+    CommonRun = tuple[int, int, "CommonRun | None"]
     """A common subsequence from its end: the positions of its last rule, and the run before it."""
 
-EMPTY = CanonicalChain("ACCEPT", ())
+EMPTY_CHAIN = CanonicalChain("ACCEPT", ())
 
 
 class Difference(Value):
@@ -39,10 +39,10 @@ class Difference(Value):
     Kinds: one of our rules is ``missing``; a rule in our chain, or an own one elsewhere, is ``unexpected``; a
     ``foreign`` rule comes before our rules and may divert traffic or change its marks; a built-in chain has
     another ``policy``; a ``family`` is captured that should not be. ``effect`` is what it does to packets where all
-    else is as desired; ``together`` is, in words, which other difference it takes for that.
+    else is as desired; ``effect_context`` is, in words, which other difference it takes for that.
     """
 
-    not_compared = ("rules_before", "effect", "together")
+    not_compared = ("rules_before", "effect", "effect_context")
 
     family: Family
     table: TableName
@@ -54,7 +54,7 @@ class Difference(Value):
     rules_before: int = 0
     """How many of the desired rules of its chain are before it."""
     effect: Effect | None = None
-    together: str = ""
+    effect_context: str = ""
 
     @property
     def location(self) -> Location:
@@ -78,7 +78,7 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
-        own, foreign = compared(family, desired_forms, live_forms)
+        own, foreign = own_and_foreign_differences(family, desired_forms, live_forms)
         found += own
         for key, in_chain in by_chain(foreign).items():
             found += _disturbing(key, in_chain, own, desired_forms or {})
@@ -99,15 +99,15 @@ def _disturbing(
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
     table, name = key
     missing = {each.rules_before for each in own if (each.table, each.chain, each.kind) == (*key, "missing")}
-    shared = {*range(len(desired.get(key, EMPTY).rules))} - missing
+    shared = {*range(len(desired.get(key, EMPTY_CHAIN).rules))} - missing
     disturbs = disturbance_test(
-        (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY).rules
+        (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY_CHAIN).rules
     )
     last_own = max(shared, default=-1)
     return (each for each in foreign if each.rules_before <= last_own and each.rule and disturbs(each.rule))
 
 
-def compared(
+def own_and_foreign_differences(
     family: Family,
     desired_forms: CanonicalTables | None,
     live_forms: CanonicalTables,
@@ -118,35 +118,35 @@ def compared(
     ``desired_forms`` is None where nothing should be captured. Rules of ``recorded_forms`` are our own.
     """
     if desired_forms is None:
-        return list(_captured_family(family, live_forms)), []
+        return list(_uncaptured_family_differences(family, live_forms)), []
     own: list[Difference] = []
     foreign: list[Difference] = []
-    forms = next_to_foreign(desired_forms, live_forms)
+    forms = with_foreign_chains(desired_forms, live_forms)
     for key in dict.fromkeys((*forms, *live_forms)):
-        desired, live = forms.get(key, EMPTY), live_forms.get(key, EMPTY)
+        desired, live = forms.get(key, EMPTY_CHAIN), live_forms.get(key, EMPTY_CHAIN)
         if desired == live:
             continue
         table, name = key
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
-        missing, extra = _only_in_one(desired.rules, live.rules)
+        missing, extra = _missing_and_extra(desired.rules, live.rules)
         own += [Difference(family, table, name, "missing", rule, at + 1, rules_before=at) for at, _, rule in missing]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
-        recorded = (recorded_forms or {}).get(key, EMPTY).rules
+        recorded = (recorded_forms or {}).get(key, EMPTY_CHAIN).rules
         for before, at, rule in extra:
-            is_own = are_all_own or shape(table, name, rule) == CERTAIN or rule in recorded
+            is_own = are_all_own or likeness_to_own(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
             (own if is_own else foreign).append(Difference(family, *key, kind, rule, at + 1, rules_before=before))
     return own, foreign
 
 
-def next_to_foreign(desired: CanonicalTables, live_forms: CanonicalTables) -> CanonicalTables:
+def with_foreign_chains(desired: CanonicalTables, live_forms: CanonicalTables) -> CanonicalTables:
     """Return desired rules with the live chains of others, without rules of ours that these may have."""
     forms = dict(desired)
     for (table, name), chain in live_forms.items():
         is_shared = name in BUILT_IN_CHAINS[table] or chain.is_hooked_differently
         if not (is_shared or is_own_chain(name)):
-            rules = tuple(rule for rule in chain.rules if shape(table, name, rule) != CERTAIN)
+            rules = tuple(rule for rule in chain.rules if likeness_to_own(table, name, rule) != CERTAIN)
             forms[table, name] = chain if len(rules) == len(chain.rules) else chain.replace(rules=rules)
     return forms
 
@@ -158,7 +158,7 @@ def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) 
     """
     changed = dict(forms)
     for key, in_chain in by_chain(differences).items():
-        form = forms.get(key, EMPTY)
+        form = forms.get(key, EMPTY_CHAIN)
         gone = {difference.rules_before for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]
         extra = sorted((each for each in in_chain if each.kind != "missing"), key=lambda each: each.position)
@@ -169,7 +169,7 @@ def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) 
     return changed
 
 
-def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
+def is_applied(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
     """Return whether writing the rules again would change nothing.
 
     In tables that are shared a policy is foreign, and is nothing that we write.
@@ -180,15 +180,15 @@ def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) 
     return desired.comments == live.comments and not changes
 
 
-def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Difference]:
+def _uncaptured_family_differences(family: Family, live: CanonicalTables) -> Iterator[Difference]:
     for (table, name), chain in live.items():
         if not is_own_chain(name):
             for position, rule in enumerate(chain.rules, 1):
-                if shape(table, name, rule) == CERTAIN:
+                if likeness_to_own(table, name, rule) == CERTAIN:
                     yield Difference(family, table, name, "family", rule, position)
 
 
-def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[list[Placed], list[Placed]]:
+def _missing_and_extra(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[list[PlacedRule], list[PlacedRule]]:
     """Return the rules of each that are not in the longest order that both share, with their positions in both.
 
     A rule that is not in the first one is right behind the last rule there that both share.
@@ -200,8 +200,8 @@ def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[lis
     while end < shortest - start and first[-1 - end] == second[-1 - end]:
         end += 1
     pairs = _longest_common(first[start : len(first) - end], second[start : len(second) - end])
-    missing: list[Placed] = []
-    extra: list[Placed] = []
+    missing: list[PlacedRule] = []
+    extra: list[PlacedRule] = []
     i = j = start
     for at_first, at_second in (*((start + i, start + j) for i, j in pairs), (len(first) - end, len(second) - end)):
         extra += [(i, at, second[at]) for at in range(j, at_second)]
@@ -222,7 +222,7 @@ def _longest_common(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> list[t
     for j in range(len(second) - 1, -1, -1):
         positions.setdefault(second[j], []).append(j)
     ends: list[int] = []  # by length of a run: the lowest position at which one ends
-    runs: list[Run] = []  # those runs, each with the one that it continues
+    runs: list[CommonRun] = []  # those runs, each with the one that it continues
     for i, rule in enumerate(first):
         for j in positions.get(rule, ()):
             length = bisect_left(ends, j)

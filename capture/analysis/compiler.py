@@ -8,15 +8,15 @@ what PREROUTING makes of it.
 
 from __future__ import annotations
 
-from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler, is_about_tracking
+from capture.analysis.chains import CHANGED_MATCH, UNKNOWN_FATE, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, meaning
-from capture.analysis.outcome import Fate, Held, redirect_outcome
+from capture.analysis.outcome import Fate, PendingFate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.packet import LOOPBACK, NAT_STATES, OF_KNOWN_CONNECTIONS
+from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge_ranges, network_ranges
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK, NAT_STATES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
-IN_VAIN = "a mark leads its answers to the proxy, which has no part in the connection"
-TRANSLATED = Fate("direct", 0)
+REPLIES_TO_PROXY = "a mark leads its answers to the proxy, which has no part in the connection"
+TRANSLATED_SOMEWHERE = Fate("direct", 0)
 """The fate of translated packets until their destination is known."""
 
 
@@ -45,7 +45,7 @@ class Stage(Value):
     leg: Leg
     order: int
     number: int
-    held: Held
+    pending: PendingFate
     chosen_by: str = ""
     """The reason of the last rule that led to the chain that it is in, where reasons are looked for."""
 
@@ -62,8 +62,8 @@ class Compiler:
         self.space = space
         self.situation = situation
         self.routed = sorted(routed_marks(situation.ruleset))
-        self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
-        self.notes = tuple(space.unknown(name, name) for name in ("a changed mark", "a zone", "no tracking"))
+        self.mark_routes = tuple(space.leaving_by_mark(situation.mark_routes(space.family)))
+        self.flags = tuple(space.unknown(name, name) for name in ("a changed mark", "a zone", "no tracking"))
         self.orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
             "out": list(situation.orders(model.OUTPUT, space.family)),
@@ -74,12 +74,12 @@ class Compiler:
         before = (
             each for leg in ("in", "out") for _, order in self.orders[leg] for each in order if not each.is_tracked
         )
-        self.is_tracking_told = any(is_about_tracking(rule) for each in before for rule in each.contents.rules)
+        self.may_depend_on_tracking = any(is_about_tracking(rule) for each in before for rule in each.contents.rules)
         """Whether rules before connection tracking may be about it."""
         self.lists = DecisionList(
             space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)
         )
-        self.listed: dict[Hashable, int] = {}
+        self.decision_lists: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
         self._fates: dict[Direction, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
@@ -87,9 +87,9 @@ class Compiler:
 
     def fates(self, direction: Direction) -> int:
         """Return the function to ``Fate``, or to ANYTHING, of packets that come in or are sent."""
-        return self.space.switches.expanded(self.switched_fates(direction))
+        return self.space.switches.expanded(self.fates_with_switches(direction))
 
-    def switched_fates(self, direction: Direction) -> int:
+    def fates_with_switches(self, direction: Direction) -> int:
         """Return the same with a switch in the place of each long list of rules."""
         if direction not in self._fates:
             self._fates[direction] = PathCompiler(self, direction).root()
@@ -109,7 +109,7 @@ class Compiler:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self.chain_of(contents, name)
             verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
-            kinds = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
+            kinds = {CHANGED_MATCH[type(verdict)] for verdict in verdicts if type(verdict) in CHANGED_MATCH}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
             self._changing[key] = frozenset(kinds.union(*(self.changes(contents, target) for target in targets)))
         return self._changing[key]
@@ -125,7 +125,7 @@ class PathCompiler:
         self.lo = space.interface(LOOPBACK)
         self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
         self.routed, self.mark_routes = compiler.routed, compiler.mark_routes
-        self.remarked, self.has_zone, self.untracked = compiler.notes
+        self.has_new_mark, self.has_zone, self.is_untracked = compiler.flags
         self._direction = direction
         self._known: dict[Hashable, int] = {}
         self._entered: list[tuple[Stage, str]] = []
@@ -133,19 +133,19 @@ class PathCompiler:
     def root(self) -> int:
         """Return the function of packets as they come in or are sent."""
         is_inbound = self._direction == INBOUND
-        node = self._at_hook("in" if is_inbound else "out", Held())
-        if self.compiler.is_tracking_told:
-            node = self.noted(node, self.has_zone, 0)
-            ways = [self.noted(node, self.untracked, number) for number in (1, 0)]
-            node = self.diagrams.choose(self.space.state_in("UNTRACKED"), *ways)
+        node = self._at_hook("in" if is_inbound else "out", PendingFate())
+        if self.compiler.may_depend_on_tracking:
+            node = self.with_flag(node, self.has_zone, 0)
+            ways = [self.with_flag(node, self.is_untracked, number) for number in (1, 0)]
+            node = self.diagrams.choose(self.space.has_state("UNTRACKED"), *ways)
         node = self.switches.restricted(node, Field.OUT if is_inbound else Field.IN, NONE)
-        first = self.space.renamed("first", "mark")
-        return self.switches.moved(node, first, "first is mark") if self.routed else node
+        first = self.space.mark_levels("first", "mark")
+        return self.switches.renamed(node, first, "first is mark") if self.routed else node
 
-    def _at_hook(self, leg: Leg, held: Held) -> int:
+    def _at_hook(self, leg: Leg, pending: PendingFate) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         nodes = {
-            tuple(sorted(firsts.items())): self._at_base_chain(Stage(leg, order, 0, held))
+            tuple(sorted(firsts.items())): self._at_base_chain(Stage(leg, order, 0, pending))
             for order, (firsts, _) in enumerate(self.compiler.orders[leg])
         }
         while len(nodes) > 1:
@@ -169,38 +169,38 @@ class PathCompiler:
         return node
 
     def _after_hook(self, stage: Stage) -> int:
-        held = stage.held
+        pending = stage.pending
         if stage.leg == "out":
-            return self._leaving(held)
+            return self._leaving(pending)
         if stage.leg == "post":
-            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._end(held))
+            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(pending), self._end(pending))
         if stage.leg == "input":
-            return self._end(held)
-        delivered = self._at_hook("input", held)
-        if stage.leg == "lo" or held.is_redirected or held.transparent is not None:
+            return self._end(pending)
+        delivered = self._at_hook("input", pending)
+        if stage.leg == "lo" or pending.is_redirected or pending.transparent is not None:
             return delivered
-        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end(held))
+        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end(pending))
 
-    def _leaving(self, held: Held) -> int:
+    def _leaving(self, pending: PendingFate) -> int:
         """Return the fates of packets that leave: by another interface if their destination was changed."""
-        leaves = self._at_hook("post", held)
+        leaves = self._at_hook("post", pending)
         stays = self.switches.restricted(leaves, Field.OUT, self.lo)
-        if held.is_redirected:
+        if pending.is_redirected:
             return stays
-        if held.interface is not None:
-            number = self.space.interface(held.interface)
-            as_before = self._at_hook("post", held.replace(interface=None))
+        if pending.interface is not None:
+            number = self.space.interface(pending.interface)
+            as_before = self._at_hook("post", pending.replace(interface=None))
             is_same = self.space.numbers(Field.OUT, [(number, number)])
             return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, Field.OUT, number))
-        if not held.is_moved:
+        if not pending.is_moved:
             return leaves
         outward = self.switches.restricted(leaves, Field.OUT, self.space.interface(self.situation.network.interface))
         goes_out = self.diagrams.choose(self.leaves_by_lo, outward, leaves)
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
-    def _over_lo(self, held: Held) -> int:
+    def _over_lo(self, pending: PendingFate) -> int:
         """Return the fates of packets that come in again over lo, where they have no socket any more."""
-        node = self._at_hook("lo", held)
+        node = self._at_hook("lo", pending)
         for level, number in ((Field.IN, self.lo), (Field.OUT, NONE), (Field.UID, NONE), (Field.GID, NONE)):
             node = self.switches.restricted(node, level, number)
         return node
@@ -208,12 +208,12 @@ class PathCompiler:
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
-        is_own = self.space.numbers(Field.DESTINATION, merge(own))
+        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
         return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
 
     def _through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
         after = self._after_base_chain(stage, base_chain)
-        if base_chain.is_nat and stage.held.translated is not None:
+        if base_chain.is_nat and stage.pending.translated is not None:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = (
@@ -221,7 +221,7 @@ class PathCompiler:
         )
         node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
-            node = self.noted(node, self.remarked, 0)
+            node = self.with_flag(node, self.has_new_mark, 0)
         return self.diagrams.choose(self._seen_by_nat(stage), node, after) if base_chain.is_nat else node
 
     def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
@@ -232,54 +232,54 @@ class PathCompiler:
         following = stage.following
         after = self._at_base_chain(following)
         if base_chain.reroutes:
-            after = self.diagrams.choose(self.remarked, self._routed_again(following), after)
-        if not self.compiler.is_tracking_told or base_chain.is_tracked or stage.leg == "lo":
+            after = self.diagrams.choose(self.has_new_mark, self._routed_again(following), after)
+        if not self.compiler.may_depend_on_tracking or base_chain.is_tracked or stage.leg == "lo":
             return after
         base_chains = self.compiler.orders[stage.leg][stage.order][1]
         if following.number < len(base_chains) and not base_chains[following.number].is_tracked:
             return after
-        return self.diagrams.choose(self.untracked, self.space.in_state(after, "UNTRACKED"), after)
+        return self.diagrams.choose(self.is_untracked, self.space.with_state(after, "UNTRACKED"), after)
 
     def _routed_again(self, stage: Stage) -> int:
-        node = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
+        node = self._at_base_chain(stage.replace(pending=stage.pending.replace(interface=None)))
         for condition, interface, _ in reversed(self.mark_routes):
-            later_stage = stage.replace(held=stage.held.replace(interface=interface or None))
+            later_stage = stage.replace(pending=stage.pending.replace(interface=interface or None))
             leads = self._fate(Fate("dropped")) if interface is None else self._at_base_chain(later_stage)
             node = self.diagrams.choose(condition, leads, node)
         return node
 
     def _seen_by_nat(self, stage: Stage) -> int:
         """Return packets that nat translates: those of ``Packet.meets_nat``."""
-        no_mark = self.space.marked("connection", 0, model.ALL_BITS)
-        follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
+        no_mark = self.space.has_mark("connection", 0, model.ALL_BITS)
+        follows = self.diagrams.both(self.space.has_state("ESTABLISHED"), no_mark)
         if stage.leg == "out":
-            follows = self.diagrams.both(follows, self.diagrams.negation(self.space.lacks(Field.UID)))
-        return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
+            follows = self.diagrams.both(follows, self.diagrams.negation(self.space.is_absent(Field.UID)))
+        return self.diagrams.either(self.space.has_state(*NAT_STATES), follows)
 
-    def _end(self, held: Held) -> int:
-        if held.transparent is not None:
-            return self._fate(held.transparent)
-        if held.translated is not None:
-            fate = held.translated
-            return self._fate(fate if held.is_redirected else fate.replace(interface=held.interface))
-        direct = self._fate(Fate("direct", interface=held.interface))
+    def _end(self, pending: PendingFate) -> int:
+        if pending.transparent is not None:
+            return self._fate(pending.transparent)
+        if pending.translated is not None:
+            fate = pending.translated
+            return self._fate(fate if pending.is_redirected else fate.replace(interface=pending.interface))
+        direct = self._fate(Fate("direct", interface=pending.interface))
         return direct if self._direction == OUTBOUND or not self.routed else self._delivered_by_mark(direct)
 
     def _delivered_by_mark(self, direct: int) -> int:
         """Return the end of packets of a transparent capture that no rule of it has taken."""
         choose, both = self.diagrams.choose, self.diagrams.both
         arrives = self._by_another_than_lo(Field.IN)
-        known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
+        known = self.space.has_state(*KNOWN_CONNECTION_STATES)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
-        node = choose(in_vain, self._dropped(IN_VAIN), direct)
+        node = choose(in_vain, self._dropped(REPLIES_TO_PROXY), direct)
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return node
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
-            is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
+            is_new = self.diagrams.negation(self.space.has_mark("first", mark, model.ALL_BITS))
             is_tcp = self.space.numbers(Field.PROTOCOL, OF_PROTOCOL["tcp"])
-            is_marked = self.space.marked("mark", mark, model.ALL_BITS)
+            is_marked = self.space.has_mark("mark", mark, model.ALL_BITS)
             node = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, node)
         return node
 
@@ -300,7 +300,7 @@ class PathCompiler:
         return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
-        return self.diagrams.any_of(self.space.marked(kind, mark, model.ALL_BITS) for mark in self.routed)
+        return self.diagrams.any_of(self.space.has_mark(kind, mark, model.ALL_BITS) for mark in self.routed)
 
     # --- chains ------------------------------------------------------------------------------------
 
@@ -343,29 +343,33 @@ class PathCompiler:
             case Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
             case TranslateSource():
-                lost = self.space.rule(verdict.losing(self.situation.network), None, is_native=True)
+                lost = self.space.rule(verdict.losing_rule(self.situation.network), None, is_native=True)
                 accepted = self._after_base_chain(stage, base_chain)
                 return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
-                held = stage.held.replace(translated=Fate(outcome, port), interface=None)
-                return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
+                pending = stage.pending.replace(translated=Fate(outcome, port), interface=None)
+                return self._with_later_packets(
+                    self._redirected(self._at_base_chain(following.replace(pending=pending)), port, stage)
+                )
             case Either():
                 ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
                 return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
             case Translate():
                 sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
-                held = stage.held.replace(translated=TRANSLATED, is_moved=sent.address is not None)
-                later_stage = following.replace(held=held)
-                leaves = held.is_moved and stage.leg == "out"
+                pending = stage.pending.replace(translated=TRANSLATED_SOMEWHERE, is_moved=sent.address is not None)
+                later_stage = following.replace(pending=pending)
+                leaves = pending.is_moved and stage.leg == "out"
                 onward = self._routed_again(later_stage) if leaves else self._at_base_chain(later_stage)
                 return self._translated(onward, sent.port, sent.address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
-                held = stage.held.replace(transparent=Fate(outcome, port))
-                return self.space.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
+                pending = stage.pending.replace(transparent=Fate(outcome, port))
+                return self.space.with_mark(
+                    self._after_base_chain(stage.replace(pending=pending), base_chain), mark, mask
+                )
             case _:
                 return self._after_base_chain(stage, base_chain)
 
@@ -375,10 +379,10 @@ class PathCompiler:
             return node
         return self.switches.restricted(node, Field.DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 
-    def _lasting(self, node: int) -> int:
+    def _with_later_packets(self, node: int) -> int:
         """Return the fates of redirected connections: one whose later packets are dropped is lost."""
         diagrams = self.diagrams
-        later = self.space.in_state(node, "ESTABLISHED")
+        later = self.space.with_state(node, "ESTABLISHED")
 
         def join(first: int, second: int) -> int | None:
             if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
@@ -393,7 +397,10 @@ class PathCompiler:
         """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
-            if isinstance(value, Fate) and value.replace(marked=False, interface=None, reason=None) == TRANSLATED:
+            if (
+                isinstance(value, Fate)
+                and value.replace(marked=False, interface=None, reason=None) == TRANSLATED_SOMEWHERE
+            ):
                 return value.replace(port=port, address=address)
             return value
 
@@ -406,27 +413,27 @@ class PathCompiler:
         inside = self.space.numbers(Field.DESTINATION, [(address.first, address.last)])
         # Rules behind that tell addresses of a network apart would have to be moved with it.
         is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
-        return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
+        return sent_on if is_alike else self.diagrams.leaf(UNKNOWN_FATE)
 
-    def _remarked(self, node: int) -> int:
-        return self.noted(node, self.remarked, 1) if self.mark_routes else node
+    def _with_new_mark(self, node: int) -> int:
+        return self.with_flag(node, self.has_new_mark, 1) if self.mark_routes else node
 
-    def noted(self, node: int, note: int, number: int) -> int:
+    def with_flag(self, node: int, flag: int, number: int) -> int:
         """Return the fates of packets with a note about them set to 0 or 1."""
-        return self.switches.restricted(node, self.diagrams.level(note), number)
+        return self.switches.restricted(node, self.diagrams.level(flag), number)
 
     def changed(self, verdict: Meaning, node: int) -> int:
         """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):
-                is_so = self.space.marked("mark", value, mask)
-                return self.diagrams.choose(is_so, node, self.space.with_mark(self._remarked(node), value, mask))
+                is_so = self.space.has_mark("mark", value, mask)
+                return self.diagrams.choose(is_so, node, self.space.with_mark(self._with_new_mark(node), value, mask))
             case model.SaveMark():
-                return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
+                return self.switches.renamed(node, self.space.mark_levels("connection", "mark"), "save mark")
             case _:
-                restored = self._remarked(node)
-                return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
+                restored = self._with_new_mark(node)
+                return self.switches.renamed(restored, self.space.mark_levels("mark", "connection"), "restore mark")
 
 
 def _is_lost(value: Hashable) -> bool:
-    return value == ANYTHING or (isinstance(value, Fate) and value.outcome == "dropped")
+    return value == UNKNOWN_FATE or (isinstance(value, Fate) and value.outcome == "dropped")

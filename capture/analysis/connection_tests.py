@@ -14,7 +14,7 @@ DIRECTIONS = {
 }
 
 
-def holds_of_connection(words: str, state: str, *, is_translated: bool) -> bool | None:
+def holds_for_connection(words: str, state: str, *, is_translated: bool) -> bool | None:
     """Return whether a test of a connection holds for packets in a state that nat has translated, or not; else None.
 
     A later packet may be a reply, and of a translated connection, unless nat has translated this one. Without a

@@ -108,7 +108,7 @@ class Culprits:
             if self._is_enough() or (self._are_many and any(effect.is_certain for effect in self._effects.values())):
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return False
-            comparison = whole.instead(self._without(self._effects))
+            comparison = whole.with_after(self._without(self._effects))
         return True
 
     def _is_enough(self) -> bool:
@@ -178,7 +178,7 @@ class Culprits:
     def _effects_by_order(self, key: int, whole: Comparison) -> Iterator[tuple[int, Effect]]:
         """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
         rule = self._foreign[key]
-        if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_of_any_age:
+        if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_age_unknown:
             effects = self._alone(key, whole).effects(only_captured=True)
             doubtful = sorted((effect for effect in effects if not effect.is_certain), key=lambda each: each.weight)
             yield from ((key, effect) for effect in doubtful[:1])
@@ -190,7 +190,7 @@ class Culprits:
         return min(alike, key=lambda each: each.weight, default=None)
 
     def _alone(self, key: int, whole: Comparison) -> Comparison:
-        return whole.instead(self._without(self._foreign.keys() - {key}))
+        return whole.with_after(self._without(self._foreign.keys() - {key}))
 
     def _doubtful(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""

@@ -47,7 +47,7 @@ class Diagrams:
         self._levels: list[int] = []
         self._bounds: list[Splits] = []
         """For each node the last number of each interval but the last."""
-        self._kids: list[tuple[int, ...]] = []
+        self._children: list[tuple[int, ...]] = []
         self._values: dict[int, Hashable] = {}
         self._leaves: dict[tuple[type, Hashable], int] = {}
         self._unique: dict[tuple[int, Splits, tuple[int, ...]], int] = {}
@@ -68,34 +68,34 @@ class Diagrams:
             self._values[node] = value
         return node
 
-    def node(self, level: int, bounds: Sequence[int], kids: Sequence[int]) -> int:
-        """Return the function that tests a field: ``kids`` are those of its intervals, one more than bounds."""
-        own_kids: list[int] = []
-        leads_to = [kids[0]]
-        last = kids[0]
-        for bound, kid in zip(bounds, kids[1:], strict=True):
-            if kid != last:
-                own_kids.append(bound)
-                leads_to.append(kid)
-                last = kid
-        if not own_kids:
+    def node(self, level: int, bounds: Sequence[int], children: Sequence[int]) -> int:
+        """Return the function that tests a field: ``children`` are those of its intervals, one more than bounds."""
+        own_bounds: list[int] = []
+        leads_to = [children[0]]
+        last = children[0]
+        for bound, child in zip(bounds, children[1:], strict=True):
+            if child != last:
+                own_bounds.append(bound)
+                leads_to.append(child)
+                last = child
+        if not own_bounds:
             return last
-        key = (level, tuple(own_kids), tuple(leads_to))
+        key = (level, tuple(own_bounds), tuple(leads_to))
         node = self._unique.get(key)
         if node is None:
             node = self._unique[key] = self._add(*key)
         return node
 
-    def _add(self, level: int, bounds: Splits, kids: tuple[int, ...]) -> int:
-        self._edges += len(kids)
+    def _add(self, level: int, bounds: Splits, children: tuple[int, ...]) -> int:
+        self._edges += len(children)
         if self._edges > MAX_EDGES:
             raise TooLargeError
         self._levels.append(level)
         self._bounds.append(bounds)
-        self._kids.append(kids)
+        self._children.append(children)
         return len(self._levels) - 1
 
-    def inside(
+    def in_ranges(
         self, level: int, ranges: Iterable[tuple[int, int]], low: int, high: int, answers: tuple[int, int] | None = None
     ) -> int:
         """Return whether a field of the domain ``low`` to ``high`` lies in ranges, which are in order and apart.
@@ -104,7 +104,7 @@ class Diagrams:
         """
         yes, no = answers or (self.yes, self.no)
         bounds: list[int] = []
-        kids: list[int] = []
+        children: list[int] = []
         at = low
         for first, last in ranges:
             begin, end = max(first, low), min(last, high)
@@ -112,15 +112,15 @@ class Diagrams:
                 continue
             if begin > at:
                 bounds.append(begin - 1)
-                kids.append(no)
+                children.append(no)
             bounds.append(end)
-            kids.append(yes)
+            children.append(yes)
             at = end + 1
         if at <= high:
-            kids.append(no)
+            children.append(no)
         else:
             bounds.pop()
-        return self.node(level, bounds, kids)
+        return self.node(level, bounds, children)
 
     # --- looking at them -----------------------------------------------------------------------
 
@@ -136,20 +136,20 @@ class Diagrams:
 
     def edges(self, node: int) -> zip[tuple[int | None, int]]:
         """Return the intervals of a node, as the last number of each (None: the highest), and where they lead."""
-        return zip((*self._bounds[node], None), self._kids[node], strict=True)
+        return zip((*self._bounds[node], None), self._children[node], strict=True)
 
-    def kid(self, node: int, number: int) -> int:
+    def child(self, node: int, number: int) -> int:
         """Return where a number of its field leads from a node."""
-        return self._kids[node][bisect_left(self._bounds[node], number)]
+        return self._children[node][bisect_left(self._bounds[node], number)]
 
-    def kids(self, node: int) -> set[int]:
+    def children(self, node: int) -> set[int]:
         """Return where a node leads."""
-        return set(self._kids[node])
+        return set(self._children[node])
 
-    def at(self, node: int, numbers: Sequence[int]) -> Hashable:
+    def evaluate(self, node: int, numbers: Sequence[int]) -> Hashable:
         """Return the value for one assignment: a number for each level."""
         while self._levels[node] != LEAF_LEVEL:
-            node = self.kid(node, numbers[self._levels[node]])
+            node = self.child(node, numbers[self._levels[node]])
         return self._values[node]
 
     def leaves(self, node: int) -> list[int]:
@@ -164,7 +164,7 @@ class Diagrams:
             if self._levels[current] == LEAF_LEVEL:
                 reached.append(current)
             else:
-                ahead += reversed(dict.fromkeys(self._kids[current]))
+                ahead += reversed(dict.fromkeys(self._children[current]))
         return reached
 
     def levels(self, node: int) -> set[int]:
@@ -175,10 +175,10 @@ class Diagrams:
             current = ahead.pop()
             if current not in seen:
                 seen.add(current)
-                ahead += self._kids[current]
+                ahead += self._children[current]
         return {self._levels[each] for each in seen} - {LEAF_LEVEL}
 
-    def has_at_most(self, count: int, node: int) -> bool:
+    def has_at_most_edges(self, count: int, node: int) -> bool:
         """Return whether a function has no more edges than so many."""
         seen: set[int] = set()
         ahead, edges = [node], 0
@@ -186,8 +186,8 @@ class Diagrams:
             current = ahead.pop()
             if current not in seen:
                 seen.add(current)
-                edges += len(self._kids[current])
-                ahead += set(self._kids[current])
+                edges += len(self._children[current])
+                ahead += set(self._children[current])
         return edges <= count
 
     # --- truth values --------------------------------------------------------------------------
@@ -243,16 +243,16 @@ class Diagrams:
     def _column(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
         if self._levels[node] != level:
             return [node] * (len(cuts) + 1)
-        bounds, kids = self._bounds[node], self._kids[node]
+        bounds, children = self._bounds[node], self._children[node]
         if len(bounds) == len(cuts):
-            return kids
+            return children
         column = []
         index, end = 0, len(bounds)
         for cut in cuts:
-            column.append(kids[index])
+            column.append(children[index])
             if index < end and bounds[index] == cut:
                 index += 1
-        column.append(kids[index])
+        column.append(children[index])
         return column
 
     # --- other operations ----------------------------------------------------------------------
@@ -277,7 +277,7 @@ class Diagrams:
 
         return combined((first, second))
 
-    def differing(self, first: int, second: int) -> int:
+    def difference(self, first: int, second: int) -> int:
         """Return None where two functions are equal, else the pair of their values."""
         same = self.leaf(None)
 
@@ -290,7 +290,7 @@ class Diagrams:
 
         return self.combine(first, second, join, "differing")
 
-    def common(self, first: int, second: int, otherwise: int) -> int:
+    def where_equal(self, first: int, second: int, otherwise: int) -> int:
         """Return what two functions are where they are equal; ``otherwise`` is a leaf."""
 
         def join(one: int, other: int) -> int | None:
@@ -299,12 +299,12 @@ class Diagrams:
 
         return self.combine(first, second, join, ("common", otherwise))
 
-    def changed(self, node: int, change: Callable[[int], int | None], name: Hashable) -> int:
+    def rewritten(self, node: int, change: Callable[[int], int | None], name: Hashable) -> int:
         """Return a function with some nodes replaced; ``change`` returns the new one, None to look deeper.
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
-        return self._remade(node, change, self._with_kids, self._memos.setdefault(name, {}))
+        return self._remade(node, change, self._with_children, self._memos.setdefault(name, {}))
 
     def _remade(
         self,
@@ -320,16 +320,16 @@ class Diagrams:
             if replaced is None:
                 replaced = memo.get(node)
             if replaced is None:
-                local = {kid: result(kid) for kid in set(self._kids[node])}
-                replaced = memo[node] = make(node, [local[kid] for kid in self._kids[node]])
+                local = {child: result(child) for child in set(self._children[node])}
+                replaced = memo[node] = make(node, [local[child] for child in self._children[node]])
             return replaced
 
         return result(node)
 
-    def _with_kids(self, node: int, kids: Sequence[int]) -> int:
-        return self.node(self._levels[node], self._bounds[node], kids)
+    def _with_children(self, node: int, children: Sequence[int]) -> int:
+        return self.node(self._levels[node], self._bounds[node], children)
 
-    def leads_to(self, node: int, leaves: Collection[int]) -> int:
+    def reaches(self, node: int, leaves: Collection[int]) -> int:
         """Return whether a function leads to one of some leaves. What is in between is not kept."""
 
         def change(node: int) -> int | None:
@@ -337,7 +337,7 @@ class Diagrams:
                 return None
             return self.yes if node in leaves else self.no
 
-        return self._remade(node, change, self._with_kids, {})
+        return self._remade(node, change, self._with_children, {})
 
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
@@ -345,7 +345,7 @@ class Diagrams:
         def change(node: int) -> int | None:
             return self.leaf(function(self._values[node])) if self.is_leaf(node) else None
 
-        return self.changed(node, change, ("mapped", name))
+        return self.rewritten(node, change, ("mapped", name))
 
     def restricted(self, node: int, level: int, number: int) -> int:
         """Return the function with one field fixed."""
@@ -353,11 +353,11 @@ class Diagrams:
         def change(node: int) -> int | None:
             if self._levels[node] > level:
                 return node
-            return self.kid(node, number) if self._levels[node] == level else None
+            return self.child(node, number) if self._levels[node] == level else None
 
-        return self.changed(node, change, ("restricted", level, number))
+        return self.rewritten(node, change, ("restricted", level, number))
 
-    def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
+    def renamed(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
         """Return the function that tests another field in place of each of ``levels``.
 
         Levels may move up or down, and onto each other.
@@ -365,35 +365,35 @@ class Diagrams:
         lowest = max(levels)
         highest = min((*levels, *levels.values()))
 
-        def make(node: int, kids: Sequence[int]) -> int:
+        def make(node: int, children: Sequence[int]) -> int:
             level = self._levels[node]
             if level < highest:
-                return self._with_kids(node, kids)
-            return self._put_above(levels.get(level, level), self._bounds[node], kids)
+                return self._with_children(node, children)
+            return self._put_above(levels.get(level, level), self._bounds[node], children)
 
-        return self._remade(node, self._below(lowest), make, self._memos.setdefault(("moved", name), {}))
+        return self._remade(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
 
-    def _below(self, lowest: int) -> Callable[[int], int | None]:
+    def _kept_below(self, lowest: int) -> Callable[[int], int | None]:
         """Return what keeps nodes below a level as they are."""
         return lambda each: each if self._levels[each] > lowest else None
 
-    def _put_above(self, level: int, bounds: Splits, kids: Sequence[int]) -> int:
+    def _put_above(self, level: int, bounds: Splits, children: Sequence[int]) -> int:
         """Return a node whose kids may test the fields above it."""
-        node = kids[-1]
-        for bound, kid in zip(reversed(bounds), reversed(kids[:-1]), strict=True):
-            node = self.choose(self.node(level, (bound,), (self.yes, self.no)), kid, node)
+        node = children[-1]
+        for bound, child in zip(reversed(bounds), reversed(children[:-1]), strict=True):
+            node = self.choose(self.node(level, (bound,), (self.yes, self.no)), child, node)
         return node
 
-    def possible(self, node: int, levels: Collection[int]) -> int:
+    def exists(self, node: int, levels: Collection[int]) -> int:
         """Return where a truth value is true for some numbers of the fields of ``levels``."""
 
-        def make(node: int, kids: Sequence[int]) -> int:
+        def make(node: int, children: Sequence[int]) -> int:
             if self._levels[node] not in levels:
-                return self._with_kids(node, kids)
-            return self.any_of(set(kids))
+                return self._with_children(node, children)
+            return self.any_of(set(children))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
-        return self._remade(node, self._below(max(levels)), make, memo)
+        return self._remade(node, self._kept_below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may test any field."""
@@ -418,20 +418,20 @@ class Diagrams:
         top = min(self._levels[function] for function in functions.values())
         level = self._levels[node]
         if level < top:
-            local = {kid: result(kid, functions) for kid in set(self._kids[node])}
-            return self.node(level, self._bounds[node], [local[kid] for kid in self._kids[node]])
+            local = {child: result(child, functions) for child in set(self._children[node])}
+            return self.node(level, self._bounds[node], [local[child] for child in self._children[node]])
         testing = {function for function in functions.values() if self._levels[function] == top}
         at_level = [node] if level == top else []
         bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *at_level]]))
-        kids = []
+        children = []
         for index in range(len(bounds) + 1):
             # Any number of the interval will do.
             number = bounds[index] if index < len(bounds) else bounds[-1] + 1
-            kid = self.fixed(node, top, number)
-            fixed = {leaf: self.fixed(functions[leaf], top, number) for leaf in self.leaves(kid)}
-            kids.append(result(kid, fixed))
-        return self.node(top, bounds, kids)
+            child = self.cofactor(node, top, number)
+            cofactors = {leaf: self.cofactor(functions[leaf], top, number) for leaf in self.leaves(child)}
+            children.append(result(child, cofactors))
+        return self.node(top, bounds, children)
 
-    def fixed(self, node: int, level: int, number: int) -> int:
+    def cofactor(self, node: int, level: int, number: int) -> int:
         """Return where a number of a field leads from a node, which may not test it."""
-        return self.kid(node, number) if self._levels[node] == level else node
+        return self.child(node, number) if self._levels[node] == level else node

@@ -1,26 +1,27 @@
 """Which packets two situations treat differently, exactly, with the most ordinary packet of each difference.
 
 Every value of the difference is one of three: the packet is treated alike, it is certainly treated differently, or that
-depends on a match, a verdict or an order of chains that cannot be judged. The third spreads no further than it matters.
+depends on a match, a verdict or an order of chains that cannot be judged. A packet on which something else decides is
+not in doubt.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from capture.analysis.captured_pod import ROOT, proxy_ids
-from capture.analysis.chains import ANYTHING
+from capture.analysis.captured_pod import ROOT, proxy_id_ranges
+from capture.analysis.chains import UNKNOWN_FATE
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.realistic import realistic
-from capture.analysis.regions import parts, quick_witness, region_text, witness
+from capture.analysis.possible_packets import possible_packets
+from capture.analysis.regions import quick_witness, region_text, regions_of, witness
 from capture.analysis.replies import lost_reply, untracking_step
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, merge, merge_ranges
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, merge_ranges, network_ranges
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.packet import CHOSEN_PORTS, LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
+from capture.model.packet import EPHEMERAL_PORTS, KNOWN_CONNECTION_STATES, LOOPBACK, Packet
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
@@ -64,7 +65,7 @@ class FateChange(Value):
     is_loop: bool = False
 
     @property
-    def is_plain(self) -> bool:
+    def is_certain_diversion(self) -> bool:
         """Return whether packets go elsewhere, or may; else only a mark is another, or that is not certain."""
         is_moved = self.after is None or self.before.replace(marked=False) != self.after.replace(marked=False)
         return self.is_certain and is_moved
@@ -113,11 +114,11 @@ class Comparison:
         self.diagrams = self.space.diagrams
         self.situations = before, after
         self._compilers = compiler or Compiler(self.space, before), Compiler(self.space, after)
-        self._realistic = realistic(self.space, self._compilers)
+        self._realistic = possible_packets(self.space, self._compilers)
         self._nothing = self.diagrams.leaf(None)
-        self._known: dict[Direction, tuple[int, int]] = {}
+        self._fates: dict[Direction, tuple[int, int]] = {}
 
-    def instead(self, after: Situation) -> Comparison:
+    def with_after(self, after: Situation) -> Comparison:
         """Return the comparison with another second situation, which has no rules but those of these two."""
         return Comparison(self.family, self.situations[0], after, compiler=self._compilers[0])
 
@@ -128,9 +129,9 @@ class Comparison:
         ``like`` leaves those that fare alike in another comparison with the first situation.
         """
         for direction in (INBOUND, OUTBOUND):
-            node = self.differing(direction, only_captured=only_captured)
+            node = self.difference(direction, only_captured=only_captured)
             if like is not None:
-                node = self.diagrams.common(node, like.differing(direction), self._nothing)
+                node = self.diagrams.where_equal(node, like.difference(direction), self._nothing)
             for frame in self._frames() if node != self._nothing else ():
                 framed = self.space.switches.expanded(self.diagrams.choose(frame, node, self._nothing))
                 if framed != self._nothing:
@@ -140,8 +141,8 @@ class Comparison:
     def is_doubtful(self, among: Comparison) -> bool:
         """Return whether a packet that another comparison tells apart may fare otherwise, which cannot be judged."""
         for direction in (INBOUND, OUTBOUND):
-            told_apart = self.diagrams.mapped(among.differing(direction), lambda each: each is not None, "told apart")
-            node = self.diagrams.choose(told_apart, self.differing(direction, only_captured=True), self._nothing)
+            told_apart = self.diagrams.mapped(among.difference(direction), lambda each: each is not None, "told apart")
+            node = self.diagrams.choose(told_apart, self.difference(direction, only_captured=True), self._nothing)
             if any(not each.is_certain for each in self._changes(node)[1]):
                 return True
         return False
@@ -155,7 +156,7 @@ class Comparison:
         return min((each for each in effects if each is not None), key=lambda each: each.weight, default=None)
 
     def _first(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
-        node = self.differing(direction, only_captured=True)
+        node = self.difference(direction, only_captured=True)
         for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             node = self.diagrams.choose(matched, self._nothing, node)
@@ -169,47 +170,49 @@ class Comparison:
 
     def _weightiest(self, direction: Direction, node: int, search: Search) -> Effect | None:
         """Return the weightiest effect, if the search finds a packet of it."""
-        node, verdicts = self._changes(node)
-        verdict = min(verdicts, key=lambda each: weight(each, direction), default=None)
-        if verdict is None:
+        node, changes = self._changes(node)
+        change = min(changes, key=lambda each: weight(each, direction), default=None)
+        if change is None:
             return None
-        packets = self.diagrams.mapped(node, verdict.__eq__, ("is", verdict))
+        packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
         numbers = search(self.space, packets, direction)
-        return None if numbers is None else self._traced(direction, verdict, self.space.packet(numbers))
+        return None if numbers is None else self._traced(direction, change, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
         matches = self.space.rule(rule, ("any", rule), is_native=self.situations[0].is_native)
         changing = {Field.IN, Field.OUT, *range(Field.COUNT, len(self.space.domains))}
-        return self.diagrams.possible(matches, changing)
+        return self.diagrams.exists(matches, changing)
 
     def _frames(self) -> Iterator[int]:
         """Yield sets of packets, the most ordinary ones first."""
-        new = self.space.state_in("NEW")
-        yield self.diagrams.both(new, self.space.marked("mark", 0, ALL_BITS))
+        new = self.space.has_state("NEW")
+        yield self.diagrams.both(new, self.space.has_mark("mark", 0, ALL_BITS))
         yield new
         yield self.diagrams.yes
 
-    def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
-        """Return the function to None where packets are treated alike, else to a FateChange; lists are switches."""
-        if direction not in self._known:
-            fates = [compiler.switched_fates(direction) for compiler in self._compilers]
-            self._known[direction] = fates[0], self._with_new_addresses_joined(*fates)
-        before, after = self._known[direction]
+    def difference(self, direction: Direction, *, only_captured: bool = False) -> int:
+        """Return None for packets that are treated alike, else a FateChange; long lists stay switches."""
+        if direction not in self._fates:
+            fates = [compiler.fates_with_switches(direction) for compiler in self._compilers]
+            self._fates[direction] = fates[0], self._with_new_addresses_joined(*fates)
+        before, after = self._fates[direction]
         if before == after:
             return self._nothing
         among = self._realistic[direction]
         if only_captured:
-            among = self.diagrams.both(among, self._in_question(direction, before, after))
-        raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
-        node = self.space.settled(raw, _verdict, "effects")
+            among = self.diagrams.both(among, self._relevant_packets(direction, before, after))
+        raw = self.diagrams.choose(among, self.diagrams.difference(before, after), self._nothing)
+        node = self.space.folded(raw, _fate_change, "effects")
         if direction == INBOUND:
-            delivered = self.diagrams.mapped(node, _unless_delivered, "unless delivered")
-            return self.diagrams.choose(self._known_at_the_pod(), delivered, node)
+            delivered = self.diagrams.mapped(node, _none_if_delivered, "unless delivered")
+            return self.diagrams.choose(self._with_pod_socket(), delivered, node)
         source = PASSTHROUGH_SOURCE[self.family].first
         passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
-        for packets, back in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
-            looped = self.diagrams.mapped(node, partial(_of_proxy, back=back), ("of the proxy", back))
+        for packets, loop_outcomes in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
+            looped = self.diagrams.mapped(
+                node, partial(_marked_as_loop, loop_outcomes=loop_outcomes), ("of the proxy", loop_outcomes)
+            )
             node = self.diagrams.choose(packets, looped, node)
         return node
 
@@ -225,67 +228,67 @@ class Comparison:
         new = {fate for fate in fates if isinstance(fate, Fate) and fate.address and fate not in known}
         return self.diagrams.mapped(after, lambda fate: MANY_ADDRESSES if fate in new else fate, "new addresses joined")
 
-    def _in_question(self, direction: Direction, before: int, after: int) -> int:
+    def _relevant_packets(self, direction: Direction, before: int, after: int) -> int:
         """Return packets that the capture is for: captured ones, the proxy's own, and those that follow a first one."""
         diagrams, space = self.diagrams, self.space
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._realistic[direction])
         if self.situations[0].ruleset.transparent_verdicts:
-            captured = diagrams.both(captured, diagrams.negation(self._sent_by_no_process(direction)))
+            captured = diagrams.both(captured, diagrams.negation(self._never_sent(direction)))
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
-        by_any_user = diagrams.possible(captured, [Field.UID, Field.GID, *marks])
+        by_any_user = diagrams.exists(captured, [Field.UID, Field.GID, *marks])
         by_proxy = self._by_proxy()
-        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, by_proxy))
+        first = diagrams.either(diagrams.exists(captured, marks), diagrams.both(by_any_user, by_proxy))
         answers = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
-            calls, answers = self._calls_of_app()
+            calls, answers = self._calls_to_app_and_answers()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
         lo = space.interface(LOOPBACK)
-        # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
+        # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
         has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
         redirected = space.switches.expanded(has_port)
         stays = diagrams.both(redirected, space.numbers(Field.OUT, [(lo, lo)]))
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
-        follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
+        follows = diagrams.both(space.has_state("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly, answers))
 
-    def _known_at_the_pod(self) -> int:
+    def _with_pod_socket(self) -> int:
         """Return packets of connections to the pod that have a socket: they come to it with whatever mark."""
         if not self.situations[0].ruleset.transparent_verdicts:
             return self.diagrams.no
         own = self.situations[0].network.own_addresses(self.family)
-        is_own = self.space.numbers(Field.DESTINATION, merge(own))
-        return self.diagrams.both(is_own, self.space.state_in(*OF_KNOWN_CONNECTIONS))
+        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
+        return self.diagrams.both(is_own, self.space.has_state(*KNOWN_CONNECTION_STATES))
 
-    def _sent_by_no_process(self, direction: Direction) -> int:
+    def _never_sent(self, direction: Direction) -> int:
         """Return packets that a transparent capture would take, and that no client and no process sends.
 
         None calls a port of the proxy by its number. Processes of the users that the settings name would be sent their
         own calls; the proxy's calls to the app are its own, and have the client's address.
         """
         diagrams, space, ruleset = self.diagrams, self.space, self.situations[0].ruleset
-        ports, loopback = _ports_of_proxy(ruleset), merge((LOOPBACK_NETWORKS[self.family],))
+        ports, loopback = _ports_of_proxy(ruleset), network_ranges((LOOPBACK_NETWORKS[self.family],))
         if direction == INBOUND:
             return space.numbers(Field.PORT, ports)
         marks = (
-            space.marked(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
+            space.has_mark(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
         )
         of_no_client = diagrams.any_of(space.numbers(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
-        begun = diagrams.both(space.state_in("NEW"), diagrams.negation(self._by_proxy()))
+        begun = diagrams.both(space.has_state("NEW"), diagrams.negation(self._by_proxy()))
         of_others = diagrams.both(diagrams.any_of(marks), diagrams.either(of_no_client, begun))
         of_ports = diagrams.any_of(space.numbers(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
         by_lo = space.numbers(Field.OUT, [(space.interface(LOOPBACK),) * 2])
-        of_users = space.numbers(Field.UID, merge_ranges(proxy_ids(ruleset, OwnerUid)))
+        of_users = space.numbers(Field.UID, merge_ranges(proxy_id_ranges(ruleset, OwnerUid)))
         return diagrams.any_of((of_users, of_others, diagrams.both(by_lo, of_ports)))
 
     def _by_proxy(self) -> int:
         ruleset, numbers = self.situations[0].ruleset, self.space.numbers
-        users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_ids(ruleset, OwnerUid))
-        groups = merge_ranges(proxy_ids(ruleset, OwnerGid))
+        users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_id_ranges(ruleset, OwnerUid))
+        groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
         return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
 
-    def _calls_of_app(self) -> tuple[int, int]:
+    def _calls_to_app_and_answers(self) -> tuple[int, int]:
         """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and answers.
 
         With TPROXY they have the client's address, and a mark by which they count as captured.
@@ -293,29 +296,31 @@ class Comparison:
         diagrams, space = self.diagrams, self.space
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
         other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
-        called = diagrams.possible(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
+        called = diagrams.exists(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
         of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
-        answering = diagrams.moved(called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers")
+        answering = diagrams.renamed(
+            called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers"
+        )
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def over_lo(node: int, level: int, state: str) -> int:
             by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
-            return diagrams.all_of((node, by_lo, is_proxy, space.state_in(state)))
+            return diagrams.all_of((node, by_lo, is_proxy, space.has_state(state)))
 
         # A later packet with a socket would meet nat like a first one, which an answer does not.
-        back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
+        back = (answering, space.is_absent(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
         answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return over_lo(called, Field.SOURCE, "NEW"), answer
 
     def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
-        node, verdicts = self._changes(node)
-        for verdict in verdicts:
-            packets = self.diagrams.mapped(node, verdict.__eq__, ("is", verdict))
+        node, changes = self._changes(node)
+        for change in changes:
+            packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
             numbers = witness(self.space, packets, direction)
-            described = parts(self.space, packets, among)
-            effect = self._traced(direction, verdict, self.space.packet(numbers))
+            described = regions_of(self.space, packets, among)
+            effect = self._traced(direction, change, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
     def _changes(self, node: int) -> tuple[int, list[FateChange]]:
@@ -327,11 +332,11 @@ class Comparison:
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(node)]
         return node, [value for value in values if isinstance(value, FateChange)]
 
-    def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
+    def _traced(self, direction: Direction, change: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)
         if untracking_step(after) is not None:
             after = after.replace(lost_reply=lost_reply(after, self.situations[1]))
-        return Effect(self.family, direction, packet, before, after, verdict, ())
+        return Effect(self.family, direction, packet, before, after, change, ())
 
 
 def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
@@ -339,7 +344,7 @@ def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
     outcomes = (change.before.outcome, change.after.outcome if change.after else None)
     is_everyday = PROXY_OUTBOUND in outcomes or direction == INBOUND
     is_direct = change.before.outcome == "direct"
-    return not change.is_certain, not change.is_plain, not change.is_loop, is_direct, not is_everyday
+    return not change.is_certain, not change.is_certain_diversion, not change.is_loop, is_direct, not is_everyday
 
 
 def _ports_of_proxy(ruleset: Ruleset) -> list[tuple[int, int]]:
@@ -347,7 +352,7 @@ def _ports_of_proxy(ruleset: Ruleset) -> list[tuple[int, int]]:
     return merge_ranges((each.port, each.port) for each in verdicts if isinstance(each, Redirect | TransparentProxy))
 
 
-def _unless_delivered(value: Hashable) -> Hashable:
+def _none_if_delivered(value: Hashable) -> Hashable:
     """Return None for a change after which packets come to their socket as before."""
     if not isinstance(value, FateChange) or value.after is None:
         return value
@@ -360,24 +365,24 @@ def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.marked)
 
 
-def _of_proxy(value: Hashable, back: Collection[Outcome]) -> Hashable:
-    """Return what happens to packets of the proxy; those that went past it, and come ``back`` to it, make a loop.
+def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hashable:
+    """Return what happens to packets of the proxy; a loop is one that went past it and comes back to it.
 
     Its calls to its own pod do not, where they come in through it as any other; what it passes on to the app does.
     """
     if not isinstance(value, FateChange) or value.before.outcome != "direct" or value.after is None:
         return value
-    return value.replace(is_loop=value.after.outcome in back)
+    return value.replace(is_loop=value.after.outcome in loop_outcomes)
 
 
-def _verdict(values: list[Hashable]) -> FateChange | None:
+def _fate_change(values: list[Hashable]) -> FateChange | None:
     """Return one value for all that are possible for some packets."""
     pairs = [value for value in values if isinstance(value, tuple)]
     if not pairs:
         return None
     before = pairs[0][0]
     afters = {after for _, after in pairs}
-    if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
+    if len(pairs) < len(values) or UNKNOWN_FATE in afters or not isinstance(before, Fate):
         return FateChange(before if isinstance(before, Fate) else Fate("direct"), None, is_certain=False)
     after = next(iter(afters)) if len(afters) == 1 else None
     return FateChange(before, after if isinstance(after, Fate) else None)

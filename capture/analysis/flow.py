@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from capture.analysis.meaning import meaning
 from capture.analysis.outcome import DNS, redirect_outcome
-from capture.analysis.ownership import own_rules
+from capture.analysis.ownership import own_positions
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import REJECTED
+from capture.model.conventions import REJECT_REASON
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -139,7 +139,7 @@ class EdgeReader:
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
         of_own = families if base_chain.is_own else ()
-        self._own = {each: own_rules(situation.ruleset.replace(families=(each,)), each) for each in of_own}
+        self._own = {each: own_positions(situation.ruleset.replace(families=(each,)), each) for each in of_own}
 
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""
@@ -182,7 +182,7 @@ class EdgeReader:
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
-        if rule.why == REJECTED:
+        if rule.why == REJECT_REASON:
             text, to, kind = rule.why, "refused", "dropped"
         elif not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if self._base_chain.table not in model.TABLES else ""  # rules of iptables have none

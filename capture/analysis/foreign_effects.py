@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork
-from capture.analysis.meaning import judge, meaning
+from capture.analysis.meaning import meaning, rule_matches
 from capture.analysis.outcome import DNS
 from capture.analysis.replies import MARKING, untracked_text, untracking_step
 from capture.model.addresses import IPV4, IPV6, Network
@@ -35,8 +35,8 @@ DISCOVERY = Packet("ipv6-icmp", NEIGHBOUR, 0, source=NEIGHBOUR, in_interface="et
 
 def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
     """Return what a foreign rule does, or with None the policy of a foreign chain."""
-    if effect is not None and effect.after.rerouted is not None:
-        return REROUTES.format(rule=effect.after.rerouted.words)
+    if effect is not None and effect.after.reroute is not None:
+        return REROUTES.format(rule=effect.after.reroute.words)
     if rule is None:
         return POLICY
     if effect is not None and untracking_step(effect.after) is not None:
@@ -55,7 +55,7 @@ def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
 def harmless_text(rule: Rule | None) -> str:
     """Return what a foreign rule does that diverts no captured packet: it may keep them from finding their way."""
     is_drop = rule is not None and rule.family != IPV4 and isinstance(meaning(rule), Drop)
-    return STOPS_DISCOVERY if is_drop and rule and judge(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT
+    return STOPS_DISCOVERY if is_drop and rule and rule_matches(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT
 
 
 def consequence(effect: Effect) -> str:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.canonical import canonical, canonical_rules
-from capture.analysis.compare import EMPTY, Difference, compared, next_to_foreign, with_differences
+from capture.analysis.compare import (
+    EMPTY_CHAIN,
+    Difference,
+    own_and_foreign_differences,
+    with_differences,
+    with_foreign_chains,
+)
 from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 
     Found = TypeVar("Found")
 
-LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
+LET_PASS = (model.Accept, model.Return, *model.VERDICTS_WITHOUT_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 
@@ -62,13 +68,15 @@ def judge(
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
-        own, foreign = compared(family, desired_forms, live_forms, canonical(recorded, family) if recorded else None)
+        own, foreign = own_and_foreign_differences(
+            family, desired_forms, live_forms, canonical(recorded, family) if recorded else None
+        )
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
-        forms = next_to_foreign(desired_forms, live_forms)
+        forms = with_foreign_chains(desired_forms, live_forms)
         rules = _formed(_with_chains_of(desired.replace(families=(family,)), live), forms)
         try:
             parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
@@ -102,7 +110,7 @@ def of_family(ruleset: model.Ruleset, family: Family, *differences: Difference) 
 
 def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
     def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
-        form = forms.get((table, chain.name), EMPTY)
+        form = forms.get((table, chain.name), EMPTY_CHAIN)
         if chain.rules is form.rules and chain.policy == form.policy:
             return chain
         return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
@@ -181,14 +189,14 @@ def second_set_effect(
 
     Of hooks with one priority the kernel enters the one first that was registered last.
     """
-    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in other_chains)
+    newest = tuple(chain.replace(is_age_unknown=False, is_older=False) for chain in other_chains)
     for family in desired.families:
         reference = Situation(of_family(desired, family), network=network)
         try:
             effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:
             continue
-        plain = [effect for effect in effects if effect.change.is_plain]
+        plain = [effect for effect in effects if effect.change.is_certain_diversion]
         if plain:
             return min(plain, key=lambda effect: effect.weight)
     return None

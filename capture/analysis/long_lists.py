@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capture.analysis.outcome import Reason
     from capture.analysis.space import Ranges
 
-    Act = tuple[Meaning, Reason | None]
+    ListedVerdict = tuple[Meaning, Reason | None]
     """A verdict, and the reason that it is for the fate of packets."""
     Indexes = tuple[int, ...]
     from collections.abc import Hashable, Mapping
@@ -48,7 +48,7 @@ class Box:
 
     __slots__ = ("ranges", "rest", "verdict", "weight")
 
-    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Act) -> None:
+    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: ListedVerdict) -> None:
         self.ranges = ranges
         self.rest = rest
         self.verdict = verdict
@@ -59,7 +59,7 @@ class DecisionList:
     """How boxes become a diagram; ``stops`` returns whether a verdict keeps packets from the rules behind it."""
 
     def __init__(
-        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Act], bool]
+        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[ListedVerdict], bool]
     ) -> None:
         self.diagrams = diagrams
         self.domain = domain
@@ -69,38 +69,40 @@ class DecisionList:
     def diagram(self, boxes: Sequence[Box]) -> int:
         """Return the function from packets to the tuple of verdicts that they meet."""
         levels = sorted({level for box in boxes for level in box.ranges})
-        return self._of(boxes, tuple(range(len(boxes))), levels)
+        return self._diagram_of(boxes, tuple(range(len(boxes))), levels)
 
-    def _of(self, boxes: Sequence[Box], indexes: Indexes, levels: Sequence[int]) -> int:
+    def _diagram_of(self, boxes: Sequence[Box], indexes: Indexes, levels: Sequence[int]) -> int:
         """Return the diagram of some of the boxes, as far as these levels are concerned."""
         if not indexes:
             return self.nothing
         if len(indexes) == 1:
-            return self._of_one(boxes[indexes[0]], levels)
+            return self._diagram_of_one(boxes[indexes[0]], levels)
         if not levels:
-            return self._of_rests([boxes[index] for index in indexes])
+            return self._diagram_of_rests([boxes[index] for index in indexes])
         level = levels[0]
         testing = [index for index in indexes if level in boxes[index].ranges]
         if not testing:
-            return self._of(boxes, indexes, levels[1:])
+            return self._diagram_of(boxes, indexes, levels[1:])
         pieces = self._pieces(boxes, indexes, testing, level)
         if pieces is None:
             half = len(indexes) // 2
-            return self._joined(self._of(boxes, indexes[:half], levels), self._of(boxes, indexes[half:], levels))
+            return self._joined(
+                self._diagram_of(boxes, indexes[:half], levels), self._diagram_of(boxes, indexes[half:], levels)
+            )
         known: dict[Indexes, int] = {}
-        bounds, kids = [], []
+        bounds, children = [], []
         for end, active in pieces:
             if active not in known:
-                known[active] = self._of(boxes, active, levels[1:])
+                known[active] = self._diagram_of(boxes, active, levels[1:])
             bounds.append(end)
-            kids.append(known[active])
-        return self.diagrams.node(level, bounds[:-1], kids)
+            children.append(known[active])
+        return self.diagrams.node(level, bounds[:-1], children)
 
-    def _of_one(self, box: Box, levels: Sequence[int]) -> int:
+    def _diagram_of_one(self, box: Box, levels: Sequence[int]) -> int:
         node = self.diagrams.choose(box.rest, self.diagrams.leaf((box.verdict,)), self.nothing)
         for level in reversed(levels):
             if level in box.ranges:
-                node = self.diagrams.inside(level, box.ranges[level], *self.domain(level), (node, self.nothing))
+                node = self.diagrams.in_ranges(level, box.ranges[level], *self.domain(level), (node, self.nothing))
         return node
 
     def _pieces(
@@ -137,11 +139,11 @@ class DecisionList:
                 insort(active, index)
             yield following - 1, active
 
-    def _of_rests(self, boxes: Sequence[Box]) -> int:
+    def _diagram_of_rests(self, boxes: Sequence[Box]) -> int:
         """Return the diagram of boxes that are all reached, by what else they test."""
         node = self.nothing
         for box in reversed(boxes[: self._first_stop(boxes) + 1]):
-            node = self.diagrams.choose(box.rest, self._before(box.verdict, node), node)
+            node = self.diagrams.choose(box.rest, self._followed_by(box.verdict, node), node)
         return node
 
     def _first_stop(self, boxes: Sequence[Box]) -> int:
@@ -151,7 +153,7 @@ class DecisionList:
                 return index
         return len(boxes)
 
-    def _before(self, verdict: Act, behind: int) -> int:
+    def _followed_by(self, verdict: ListedVerdict, behind: int) -> int:
         """Return the verdict alone if it stops, else followed by those behind it."""
         if self.stops(verdict):
             return self.diagrams.leaf((verdict,))
@@ -171,7 +173,7 @@ class DecisionList:
 
         return diagrams.combine(first, second, join, "joined lists")
 
-    def verdicts(self, leaf: int) -> tuple[Act, ...]:
+    def verdicts(self, leaf: int) -> tuple[ListedVerdict, ...]:
         """Return what packets meet that come to a leaf."""
         verdicts = self.diagrams.value(leaf)
         return verdicts if isinstance(verdicts, tuple) else ()
@@ -198,17 +200,17 @@ class Switches:
         self._levels: dict[int, int] = {}
         self._memos: dict[Hashable, dict[int, int]] = {}
 
-    def chosen(self, lists: int, functions: Mapping[int, int]) -> int:
+    def choose(self, decision_list: int, functions: Mapping[int, int]) -> int:
         """Return what is, for each packet, the function of the leaf to which a list leads it."""
-        if len(self._lists) >= MAX_SWITCHES or self.diagrams.has_at_most(MAX_PUT_IN, lists):
-            return self._put_in(lists, functions)
-        level = self._levels.get(lists, 0)
+        if len(self._lists) >= MAX_SWITCHES or self.diagrams.has_at_most_edges(MAX_PUT_IN, decision_list):
+            return self._put_in(decision_list, functions)
+        level = self._levels.get(decision_list, 0)
         if level >= min(0, *map(self.diagrams.level, functions.values())):  # none that is above what it leads to
-            self._lists.append(lists)
-            self._leaves.append(self.diagrams.leaves(lists))
-            level = self._levels[lists] = -len(self._lists)
-        kids = [functions[leaf] for leaf in self._leaves[-level - 1]]
-        return self.diagrams.node(level, range(len(kids) - 1), kids)
+            self._lists.append(decision_list)
+            self._leaves.append(self.diagrams.leaves(decision_list))
+            level = self._levels[decision_list] = -len(self._lists)
+        children = [functions[leaf] for leaf in self._leaves[-level - 1]]
+        return self.diagrams.node(level, range(len(children) - 1), children)
 
     def restricted(self, node: int, level: int, number: int) -> int:
         """Return the function with one field fixed."""
@@ -216,9 +218,9 @@ class Switches:
             node, lambda each: self.diagrams.restricted(each, level, number), ("restricted", level, number)
         )
 
-    def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
+    def renamed(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
         """Return the function that tests another field in place of each of ``levels``."""
-        return self._changed(node, lambda each: self.diagrams.moved(each, levels, name), ("moved", name))
+        return self._changed(node, lambda each: self.diagrams.renamed(each, levels, name), ("moved", name))
 
     def expanded(self, node: int) -> int:
         """Return the function with all lists put in."""
@@ -228,19 +230,21 @@ class Switches:
             if self.diagrams.level(node) >= 0:
                 return node
             if node not in memo:
-                lists, functions = self.parts(node)
-                memo[node] = self._put_in(lists, {leaf: result(kid) for leaf, kid in functions.items()})
+                decision_list, functions = self.list_and_targets(node)
+                memo[node] = self._put_in(decision_list, {leaf: result(child) for leaf, child in functions.items()})
             return memo[node]
 
         return result(node)
 
-    def _put_in(self, lists: int, functions: Mapping[int, int]) -> int:
+    def _put_in(self, decision_list: int, functions: Mapping[int, int]) -> int:
         """Return the function of the leaf to which a list leads."""
         node, *others = dict.fromkeys(functions.values())
         if len(others) > MAX_SINGLE_CHOICES:
-            return self.diagrams.cases(lists, functions)
+            return self.diagrams.cases(decision_list, functions)
         for other in others:
-            leads_there = self.diagrams.leads_to(lists, {leaf for leaf, kid in functions.items() if kid == other})
+            leads_there = self.diagrams.reaches(
+                decision_list, {leaf for leaf, child in functions.items() if child == other}
+            )
             node = self.diagrams.choose(leads_there, other, node)
         return node
 
@@ -252,16 +256,16 @@ class Switches:
             if self.diagrams.level(node) >= 0:
                 return change(node)
             if node not in memo:
-                lists, functions = self.parts(node)
-                lists = change(lists)
-                reached = self.diagrams.leaves(lists)
-                memo[node] = self.chosen(lists, {leaf: result(functions[leaf]) for leaf in reached})
+                decision_list, functions = self.list_and_targets(node)
+                decision_list = change(decision_list)
+                reached = self.diagrams.leaves(decision_list)
+                memo[node] = self.choose(decision_list, {leaf: result(functions[leaf]) for leaf in reached})
             return memo[node]
 
         return result(node)
 
-    def parts(self, node: int) -> tuple[int, dict[int, int]]:
+    def list_and_targets(self, node: int) -> tuple[int, dict[int, int]]:
         """Return the list of a switch, and where each of its leaves leads."""
         index = -self.diagrams.level(node) - 1
         leaves = self._leaves[index]
-        return self._lists[index], {leaf: self.diagrams.kid(node, number) for number, leaf in enumerate(leaves)}
+        return self._lists[index], {leaf: self.diagrams.child(node, number) for number, leaf in enumerate(leaves)}

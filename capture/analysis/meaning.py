@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 
-from capture.analysis.connection_tests import holds_of_connection
+from capture.analysis.connection_tests import holds_for_connection
 from capture.model import ruleset as model
 from capture.model.addresses import (
     LOOPBACK_ADDRESSES,
     LOOPBACK_NETWORKS,
     Family,
     Network,
+    networks_in_range,
     parse_address,
     parse_network,
-    split,
 )
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
@@ -83,7 +83,7 @@ class TranslateSource(model.Drop):
 
     address: Network
 
-    def losing(self, network: PodNetwork) -> model.Rule:
+    def losing_rule(self, network: PodNetwork) -> model.Rule:
         """Return the rule that drops what is lost: nothing, if the address is one of this namespace."""
         states = () if network.is_local(self.address) else ("NEW",)
         loopback = model.Destination((LOOPBACK_NETWORKS[self.address.family],))
@@ -145,7 +145,13 @@ def meaning(rule: model.Rule) -> Meaning:
         return Goto(words.split(" ")[1])
     if first in PASSING_TARGETS:
         return model.Continue()
-    return _redirects(words) or _translation(words) or _network_translation(words) or _of_source(words) or verdict
+    return (
+        _redirection(words)
+        or _translation(words)
+        or _network_translation(words)
+        or _source_translation(words)
+        or verdict
+    )
 
 
 def rejects(rule: model.Rule) -> bool:
@@ -153,9 +159,9 @@ def rejects(rule: model.Rule) -> bool:
     return isinstance(meaning(rule), Reject)
 
 
-def is_idle(verdict: Meaning, *, is_certain: bool, is_tracked: bool) -> bool:
+def has_no_effect(verdict: Meaning, *, is_certain: bool, is_tracked: bool) -> bool:
     """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
-    may_log = isinstance(verdict, (*model.NO_EFFECT, model.SetZone)) and not is_certain
+    may_log = isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, model.SetZone)) and not is_certain
     return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 
@@ -181,7 +187,7 @@ def _translation(words: str) -> Translate | Either | None:
     return first if first == other else Either((first, other))
 
 
-def _of_source(words: str) -> TranslateSource | model.Accept | None:
+def _source_translation(words: str) -> TranslateSource | model.Accept | None:
     """Return what a rule does that translates sources; to which of several addresses makes no difference."""
     matched = SNAT.match(words)
     if matched is not None:
@@ -189,7 +195,7 @@ def _of_source(words: str) -> TranslateSource | model.Accept | None:
     return model.Accept() if words.startswith(("SNAT", "snat", "MASQUERADE", "[masq")) else None
 
 
-def _redirects(words: str) -> Translate | Either | None:
+def _redirection(words: str) -> Translate | Either | None:
     matched = REDIRECTS.match(words)
     if matched is None:
         return None
@@ -197,7 +203,7 @@ def _redirects(words: str) -> Translate | Either | None:
     return Either((model.Redirect(int(first)), model.Redirect(int(last)))) if first else Translate(None, None)
 
 
-def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
+def holds_for_protocol(words: str, protocol: model.ProtocolName) -> bool | None:
     """Return whether a match that the model lacks holds for every packet of a protocol, or for none; else None."""
     matched = PROTOCOLS.match(words)
     if matched is None:
@@ -213,19 +219,19 @@ FLAGS_OF_IPTABLES = re.compile(r"-m tcp (! )?--tcp-flags (\S+) (\S+)$")
 FLAGS_OF_NFT = re.compile(r"tcp flags & (0x[0-9a-f]{2}) (==|!=) (0x[0-9a-f]{2})$")
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << index for index in range(8))  # RFC 9293 3.1
 FLAGS = {"NONE": 0, "ALL": 0x3F, "FIN": FIN, "SYN": SYN, "RST": RST, "PSH": PSH, "ACK": ACK, "URG": URG}
-OF_STATE = {
+FLAGS_BY_STATE = {
     "NEW": (SYN, SYN | ECE | CWR),
     "ESTABLISHED": tuple(
         flags | more for flags in (SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG) for more in (0, ECE)
     ),
 }
-OF_STATE["RELATED"] = OF_STATE["NEW"]
+FLAGS_BY_STATE["RELATED"] = FLAGS_BY_STATE["NEW"]
 """Flags of the packets of a TCP connection; all others are INVALID (tcp_valid_flags in nf_conntrack_proto_tcp.c).
 
 A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
 
 
-def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
+def holds_for_flags(words: str, state: str, known: int | None = None) -> bool | None:
     """Return whether a test of TCP's flags holds for every packet in a state, or for none; else None.
 
     Known flags are tested alone.
@@ -239,7 +245,7 @@ def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
         if matched is None:
             return None
         mask, value, is_negated = int(matched[1], 0), int(matched[3], 0), matched[2] == "!="
-    possible = OF_STATE.get(state, ()) if known is None else (known,)
+    possible = FLAGS_BY_STATE.get(state, ()) if known is None else (known,)
     answers = {(flags & mask == value) != is_negated for flags in possible}
     return answers.pop() if len(answers) == 1 else None
 
@@ -249,19 +255,19 @@ IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
 IS_IN_RANGE = re.compile(r"(! )?--(src|dst)-range ([^ -]+)-(\S+)")
 HAS_NO_WAY_BACK = re.compile(r"\[fib 1=\w+ 2=00000001 3=000000(?:09|0d|29|2d)\] (==|!=) 0x00000000$")
 """``fib saddr . mark . iif oif missing``, with or without the mark (NFTA_FIB_F_* in linux/netfilter/nf_tables.h)."""
-UNDERSTOOD = ("-m addrtype", "fib ", "[fib ", "iif ", "oif ", "-m iprange")
+TRANSLATABLE = ("-m addrtype", "fib ", "[fib ", "iif ", "oif ", "-m iprange")
 
 
-def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
+def modelled_matches(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
     """Yield matches, those that the model lacks as others that together mean the same, where there are such."""
     for match in matches:
-        if isinstance(match, model.UnknownMatch) and match.text.startswith(UNDERSTOOD):
+        if isinstance(match, model.UnknownMatch) and match.text.startswith(TRANSLATABLE):
             ranges = IS_IN_RANGE.findall(match.text)
             for negated, end, first, last in ranges:
                 ends = (parse_address(each).first for each in (first, last))
-                yield ADDRESS_MATCHES[end[0]](tuple(split(family, *ends)), bool(negated))
+                yield ADDRESS_MATCHES[end[0]](tuple(networks_in_range(family, *ends)), bool(negated))
             if not ranges:
-                yield _of_the_pod(match.text, family, network) or match
+                yield _match_of_pod(match.text, family, network) or match
         else:
             yield match
 
@@ -269,7 +275,7 @@ def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetw
 ADDRESS_MATCHES: dict[str, type[model.AddressMatch]] = {"s": model.Source, "d": model.Destination}
 
 
-def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match | None:
+def _match_of_pod(words: str, family: Family, network: PodNetwork) -> model.Match | None:
     """Return the model's match for one that tests an address for being the pod's, or an interface by its index.
 
     Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
@@ -282,7 +288,7 @@ def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match 
         # The network is in the kernel's table of local routes as soon as ``lo`` is up.
         return kind((LOOPBACK_NETWORKS[family], *own), bool(matched[1] or matched[4]))
     matched = HAS_NO_WAY_BACK.match(words)
-    if matched is not None and family in network.answered:
+    if matched is not None and family in network.families_with_return_route:
         return model.ConnectionState((), negated=matched[1] == "!=")  # no packet that comes in, or each
     matched = IS_INDEX.match(words)
     if matched is None:
@@ -309,7 +315,7 @@ IMPURE = (
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------
 
 
-def judge(
+def rule_matches(
     rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False, is_tracked: bool = True
 ) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
@@ -317,9 +323,9 @@ def judge(
     ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket,
     ``is_tracked`` whether connection tracking has seen the packet.
     """
-    tests = HOLDS if is_tracked else HOLDS_BEFORE_TRACKING
+    tests = MATCH_TESTS if is_tracked else MATCH_TESTS_BEFORE_TRACKING
     found: bool | None = True
-    for match in spelled_out(rule.matches, packet.family, network):
+    for match in modelled_matches(rule.matches, packet.family, network):
         holds = tests[type(match)](match, packet, is_native)
         if holds is False:
             return False
@@ -332,19 +338,19 @@ def _comes_from(packet: Packet, match: model.Source) -> bool:
     """Return whether a packet has such a source. One that is not known is in no network but the one that has all."""
     if packet.source is None:
         return not match.negated and any(network.prefix == 0 for network in match.networks)
-    return is_inside(packet.source, match.networks) != match.negated
+    return is_in_networks(packet.source, match.networks) != match.negated
 
 
-HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
+MATCH_TESTS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.Protocol: lambda match, packet, _: packet.protocol == match.name,
     model.Source: lambda match, packet, _: _comes_from(packet, match),
-    model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
+    model.Destination: lambda match, packet, _: is_in_networks(packet.destination, match.networks) != match.negated,
     model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
     model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
     model.SourcePort: lambda match, packet, _: (
-        packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
+        packet.source_port is not None and is_in_spans(packet.source_port, match.ports) != match.negated
     ),
-    model.DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
+    model.DestinationPort: lambda match, packet, _: is_in_spans(packet.port, match.ports) != match.negated,
     model.OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
     model.OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
     model.Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
@@ -353,15 +359,15 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
     model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for(match.text, packet.protocol),
-        flags_hold(match.text, packet.state, packet.flags),
-        holds_of_connection(match.text, packet.state, is_translated=packet.is_translated),
+        holds_for_protocol(match.text, packet.protocol),
+        holds_for_flags(match.text, packet.state, packet.flags),
+        holds_for_connection(match.text, packet.state, is_translated=packet.is_translated),
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
-HOLDS_BEFORE_TRACKING = HOLDS | {
+MATCH_TESTS_BEFORE_TRACKING = MATCH_TESTS | {
     model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state, packet.flags)
+        holds_for_protocol(match.text, packet.protocol), holds_for_flags(match.text, packet.state, packet.flags)
     ),
     model.ConnectionMark: lambda *_: False,
     model.ConnectionState: lambda match, packet, _: (
@@ -374,7 +380,7 @@ def _first_known(*answers: bool | None) -> bool | None:
     return next((answer for answer in answers if answer is not None), None)
 
 
-def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
+def is_in_networks(address: Network, networks: tuple[Network, ...]) -> bool:
     """Return whether an address lies in one of the networks."""
     first, family = address.first, address.family
     for network in networks:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
@@ -383,7 +389,10 @@ def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
     return False
 
 
-def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
+def is_in_spans(number: int | None, spans: Iterable[model.Span]) -> bool:
+    """Return whether a port, user or group is one of these; None, which is unknown, is not."""
+    if number is None:
+        return False
     for span in spans:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
         if span.first <= number <= span.last:
             return True
@@ -394,7 +403,7 @@ def _is_owner(number: int | None, match: model.OwnerMatch, *, is_native: bool) -
     """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
     if number is None:
         return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
-    return _among(number, match.ids) != match.negated
+    return is_in_spans(number, match.ids) != match.negated
 
 
 def _is_interface(pattern: str, name: str | None) -> bool:

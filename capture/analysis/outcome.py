@@ -63,7 +63,7 @@ class Fate(Value):
     reason: Reason | None = None
 
 
-class Held(Value):
+class PendingFate(Value):
     """The decisions about a packet so far: what nat translated it to, and what TPROXY sends it to."""
 
     translated: Fate | None = None

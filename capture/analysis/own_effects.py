@@ -1,4 +1,4 @@
-"""What each difference of our own rules does to packets by itself: the desired rules with it alone, next to them.
+"""What each difference of our own rules does to packets: the desired rules are compared with the same and it alone.
 
 A rule that was changed or moved is two differences, and one change; so is a chain without any of its rules. Some do
 nothing alone, such as the loss of one of two rules for the same packets. Of those the smallest groups that do something
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset
 
-    Together = tuple[Difference, ...]
-    Changed = Callable[[Sequence[Difference]], Situation]
+    RuleChange = tuple[Difference, ...]
+    SituationWith = Callable[[Sequence[Difference]], Situation]
     """Returns the desired rules with some differences made in them."""
 
 MOVED = "the rule was moved"
@@ -40,18 +40,18 @@ MAX_GROUPS = 5
 """Groups of changes that do something together only."""
 
 
-def with_effects(family: Family, own: Sequence[Difference], changed: Changed) -> Iterator[Difference]:
+def with_effects(family: Family, own: Sequence[Difference], situation_with: SituationWith) -> Iterator[Difference]:
     """Yield the differences of our own rules in one family, each with its effect. Raises TooLargeError."""
-    whole = Comparison(family, changed(()), changed(own))
+    whole = Comparison(family, situation_with(()), situation_with(own))
 
-    def effect_of(*changes: Together) -> Effect | None:
-        situation = changed([difference for change in changes for difference in change])
-        effects = whole.instead(situation).effects()
+    def effect_of(*changes: RuleChange) -> Effect | None:
+        situation = situation_with([difference for change in changes for difference in change])
+        effects = whole.with_after(situation).effects()
         return min(effects, key=lambda each: each.weight, default=None)
 
-    words = dict(_changes(own, whole.situations[1].ruleset))
-    judged = [*words][:MAX_JUDGED]
-    words |= dict.fromkeys([*words][MAX_JUDGED:], NOT_JUDGED)
+    contexts = dict(_changes(own, whole.situations[1].ruleset))
+    judged = [*contexts][:MAX_JUDGED]
+    contexts |= dict.fromkeys([*contexts][MAX_JUDGED:], NOT_JUDGED)
     effects = {change: effect_of(change) for change in judged}
     idle = [change for change, effect in effects.items() if effect is None]
     for _ in range(MAX_GROUPS):
@@ -63,23 +63,23 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
             group = fewer if effect_of(*fewer) is not None else group
         for change in group:
             effects[change] = effect_of(*group)
-            words[change] = f"not alone, but with {_locations([other for other in group if other != change])}"
+            contexts[change] = f"not alone, but with {_locations([other for other in group if other != change])}"
         idle = [change for change in idle if change not in group]
     else:
         if len(idle) > 1 and effect_of(*idle) is not None:
-            words |= dict.fromkeys(idle, NOT_ALONE)
-    known = {each: (effects.get(change), words[change]) for change in words for each in change}
+            contexts |= dict.fromkeys(idle, NOT_ALONE)
+    known = {each: (effects.get(change), contexts[change]) for change in contexts for each in change}
     for difference in own:
-        effect, together = known[difference]
-        yield difference.replace(effect=effect, together=together)
+        effect, effect_context = known[difference]
+        yield difference.replace(effect=effect, effect_context=effect_context)
 
 
-def _locations(changes: Sequence[Together]) -> str:
+def _locations(changes: Sequence[RuleChange]) -> str:
     first, others = changes[0][0].location, len(changes) - 1
     return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
 
-def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Together, str]]:
+def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
     """Yield what was changed: one difference or several at once, and these in words.
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
@@ -100,12 +100,12 @@ def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Togethe
             missing = moved or map(gone.get, range(difference.rules_before, end))
             free = [each for each in missing if each and id(each) not in taken]
             if free and difference.kind == "unexpected":
-                other = max(free, key=lambda each: len(_parts(each) & _parts(difference)))
+                other = max(free, key=lambda each: len(_rule_parts(each) & _rule_parts(difference)))
                 taken |= {id(difference), id(other)}
                 placed = difference if moved else difference.replace(rules_before=other.rules_before)
                 yield (other, placed), MOVED if moved else CHANGED
         yield from (((difference,), "") for difference in in_chain if id(difference) not in taken)
 
 
-def _parts(difference: Difference) -> set[object]:
+def _rule_parts(difference: Difference) -> set[object]:
     return {difference.rule.verdict, *difference.rule.matches} if difference.rule else set()

@@ -45,7 +45,7 @@ def may_divert(rule: model.Rule) -> bool:
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
     first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbance_test``.
     """
-    return not isinstance(rule.verdict, (*model.NO_EFFECT, *model.MARKS_CHANGED))
+    return not isinstance(rule.verdict, (*model.VERDICTS_WITHOUT_EFFECT, *model.MARK_CHANGING_VERDICTS))
 
 
 def disturbance_test(
@@ -55,9 +55,9 @@ def disturbance_test(
 
     ``rules`` are those in question, in a chain; ``rules_of`` gives our rules in a chain of its table, by name.
     """
-    is_marking = any(type(rule.verdict) in model.MARKS_CHANGED for rule in rules)
+    is_marking = any(type(rule.verdict) in model.MARK_CHANGING_VERDICTS for rule in rules)
     tested = _tested_marks(chain, rules_of) if is_marking else set()
-    return lambda rule: may_divert(rule) or model.MARKS_CHANGED.get(type(rule.verdict)) in tested
+    return lambda rule: may_divert(rule) or model.MARK_CHANGING_VERDICTS.get(type(rule.verdict)) in tested
 
 
 def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> set[type]:
@@ -73,9 +73,9 @@ def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -
     return tested
 
 
-def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
+def without_foreign_rules(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
-    positions = {family: own_rules(ruleset, family, recorded) for family in ruleset.families}
+    positions = {family: own_positions(ruleset, family, recorded) for family in ruleset.families}
 
     def own(table: model.TableName, chain: model.Chain) -> model.Chain:
         if is_own_chain(chain.name):
@@ -95,7 +95,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
     return ruleset.replace(tables=tuple(tables))
 
 
-def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> OwnPositions:
+def own_positions(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> OwnPositions:
     """Return the positions of our rules in foreign chains; chains without any are left out."""
     positions: OwnPositions = {}
     marks = _marks_of_own_chains(live, family)
@@ -105,15 +105,15 @@ def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
             if is_own_chain(chain.name):
                 continue
             rules = tuple(chain.rules_for(family))
-            shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
-            own = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
+            likenesses = [likeness_to_own(table.name, chain.name, rule, marks) for rule in rules]
+            own = frozenset(position for position, known in enumerate(likenesses) if known == CERTAIN)
             if chain.name in model.BUILT_IN_CHAINS[table.name]:
                 built_in = recorded.chain(table.name, chain.name) if recorded else None
                 in_order = built_in.rules_for(family) if built_in and recorded and family in recorded.families else ()
-                remembered = _where_recorded(rules, tuple(map(canonical_rule, in_order)))
+                remembered = _recorded_positions(rules, tuple(map(canonical_rule, in_order)))
                 if remembered is None:
                     unrecorded[chain.name] = rules
-                    remembered = _by_neighbourhood(rules, shapes)
+                    remembered = _neighbour_positions(rules, likenesses)
                 own |= remembered
             positions[table.name, chain.name] = own
         interfaces = {
@@ -123,14 +123,14 @@ def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
         }
         for name, rules in unrecorded.items():
             known = [excluded_interface(table.name, name, rule) in interfaces - {None} for rule in rules]
-            positions[table.name, name] |= _by_siblings(rules, known, positions[table.name, name])
+            positions[table.name, name] |= _sibling_positions(rules, known, positions[table.name, name])
     return {key: own for key, own in positions.items() if own}
 
 
 # --- by what we remember -------------------------------------------------------------------------
 
 
-def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
+def _recorded_positions(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
     """Return the positions of the recorded rules; None if they are not there in this order.
 
     In one piece they are certainly our own. With a foreign rule in between, the last of the possible positions is
@@ -162,16 +162,16 @@ NEXT_TO_OWN = "next to own"
 NO_MARKS: frozenset[int] = frozenset()
 
 
-def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None]) -> frozenset[int]:
+def _neighbour_positions(rules: Sequence[model.Rule], likenesses: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like our own, next to those that certainly are."""
     own: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _in_interfaces(rule)}
-    look_alike = [known is not None for known in shapes]
+    look_alike = [known is not None for known in likenesses]
     neighbours = [
         known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
-        for known, rule in zip(shapes, rules, strict=True)
+        for known, rule in zip(likenesses, rules, strict=True)
     ]
-    for position, known in enumerate(shapes):
+    for position, known in enumerate(likenesses):
         if known == CERTAIN:
             own.update(_until_twin(rules, reversed(range(position)), look_alike))
             own.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
@@ -192,7 +192,9 @@ def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: 
         yield position
 
 
-def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
+def likeness_to_own(
+    table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS
+) -> str | None:
     """Return how much a rule in a built-in chain looks like one of our own; None if not at all.
 
     CERTAIN: no other program writes this. BEFORE_OWN: our own if another one follows directly.
@@ -203,33 +205,33 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OWN
-    likely = [own_shape for own_shape in _shapes(marks).get((table, chain), ()) if own_shape.verdict == rule.verdict]
+    likely = [pattern for pattern in _patterns(marks).get((table, chain), ()) if pattern.verdict == rule.verdict]
     matches = canonical_rule(rule).matches if likely else ()
-    for own_shape in likely:
-        further = {type(match) for match in matches if match not in own_shape.matches}
-        if further in map(set, own_shape.others) and len(matches) == len(further) + len(own_shape.matches):
-            return own_shape.looks
+    for pattern in likely:
+        further = {type(match) for match in matches if match not in pattern.matches}
+        if further in map(set, pattern.others) and len(matches) == len(further) + len(pattern.matches):
+            return pattern.likeness
     return None
 
 
 class OwnPattern(Value):
     """How an own rule without a jump looks: what it does, its matches, and the kinds of its other matches."""
 
-    looks: str
+    likeness: str
     verdict: model.Verdict
     matches: tuple[model.Match, ...]
     others: tuple[tuple[type, ...], ...] = ((),)
 
 
-def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
+def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
     """Return the shapes by table and chain; ``marks`` are those of the transparent proxy.
 
     Those about DNS, and the drop, are of upstream before it had chains for them: the agent's own queries return, in
     zone 1, and the others go to the agent, in zone 2.
     """
-    known = _KNOWN.get(marks)
+    known = _PATTERNS_BY_MARKS.get(marks)
     if known is None:
-        known = _KNOWN[marks] = {
+        known = _PATTERNS_BY_MARKS[marks] = {
             (model.MANGLE, model.PREROUTING): (
                 *[OwnPattern(CERTAIN, model.SaveMark(), (model.Mark(mark),), ((model.Protocol,),)) for mark in marks],
                 OwnPattern(BEFORE_OWN, model.Drop(), (model.ConnectionState(("INVALID",)),)),
@@ -253,7 +255,7 @@ def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Ow
     return known
 
 
-_KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]] = {}
+_PATTERNS_BY_MARKS: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]] = {}
 TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
 ON_LO = model.OutInterface("lo")
 TO_DNS, FROM_DNS = model.DestinationPort((model.only(DNS_PORT),)), model.SourcePort((model.only(DNS_PORT),))
@@ -285,7 +287,7 @@ def _marks_of_own_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], own: frozenset[int]) -> frozenset[int]:
+def _sibling_positions(rules: Sequence[model.Rule], known: Sequence[bool], own: frozenset[int]) -> frozenset[int]:
     """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
     They follow other own rules, or are alone: with TPROXY, nat PREROUTING may have no others.
@@ -293,6 +295,6 @@ def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], own: frozen
     if not own:
         first = known.index(True) if True in known else len(rules)
         return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    own_rules = {rules[position] for position in own}
-    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
+    own_positions = {rules[position] for position in own}
+    is_new = [each and rule not in own_positions for each, rule in zip(known, rules, strict=True)]
     return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
+from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.model.addresses import (
     ANY_ADDRESS,
     FAMILIES,
+    FAMILY_BY_NUMBER,
     FAMILY_NAMES,
     FAMILY_NUMBERS,
-    FAMILY_OF,
     IPV4,
     IPV6,
     LOOPBACK_ADDRESSES,
@@ -25,12 +25,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.analysis.captured_pod import Capture, PodFacts
     from capture.analysis.trace import Trace
     from capture.model.ruleset import ProtocolName
     from capture.netlink.sock_diag import Listener
 
 
-KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
+CONNECTION_KINDS = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 USUAL_INTERFACE = "eth0"
 """The name of a pod's interface in container runtimes."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
@@ -39,13 +40,13 @@ NEARLY_FULL = 0.95
 
 
 def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
+    """Yield what is wrong with the pod, whatever connection is meant; for one, see ``can_stop_connection``."""
     if any(link.is_loopback and not link.is_up for link in facts.links):
         yield cause("lo-down", where=LOOPBACK)
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
         yield cause("interface-missing", where=name, name=name, present=present or "none")
-    for name, target in facts.diverted:
+    for name, target in facts.ingress_redirects:
         yield cause("ingress-filter", where=name, name=name, target=target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
         kind = "conntrack-full" if facts.tracked >= facts.max_tracked else "conntrack-nearly-full"
@@ -59,7 +60,7 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def stops(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
+def can_stop_connection(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
@@ -84,19 +85,19 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
         yield cause("no-route", "address")
     needed = IPV4 if IPV4 in families else IPV6
-    if needed in families.intersection(facts.unrouted):
+    if needed in families.intersection(facts.families_without_route):
         yield no_route_cause(facts, needed)
 
 
 def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: str = "") -> Cause:
-    """Return why there is no route to an address, or out of the pod: one refuses, or they went with their interface."""
+    """Return why no route leads to an address, or out of the pod: an interface is down, one refuses, there is none."""
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
     flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
     if refusal:
         return cause("no-route", "refused", address=address, flag=flag, refusal=refusal)
-    if family in facts.unrouted:
+    if family in facts.families_without_route:
         return cause("no-route", "default", flag=flag, family=name)
     return cause("no-route", address=address, flag=flag)
 
@@ -148,7 +149,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     """
     if facts.listeners is None:
         return
-    kind, where = KIND_OF.get(outcome, ""), f"{protocol} port {port}"
+    kind, where = CONNECTION_KINDS.get(outcome, ""), f"{protocol} port {port}"
     of_protocol = [listener for listener in facts.listeners if listener.protocol == PROTOCOL_NUMBERS[protocol]]
     on_port = [listener for listener in of_protocol if listener.port == port]
     of_family = [listener for listener in on_port if listener.takes(FAMILY_NUMBERS[family])]
@@ -172,7 +173,7 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
     return [
         listener
         for listener in facts.listeners or ()
-        if listener.protocol == PROTOCOL_NUMBERS["tcp"] and contains(listener.uid, capture.uids)
+        if listener.protocol == PROTOCOL_NUMBERS["tcp"] and is_in_spans(listener.uid, capture.uids)
     ]
 
 
@@ -187,8 +188,8 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
     for listener in facts.listeners or ():
-        gid = facts.gid_of.get(listener.inode)
-        if contains(gid, capture.gids) and listener.port not in expected:
+        gid = facts.gids_by_inode.get(listener.inode)
+        if is_in_spans(gid, capture.gids) and listener.port not in expected:
             yield cause(
                 "proxy-user", "group", where=f"port {listener.port}", gid=gid, uid=listener.uid, port=listener.port
             )
@@ -207,7 +208,7 @@ def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     if packet.in_interface is None or not on_port:
         return
     if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
-        bound = address_text(FAMILY_OF[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
+        bound = address_text(FAMILY_BY_NUMBER[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
         arrive = address_text(packet.family, packet.destination.first)
         yield cause("not-listening", "app", where=f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
 
@@ -230,7 +231,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
 
 
 def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
-    family = FAMILY_OF[listener.family]
+    family = FAMILY_BY_NUMBER[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
     if listener.interface:
         bound += f" of interface {listener.interface} alone"
@@ -261,7 +262,7 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, por
     noun = f"port {port}" if len(ports) == 1 else f"ports {' and '.join(map(str, ports))}"
     what = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
-    group = f"group {facts.gid_of[listener.inode]}" if listener.inode in facts.gid_of else "another group"
+    group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
     case = "TPROXY" if capture.is_transparent else ""
     words = {"what": what, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
@@ -270,7 +271,7 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, por
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
     """Return whether the listener's own connections are captured, and so come back to it again and again."""
-    gid = facts.gid_of.get(listener.inode)
+    gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells
-    return not contains(listener.uid, capture.uids) and not contains(gid, capture.gids)
+    return not is_in_spans(listener.uid, capture.uids) and not is_in_spans(gid, capture.gids)

@@ -7,7 +7,7 @@ unless one behind it has more to say.
 
 from __future__ import annotations
 
-from capture.analysis.chains import CALLING
+from capture.analysis.chains import CALLING_VERDICTS
 from capture.analysis.compiler import PathCompiler
 from capture.analysis.meaning import Either, Translate, meaning
 from capture.analysis.outcome import Fate
@@ -38,7 +38,7 @@ class ReasonCompiler(PathCompiler):
         if chain.stage.chosen_by and isinstance(rule.verdict, REDIRECTS):
             return DECIDES, chain.stage.chosen_by
         is_native_foreign = chain.base_chain.is_native and not chain.base_chain.is_own
-        if isinstance(meaning(rule), CALLING) or (rule.why and not is_native_foreign):
+        if isinstance(meaning(rule), CALLING_VERDICTS) or (rule.why and not is_native_foreign):
             text = rule.why
         else:
             shown = rule if positions.isdecimal() else rule.replace(matches=())
@@ -57,7 +57,7 @@ class ReasonCompiler(PathCompiler):
         fates = self.diagrams.mapped(node, explained, ("because", verdict, reason))
         if not isinstance(verdict, model.SetMark):
             return fates
-        return self.diagrams.choose(self.space.marked("mark", verdict.value, verdict.mask), node, fates)
+        return self.diagrams.choose(self.space.has_mark("mark", verdict.value, verdict.mask), node, fates)
 
     def _dropped(self, why: str) -> int:
         return self._fate(Fate("dropped", reason=(DECIDES, why)))

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
-from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
-from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, split
+from capture.analysis.space import MARK_KINDS, PROTOCOLS, Field, scattered
+from capture.model.addresses import (
+    LOOPBACK_ADDRESSES,
+    Family,
+    address_text,
+    gaps,
+    merge_ranges,
+    networks_in_range,
+)
 from capture.model.conventions import APP_ID, PROXY_ID
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from capture.analysis.space import MarkKind, PacketSpace
 
-    Spread = tuple[tuple[int, int], ...]
-    Region = dict[int, Spread]
+    Intervals = tuple[tuple[int, int], ...]
+    Region = dict[int, Intervals]
     """The ranges, by level, that the packets of a part of a set share."""
 
     from capture.analysis.compiler import Direction
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 OVER_LO = "over lo"
 MAX_NAMED = 6
 """A longer list is printed as its first entries and a count."""
-MAX_PARTS = 2000
+MAX_REGIONS = 2000
 """Parts of a set that are looked at to describe it."""
 
 
@@ -47,7 +54,7 @@ def _simplified(space: PacketSpace, packets: int, among: int) -> int:
 
     def result(one: int, other: int) -> int:
         if other == diagrams.no:
-            return FREE
+            return DONT_CARE
         if other == diagrams.yes or diagrams.is_leaf(one):
             return one
         if (one, other) not in memo:
@@ -57,117 +64,119 @@ def _simplified(space: PacketSpace, packets: int, among: int) -> int:
     def deeper(one: int, other: int) -> int:
         level, bounds, columns = diagrams.aligned((one, other))
         if diagrams.level(one) != level:  # a field that only the frame tests
-            return result(one, diagrams.any_of(diagrams.kids(other)))
-        kids = [result(*pair) for pair in columns]
-        return diagrams.node(level, bounds, _filled(kids, [*bounds, space.domains[level][1]]))
+            return result(one, diagrams.any_of(diagrams.children(other)))
+        children = [result(*pair) for pair in columns]
+        return diagrams.node(level, bounds, _without_dont_cares(children, [*bounds, space.domains[level][1]]))
 
     simple = result(packets, among)
-    return diagrams.no if simple == FREE else simple
+    return diagrams.no if simple == DONT_CARE else simple
 
 
-FREE = -1
+DONT_CARE = -1
 
 
-def _filled(kids: list[int], ends: list[int]) -> list[int]:
-    """Return the kids with free ones like the one that has most numbers."""
+def _without_dont_cares(children: list[int], ends: list[int]) -> list[int]:
+    """Return the children with free ones like both their neighbours, else like the one that has most numbers."""
     sizes: dict[int, int] = {}
-    for begin, end, kid in zip([-1, *ends], ends, kids, strict=False):
-        sizes[kid] = sizes.get(kid, 0) + end - begin
-    sizes.pop(FREE, None)
-    usual = max(sizes, key=lambda kid: (sizes[kid], kid))
-    return [usual if kid == FREE else kid for kid in kids]
+    for begin, end, child in zip([-1, *ends], ends, children, strict=False):
+        sizes[child] = sizes.get(child, 0) + end - begin
+    sizes.pop(DONT_CARE, None)
+    usual = max(sizes, key=lambda child: (sizes[child], child))
+    filled: list[int] = []
+    for child, following in pairwise((*children, DONT_CARE)):
+        between = following if filled and following == filled[-1] else usual
+        filled.append(between if child == DONT_CARE else child)
+    return filled
 
 
 # --- words ---------------------------------------------------------------------------------------
 
 
-def parts(space: PacketSpace, packets: int, among: int) -> list[Region]:
+def regions_of(space: PacketSpace, packets: int, among: int) -> list[Region]:
     """Return the parts of a set among packets that can occur, joined where they differ in one field only."""
     simple = _simplified(space, packets, among)
-    return _joined(list(islice(_paths(space, simple, {}), MAX_PARTS)))
+    return _joined_regions(list(islice(_regions_below(space, simple, {}), MAX_REGIONS)))
 
 
-def _paths(space: PacketSpace, node: int, path: Region) -> Iterator[Region]:
+def _regions_below(space: PacketSpace, node: int, region: Region) -> Iterator[Region]:
     diagrams = space.diagrams
     if node == diagrams.no:
         return
     level = diagrams.level(node)
     if diagrams.is_leaf(node):
-        yield path
+        yield region
         return
     leads: dict[int, list[tuple[int, int]]] = {}
     low, high = space.domains[level]
-    for end, kid in diagrams.edges(node):
+    for end, child in diagrams.edges(node):
         last = high if end is None else end
-        leads.setdefault(kid, []).append((low, last))
+        leads.setdefault(child, []).append((low, last))
         low = last + 1
-    for kid, ranges in leads.items():
-        yield from _paths(space, kid, {**path, level: tuple(ranges)})
+    for child, ranges in leads.items():
+        yield from _regions_below(space, child, {**region, level: tuple(ranges)})
 
 
-def _joined(paths: list[Region]) -> list[Region]:
-    for level in sorted({level for path in paths for level in path}, reverse=True):
-        alike: dict[tuple[tuple[int, Spread], ...], Region] = {}
-        for path in paths:
-            rest = tuple(sorted((other, ranges) for other, ranges in path.items() if other != level))
+def _joined_regions(regions: list[Region]) -> list[Region]:
+    for level in sorted({level for region in regions for level in region}, reverse=True):
+        alike: dict[tuple[tuple[int, Intervals], ...], Region] = {}
+        for region in regions:
+            rest = tuple(sorted((other, ranges) for other, ranges in region.items() if other != level))
             known = alike.get(rest)
             if known is None:
-                alike[rest] = path
-            elif level in known and level in path:
-                alike[rest] = {**known, level: tuple(merge_ranges((*known[level], *path[level])))}
+                alike[rest] = region
+            elif level in known and level in region:
+                alike[rest] = {**known, level: tuple(merge_ranges((*known[level], *region[level])))}
             else:
                 alike[rest] = dict(rest)
-        paths = list(alike.values())
-    return paths
+        regions = list(alike.values())
+    return regions
 
 
-def region_text(space: PacketSpace, path: Region) -> str:
+def region_text(space: PacketSpace, region: Region) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
-    protocols = {number for ends in path.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
+    protocols = {number for ends in region.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
     words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
-    for level, before, in_words_of in WORDS:
-        if level in path and (text := in_words_of(space, level, path[level])):
+    for level, before, in_words_of in FIELD_TEXTS:
+        if level in region and (text := in_words_of(space, level, region[level])):
             words += f"{before}{text}"
-    return ", ".join((words, *_marks(space, path)))
+    return ", ".join((words, *_marks(space, region)))
 
 
-def is_told_apart_from_lo(space: PacketSpace, path: Region) -> bool:
+def is_leaving_pod(space: PacketSpace, region: Region) -> bool:
     """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
-    ranges = path.get(Field.OUT, ())
+    ranges = region.get(Field.OUT, ())
     lo = space.interface(LOOPBACK)
     may_be_lo = not ranges or any(first <= lo <= last for first, last in ranges)
     return not may_be_lo and not _interfaces(space, Field.OUT, ranges)
 
 
-def is_over_lo(space: PacketSpace, path: Region) -> bool:
+def is_over_lo(space: PacketSpace, region: Region) -> bool:
     """Return whether a part is what stays in the pod."""
-    return _interfaces(space, Field.OUT, path.get(Field.OUT, ())) == OVER_LO
+    return _interfaces(space, Field.OUT, region.get(Field.OUT, ())) == OVER_LO
 
 
-def _numbers(space: PacketSpace, level: int, ranges: Spread) -> str:
-    """Return ranges of numbers, or those that are left out where they are fewer."""
-    if ranges == ((NONE, NONE),):
-        return "unknown"
+def _numbers(space: PacketSpace, level: int, ranges: Intervals) -> str:
+    def spans(numbers: Iterable[tuple[int, int]]) -> Iterator[str]:
+        return (str(first) if first == last else f"{first}-{last}" for first, last in numbers)
+
+    return _ranges_text(ranges, space.domains[level][1], spans)
+
+
+def _addresses(space: PacketSpace, level: int, ranges: Intervals) -> str:
+    return _ranges_text(ranges, space.domains[level][1], lambda addresses: _networks(space.family, addresses))
+
+
+def _ranges_text(ranges: Intervals, highest: int, texts: Callable[[Iterable[tuple[int, int]]], Iterable[str]]) -> str:
+    """Return ranges in words, or what they leave out where that is less; "" if that is nothing."""
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    left_out = gaps(shown, 0, space.domains[level][1])
-    if len(left_out) < len(shown) or (len(left_out) == len(shown) and shown[-1][1] == space.domains[level][1]):
-        return f"other than {_listed([_span(each) for each in left_out])}" if left_out else ""
-    return _listed([_span(each) for each in shown])
-
-
-def _span(span: tuple[int, int]) -> str:
-    return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
-
-
-def _addresses(space: PacketSpace, _: int, ranges: Spread) -> str:
-    highest = (1 << BITS[space.family]) - 1
-    shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    left_out = gaps(shown, 0, highest)
+    excluded = gaps(shown, 0, highest)
     if not shown:
         return "unknown"
-    if left_out and (len(left_out) < len(shown) or _size(left_out) < _size(shown)):
-        return f"other than {_listed(list(_networks(space.family, left_out)))}"
-    return _listed(list(_networks(space.family, shown))) if left_out else ""
+    if not excluded:
+        return ""
+    if len(excluded) < len(shown) or _size(excluded) < _size(shown):
+        return f"other than {_listed([*texts(excluded)])}"
+    return _listed([*texts(shown)])
 
 
 def _size(ranges: Iterable[tuple[int, int]]) -> int:
@@ -176,14 +185,14 @@ def _size(ranges: Iterable[tuple[int, int]]) -> int:
 
 def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     for first, last in ranges:
-        networks = list(split(family, first, last))
+        networks = list(networks_in_range(family, first, last))
         if len(networks) > 2:  # a range is shorter than many networks
             yield f"{address_text(family, first)}-{address_text(family, last)}"
         else:
             yield from (each.shown for each in networks)
 
 
-def _interfaces(space: PacketSpace, level: int, ranges: Spread) -> str:
+def _interfaces(space: PacketSpace, level: int, ranges: Intervals) -> str:
     """Return by which interfaces; nothing for packets that leave the pod by any."""
     inside = {number for first, last in ranges for number in range(first, last + 1)}
     usable = space.usable_interfaces[level]
@@ -198,13 +207,13 @@ def _interfaces(space: PacketSpace, level: int, ranges: Spread) -> str:
     return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""
 
 
-def _states(_space: PacketSpace, _: int, ranges: Spread) -> str:
+def _states(_space: PacketSpace, _: int, ranges: Intervals) -> str:
     states = [CONNECTION_STATES[n] for first, last in ranges for n in range(first, last + 1)]
     usual = [state for state in states if state != "UNTRACKED"]
     return "" if len(usual) >= len(CONNECTION_STATES) - 1 else f"of a connection that is {' or '.join(usual)}"
 
 
-WORDS = (
+FIELD_TEXTS = (
     (Field.DESTINATION, " to ", _addresses),
     (Field.PORT, ", port ", _numbers),
     (Field.SOURCE, ", from ", _addresses),
@@ -218,21 +227,21 @@ WORDS = (
 """How the fields of a set of packets read, in this order."""
 
 
-def _marks(space: PacketSpace, path: Region) -> Iterator[str]:
+def _marks(space: PacketSpace, region: Region) -> Iterator[str]:
     """Yield which marks the packet and its connection have, in those bits that matter."""
     kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
     for kind, words in kinds:
         value = mask = 0
-        is_plain = True
+        is_certain_diversion = True
         for group, bits in enumerate(space.groups):
-            ranges = path.get(Field.COUNT + len(KINDS) * group + KINDS.index(kind))
+            ranges = region.get(Field.COUNT + len(MARK_KINDS) * group + MARK_KINDS.index(kind))
             if ranges is not None:
-                is_plain &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+                is_certain_diversion &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
                 value |= scattered(ranges[0][0], bits)
                 mask |= scattered((1 << len(bits)) - 1, bits)
         if mask:
             shown = f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"  # all bits
-            yield f"{words} {shown}" if is_plain else f"some {words}s"
+            yield f"{words} {shown}" if is_certain_diversion else f"some {words}s"
 
 
 def _listed(names: list[str]) -> str:
@@ -267,7 +276,7 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
         Field.GID: USUAL_IDS,
         Field.STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
         Field.PORT: (80, 443, 8080),
-        Field.SOURCE_PORT: (USUAL_SOURCE_PORT,),
+        Field.SOURCE_PORT: (EPHEMERAL_PORT,),
         Field.DESTINATION: addresses if is_inbound else (destination, *addresses),
         Field.SOURCE: (source, destination) if is_inbound else (*addresses, source),
     }
@@ -275,7 +284,7 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
 
 # --- in a set with switches ----------------------------------------------------------------------
 
-MAX_CLASSES = 8
+MAX_SWITCH_CASES = 8
 """Verdicts of long lists that are tried."""
 MAX_STEPS = 20_000
 """Numbers that are tried for one of them."""
@@ -283,14 +292,14 @@ MAX_STEPS = 20_000
 
 def quick_witness(space: PacketSpace, packets: int, direction: Direction) -> list[int] | None:
     """Return the numbers of an ordinary packet of a set with switches, if one is found soon."""
-    for nodes, targets in islice(_classes(space, packets, (), ()), MAX_CLASSES):
+    for nodes, targets in islice(_switch_cases(space, packets, (), ()), MAX_SWITCH_CASES):
         numbers = _Search(space, targets, direction).below(nodes, [])
         if numbers is not None:
             return numbers
     return None
 
 
-def _classes(
+def _switch_cases(
     space: PacketSpace, node: int, lists: tuple[int, ...], leaves: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Yield a set without switches, with the lists that have to lead to certain leaves, and these."""
@@ -298,9 +307,9 @@ def _classes(
         if node != space.diagrams.no:
             yield (node, *lists), leaves
         return
-    long_list, functions = space.switches.parts(node)
-    for leaf, kid in functions.items():
-        yield from _classes(space, kid, (*lists, long_list), (*leaves, leaf))
+    long_list, functions = space.switches.list_and_targets(node)
+    for leaf, child in functions.items():
+        yield from _switch_cases(space, child, (*lists, long_list), (*leaves, leaf))
 
 
 class _Search:
@@ -320,7 +329,7 @@ class _Search:
     def below(self, nodes: tuple[int, ...], numbers: list[int]) -> list[int] | None:
         """Return the numbers with those of the further fields; None if there are none, or too many were tried."""
         level = len(numbers)
-        if level == self.space.first_unknown:
+        if level == self.space.first_unknown_level:
             return numbers + [0] * (len(self.space.domains) - level)
         if (level, *nodes) in self.failed:
             return None
@@ -328,15 +337,15 @@ class _Search:
             self.steps += 1
             if self.steps > MAX_STEPS:
                 return None
-            kids = tuple(self.diagrams.fixed(node, level, number) for node in nodes)
-            if self._is_hopeful(kids):
-                fitting = self.below(kids, [*numbers, number])
+            children = tuple(self.diagrams.cofactor(node, level, number) for node in nodes)
+            if self._can_lead_to_targets(children):
+                fitting = self.below(children, [*numbers, number])
                 if fitting is not None:
                     return fitting
         self.failed.add((level, *nodes))
         return None
 
-    def _is_hopeful(self, nodes: tuple[int, ...]) -> bool:
+    def _can_lead_to_targets(self, nodes: tuple[int, ...]) -> bool:
         lists = zip(nodes[1:], self.targets, strict=True)
         is_open = all(node == leaf or not self.diagrams.is_leaf(node) for node, leaf in lists)
         return is_open and nodes[0] != self.diagrams.no
@@ -347,12 +356,12 @@ class _Search:
         ordinary = self.ordinary.get(level, ())
         if level == Field.GID:
             ordinary = (numbers[Field.UID], *ordinary)
-        wishes = [wish for wish in (*ordinary, 0, low) if low <= wish <= high]
+        preferred = [number for number in (*ordinary, 0, low) if low <= number <= high]
         testing = [node for node in nodes if self.diagrams.level(node) == level]
         if not testing:
-            yield wishes[0]
+            yield preferred[0]
             return
-        yield from wishes
+        yield from preferred
         is_address = level in (Field.SOURCE, Field.DESTINATION)
         for node in testing:
             ends = [end for end, _ in self.diagrams.edges(node) if end is not None]

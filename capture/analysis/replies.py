@@ -12,7 +12,7 @@ from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.ruleset import MANGLE, TABLES, MarkMatch, RestoreMark, SaveMark, SetMark, TransparentProxy
 
 TYPE_CHECKING = False
@@ -26,9 +26,9 @@ MARKING = (SetMark, SaveMark, RestoreMark)
 
 
 def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
-    """Yield a reply to a connection as it is sent, by a user, and as it comes in: over lo both, from whom was called.
+    """Yield the reply to the first packet of a connection, as a user sends it and as it comes in; over lo both.
 
-    By the way of the connection's first packet; nothing where its source is unknown.
+    Nothing where the source of that packet is unknown.
     """
     packet = live.packet
     if packet.source is None:
@@ -36,7 +36,7 @@ def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
     back = Packet(
         packet.protocol,
         packet.source,
-        packet.source_port or USUAL_SOURCE_PORT,
+        packet.source_port or EPHEMERAL_PORT,
         connection_mark=live.connection_mark,
         state="ESTABLISHED",
         is_reply=True,
@@ -55,7 +55,7 @@ def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
         yield back.replace(source=packet.destination, source_port=packet.port, in_interface=LOOPBACK)
 
 
-def sent_on(live: Trace, uid: int, gid: int) -> Packet | None:
+def onward_packet(live: Trace, uid: int, gid: int) -> Packet | None:
     """Return what the proxy, a user and group, sends on: to others, or to the app; None if it sends nothing there.
 
     A transparent proxy calls the app from the client's address, with the mark of the capture.
@@ -75,7 +75,7 @@ FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 """The flags of replies: of the first, and of those without which nothing comes back."""
 
 
-def trace_flags(packet: Packet, situation: Situation) -> Trace:
+def trace_with_flags(packet: Packet, situation: Situation) -> Trace:
     """Return the way of replies, or of later packets; of one that is dropped, where the flags of TCP decide."""
     traced = trace_whole_path(packet, situation)
     if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
@@ -93,7 +93,7 @@ def lost_reply(live: Trace, situation: Situation) -> Trace | None:
     is_tracked = untracking_step(live) is None
     for packet in replies(live):
         for reply in (packet,) if is_tracked else _untracked(packet):
-            traced = trace_flags(reply, situation)
+            traced = trace_with_flags(reply, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
             if is_lost and traced.certain:
                 return traced
@@ -108,11 +108,13 @@ def _untracked(reply: Packet) -> Iterator[Packet]:
     yield first if reply.protocol != "tcp" else first.replace(flags=LATER[-1])
 
 
-def later_losses(live: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
+def lost_later_packets(live: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
     """Yield how later packets and replies of a connection to the proxy, or to the app, are dropped, or may be."""
     mark = live.packet.mark
-    for packet in (live.packet.replace(state="ESTABLISHED"), *replies_of(live, owner)):
-        traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
+    for packet in (live.packet.replace(state="ESTABLISHED"), *replies_of_receiver(live, owner)):
+        traced = trace_with_flags(
+            packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
+        )
         mark = traced.mark  # which a reply keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracking_step(traced) is None)
         is_lost |= packet.is_reply and traced.outcome in TO_PROXY  # whose socket is not transparent
@@ -120,7 +122,7 @@ def later_losses(live: Trace, situation: Situation, owner: tuple[int, int] | Non
             yield traced
 
 
-def replies_of(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
+def replies_of_receiver(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
     """Yield a reply to a connection, of the proxy or of the app, as it leaves and as it comes in."""
     if owner is not None:
         yield from replies(live, *(owner if live.outcome in TO_PROXY else ()))
@@ -145,7 +147,7 @@ def untracked_text(live: Trace) -> str:
 def marking_step(live: Trace) -> Step | None:
     """Return the foreign rule that changes a packet's mark, the last one; None if none does."""
     found = (step for step in reversed(live.path) if isinstance(step.rule.verdict, MARKING))
-    return next((step for step in found if not (is_own(step) or _keeps_marks(step))), None)
+    return next((step for step in found if not (is_own_step(step) or _keeps_marks(step))), None)
 
 
 def _keeps_marks(step: Step) -> bool:
@@ -157,11 +159,11 @@ def _keeps_marks(step: Step) -> bool:
 
 def untracking_step(live: Trace) -> Step | None:
     """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
-    untracking = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
+    untracking = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own_step(step))
     return None if live.is_tracked else next(untracking, None)
 
 
-def is_own(step: Step) -> bool:
+def is_own_step(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
     return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))

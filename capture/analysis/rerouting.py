@@ -7,7 +7,7 @@ nat sent it to another address. ip_route_me_harder() gives up packets that a rou
     mark 5 --(100: from all fwmark 0x5 lookup 7)--> table 7 --(blackhole default)--> it is gone
 
 An earlier policy rule without a mark has decided already on the addresses in its table, such as local ones.
-If it is for a part of the packets, it has decided on these. Their user is not told to it: IPv4 takes 0 in its place.
+One that is for a part of the packets has decided on these. It does not see their user: IPv4 takes 0 in its place.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 UNCHANGED = ""
 """In the place of an interface: packets leave as they would without the policy rule."""
-OF_THIS_HOST = "lo"
-"""The interface by which packets come in that the pod sends itself (fib_rule_match() in net/core/fib_rules.c)."""
 
 
 class MarkRoute(Value):
@@ -65,15 +63,18 @@ def mark_routes(
     """Yield what policy rules of a family do by marks, and those before them; ``names`` are those of the interfaces."""
     decided: list[Interval] = []
     for rule in rules:
-        if rule.incoming not in ("", OF_THIS_HOST) and not rule.is_inverted:
+        # What the pod sends comes in by lo, for these rules (fib_rule_match() in net/core/fib_rules.c).
+        if rule.incoming not in ("", LOOPBACK) and not rule.is_inverted:
             continue
         targets = list(_targets(rule, routes, names, family))
         is_certain = _is_certain(rule)
         if rule.destination and is_certain:
             destination = parse_network(rule.destination)
-            targets = _apart_from(targets, _pieces(*_everywhere(family), [(destination.first, destination.last)]))
+            targets = _without_decided(
+                targets, _undecided_parts(*_all_addresses(family), [(destination.first, destination.last)])
+            )
         if rule.mask or rule.source or not is_certain:
-            yield _mark_route(family, rule, _apart_from(targets, decided))
+            yield _mark_route(family, rule, _without_decided(targets, decided))
         elif not rule.is_inverted:
             decided = merge_ranges([*decided, *[(first, last) for first, last, _ in targets]])
 
@@ -91,9 +92,9 @@ def _mark_route(family: Family, rule: PolicyRule, targets: Iterable[RouteTarget]
     return MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), tuple(targets), is_certain, source)
 
 
-def _apart_from(targets: Iterable[RouteTarget], known: Sequence[Interval]) -> list[RouteTarget]:
+def _without_decided(targets: Iterable[RouteTarget], known: Sequence[Interval]) -> list[RouteTarget]:
     """Return what of targets is in none of the ranges that are known."""
-    return [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, known)]
+    return [(*piece, target) for first, last, target in targets for piece in _undecided_parts(first, last, known)]
 
 
 def _targets(
@@ -101,28 +102,28 @@ def _targets(
 ) -> Iterator[RouteTarget]:
     """Yield where a policy rule leads: by the longest prefix in its table, apart from each other."""
     if rule.action in REFUSING_ACTIONS:
-        yield (*_everywhere(family), None)
+        yield (*_all_addresses(family), None)
     if rule.action == FR_ACT_GOTO:
-        yield (*_everywhere(family), UNCHANGED)
+        yield (*_all_addresses(family), UNCHANGED)
     if rule.action != FR_ACT_TO_TBL:
         return
-    shortest = 0 if rule.suppressed is None else rule.suppressed + 1
+    shortest = 0 if rule.suppress_prefixlength is None else rule.suppress_prefixlength + 1
     in_table = [route for route in routes if route.table == rule.table and route.prefix >= shortest]
     known: list[Interval] = []
     for route in sorted(in_table, key=lambda route: (-route.prefix, route.metric)):
         first, last = route.first, route.first | (1 << BITS[family] - route.prefix) - 1
-        interface = "lo" if route.kind == RTN_LOCAL else names.get(route.interface, UNCHANGED)
+        interface = LOOPBACK if route.kind == RTN_LOCAL else names.get(route.interface, UNCHANGED)
         if route.kind != RTN_THROW:
-            for piece in _pieces(first, last, known):
+            for piece in _undecided_parts(first, last, known):
                 yield (*piece, None if route.kind in REFUSING_KINDS else interface)
         known = merge_ranges([*known, (first, last)])
 
 
-def _everywhere(family: Family) -> Interval:
+def _all_addresses(family: Family) -> Interval:
     return 0, (1 << BITS[family]) - 1
 
 
-def _pieces(first: int, last: int, known: Iterable[Interval]) -> list[Interval]:
+def _undecided_parts(first: int, last: int, known: Iterable[Interval]) -> list[Interval]:
     return gaps(
         [(max(low, first), min(high, last)) for low, high in known if low <= last and high >= first], first, last
     )
@@ -148,5 +149,5 @@ def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple
     own = [each for each in exact if each.mark in routed_marks(ruleset)]
     if all(each in own or not each.mask for each in routes):
         return ()
-    everywhere = {each.family: ((*_everywhere(each.family), UNCHANGED),) for each in own}
+    everywhere = {each.family: ((*_all_addresses(each.family), UNCHANGED),) for each in own}
     return tuple(each.replace(targets=everywhere[each.family]) if each in own else each for each in routes)

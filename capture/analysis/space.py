@@ -1,19 +1,19 @@
 """The fields of a packet as levels of a diagram, and the matches of rules as functions.
 
 A level is a field's place in the order of tests; its domain is the lowest and the highest number of the field. One
-space serves all rule sets that are compared, because two things depend on all: of interfaces those count that rules
-tell apart, and bits of marks are one field where every mask treats them alike. -1 is "none" or "not known".
+space serves all rule sets that are compared: one interface stands for all that no rule of them tells apart, and bits of
+marks that every mask treats alike are one field. -1 is "none" or "not known".
 """
 
 from __future__ import annotations
 
-from capture.analysis.canonical import entries_of
-from capture.analysis.connection_tests import holds_of_connection
+from capture.analysis.canonical import entries_of_match
+from capture.analysis.connection_tests import holds_for_connection
 from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
-from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
+from capture.analysis.meaning import holds_for_flags, holds_for_protocol, is_pure, modelled_matches
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Family, Network, gaps, merge, merge_ranges
+from capture.model.addresses import BITS, Family, Network, gaps, merge_ranges, network_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
@@ -40,7 +40,7 @@ class Field:
     PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE, COUNT = range(11)
 
 
-LISTED: dict[type, int] = {
+LEVEL_OF_MATCH: dict[type, int] = {
     model.Source: Field.SOURCE,
     model.Destination: Field.DESTINATION,
     model.SourcePort: Field.SOURCE_PORT,
@@ -62,7 +62,7 @@ class PacketSpace:
         self.diagrams = Diagrams()
         self.switches = Switches(self.diagrams)
         tables = [table for situation in situations for table in situation.tables]
-        self.interfaces, self._stand_ins = _interfaces(tables, situations)
+        self.interfaces, self._representatives = _interfaces(tables, situations)
         self.usable_interfaces = {level: self._usable(situations[0], level) for level in (Field.IN, Field.OUT)}
         """By number, the interfaces without lo that exist, or that rules of the first situation name, at each level."""
         self.groups = _mark_groups(tables, [each.mark | each.mask for each in self.network.mark_routes])
@@ -81,8 +81,8 @@ class PacketSpace:
             (NONE, highest_address),
         ]
         for bits in self.groups:
-            self.domains += [(0, (1 << len(bits)) - 1)] * len(KINDS)
-        self.first_unknown = len(self.domains)
+            self.domains += [(0, (1 << len(bits)) - 1)] * len(MARK_KINDS)
+        self.first_unknown_level = len(self.domains)
         self._unknown: dict[Hashable, int] = {}
         self.doubts: dict[int, model.Rule | str] = {}
         """By level, what cannot be judged: a rule, or something else in words."""
@@ -91,13 +91,13 @@ class PacketSpace:
 
     def mark_level(self, kind: MarkKind, group: int) -> int:
         """Return the level of a group of mark bits: the packet's, as it began and as it is now, or its connection's."""
-        return Field.COUNT + len(KINDS) * group + KINDS.index(kind)
+        return Field.COUNT + len(MARK_KINDS) * group + MARK_KINDS.index(kind)
 
-    def renamed(self, old: MarkKind, new: MarkKind) -> dict[int, int]:
+    def mark_levels(self, old: MarkKind, new: MarkKind) -> dict[int, int]:
         """Return which level takes the place of which, where one mark is copied to another."""
         return {self.mark_level(old, group): self.mark_level(new, group) for group in range(len(self.groups))}
 
-    def marked(self, kind: MarkKind, value: int, mask: int) -> int:
+    def has_mark(self, kind: MarkKind, value: int, mask: int) -> int:
         """Return whether the bits of a mark under a mask are a value."""
         if value & ~mask:
             return self.diagrams.no
@@ -116,13 +116,13 @@ class PacketSpace:
                 node = self.switches.restricted(node, self.mark_level("mark", group), gathered(value, bits))
         return node
 
-    def routed_by(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
+    def leaving_by_mark(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
         """Yield which packets leave by which interface by their mark, in the order in which that is looked at.
 
         In place of an interface comes UNCHANGED, or None where they are refused; last comes whether that is certain.
         """
         for route in routes:
-            marked = self.marked("mark", route.mark, route.mask)
+            marked = self.has_mark("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
             if route.source is not None:
                 inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
@@ -137,19 +137,19 @@ class PacketSpace:
 
     def numbers(self, level: int, ranges: Ranges) -> int:
         """Return whether a field lies in ranges, which are in order and apart."""
-        return self.diagrams.inside(level, ranges, *self.domains[level])
+        return self.diagrams.in_ranges(level, ranges, *self.domains[level])
 
-    def lacks(self, level: int) -> int:
+    def is_absent(self, level: int) -> int:
         """Return whether a packet has nothing in a field, such as the interface by which it came in."""
         return self.numbers(level, [(NONE, NONE)])
 
-    def state_in(self, *states: str) -> int:
+    def has_state(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
         return self.numbers(
             Field.STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
         )
 
-    def in_state(self, node: int, state: str) -> int:
+    def with_state(self, node: int, state: str) -> int:
         """Return the function of packets that connection tracking has in a state."""
         return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index(state))
 
@@ -166,9 +166,9 @@ class PacketSpace:
     def _usable(self, situation: Situation, level: int) -> dict[int, str]:
         """Return the interfaces by which packets may come in or leave; one that stands for many as their pattern."""
         kind = model.InInterface if level == Field.IN else model.OutInterface
-        names = {self.network.interface, *self.network.others}
+        names = {self.network.interface, *self.network.other_interfaces}
         names |= {match.name for rule in situation.rules for match in rule.matches if isinstance(match, kind)}
-        patterns = {name: f"{prefix}+" for prefix, name in self._stand_ins.items()}
+        patterns = {name: f"{prefix}+" for prefix, name in self._representatives.items()}
         ranges = [span for name in sorted(names) for span in self.interface_ranges(name)]
         numbers = sorted({number for first, last in ranges for number in range(first, last + 1)})
         shown = {number: self.interfaces[number] for number in numbers if self.interfaces[number] != LOOPBACK}
@@ -179,7 +179,7 @@ class PacketSpace:
         if name is None:
             return NONE
         if name not in self.interfaces:
-            name = self._stand_ins[_longest_prefix(name, self._stand_ins)]
+            name = self._representatives[_longest_prefix(name, self._representatives)]
         return self.interfaces.index(name)
 
     def ranges(self, match: model.Match, *, is_native: bool) -> tuple[int, Ranges] | None:
@@ -194,17 +194,17 @@ class PacketSpace:
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
+            answers = [holds_for_protocol(match.text, protocol) for protocol in PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
-        tested = LISTED.get(type(match))
+        tested = LEVEL_OF_MATCH.get(type(match))
         return None if tested is None else (tested, self._listed(match, tested, is_native=is_native))
 
     def _listed(self, match: model.Match, level: int, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
-        entries = entries_of(match)
+        entries = entries_of_match(match)
         if level in (Field.SOURCE, Field.DESTINATION):
-            inside = merge([network for network in entries if network.family == self.family])
+            inside = network_ranges([network for network in entries if network.family == self.family])
         else:
             inside = merge_ranges([(span.first, span.last) for span in entries])
         if not match.negated:
@@ -216,16 +216,16 @@ class PacketSpace:
         """Return whether a match of a rule holds that is about marks, or that the model lacks."""
         if isinstance(match, model.MarkMatch):
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
-            node = self.marked(kind, match.value, match.mask)
+            node = self.has_mark(kind, match.value, match.mask)
             return self.diagrams.negation(node) if match.negated else node
         text = match.text if isinstance(match, model.UnknownMatch) else ""
         node = self.unknown(text if is_pure(text) else (text, occurrence), rule)
         for state in model.CONNECTION_STATES:
-            holds = flags_hold(text, state)
+            holds = holds_for_flags(text, state)
             if holds is None and translated is not None:
-                holds = holds_of_connection(text, state, is_translated=translated)
+                holds = holds_for_connection(text, state, is_translated=translated)
             if holds is not None:
-                node = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), node)
+                node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node
 
     def unknown(self, what: Hashable, words: model.Rule | str) -> int:
@@ -237,21 +237,21 @@ class PacketSpace:
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
 
-    def settled(self, node: int, fold: Callable[[list[Hashable]], Hashable], name: str) -> int:
+    def folded(self, node: int, fold: Callable[[list[Hashable]], Hashable], name: str) -> int:
         """Return the function with what is unknown folded into one value, from those that are possible."""
         diagrams = self.diagrams
 
         def change(node: int) -> int | None:
-            if diagrams.level(node) < self.first_unknown:
+            if diagrams.level(node) < self.first_unknown_level:
                 return None
             return diagrams.leaf(fold([diagrams.value(leaf) for leaf in diagrams.leaves(node)]))
 
-        return diagrams.changed(node, change, ("settled", name))
+        return diagrams.rewritten(node, change, ("settled", name))
 
     def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool, translated: bool | None = None) -> int:
         """Return whether a packet fulfils each match of a rule; whether nat has translated it is None where unknown."""
         node = self.diagrams.yes
-        for match in spelled_out(rule.matches, self.family, self.network):
+        for match in modelled_matches(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
             holds = self.numbers(*known) if known else self.other(match, rule, occurrence, translated=translated)
             node = self.diagrams.both(node, holds)
@@ -271,9 +271,9 @@ class PacketSpace:
             Network(self.family, numbers[Field.DESTINATION], bits),
             numbers[Field.PORT],
             source=None if source == NONE else Network(self.family, source, bits),
-            source_port=_known(numbers[Field.SOURCE_PORT]),
-            uid=_known(numbers[Field.UID]),
-            gid=_known(numbers[Field.GID]),
+            source_port=_none_if_absent(numbers[Field.SOURCE_PORT]),
+            uid=_none_if_absent(numbers[Field.UID]),
+            gid=_none_if_absent(numbers[Field.GID]),
             in_interface=None if numbers[Field.IN] == NONE else self.interfaces[numbers[Field.IN]],
             out_interface=None if numbers[Field.OUT] == NONE else self.interfaces[numbers[Field.OUT]],
             mark=sum(marks),
@@ -282,10 +282,10 @@ class PacketSpace:
         )
 
 
-KINDS: tuple[MarkKind, ...] = ("first", "mark", "connection")
+MARK_KINDS: tuple[MarkKind, ...] = ("first", "mark", "connection")
 
 
-def _known(number: int) -> int | None:
+def _none_if_absent(number: int) -> int | None:
     return None if number == NONE else number
 
 
@@ -299,7 +299,7 @@ def scattered(number: int, bits: Sequence[int]) -> int:
     return sum((number >> index & 1) << bit for index, bit in enumerate(bits))
 
 
-def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
+def mark_tests(rule: model.Rule) -> Iterator[tuple[int, int]]:
     """Yield value and mask of each mark that a rule matches or sets."""
     for part in (*rule.matches, rule.verdict):
         if isinstance(part, model.MarkMatch | model.SetMark):
@@ -312,7 +312,7 @@ def _mark_groups(tables: Iterable[model.Table], of_routes: Iterable[int]) -> lis
     """Return the bits of marks, those together that every mask in every rule and policy rule treats alike."""
     masks: set[int] = {*of_routes}
     for rule in (rule for table in tables for rule in table.rules):
-        masks.update(value | mask for value, mask in marks_of(rule))
+        masks.update(value | mask for value, mask in mark_tests(rule))
     alike: dict[tuple[int, ...], list[int]] = {}
     for bit in range(MARK_BITS):
         alike.setdefault(tuple(mask >> bit & 1 for mask in sorted(masks)), []).append(bit)
@@ -323,7 +323,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     """Return one interface for each that rules distinguish, and by prefix the one that represents all others."""
     names = {LOOPBACK: None}
     for situation in situations:
-        names |= dict.fromkeys((situation.network.interface, *situation.network.others))
+        names |= dict.fromkeys((situation.network.interface, *situation.network.other_interfaces))
     prefixes = {"": None}
     for rule in (rule for table in tables for rule in table.rules):
         for match in rule.matches:
@@ -332,13 +332,13 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
                     prefixes[match.name[:-1]] = None
                 else:
                     names[match.name] = None
-    stand_ins = {}
+    representatives = {}
     for prefix in prefixes:
         possible = [prefix + ending for ending in ENDINGS]
         new = (name for name in possible if 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names)
-        stand_ins[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
-        names[stand_ins[prefix]] = None
-    return list(names), stand_ins
+        representatives[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
+        names[representatives[prefix]] = None
+    return list(names), representatives
 
 
 def _longest_prefix(name: str, prefixes: Iterable[str]) -> str:

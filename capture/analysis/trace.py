@@ -16,13 +16,22 @@ chains are met where ``base_chains`` has them. A redirected connection is lost, 
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, Untrack, is_idle, judge, meaning
+from capture.analysis.meaning import (
+    Either,
+    Goto,
+    Translate,
+    TranslateSource,
+    Untrack,
+    has_no_effect,
+    meaning,
+    rule_matches,
+)
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network
 from capture.model.location import Location
-from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK, Packet
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -66,11 +75,11 @@ class Trace(Value):
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
     ``missing_routes`` are those on which the outcome depends. ``policy`` is the base chain whose policy
-    dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by another
+    dropped the packet. ``reroute`` is the policy rule by which another mark refused it, or sent it out by another
     interface.
     """
 
-    not_compared = ("policy", "rerouted", "mark", "connection_mark", "is_tracked", "lost_reply")
+    not_compared = ("policy", "reroute", "mark", "connection_mark", "is_tracked", "lost_reply")
 
     packet: Packet
     outcome: Outcome
@@ -82,7 +91,7 @@ class Trace(Value):
     translated: Translate | None = None
     missing_routes: tuple[MissingRoute, ...] = ()
     policy: BaseChain | None = None
-    rerouted: MarkRoute | None = None
+    reroute: MarkRoute | None = None
     interface: str | None = None
     mark: int = 0
     connection_mark: int = 0
@@ -140,8 +149,8 @@ class Trace(Value):
             for base, verdict in doubtful
         )
 
-    def unlike(self, other: Trace) -> Trace:
-        """Return it with doubt about the first step that its way in another order of chains does not have there."""
+    def with_doubtful_order(self, other: Trace) -> Trace:
+        """Return the trace with the first step in doubt that its path in another order of chains does not have."""
         pairs = zip(self.path, other.path, strict=False)
         differing = next((step for step, there in pairs if step != there), self.path[-1])
         doubtful = differing.replace(certain=False)
@@ -156,16 +165,16 @@ def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
     """
     traced, *in_other_orders = (_trace(packet, each) for each in situation.in_each_order(packet.family))
     other = next((other for other in in_other_orders if other.fate != traced.fate), None)
-    return traced if other is None else traced.unlike(other)
+    return traced if other is None else traced.with_doubtful_order(other)
 
 
 def _trace(packet: Packet, situation: Situation) -> Trace:
     passage = _Passage(situation, packet)
-    passage.go()
+    passage.run()
     if passage.is_dropped or not passage.is_redirected:
         return passage.result()
-    later = passage.of_later_packets()
-    later.go()
+    later = passage.passage_of_later_packets()
+    later.run()
     if later.is_dropped:
         return later.result()
     passage.path += [step for step in later.path[len(passage.path) :] if not (step.certain or step in passage.path)]
@@ -179,18 +188,18 @@ class _Passage:
         self.situation = situation
         self.ruleset, self.network = situation.ruleset, situation.network
         self.first = self.packet = packet
-        self.arrives = packet.in_interface not in (None, LOOPBACK)
+        self.is_from_outside = packet.in_interface not in (None, LOOPBACK)
         self.path: list[Step] = []
-        self.translator: Step | None = None
+        self.translating_step: Step | None = None
         """The rule of nat that decided on the connection; there is one at most."""
         self.translation: model.Redirect | Translate | None = None
         self.transparent: Step | None = None
         self.is_dropped = self.is_redirected = False
         self.is_moved = False
         """Whether a rule has sent it to another address."""
-        self.remarking: list[Step] = []
+        self.mark_changes: list[Step] = []
         """The rules of a base chain that changed its mark."""
-        self.rerouted: MarkRoute | None = None
+        self.reroute: MarkRoute | None = None
         self.interface: str | None = None
         """The interface by which a changed mark lets it leave."""
         self.refused_by: Step | None = None
@@ -203,7 +212,7 @@ class _Passage:
         self._resumes_behind: BaseChain | None = None
         self._entered: list[str] = []
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Take the packet all its way."""
         if self.packet.in_interface is None:
             self._through(model.OUTPUT)
@@ -235,13 +244,13 @@ class _Passage:
             leaves_by = self.network.interface
         self.packet = self.packet.replace(out_interface=leaves_by)
 
-    def of_later_packets(self) -> _Passage:
+    def passage_of_later_packets(self) -> _Passage:
         """Return the passage of the packets that follow, translated as this one, from the chain on that did so."""
         later = _Passage(self.situation, self.first)
         later.path, later.is_redirected = [*self.path], True
-        later.translator, later.translation = self.translator, self.translation
+        later.translating_step, later.translation = self.translating_step, self.translation
         later.packet = self._as_redirected.replace(state="ESTABLISHED")
-        later._resumes_behind = self.translator.base_chain if self.translator else None
+        later._resumes_behind = self.translating_step.base_chain if self.translating_step else None
         return later
 
     def _through(self, hook: str) -> None:
@@ -253,13 +262,13 @@ class _Passage:
                 continue
             if self.is_dropped:
                 return
-            if base_chain.is_nat and (self.translator or not self.packet.meets_nat):
+            if base_chain.is_nat and (self.translating_step or not self.packet.meets_nat):
                 continue
-            self.remarking.clear()
+            self.mark_changes.clear()
             if not self._chain(base_chain, base_chain.chain, 0):
-                self._end_of_built_in(base_chain)
-            if base_chain.reroutes and self.remarking and not self.is_dropped:
-                self._route_by_mark(self.remarking[-1])
+                self._apply_policy(base_chain)
+            if base_chain.reroutes and self.mark_changes and not self.is_dropped:
+                self._route_by_mark(self.mark_changes[-1])
 
     def _is_tracked(self, base_chain: BaseChain) -> bool:
         return base_chain.is_tracked or self._comes_back()
@@ -269,7 +278,7 @@ class _Passage:
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
-        self.interface = self.rerouted = None
+        self.interface = self.reroute = None
         for route in self.situation.mark_routes(self.packet.family):
             target = route.target_of(self.packet.destination) if route.is_for(self.packet) else None
             if target is None:
@@ -280,16 +289,18 @@ class _Passage:
             if target[2] is None:
                 self.is_dropped, self.refused_by = True, cause
             if target[2] != UNCHANGED:
-                self.rerouted, self.interface = route, target[2]
+                self.reroute, self.interface = route, target[2]
             return
 
     def _chain(self, base_chain: BaseChain, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         is_tracked = self._is_tracked(base_chain)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked)
+            matched = rule_matches(
+                rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked
+            )
             verdict = meaning(rule)
-            if matched is False or is_idle(verdict, is_certain=matched is True, is_tracked=is_tracked):
+            if matched is False or has_no_effect(verdict, is_certain=matched is True, is_tracked=is_tracked):
                 continue
             where = base_chain.table, chain.name, rule.number or position
             step = Step(*where, rule, depth, matched is True, base_chain, self.packet.family)
@@ -298,20 +309,22 @@ class _Passage:
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
-                    if self._called(base_chain, target, depth):
+                    if self._enter_chain(base_chain, target, depth):
                         return True
                 case Goto(chain=target):
-                    return self._called(base_chain, target, depth) or (depth == 0 and self._end_of_built_in(base_chain))
+                    return self._enter_chain(base_chain, target, depth) or (
+                        depth == 0 and self._apply_policy(base_chain)
+                    )
                 case model.Return():
-                    return depth == 0 and self._end_of_built_in(base_chain)
+                    return depth == 0 and self._apply_policy(base_chain)
                 case model.UnknownVerdict():
                     self.path[-1] = step.replace(certain=False)
                 case verdict:
-                    if self._act(verdict, step):
+                    if self._apply(verdict, step):
                         return True
         return False
 
-    def _called(self, base_chain: BaseChain, target: str, depth: int) -> bool:
+    def _enter_chain(self, base_chain: BaseChain, target: str, depth: int) -> bool:
         called = base_chain.contents.chain(target)
         if called is None or target in self._entered:  # a loop, which no kernel takes
             return False
@@ -320,34 +333,34 @@ class _Passage:
         self._entered.pop()
         return decided
 
-    def _end_of_built_in(self, base_chain: BaseChain) -> bool:
+    def _apply_policy(self, base_chain: BaseChain) -> bool:
         """Leave a built-in chain by RETURN or at its end: its policy decides."""
         if base_chain.chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
             self.policy = base_chain
         return True
 
-    def _act(self, verdict: Meaning, step: Step) -> bool:
+    def _apply(self, verdict: Meaning, step: Step) -> bool:
         """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
         match verdict:
             case model.Accept():
                 pass
             case TranslateSource():
-                self.is_dropped = judge(verdict.losing(self.network), packet, self.network) is True
+                self.is_dropped = rule_matches(verdict.losing_rule(self.network), packet, self.network) is True
             case model.Drop():
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain
                 self.path[-1] = step.replace(certain=False)
-                return self._act(verdict.ways[-1], self.path[-1])
+                return self._apply(verdict.ways[-1], self.path[-1])
             case model.Redirect(port=port):
-                self.translator, self.translation = step, verdict
+                self.translating_step, self.translation = step, verdict
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
                 to = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
                 self.packet = self._as_redirected = packet.replace(port=port, destination=to, is_translated=True)
             case Translate():
-                self.translator = step
+                self.translating_step = step
                 self.translation = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
                 self.is_moved = sent.address is not None
                 destination, port = sent.destination(packet.destination), sent.port or packet.port
@@ -358,11 +371,11 @@ class _Passage:
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)
             case _:
-                self._go_on(verdict, step)
+                self._apply_and_go_on(verdict, step)
                 return False
         return True
 
-    def _go_on(self, verdict: Meaning, step: Step) -> None:
+    def _apply_and_go_on(self, verdict: Meaning, step: Step) -> None:
         """Do to the packet what a verdict does after which it goes on to the next rule.
 
         A mark that is restored, or set and set back, counts as changed. That matters after an earlier chain changed it.
@@ -373,12 +386,12 @@ class _Passage:
             case model.SetMark(value=value, mask=mask):
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
                 if self.packet.mark != packet.mark:
-                    self.remarking.append(step)
+                    self.mark_changes.append(step)
             case model.SaveMark() if is_tracked:  # else there is no connection yet
                 self.packet = packet.replace(connection_mark=packet.mark)
             case model.RestoreMark() if is_tracked:
                 self.packet = packet.replace(mark=packet.connection_mark)
-                self.remarking.append(step)
+                self.mark_changes.append(step)
             case Untrack() if not self.has_zone:
                 self.packet = packet.replace(state="UNTRACKED")
             case model.SetZone() if not is_tracked:
@@ -389,22 +402,22 @@ class _Passage:
     def result(self) -> Trace:
         """Return where the packet is now."""
         outcome: Outcome = "direct"
-        step, port = self._last_decision(), self.first.port
+        step, port = self._deciding_step(), self.first.port
         if self.is_dropped:
             outcome = "dropped"
         elif self.transparent and isinstance(sent_to := self.transparent.rule.verdict, model.TransparentProxy):
             step, port = self.transparent, sent_to.port
             outcome = redirect_outcome(step.chain, sent_to, self.ruleset)
-        elif self.translator is not None:
-            step, port = self.translator, self.packet.port
+        elif self.translating_step is not None:
+            step, port = self.translating_step, self.packet.port
             if isinstance(self.translation, model.Redirect):
                 outcome = redirect_outcome(step.chain, self.translation, self.ruleset)
-        elif self._goes_to_the_transparent_socket():
+        elif self._is_delivered_by_mark():
             outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         interface = self.interface if self.interface != self.first.out_interface else None
-        is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.translator
+        is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.translating_step
         needed = self.situation.missing_routes if is_transparent else ()
         return Trace(
             self.first,
@@ -417,14 +430,14 @@ class _Passage:
             translated=self.translation if isinstance(self.translation, Translate) and outcome == "direct" else None,
             missing_routes=tuple(route for route in needed if route.family == self.first.family),
             policy=self.policy,
-            rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
+            reroute=self.reroute if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,
             mark=self.packet.mark,
             connection_mark=self.packet.connection_mark,
             is_tracked=self.packet.state != "UNTRACKED",
         )
 
-    def _last_decision(self) -> Step | None:
+    def _deciding_step(self) -> Step | None:
         if self.policy is not None or self.refused_by is not None:
             return self.refused_by
         certain = [step for step in self.path if step.certain]
@@ -435,13 +448,13 @@ class _Passage:
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
 
-    def _goes_to_the_transparent_socket(self) -> bool:
+    def _is_delivered_by_mark(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
-        is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
+        is_known = self.packet.state in KNOWN_CONNECTION_STATES and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
-        return is_known and self.arrives and marked and bool(self.ruleset.transparent_verdicts)
+        return is_known and self.is_from_outside and marked and bool(self.ruleset.transparent_verdicts)
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
-        is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
-        return is_new and self.arrives and self.packet.connection_mark in routed_marks(self.ruleset)
+        is_new = self.packet.state not in KNOWN_CONNECTION_STATES
+        return is_new and self.is_from_outside and self.packet.connection_mark in routed_marks(self.ruleset)

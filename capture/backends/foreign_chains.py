@@ -6,7 +6,13 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, source_translations
+from capture.analysis.base_chains import (
+    PRIORITIES,
+    SOURCE_HOOKS,
+    BaseChain,
+    base_chains_of_iptables,
+    source_translations,
+)
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
@@ -18,11 +24,11 @@ from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, FAMILY_OF, Family
-from capture.model.conventions import REJECTED
+from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
+from capture.model.conventions import REJECT_REASON
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_text
-from capture.netlink.nfnetlink import open_netfilter, read_consistently
+from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +81,7 @@ class TableWithChains(Value):
     @property
     def is_of_iptables(self) -> bool:
         """Return whether it has the name of one that iptables-nft writes."""
-        return self.table.family in FAMILY_OF and self.table.name in PRIORITIES
+        return self.table.family in FAMILY_BY_NUMBER and self.table.name in PRIORITIES
 
     def is_usual(self, chain: FoundChain) -> bool:
         """Return whether a base chain is one that iptables has in this table, or we have in a native one."""
@@ -86,7 +92,7 @@ class TableWithChains(Value):
     @property
     def is_filter_of_iptables(self) -> bool:
         """Return whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
-        is_further = self.table.family in FAMILY_OF and self.table.name in FURTHER_TABLES
+        is_further = self.table.family in FAMILY_BY_NUMBER and self.table.name in FURTHER_TABLES
         return is_further and {chain.name for chain in self.base_chains} <= {model.INPUT, model.FORWARD, model.OUTPUT}
 
 
@@ -98,7 +104,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     """
     doing = "read the chains of others in nf_tables"
     try:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             base_chains, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
@@ -112,7 +118,7 @@ def rejecting_chains() -> Iterator[BaseChain]:
     table = written_table()
     for chain in table.chains:
         if chain.hook is not None:
-            rules = tuple(alike.replace(why=REJECTED) for rule in chain.rules for alike in _rules(rule, None))
+            rules = tuple(alike.replace(why=REJECT_REASON) for rule in chain.rules for alike in _rules(rule, None))
             yield BaseChain(
                 f"inet {table.name}",
                 FAMILIES,
@@ -136,10 +142,10 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
         if is_shared and all(map(reached.is_usual, reached.base_chains)):
             continue
         for chain in _of_table(netfilter, reached, first, without_usual=is_shared):
-            yield chain.replace(is_of_any_age=is_shared or not own)
+            yield chain.replace(is_age_unknown=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
-            yield chain.replace(is_of_any_age=not own)
+            yield chain.replace(is_age_unknown=not own)
 
 
 def _reached_tables(netfilter: NetlinkSocket, family: int) -> Iterator[TableWithChains]:
@@ -180,7 +186,7 @@ def _of_table(
             chains = tuple(map(_of_receiver, chains))
         yield BaseChain(
             f"{nf.NFT_FAMILIES[family]} {name}",
-            (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
+            (FAMILY_BY_NUMBER[family],) if family in FAMILY_BY_NUMBER else FAMILIES,
             point,
             hook.priority,
             is_nat,
@@ -198,7 +204,7 @@ def _with_reason(rules: dict[str, list[model.Rule]]) -> dict[str, list[model.Rul
     """Return the rules of the table of --other-family reject; those that it wrote have the reason."""
     written = [rule for chain in rejecting_chains() for rule in chain.contents.rules]
     return {
-        name: [rule.replace(why=REJECTED) if rule in written else rule for rule in in_chain]
+        name: [rule.replace(why=REJECT_REASON) if rule in written else rule for rule in in_chain]
         for name, in_chain in rules.items()
     }
 
@@ -239,7 +245,7 @@ def _of_receiver(chain: model.Chain) -> model.Chain:
 def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[str, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
     number, name = listed.table.family, listed.table.name
-    family, is_filter = FAMILY_OF.get(number), listed.is_filter_of_iptables
+    family, is_filter = FAMILY_BY_NUMBER.get(number), listed.is_filter_of_iptables
     find_set = set_finder(netfilter, number, name)
     known: dict[bytes, tuple[str, Fields]] = {}
     by_chain: dict[str, list[model.Rule]] = {}
@@ -317,4 +323,4 @@ def _of_iptables(tables: list[TableWithChains], first_own: int) -> Iterator[Base
     def is_older(table: model.TableName) -> bool:
         return all(each.table.handle < first_own for each in tables if each.table.name == table)
 
-    return in_tables_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)
+    return base_chains_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)

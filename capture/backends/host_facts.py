@@ -13,11 +13,11 @@ from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tab
 from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, TABLES_BY_NAME, Ruleset, TableName
 from capture.model.values import Value
-from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
+from capture.netlink.nfnetlink import has_extension, open_nfnetlink, read_generation
 from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
@@ -122,11 +122,11 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
 def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
     from capture.backends.needed_modules import needed  # where a request leaves the backend open
-    from capture.state.kernel_modules import look_up
+    from capture.state.kernel_modules import look_up_modules
 
     families = families_here() if desired is None else desired.families
     for flavour in flavours:
-        lacking = look_up(needed(desired, families, flavour)).lacking
+        lacking = look_up_modules(needed(desired, families, flavour)).lacking
         if lacking:
             yield flavour, lacking
         elif flavour == flavours[0]:
@@ -151,7 +151,7 @@ PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, tuple[LiveChain, ...], str]:
     try:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             read_generation(netfilter)
             listed = read_chains(netfilter)
             tables = [table.name for table in desired.tables] if desired else TABLES
@@ -170,10 +170,10 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
 def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
     for table in read_tables(netfilter):
-        if table.family in FAMILY_OF and table.name in tables and table.is_dormant:
+        if table.family in FAMILY_BY_NUMBER and table.name in tables and table.is_dormant:
             yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
     for chain in chains:
-        is_used = chain.family in FAMILY_OF and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
+        is_used = chain.family in FAMILY_BY_NUMBER and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
         if is_used and chain.hook != HOOKS[TABLES_BY_NAME[chain.table], chain.name]:
             where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
             yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
@@ -181,8 +181,8 @@ def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: 
 
 def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
     for chain in listed:
-        if chain.family in FAMILY_OF and chain.table in TABLES:
-            yield LiveChain("nft", FAMILY_OF[chain.family], chain.table, chain.name, chain.uses)
+        if chain.family in FAMILY_BY_NUMBER and chain.table in TABLES:
+            yield LiveChain("nft", FAMILY_BY_NUMBER[chain.family], chain.table, chain.name, chain.uses)
         elif chain.family == nf.NFPROTO_INET and chain.table in (*MODEL_TABLES, REJECT_TABLE):
             flavour: Literal["reject", "nftables"] = "reject" if chain.table == REJECT_TABLE else "nftables"
             yield LiveChain(flavour, "inet", chain.table, chain.name, chain.uses)
@@ -191,12 +191,15 @@ def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
 def _legacy_support() -> LegacySupport:
     if has_legacy(IPV4):
         return "present"
-    from capture.state.kernel_modules import can_load, look_up  # where a request leaves the backend open
+    from capture.state.kernel_modules import (  # where a request leaves the backend open
+        can_load_modules,
+        look_up_modules,
+    )
 
-    inventory = look_up(("iptable_nat",))
+    inventory = look_up_modules(("iptable_nat",))
     if not inventory.is_indexed:
         return "unknown"
-    return "absent" if inventory.lacking or not can_load() else "loadable"
+    return "absent" if inventory.lacking or not can_load_modules() else "loadable"
 
 
 def _legacy_chains(

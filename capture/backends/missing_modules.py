@@ -7,7 +7,13 @@ import os
 from capture.backends.needed_modules import FLAVOUR_NAMES, needed
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
-from capture.state.kernel_modules import can_load, has_ipv6, is_loaded_module, look_up, read_prohibitions
+from capture.state.kernel_modules import (
+    can_load_modules,
+    has_ipv6,
+    is_loaded_module,
+    look_up_modules,
+    read_prohibitions,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +34,7 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
     if desired is not None and IPV6 in desired.families and not has_ipv6():
         return error  # it is IPv6 that this kernel lacks
     needed_modules, flavour_name = _needed_by(desired, flavour), FLAVOUR_NAMES[flavour]
-    inventory = look_up(needed_modules)
+    inventory = look_up_modules(needed_modules)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error
@@ -39,7 +45,7 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
         else:
             words = f"loading module {lacking} is forbidden by modprobe's configuration; {flavour_name} needs it"
         return UnsupportedError(words, remedy_for(inventory.lacking) + _remedy_by_other_flavour(desired, flavour))
-    if not can_load():
+    if not can_load_modules():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 forbids loading more: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
     if inventory.is_indexed:
@@ -55,7 +61,7 @@ def _may_come_from_missing_module(error: CaptureError) -> bool:
     import errno  # only here: where something has failed already
 
     if isinstance(error, PrivilegeError):
-        return not can_load()  # modprobe is not permitted to, nor is root
+        return not can_load_modules()  # modprobe is not permitted to, nor is root
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
     if isinstance(error, ToolError):
@@ -68,7 +74,7 @@ def _may_come_from_missing_module(error: CaptureError) -> bool:
 def remedy_for(lacking: Iterable[str]) -> str:
     """Return what to do about modules that a kernel does not have, or that modprobe's configuration forbids."""
     names = tuple(lacking)
-    forbidden = look_up(names).forbidden
+    forbidden = look_up_modules(names).forbidden
     absent = [name for name in names if name not in forbidden]
     remedies = []
     if absent:
@@ -91,7 +97,7 @@ def _remedy_by_other_flavour(desired: Ruleset | None, flavour: Flavour) -> str:
     words = ", ".join(
         f"{FLAVOUR_NAMES[other]} ({option})"
         for other, option in FLAVOUR_OPTIONS.items()
-        if other != flavour and not look_up(_needed_by(desired, other)).lacking
+        if other != flavour and not look_up_modules(_needed_by(desired, other)).lacking
     )
     return f" Or choose what has its modules here: {words}." if words else ""
 

@@ -23,7 +23,7 @@ from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
 from capture.netlink.batch import Change, commit
-from capture.netlink.nfnetlink import open_netfilter
+from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def ensure(*, is_desired: bool) -> bool:
     Raises UnsupportedError with what to do instead, if the kernel has no nf_tables or cannot reject.
     """
     try:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             if is_desired == (_is_there if is_desired else _has_table)(netfilter):
                 return False
             does = [*changes()] if is_desired else [MESSAGES.delete_table()]
@@ -74,7 +74,7 @@ def ensure(*, is_desired: bool) -> bool:
 def read_reject_table() -> RejectTable:
     """Return whether the table is there, and what is wrong with it."""
     try:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             if _is_there(netfilter):
                 return RejectTable(is_there=True)
             if not _has_table(netfilter):

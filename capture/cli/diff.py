@@ -11,7 +11,7 @@ import click
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
-from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
+from capture.cli.options import CaptureCommand, capture_options, command, format_option, given_flags
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationError
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
@@ -49,11 +49,10 @@ def diff(first: str, second: str, form: str) -> int:
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
     """
     captures = [_capture(text) for text in (first, second)]
-    effects = [
-        effect
-        for family in FAMILIES
-        for effect in Comparison(family, *(Situation(of_family(each, family)) for each in captures)).effects()
-    ]
+    effects: list[Effect] = []
+    for family in FAMILIES:
+        comparison = Comparison(family, *(Situation(of_family(each, family)) for each in captures))
+        effects += sorted(comparison.effects(), key=lambda each: each.weight)
     if form == "json":
         plain = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
         print_json({"equal": not effects, "differences": plain})
@@ -80,7 +79,7 @@ def _capture(text: str) -> Ruleset:
     except (ValueError, click.UsageError) as error:
         words = error.message if isinstance(error, click.UsageError) else str(error)
         raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None
-    config, warnings = resolve(with_flags(Settings({}), flags(context)).checked(), AnyPod())
+    config, warnings = resolve(with_flags(Settings({}), given_flags(context)).checked(), AnyPod())
     warn(warnings)
     return build_ruleset(config)
 

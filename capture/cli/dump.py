@@ -6,7 +6,7 @@ import click
 
 from capture import operations
 from capture.backends.nf_tables.names import REJECT_TABLE
-from capture.cli.options import command, format_option, namespace_options, part_options, print_what_to_apply
+from capture.cli.options import command, format_option, namespace_options, part_options, print_how_to_apply
 from capture.model.addresses import IPV4, Family
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.ruleset import TableName
@@ -39,14 +39,14 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     """
     dumped = operations.dump(namespace)
     warn(filter(None, [dumped.record_fault]))
-    shown = list(listings.parts(dumped, family, table_name))
+    shown = list(listings.shown_tables(dumped, family, table_name))
     is_whole = family is None and table_name is None
     refusal = REJECTS_IPV6 if dumped.rejects_ipv6 else dumped.reject_fault
     is_refusal_shown = refusal and family != IPV4 and table_name is None and form != "json"
     if not shown and not is_refusal_shown and form != "json":
-        print_on_stderr(NOTHING_IN_PART if any(listings.parts(dumped)) else NOTHING_APPLIED)
-        if not any(listings.parts(dumped)):
-            print_what_to_apply(namespace)
+        print_on_stderr(NOTHING_IN_PART if any(listings.shown_tables(dumped)) else NOTHING_APPLIED)
+        if not any(listings.shown_tables(dumped)):
+            print_how_to_apply(namespace, is_recorded=dumped.verified is not None)
     if is_refusal_shown:
         click.echo(f"# nftables, IPv6, table inet {REJECT_TABLE}: {refusal}")
     if form == "json":
@@ -56,5 +56,5 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     elif form == "nft":
         click.echo(listings.nft(shown), nl=False)
     else:
-        text = listings.table(shown, dumped.verified, is_whole=is_whole, width=columns())
+        text = listings.table(shown, dumped.verified, is_whole=is_whole and bool(shown), width=columns())
         print_lines(text.removesuffix("\n").split("\n") if text else ())

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import click
 
 from capture import operations
-from capture.analysis.policy import Statement, policy
+from capture.analysis.explanation import Statement, statements_about
 from capture.backends.iptables.render import shown_rule
-from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
+from capture.cli.options import (
+    capture_options,
+    command,
+    explicit_settings_if,
+    family_option,
+    format_option,
+    namespace_options,
+)
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, LOOPBACK_ADDRESSES, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import NOTHING_APPLIED
+from capture.model.conventions import NOTHING_APPLIED, PASSTHROUGH_SOURCE
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.applied_text import print_start_line
@@ -42,34 +52,53 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
 def explain(
     ctx: click.Context, namespace: str | None, form: str, family: Family | None, *, from_options: bool, is_whole: bool
 ) -> None:
-    """Print the policy in words: what is captured, what is not, and why.
+    """Print which connections are captured, which are not, and why.
 
     Each line is a set of connections; no two overlap. The proxy's own connections and those over lo are left out where
     they fare as in every capture; --all shows them. All tables count, foreign ones and second captures too.
     """
-    settings = explicit_if(ctx, requested=from_options)
+    settings = explicit_settings_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
     of_pod = [address.family for address in global_addresses(() if settings else situation.network.local or ())]
     of_pod += FAMILIES if any(each.is_own for each in situation.other_chains) else ()  # one of them is rejected
     families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
-    statements = policy({of: situation if of in situation.ruleset.families else without for of in families}, shown_rule)
+    by_family = {of: situation if of in situation.ruleset.families else without for of in families}
+    statements = statements_about(by_family, shown_rule)
     impediments = () if settings else named(operations.impediments_of(situation, namespace), namespace)
-    print_start_line(operations.reference(settings, namespace), form)
+    print_start_line(operations.read_reference(settings, namespace), form)
     if form == "json":
         plain: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
         print_json(plain | {"impediments": list(impediments)})
         return
     if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
         print_lines([NOTHING_APPLIED])
-    rows = [HEADINGS]
-    routine = [each for each in statements if each.is_routine and not is_whole]
-    for statement in (each for each in statements if each not in routine):
-        goes = fate_text(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
-        of_families = ", ".join(FAMILY_NAMES[of] for of in statement.families)
-        rows.append((statement.direction, statement.traffic, goes, statement.why, of_families))
+    rows = _rows(each for each in statements if is_whole or not each.is_routine)
+    routine = _rows(each for each in statements if each.is_routine and not is_whole)
     rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
-    print_lines([*folded_table(rows, columns()), *(rest if routine else ()), *(f"but {each}" for each in impediments)])
+    lines = folded_table([HEADINGS, *rows], columns())
+    print_lines([*lines, *(rest if routine else ()), *(f"but {each}" for each in impediments)])
+
+
+def _rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
+    """Return a row for each statement, one for those of two families that differ in the pod's own addresses on lo."""
+    alike: dict[tuple[object, ...], list[Statement]] = {}
+    for each in statements:
+        alike.setdefault((each.direction, _of_both_families(each.traffic), each.fate, each.why), []).append(each)
+    rows: list[tuple[str, ...]] = []
+    for (_, of_both, *_), (first, *others) in alike.items():
+        goes = fate_text(first.fate.replace(marked=False)) if first.fate else "cannot be judged"
+        families = ", ".join(FAMILY_NAMES[of] for each in (first, *others) for of in each.families)
+        rows.append((first.direction, str(of_both) if others else first.traffic, goes, first.why, families))
+    return rows
+
+
+def _of_both_families(traffic: str) -> str:
+    """Return traffic in words with the addresses of both families where it has the loopback address, or the proxy's."""
+    for addresses in (LOOPBACK_ADDRESSES, PASSTHROUGH_SOURCE):
+        ipv4, ipv6 = (addresses[family].shown for family in FAMILIES)
+        traffic = re.sub(rf" ({re.escape(ipv4)}|{ipv6})(?![\w.:/])", f" {ipv4} or {ipv6}", traffic)
+    return traffic
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:

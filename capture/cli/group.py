@@ -11,7 +11,7 @@ import click
 
 from capture import __version__
 from capture.errors import EXIT_NOT_PROVEN, EXIT_USAGE, EXIT_VALIDATION, CaptureError, exit_codes_text
-from capture.model.text import closest
+from capture.model.text import closest_name
 from capture.report.output import print_error, print_error_as_json, run_to_exit_code
 from capture.report.streams import Stream
 
@@ -23,7 +23,7 @@ COMMANDS = {
     "why": ("capture.cli.why:why", "Print why a connection does not reach the proxy, or what is wrong with this pod."),
     "watch": ("capture.cli.watch:watch", "Draw the way of packets through the rules, with live counters."),
     "diff": ("capture.cli.diff:diff", "Print which connections two captures treat differently."),
-    "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
+    "explain": ("capture.cli.explain:explain", "Print which connections are captured, which are not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove the capture: rules, routes, addresses."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": (
@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            similar = closest(args[0], COMMANDS)
+            similar = closest_name(args[0], COMMANDS)
             hint = f" Did you mean {similar!r}?" if similar else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -145,7 +145,7 @@ def _usage_text(error: click.UsageError) -> str:
     likely = getattr(error, "possibilities", None) or ()
     if isinstance(error, click.NoSuchOption):
         known = {name.lstrip("-"): name for name in likely}  # the dashes make every two names similar
-        likely = [known[name] for name in [closest(error.option_name.lstrip("-"), known)] if name]
+        likely = [known[name] for name in [closest_name(error.option_name.lstrip("-"), known)] if name]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
     if isinstance(error, click.MissingParameter):

@@ -12,7 +12,7 @@ import click
 from capture import operations
 from capture.cli.apply import print_applied
 from capture.cli.clean import clean_namespace
-from capture.cli.options import CommandGroup, capture_options, command, explicit, format_option
+from capture.cli.options import CommandGroup, capture_options, command, explicit_settings, format_option
 from capture.cli.parameter_types import number
 from capture.cli.why import print_diagnosis
 from capture.errors import CaptureError
@@ -66,7 +66,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     if not keep and not (sys.stdin and sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to confirm at; --keep captures without a confirmation", ctx)
     refuse_cluster_node()
-    settings = without_ssh(explicit(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
+    settings = without_ssh(explicit_settings(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
     require_proxy(settings)
     if not keep:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # no end between the rules and the way back
@@ -83,7 +83,7 @@ def status(form: str) -> int:
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
     diagnosed = diagnosis.why(is_machine=True)
-    print_start_line(operations.reference(), form)
+    print_start_line(operations.read_reference(), form)
     return print_diagnosis(diagnosed, form, "this machine")
 
 
@@ -127,7 +127,7 @@ def require_proxy(settings: Settings) -> None:
 def keep_if_confirmed(seconds: int) -> None:
     """Return when the person at the terminal confirms the capture; else remove it, and raise CaptureError."""
     for ending in ENDINGS:
-        signal.signal(ending, _give_up)
+        signal.signal(ending, _raise_not_confirmed)
     is_confirmed = False
     signalled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wakeup)  # select(2) is not interrupted by a signal that comes just before it
@@ -142,8 +142,8 @@ def keep_if_confirmed(seconds: int) -> None:
         if not is_confirmed:
             operations.clean(allow_host=True)
     if not is_confirmed:
-        _give_up()
+        _raise_not_confirmed()
 
 
-def _give_up(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
+def _raise_not_confirmed(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
     raise CaptureError("the capture was not confirmed, and is removed", "Run it again, with a longer --confirm-within.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from capture.cli.parameter_types import ParameterType, beginning, number, one_of
+from capture.cli.parameter_types import ParameterType, completions, number, one_of
 from capture.errors import NamespaceError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
@@ -42,7 +42,7 @@ class SettingOption(click.Option):
         return flags_text(self.setting), help_text(self.setting)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        return beginning(self.setting.words, incomplete)
+        return completions(self.setting.choices, incomplete)
 
 
 class HelpText(click.HelpFormatter):
@@ -190,20 +190,20 @@ def capture_options(*further: Option[Any]) -> list[click.Parameter]:
     return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *further) if setting.flag]
 
 
-def explicit(ctx: click.Context) -> Settings:
+def explicit_settings(ctx: click.Context) -> Settings:
     """Return the settings of flags and environment; every value is checked now, before anything is done with one.
 
     Raises ConfigurationError.
     """
     options = (*RULE_OPTIONS, *BACKEND_OPTIONS, ALLOW_HOST, FORCE_APPLY)
-    return with_flags(from_environment(os.environ, options), flags(ctx)).checked()
+    return with_flags(from_environment(os.environ, options), given_flags(ctx)).checked()
 
 
-def explicit_if(ctx: click.Context, *, requested: bool) -> Settings | None:
+def explicit_settings_if(ctx: click.Context, *, requested: bool) -> Settings | None:
     """Return the settings of flags and environment with ``--from-options``; else flags are only checked."""
     if requested:
-        return explicit(ctx)
-    given = flags(ctx)
+        return explicit_settings(ctx)
+    given = given_flags(ctx)
     if given:
         with_flags(Settings({}), given).checked()
         names = ", ".join(option.name for option in given)
@@ -211,7 +211,7 @@ def explicit_if(ctx: click.Context, *, requested: bool) -> Settings | None:
     return None
 
 
-def flags(ctx: click.Context) -> dict[Option[Any], str]:
+def given_flags(ctx: click.Context) -> dict[Option[Any], str]:
     """Return the flags of the option table that were given."""
     given: dict[Option[Any], str] = ctx.meta.get(GIVEN_FLAGS, {})
     return given
@@ -237,7 +237,7 @@ def _namespace(text: str) -> str:
 NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
-def print_what_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
+def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
     """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
     from capture.analysis.cause_text import REAPPLY_OR_RECREATE, RECREATE  # where nothing is applied only
     from capture.report.target import named
@@ -251,7 +251,7 @@ def print_what_to_apply(namespace: str | None, *, is_recorded: bool = False) -> 
 
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return what a shell offers: the paths of the network namespaces that have a name."""
-    return beginning([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
+    return completions([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
 def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:

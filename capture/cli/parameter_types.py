@@ -47,7 +47,7 @@ class ParameterType(click.ParamType):  # type: ignore[type-arg]  # generic from 
         return f"[{'|'.join(self.words)}]" if self.words else None
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return beginning(self.words, incomplete)
+        return completions(self.words, incomplete)
 
 
 def name_of(param: click.Parameter | None) -> str:
@@ -63,7 +63,7 @@ def _origin(param: click.Parameter | None, ctx: click.Context | None) -> str:
     return f"environment {param.envvar}"
 
 
-def beginning(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
+def completions(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
     """Return what a shell offers: those that begin with what is typed already."""
     return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 

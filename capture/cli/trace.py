@@ -11,7 +11,7 @@ from capture.cli.options import (
     capture_options,
     command,
     dns_servers_option,
-    explicit_if,
+    explicit_settings_if,
     format_option,
     namespace_options,
     part_options,
@@ -64,10 +64,10 @@ def trace(
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
         raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
-    settings = explicit_if(ctx, requested=from_options)
+    settings = explicit_settings_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
-    print_start_line(operations.reference(settings, namespace, host), form)
+    print_start_line(operations.read_reference(settings, namespace, host), form)
     if form == "json":
         print_json(named(trace_as_plain(traced, table_name), namespace))
     else:

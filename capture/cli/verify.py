@@ -60,23 +60,23 @@ def verify(
     counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
     captured connection takes another way because of it. With --family and --table, only what differs there counts.
     """
-    settings = options.explicit(ctx)
+    settings = options.explicit_settings(ctx)
     host = operations.host_of(namespace, dns_servers)
-    prefer_recorded = not options.flags(ctx)
+    prefer_recorded = not options.given_flags(ctx)
     verified = operations.verify(settings, namespace, host, prefer_recorded=prefer_recorded)
     verified = verified.part(family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
         from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
-        causes = check_proxy(proxy_admin, settings if options.flags(ctx) else None, namespace)
-    print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
+        causes = check_proxy(proxy_admin, settings if options.given_flags(ctx) else None, namespace)
+    print_start_line(operations.read_reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(named(verified_as_plain(verified, causes), namespace))
     else:
         print_lines(named([*verified_lines(verified), *cause_lines(causes)], namespace))
         if verified.is_nothing_applied:
-            options.print_what_to_apply(namespace, is_recorded=verified.from_record)
+            options.print_how_to_apply(namespace, is_recorded=verified.from_record)
     if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN

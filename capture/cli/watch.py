@@ -29,7 +29,7 @@ HOME, CLEAR_LINE, CLEAR_BELOW = "H", "K", "J"
 """Control sequences of ECMA-48 (CUP, EL, ED), without their introducer."""
 
 
-class Look(Value):
+class FlowSnapshot(Value):
     """The paths at one moment."""
 
     flows: tuple[PathTree, ...]
@@ -67,11 +67,11 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
     families = (family,) if family else FAMILIES
     if form != "table" and not once:
         raise click.UsageError(f"--format {form} goes with --once")
-    before = look(namespace, families)
+    before = take_snapshot(namespace, families)
     if not once:
         _follow(namespace, families, interval, before)
     time.sleep(interval)
-    now = look(namespace, families)
+    now = take_snapshot(namespace, families)
     shown = with_rates(now.flows, before.flows, now.moment - before.moment)
     if form == "json":
         print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.flows_as_plain(shown)})
@@ -81,24 +81,24 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
         _print([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
 
 
-def look(namespace: str | None, families: Sequence[Family]) -> Look:
+def take_snapshot(namespace: str | None, families: Sequence[Family]) -> FlowSnapshot:
     """Return the paths as they are now. Raises CaptureError."""
     situation = operations.situation_of(None, namespace)
-    return Look(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
+    return FlowSnapshot(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
 
 
-def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: Look) -> None:
+def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: FlowSnapshot) -> None:
     """Draw again and again, until a signal ends the program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # sigtimedwait takes it: a resize draws at once
     screen, now, shown = Screen(), before, before.flows
     while True:
         screen.draw([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
         if signal.sigtimedwait({signal.SIGWINCH}, max(0, now.moment + interval - time.monotonic())) is None:
-            now, before = look(namespace, families), now
+            now, before = take_snapshot(namespace, families), now
             shown = with_rates(now.flows, before.flows, now.moment - before.moment)
 
 
-def _title(namespace: str | None, now: Look) -> str:
+def _title(namespace: str | None, now: FlowSnapshot) -> str:
     at = time.strftime("%H:%M:%S")
     return f"{at} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
 

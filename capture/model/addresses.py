@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _socket
 
-from capture.model.values import Value, put
+from capture.model.values import Value, set_field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 
 BITS = {IPV4: 32, IPV6: 128}
 FAMILY_NUMBERS: dict[Family, int] = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}
-FAMILY_OF: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
+FAMILY_BY_NUMBER: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
 """Those of sockets and routes (AF_INET in linux/socket.h), and of netfilter (NFPROTO_IPV4 in linux/netfilter.h)."""
 
 
@@ -40,9 +40,9 @@ class Network(Value):
 
     def __init__(self, family: Family, first: int, prefix: int) -> None:
         # What every value can do, in half the time: lists have thousands of these.
-        put(self, "family", family)
-        put(self, "first", first)
-        put(self, "prefix", prefix)
+        set_field(self, "family", family)
+        set_field(self, "first", first)
+        set_field(self, "prefix", prefix)
 
     def __hash__(self) -> int:
         return hash((self.first, self.prefix))
@@ -153,15 +153,15 @@ def is_decimal(text: str, max_digits: int) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= max_digits and (text[0] != "0" or len(text) == 1)
 
 
-def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
+def network_ranges(networks: Iterable[Network]) -> list[tuple[int, int]]:
     """Return networks of one family as sorted ranges (first, last), overlapping and adjacent ones joined."""
     bits = BITS
     return merge_ranges([(each.first, each.first | (1 << bits[each.family] - each.prefix) - 1) for each in networks])
 
 
-def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def merge_ranges(ranges_in_any_order: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges (first, last) in order, overlapping and adjacent ones joined."""
-    in_order = sorted(given)
+    in_order = sorted(ranges_in_any_order)
     if len(in_order) < 2:
         return in_order
     ranges: list[tuple[int, int]] = []
@@ -186,7 +186,7 @@ def gaps(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[i
     return [*free, (low, high)] if low <= high else free
 
 
-def split(family: Family, first: int, last: int) -> Iterator[Network]:
+def networks_in_range(family: Family, first: int, last: int) -> Iterator[Network]:
     """Yield the fewest networks that together are the range from ``first`` to ``last``."""
     bits = BITS[family]
     while first <= last:
@@ -206,12 +206,12 @@ def collapse(networks: Iterable[Network]) -> tuple[Network, ...]:
     if len(networks) < 2:
         return networks
     family = networks[0].family
-    known = {(network.first, network.last): network for network in networks}
+    by_range = {(network.first, network.last): network for network in networks}
     collapsed: list[Network] = []
-    for first, last in merge_ranges(known):
-        same = known.get((first, last))
+    for first, last in merge_ranges(by_range):
+        same = by_range.get((first, last))
         if same is not None:
             collapsed.append(same)
         else:
-            collapsed += split(family, first, last)
+            collapsed += networks_in_range(family, first, last)
     return tuple(collapsed)

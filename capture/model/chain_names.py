@@ -30,14 +30,16 @@ class ChainNames(Value):
 UNDERSCORE = ChainNames(*(f"ISTIO_{field.upper()}" for field in ChainNames.__match_args__))
 DASH = ChainNames(*(getattr(UNDERSCORE, field).replace("_", "-") for field in ChainNames.__match_args__))
 
-BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DASH}
+NAMES_BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DASH}
 
-SPELLINGS: dict[str, Spelling] = {
-    getattr(names, field): spelling for spelling, names in BY_SPELLING.items() for field in ChainNames.__match_args__
+SPELLING_BY_NAME: dict[str, Spelling] = {
+    getattr(names, field): spelling
+    for spelling, names in NAMES_BY_SPELLING.items()
+    for field in ChainNames.__match_args__
 }
 """How the name of each of our chains is spelled."""
 
 
 def is_own_chain(name: str) -> bool:
     """Return whether a chain of this name is our own."""
-    return name in SPELLINGS
+    return name in SPELLING_BY_NAME

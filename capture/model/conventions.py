@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 IPPROTO_TCP, IPPROTO_UDP = 6, 17  # linux/in.h
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
-PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+PROTOCOL_BY_NUMBER: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 MAX_PORT = 0xFFFF
 SSH_PORT = 22
 PROXY_ID, APP_ID = 1337, 1000
@@ -41,5 +41,5 @@ LO_IS_DOWN = "the interface lo is down: redirected connections are delivered ove
 APPLY_RECORDED = "`capture apply --recorded`"
 """The remedy of whatever differs from what was applied."""
 SET_LO_UP = "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that."
-REJECTED = "--other-family reject refuses TCP of this family"
+REJECT_REASON = "--other-family reject refuses TCP of this family"
 """The reason of its rules. A table of its own has them, where rules of others may be, too."""

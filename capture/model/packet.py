@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from capture.model.ruleset import ProtocolName
 
 LOOPBACK = "lo"
-USUAL_SOURCE_PORT = 45000
+EPHEMERAL_PORT = 45000
 """One of those that a kernel chooses (ip-sysctl.rst, ip_local_port_range), for a packet whose own is not known."""
-CHOSEN_PORTS = (32768, 60999)
+EPHEMERAL_PORTS = (32768, 60999)
 """All of them, unless the setting is another."""
 NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are translated as the first one was."""
-OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
+KNOWN_CONNECTION_STATES = ("RELATED", "ESTABLISHED")
 
 
 class Packet(Value):

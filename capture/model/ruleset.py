@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from capture.model.addresses import IPV6, Family, Network
 from capture.model.chain_names import is_own_chain
-from capture.model.values import Value, put
+from capture.model.values import Value, set_field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Span(Value):
 
     def __init__(self, first: int, last: int) -> None:
         # What every value can do, in half the time: lists have thousands of these.
-        put(self, "first", first)
-        put(self, "last", last)
+        set_field(self, "first", first)
+        set_field(self, "last", last)
 
     def __str__(self) -> str:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
@@ -359,15 +359,15 @@ class Table(Value):
         return None
 
 
-def in_order(table: TableName, chains: Iterable[Chain]) -> tuple[Chain, ...]:
+def in_listing_order(table: TableName, chains: Iterable[Chain]) -> tuple[Chain, ...]:
     """Return built-in chains in the order of ``iptables -L``, then the others as they are."""
     built_in = BUILT_IN_CHAINS[table]
     return tuple(sorted(chains, key=lambda each: built_in.index(each.name) if each.name in built_in else len(built_in)))
 
 
-NO_EFFECT = (Log, Continue)
+VERDICTS_WITHOUT_EFFECT = (Log, Continue)
 """Verdicts after which a packet goes on to the next rule, as if nothing had been."""
-MARKS_CHANGED: dict[type, type] = {SetMark: Mark, RestoreMark: Mark, SaveMark: ConnectionMark}
+MARK_CHANGING_VERDICTS: dict[type, type] = {SetMark: Mark, RestoreMark: Mark, SaveMark: ConnectionMark}
 """Verdicts after which a packet goes on with another mark, each with the match that tests that mark."""
 
 

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
+ESCAPED_LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
 JSON_SCHEMA_NAME = "capture/v1"
 """The layout of every JSON output: keys are added, those that are there keep their meaning."""
@@ -18,7 +18,7 @@ JSON_SCHEMA_NAME = "capture/v1"
 
 def without_line_ends(text: str) -> str:
     """Return the text with line ends and NULs as escapes."""
-    return text.translate(LINE_ENDS)
+    return text.translate(ESCAPED_LINE_ENDS)
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -47,7 +47,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def closest_name(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most like an unknown one; "" if no name is like it."""
     import difflib  # only where something is wrong
 

@@ -62,10 +62,10 @@ class ValueType(type):
         _identity: attrgetter[Any]
 
 
-put = object.__setattr__
+set_field = object.__setattr__
 """Sets a field while a value is made; afterwards none can be set."""
 
-TEXT_OF: dict[type, Callable[[Any], str]] = {}
+STR_BY_CLASS: dict[type, Callable[[Any], str]] = {}
 """For each class what makes the text of ``str()``; ``capture.report.result_text`` fills it for the library's users."""
 
 
@@ -84,16 +84,16 @@ class Value(metaclass=ValueType):
         fields, values = self.__match_args__, self._defaults
         if not kwargs and len(args) == len(fields):
             for field, value in zip(fields, args):  # noqa: B905  # there are as many
-                put(self, field, value)
+                set_field(self, field, value)
             return
         unnamed = fields[len(args) :]
         if kwargs:
             values = values | kwargs
         try:
             for field, value in zip(fields, args):  # noqa: B905  # that there are as many is looked at afterwards
-                put(self, field, value)
+                set_field(self, field, value)
             for field in unnamed:
-                put(self, field, values[field])
+                set_field(self, field, values[field])
         except KeyError:
             raise TypeError(self._misuse(args, kwargs)) from None
         if len(args) > len(fields) or [name for name in kwargs if name not in unnamed]:
@@ -123,7 +123,7 @@ class Value(metaclass=ValueType):
         return hash(self._identity(self))
 
     def __str__(self) -> str:
-        words = TEXT_OF.get(type(self))
+        words = STR_BY_CLASS.get(type(self))
         return words(self) if words else repr(self)
 
     def __repr__(self) -> str:
@@ -141,4 +141,4 @@ class Value(metaclass=ValueType):
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
         for field, value in zip(self.__match_args__, state, strict=True):
-            put(self, field, value)
+            set_field(self, field, value)

@@ -52,7 +52,7 @@ def transact(doing: str, read: Callable[[NetlinkSocket], T], changes: Callable[[
 
     Raises as ``commit``; KernelError with EINTR if that happened ``ATTEMPTS`` times.
     """
-    with nfnetlink.open_netfilter() as netfilter:
+    with nfnetlink.open_nfnetlink() as netfilter:
         for _ in range(nfnetlink.ATTEMPTS):
             objects, generation = nfnetlink.read_consistently(netfilter, doing, lambda: read(netfilter))
             try:
@@ -111,19 +111,19 @@ def encode_batch(
     last: Change | None = None
     for change in changes:
         if last is not None:
-            datagram += _encoded(last, first_sequence + len(descriptions), NLM_F_REQUEST)
+            datagram += _encode_change(last, first_sequence + len(descriptions), NLM_F_REQUEST)
         last = change
         # Of thousands of rules most are for the same chain: one text serves them all.
         is_the_same = bool(descriptions) and descriptions[-1] == change.doing
         descriptions.append(descriptions[-1] if is_the_same else change.doing)
     if last is not None:
-        datagram += _encoded(last, first_sequence + len(descriptions), NLM_F_REQUEST | NLM_F_ACK)
+        datagram += _encode_change(last, first_sequence + len(descriptions), NLM_F_REQUEST | NLM_F_ACK)
     end = first_sequence + len(descriptions) + 1
     subsystem = nfnetlink.nfgenmsg(nfnetlink.NFPROTO_UNSPEC, nfnetlink.NFNL_SUBSYS_NFTABLES)
     datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, subsystem)
     return datagram, descriptions
 
 
-def _encoded(change: Change, sequence: int, flags: int) -> bytes:
+def _encode_change(change: Change, sequence: int, flags: int) -> bytes:
     body = nfnetlink.nfgenmsg(change.family) + change.attributes
     return encode_message(nfnetlink.message_type(change.kind), change.flags | flags, sequence, body)

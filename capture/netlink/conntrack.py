@@ -79,7 +79,7 @@ class TrackedConnection(Value):
     mark: int
 
 
-def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
+def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
     """Track connections, each in a TCP_CONNTRACK_... state, as if they had been since they began; no NAT.
 
     Those that are tracked already get the state, and keep their translation. Returns why the kernel refused

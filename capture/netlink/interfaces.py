@@ -9,11 +9,19 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError, UnsupportedError
-from capture.model.addresses import BITS, FAMILY_OF, Network
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Network
 from capture.model.values import Value
-from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.rtnetlink import (
+    AF_INET6,
+    AF_UNSPEC,
+    LOOPBACK_INDEX,
+    RT_SCOPE_HOST,
+    RT_SCOPE_UNIVERSE,
+    pack_address,
+    request_change,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,38 +68,38 @@ class Address(Value):
     interface: int
 
 
-def read_links(route: NetlinkSocket) -> list[Link]:
+def read_links(rtnetlink: NetlinkSocket) -> list[Link]:
     """Return all interfaces of the namespace."""
     query = bytes(IFINFOMSG_SIZE) + WITHOUT_STATISTICS
-    return [_decode_link(body) for body in route.dump(RTM_GETLINK, query, "list interfaces")]
+    return [_decode_link(body) for body in rtnetlink.dump(RTM_GETLINK, query, "list interfaces")]
 
 
-def is_loopback_up(route: NetlinkSocket) -> bool:
+def is_loopback_up(rtnetlink: NetlinkSocket) -> bool:
     """Return whether ``lo`` is set up."""
-    query = bytes(4) + u32(rtnetlink.LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
-    (body,) = route.request(RTM_GETLINK, 0, query, "read the state of lo")
+    query = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
+    (body,) = rtnetlink.request(RTM_GETLINK, 0, query, "read the state of lo")
     return _decode_link(body).is_up
 
 
-def read_addresses(route: NetlinkSocket, family: int = rtnetlink.AF_UNSPEC) -> list[Address]:
+def read_addresses(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[Address]:
     """Return the addresses of all interfaces, of one family or of both."""
-    bodies = route.dump(RTM_GETADDR, bytes((family, *bytes(IFADDRMSG_SIZE - 1))), "list addresses")
-    return [_decode_address(body) for body in bodies if body[0] in FAMILY_OF]
+    bodies = rtnetlink.dump(RTM_GETADDR, bytes((family, *bytes(IFADDRMSG_SIZE - 1))), "list addresses")
+    return [_decode_address(body) for body in bodies if body[0] in FAMILY_BY_NUMBER]
 
 
-def knows_neighbours(route: NetlinkSocket, family: int, interface: str, states: int) -> bool:
+def knows_neighbours(rtnetlink: NetlinkSocket, family: int, interface: str, states: int) -> bool:
     """Return whether the link-layer address of any neighbour on an interface is in one of these states."""
-    indexes = [u32(link.index) for link in read_links(route) if link.name == interface]
-    bodies = route.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
+    indexes = [u32(link.index) for link in read_links(rtnetlink) if link.name == interface]
+    bodies = rtnetlink.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
     return any(body[4:8] in indexes and decode_host_number(body[8:10]) & states for body in bodies)
 
 
-def add_address(route: NetlinkSocket, address: str, prefix: int, interface: int = rtnetlink.LOOPBACK_INDEX) -> bool:
+def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Give an interface an address, usable at once: without duplicate address detection."""
     doing = f"add address {address}/{prefix} to interface {interface}"
     body = _address_body(address, prefix, interface)
     try:
-        return rtnetlink.changed(route, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
+        return request_change(rtnetlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
     except KernelError as error:
         if error.errno == errno.EACCES and ":" in address:  # ipv6_add_addr in net/ipv6/addrconf.c
             remedy = "See the sysctls net.ipv6.conf.{all,default,lo}.disable_ipv6, or do without IPv6."
@@ -99,17 +107,17 @@ def add_address(route: NetlinkSocket, address: str, prefix: int, interface: int 
         raise
 
 
-def remove_address(route: NetlinkSocket, address: str, prefix: int, interface: int = rtnetlink.LOOPBACK_INDEX) -> bool:
+def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Take an address from an interface."""
     doing = f"remove address {address}/{prefix} from interface {interface}"
     body = _address_body(address, prefix, interface)
-    return rtnetlink.changed(route, RTM_DELADDR, 0, body, doing, errno.EADDRNOTAVAIL)
+    return request_change(rtnetlink, RTM_DELADDR, 0, body, doing, errno.EADDRNOTAVAIL)
 
 
 def _address_body(address: str, prefix: int, interface: int) -> bytes:
-    family, packed = rtnetlink.pack_address(address)
-    scope = rtnetlink.RT_SCOPE_HOST if interface == rtnetlink.LOOPBACK_INDEX else rtnetlink.RT_SCOPE_UNIVERSE
-    flags = IFA_F_NODAD if family == rtnetlink.AF_INET6 else 0
+    family, packed = pack_address(address)
+    scope = RT_SCOPE_HOST if interface == LOOPBACK_INDEX else RT_SCOPE_UNIVERSE
+    flags = IFA_F_NODAD if family == AF_INET6 else 0
     header = bytes((family, prefix, flags, scope)) + u32(interface)  # struct ifaddrmsg
     return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
@@ -119,7 +127,7 @@ def _decode_address(body: bytes) -> Address:
 
     On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is the own one; IPv6 may have IFA_ADDRESS alone.
     """
-    fields, family = decode_fields(body[IFADDRMSG_SIZE:]), FAMILY_OF[body[0]]
+    fields, family = decode_fields(body[IFADDRMSG_SIZE:]), FAMILY_BY_NUMBER[body[0]]
     first = int.from_bytes(fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS, b""), "big")
     return Address(Network(family, first, BITS[family]), decode_host_number(body[4:8]))
 

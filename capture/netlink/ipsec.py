@@ -10,7 +10,7 @@ linux/xfrm.h::
 from __future__ import annotations
 
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_OF, Network
+from capture.model.addresses import FAMILY_BY_NUMBER, Network
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number
 from capture.netlink.sockets import NetlinkSocket
@@ -63,7 +63,7 @@ def read_policies() -> list[IpsecPolicy]:
         bodies = xfrm.dump(XFRM_MSG_GETPOLICY, b"", "list IPsec policies")
     # Policies of a socket's own (IP_XFRM_POLICY) have directions that come after these.
     of_all = [body for body in bodies if body[DIRECTION] < len(DIRECTIONS)]
-    return [_policy(body) for body in of_all if _family_number(body) in FAMILY_OF]
+    return [_policy(body) for body in of_all if _family_number(body) in FAMILY_BY_NUMBER]
 
 
 def _family_number(body: bytes) -> int:
@@ -85,7 +85,7 @@ def _policy(body: bytes) -> IpsecPolicy:
 
 
 def _network(body: bytes, at: int, prefix: int) -> Network:
-    family = FAMILY_OF[_family_number(body)]
+    family = FAMILY_BY_NUMBER[_family_number(body)]
     size = 4 if family == "ipv4" else 16
     return Network(family, int.from_bytes(body[at : at + size], "big"), body[prefix])
 

@@ -23,39 +23,39 @@ VETH_INFO_PEER = 1
 RT_TABLE_MAIN = 254
 
 
-def add_veth(route: NetlinkSocket, name: str, peer_name: str, peer_namespace: int) -> None:
+def add_veth(rtnetlink: NetlinkSocket, name: str, peer_name: str, peer_namespace: int) -> None:
     """Make a veth pair; its peer goes to the namespace behind a file descriptor."""
     peer = _header() + attribute(IFLA_IFNAME, text(peer_name)) + attribute(IFLA_NET_NS_FD, u32(peer_namespace))
     info = nested(
         IFLA_LINKINFO, attribute(IFLA_INFO_KIND, text("veth")), nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
     )
     body = _header() + attribute(IFLA_IFNAME, text(name)) + info
-    route.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make the interface {name}")
+    rtnetlink.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make the interface {name}")
 
 
-def set_up(route: NetlinkSocket, index: int) -> None:
+def set_up(rtnetlink: NetlinkSocket, index: int) -> None:
     """Set an interface up."""
-    route.request(RTM_NEWLINK, 0, _header(index, IFF_UP), f"set interface {index} up")
+    rtnetlink.request(RTM_NEWLINK, 0, _header(index, IFF_UP), f"set interface {index} up")
 
 
-def remove_link(route: NetlinkSocket, name: str) -> None:
+def remove_link(rtnetlink: NetlinkSocket, name: str) -> None:
     """Remove an interface, and with it the other end of a pair."""
-    route.request(RTM_DELLINK, 0, _header() + attribute(IFLA_IFNAME, text(name)), f"remove the interface {name}")
+    rtnetlink.request(RTM_DELLINK, 0, _header() + attribute(IFLA_IFNAME, text(name)), f"remove the interface {name}")
 
 
-def index_of(route: NetlinkSocket, name: str) -> int:
+def interface_index(rtnetlink: NetlinkSocket, name: str) -> int:
     """Return the index of an interface."""
     query = _header() + attribute(IFLA_IFNAME, text(name))
-    (body,) = route.request(RTM_GETLINK, 0, query, f"find the interface {name}")
+    (body,) = rtnetlink.request(RTM_GETLINK, 0, query, f"find the interface {name}")
     return decode_host_number(body[4:8])
 
 
-def add_default_route(route: NetlinkSocket, gateway: str, index: int) -> None:
+def add_default_route(rtnetlink: NetlinkSocket, gateway: str, index: int) -> None:
     """Send everything of the gateway's family to it."""
     family, packed = pack_address(gateway)
     header = bytes((family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST)) + u32(0)
     body = header + attribute(RTA_GATEWAY, packed) + attribute(RTA_OIF, u32(index))
-    route.request(RTM_NEWROUTE, NLM_F_CREATE, body, f"add the default route by {gateway}")
+    rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE, body, f"add the default route by {gateway}")
 
 
 def _header(index: int = 0, flags: int = 0) -> bytes:

@@ -42,7 +42,7 @@ ATTEMPTS = 10
 """Attempts to read or write what another process writes at the same time."""
 
 
-def open_netfilter() -> NetlinkSocket:
+def open_nfnetlink() -> NetlinkSocket:
     """Open a netfilter socket in the current namespace. Raise UnsupportedError if the kernel has no nfnetlink."""
     return NetlinkSocket.open(NETLINK_NETFILTER, "open a netfilter socket")
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import errno
 
-from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.routing import RTN_THROW, header_table, read_routes
-from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, request_change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class PolicyRule(Value):
     destination: str = ""
     incoming: str = ""
     others: str = ""
-    suppressed: int | None = None
+    suppress_prefixlength: int | None = None
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
     family: int = AF_UNSPEC
     is_for_rerouted: bool = True
@@ -83,7 +83,7 @@ class PolicyRule(Value):
     @property
     def is_plain(self) -> bool:
         """Return whether it is `fwmark MARK lookup TABLE` and nothing else."""
-        has_more_conditions = self.selector or self.is_inverted or self.suppressed is not None
+        has_more_conditions = self.selector or self.is_inverted or self.suppress_prefixlength is not None
         return not has_more_conditions and self.looks_up and self.mask == WHOLE_MARK
 
     def is_for_mark(self, mark: int, table: int) -> bool:
@@ -100,22 +100,22 @@ class PolicyRule(Value):
             words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != WHOLE_MARK else ""))
         action = REFUSING_ACTIONS.get(self.action, "...")
         words.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else action)
-        if self.suppressed is not None:
-            words.append(f"suppress_prefixlength {self.suppressed}")
+        if self.suppress_prefixlength is not None:
+            words.append(f"suppress_prefixlength {self.suppress_prefixlength}")
         return " ".join(filter(None, words))
 
 
-def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[PolicyRule]:
+def read_policy_rules(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[PolicyRule]:
     """Return the policy rules of a family, or of IPv4 and IPv6, in the order in which the kernel tries them."""
     families = (AF_INET, AF_INET6) if family == AF_UNSPEC else (family,)  # multicast routing has some, too
-    bodies = route.dump(RTM_GETRULE, bytes((family, *bytes(11))), "list policy rules")
+    bodies = rtnetlink.dump(RTM_GETRULE, bytes((family, *bytes(11))), "list policy rules")
     return [_decode(body) for body in bodies if body[0] in families]
 
 
-def has_routes(route: NetlinkSocket, family: int, rule: PolicyRule) -> bool:
+def has_routes(rtnetlink: NetlinkSocket, family: int, rule: PolicyRule) -> bool:
     """Return whether a rule finds any route in its table; if not, packets go on to the next rule."""
-    shortest = -1 if rule.suppressed is None else rule.suppressed
-    in_table = [each for each in read_routes(route, family) if each.table == rule.table and each.kind != RTN_THROW]
+    shortest = -1 if rule.suppress_prefixlength is None else rule.suppress_prefixlength
+    in_table = [each for each in read_routes(rtnetlink, family) if each.table == rule.table and each.kind != RTN_THROW]
     return any(each.prefix > shortest for each in in_table)
 
 
@@ -133,7 +133,7 @@ def _decode(body: bytes) -> PolicyRule:
         destination=_network(body[0], fields.get(FRA_DST), body[1]),
         incoming=decode_text(fields.get(FRA_IIFNAME, b"")),
         others=_other_conditions(body, fields),
-        suppressed=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
+        suppress_prefixlength=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
         family=body[0],
         is_for_rerouted=_is_for_rerouted(body[0], fields),
     )
@@ -160,36 +160,38 @@ def _other_conditions(body: bytes, fields: Fields) -> str:
 # --- the rules of TPROXY -------------------------------------------------------------------------
 
 
-def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+def has_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> bool:
     """Return whether there is a policy rule `fwmark MARK lookup TABLE` that has no other condition."""
-    return bool(_preferences(route, family, mark, table))
+    return bool(_preferences(rtnetlink, family, mark, table))
 
 
-def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int | None) -> bool:
+def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, preference: int | None) -> bool:
     """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other.
 
     With None, remove every rule that is exactly that, and none with more conditions.
     """
-    words = f"{FAMILY_NAMES[FAMILY_OF[family]]} policy rule fwmark {mark:#x} lookup {table}"
-    preferences = _preferences(route, family, mark, table)
+    words = f"{FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} policy rule fwmark {mark:#x} lookup {table}"
+    preferences = _preferences(rtnetlink, family, mark, table)
     changes = []
     if preference is not None and preference not in preferences:
         rule = _mark_rule(family, mark, table, preference)  # another process may be faster: EEXIST
-        changes.append(changed(route, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule, f"add {words}", errno.EEXIST))
-    for elsewhere in preferences:
-        if elsewhere != preference:
-            rule = _mark_rule(family, mark, table, elsewhere)
-            changes.append(changed(route, RTM_DELRULE, 0, rule, f"remove {words}", errno.ENOENT))
+        changes.append(
+            request_change(rtnetlink, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule, f"add {words}", errno.EEXIST)
+        )
+    for other_preference in preferences:
+        if other_preference != preference:
+            rule = _mark_rule(family, mark, table, other_preference)
+            changes.append(request_change(rtnetlink, RTM_DELRULE, 0, rule, f"remove {words}", errno.ENOENT))
     return any(changes)
 
 
-def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+def remove_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> bool:
     """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`."""
-    return put_mark_rule(route, family, mark, table, None)
+    return set_mark_rule(rtnetlink, family, mark, table, None)
 
 
-def _preferences(route: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
-    rules = read_policy_rules(route, family)
+def _preferences(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
+    rules = read_policy_rules(rtnetlink, family)
     return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
 
 

@@ -13,11 +13,19 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
 from capture.model.values import Value
-from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.rtnetlink import (
+    ADDRESS_BITS,
+    AF_INET6,
+    LOOPBACK_INDEX,
+    RT_SCOPE_HOST,
+    address_text,
+    pack_address,
+    request_change,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,10 +78,10 @@ class TableRoute(Value):
     metric: int
 
 
-def read_routes(route: NetlinkSocket, family: int) -> list[TableRoute]:
+def read_routes(rtnetlink: NetlinkSocket, family: int) -> list[TableRoute]:
     """Return the routes of a family in all tables."""
     routes = []
-    for body in route.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes"):
+    for body in rtnetlink.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes"):
         fields = decode_fields(body[RTMSG_SIZE:])
         hop = fields.get(RTA_OIF) or fields.get(RTA_MULTIPATH, b"")[4:8]  # of struct rtnexthop, rtnh_ifindex
         routes.append(
@@ -89,34 +97,34 @@ def read_routes(route: NetlinkSocket, family: int) -> list[TableRoute]:
     return routes
 
 
-def has_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
+def has_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
     """Return whether the table has the route `local default dev lo`."""
-    return bool(_metrics(route, family, table))
+    return bool(_metrics(rtnetlink, family, table))
 
 
-def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
+def add_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
     """Add the route `local default dev lo` to the table. ``lo`` must be up."""
-    doing = f"add {FAMILY_NAMES[FAMILY_OF[family]]} route local default dev lo table {table}"
+    doing = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     try:
-        route.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), doing)
+        rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), doing)
     except KernelError as error:
-        if error.errno == errno.EEXIST and has_local_route(route, family, table):
+        if error.errno == errno.EEXIST and has_local_route(rtnetlink, family, table):
             return False
         raise  # another default route is in the table's way
     return True
 
 
-def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
+def remove_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
     """Remove the route `local default dev lo` from the table, of any maker.
 
     It is read first, because only its metric distinguishes an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).
     """
-    doing = f"remove {FAMILY_NAMES[FAMILY_OF[family]]} route local default dev lo table {table}"
+    doing = f"remove {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     removed = False
-    for metric in _metrics(route, family, table):
+    for metric in _metrics(rtnetlink, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, u32(metric))
-        removed = rtnetlink.changed(route, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
+        removed = request_change(rtnetlink, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
     return removed
 
 
@@ -124,13 +132,13 @@ OUTSIDE_ADDRESSES = ("198.51.100.1", "2001:db8::1")
 """Addresses of IPv4 and IPv6 that only a default route leads to (RFC 5737, RFC 3849)."""
 
 
-def way_out(route: NetlinkSocket, family: int) -> int:
+def outgoing_interface(rtnetlink: NetlinkSocket, family: int) -> int:
     """Return the index of the interface by which packets of a family leave this namespace; 0 if none leads out."""
-    return look_up_route(route, OUTSIDE_ADDRESSES[family == rtnetlink.AF_INET6]).interface
+    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6]).interface
 
 
 def look_up_route(
-    route: NetlinkSocket,
+    rtnetlink: NetlinkSocket,
     destination: str,
     source: str = "",
     mark: int = 0,
@@ -146,12 +154,12 @@ def look_up_route(
 
     No route at all is RTN_UNSPEC, and so is an IPv4 source that is not an address of the namespace.
     """
-    family, packed = rtnetlink.pack_address(destination)
-    bits = rtnetlink.ADDRESS_BITS[family]
+    family, packed = pack_address(destination)
+    bits = ADDRESS_BITS[family]
     body = bytes((family, bits, bits if source else 0, *bytes(9)))
     body += attribute(RTA_DST, packed) + attribute(RTA_MARK, u32(mark))
     if source:
-        body += attribute(RTA_SRC, rtnetlink.pack_address(source)[1])
+        body += attribute(RTA_SRC, pack_address(source)[1])
     if incoming:
         body += attribute(RTA_IIF, u32(incoming))
     if uid is not None:
@@ -161,14 +169,14 @@ def look_up_route(
         for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
             body += attribute(kind, port.to_bytes(2, "big")) if port else b""
     try:
-        (message,) = route.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
+        (message,) = rtnetlink.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
     except KernelError as error:
         if error.errno in REFUSALS:
             return Route(REFUSALS[error.errno])
         raise
     fields = decode_fields(message[RTMSG_SIZE:])
     interface = decode_host_number(fields.get(RTA_OIF, b""))
-    return Route(message[7], interface, rtnetlink.address_text(family, fields.get(RTA_PREFSRC)))
+    return Route(message[7], interface, address_text(family, fields.get(RTA_PREFSRC)))
 
 
 def header_table(table: int) -> int:
@@ -177,11 +185,11 @@ def header_table(table: int) -> int:
 
 
 def _local_route_body(family: int, table: int, protocol: int) -> bytes:
-    header = bytes((family, 0, 0, 0, header_table(table), protocol, rtnetlink.RT_SCOPE_HOST, RTN_LOCAL))
-    return header + u32(0) + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(rtnetlink.LOOPBACK_INDEX))
+    header = bytes((family, 0, 0, 0, header_table(table), protocol, RT_SCOPE_HOST, RTN_LOCAL))
+    return header + u32(0) + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(LOOPBACK_INDEX))
 
 
-def _metrics(route: NetlinkSocket, family: int, table: int) -> list[int]:
-    wanted = table, 0, RTN_LOCAL, rtnetlink.LOOPBACK_INDEX
-    routes = read_routes(route, family)
+def _metrics(rtnetlink: NetlinkSocket, family: int, table: int) -> list[int]:
+    wanted = table, 0, RTN_LOCAL, LOOPBACK_INDEX
+    routes = read_routes(rtnetlink, family)
     return [each.metric for each in routes if (each.table, each.prefix, each.kind, each.interface) == wanted]

@@ -16,7 +16,7 @@ LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX in include/net/flow.h: the same in every 
 RT_SCOPE_UNIVERSE, RT_SCOPE_HOST = 0, 254
 
 
-def open_route() -> NetlinkSocket:
+def open_rtnetlink() -> NetlinkSocket:
     """Open an rtnetlink socket in the current namespace."""
     return NetlinkSocket.open(NETLINK_ROUTE, "open a routing socket")
 
@@ -32,10 +32,10 @@ def address_text(family: int, packed: bytes | None) -> str:
     return "" if packed is None else _socket.inet_ntop(family, packed)
 
 
-def changed(route: NetlinkSocket, kind: int, flags: int, body: bytes, doing: str, *unneeded: int) -> bool:
+def request_change(rtnetlink: NetlinkSocket, kind: int, flags: int, body: bytes, doing: str, *unneeded: int) -> bool:
     """Request a change; return False if the kernel answers with an error that means that it is not needed."""
     try:
-        route.request(kind, flags, body, doing)
+        rtnetlink.request(kind, flags, body, doing)
     except KernelError as error:
         if error.errno in unneeded:
             return False

@@ -34,11 +34,11 @@ TCA_EGRESS_REDIR, TCA_INGRESS_REDIR = 1, 3
 """linux/tc_act/tc_mirred.h; the other numbers copy a packet, and it goes on here as well."""
 
 
-def read_redirects(route: NetlinkSocket, interface: int) -> list[int]:
+def read_redirects(rtnetlink: NetlinkSocket, interface: int) -> list[int]:
     """Return the interfaces (by index) to which filters send what comes in by one; a kernel without them has none."""
     query = bytes(4) + u32(interface) + bytes(4) + u32(TC_H_INGRESS) + bytes(4)
     try:
-        bodies = route.dump(RTM_GETTFILTER, query, f"list the ingress filters of interface {interface}")
+        bodies = rtnetlink.dump(RTM_GETTFILTER, query, f"list the ingress filters of interface {interface}")
     except (KernelError, UnsupportedError):
         return []
     return [target for body in bodies for target in _targets(decode_fields(body[TCMSG_SIZE:]))]

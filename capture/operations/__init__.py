@@ -8,16 +8,16 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.operations.applying import Applied, apply, captured_connections, clean, cut_by_cleaning
     from capture.operations.arguments import host_of, request_of
-    from capture.operations.change import Applied, apply, captured_connections, clean, cut_by_cleaning
-    from capture.operations.comparison import Reference, dump, reference, verify
+    from capture.operations.comparison import Reference, dump, read_reference, verify
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
     from capture.operations.tracing import impediments_of, situation_of, trace, trace_packet
 
 HOMES = {
-    "capture.operations.change": ("Applied", "apply", "captured_connections", "clean", "cut_by_cleaning"),
-    "capture.operations.comparison": ("Reference", "dump", "reference", "verify"),
+    "capture.operations.applying": ("Applied", "apply", "captured_connections", "clean", "cut_by_cleaning"),
+    "capture.operations.comparison": ("Reference", "dump", "read_reference", "verify"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "SecondSet", "Verified"),
     "capture.operations.arguments": ("host_of", "request_of"),
@@ -27,7 +27,7 @@ HOMES = {
 
 __all__ = [
     "Applied", "Dumped", "LiveSet", "Reference", "SecondSet", "Verified", "apply", "captured_connections", "clean",
-    "cut_by_cleaning", "dump", "host_of", "impediments_of", "reference", "render", "request_of", "situation_of",
+    "cut_by_cleaning", "dump", "host_of", "impediments_of", "read_reference", "render", "request_of", "situation_of",
     "trace", "trace_packet", "verify",
 ]  # fmt: skip
 

@@ -15,7 +15,7 @@ from capture.settings.options import (
     FORCE_IPTABLES_BINARY,
     NATIVE_NFTABLES,
 )
-from capture.settings.settings import Given
+from capture.settings.settings import ExplicitValue
 from capture.state import record
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
     recorded = record.read()
     if recorded is None:
         raise CaptureError(
-            f"there are no recorded settings to apply: {record.fault() or 'nothing is recorded here'}",
+            f"there are no recorded settings to apply: {record.why_unusable() or 'nothing is recorded here'}",
             "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
         )
     explicit = dict(recorded.settings.explicit)
@@ -60,14 +60,14 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
         is_other_backend = BACKEND in changes.explicit or NATIVE_NFTABLES in changes.explicit
         explicit = {option: given for option, given in explicit.items() if option not in BACKEND_OPTIONS}
         written_by = {} if is_other_backend else {BACKEND: recorded.backend}
-    explicit |= {option: Given(text, "the record") for option, text in written_by.items() if text}
+    explicit |= {option: ExplicitValue(text, "the record") for option, text in written_by.items() if text}
     reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))
     late = (family for family in reached if family in recorded.ruleset.families)  # IPv6
     families = (*recorded.answers.families, *late)
     is_changed = any(option not in (ALLOW_HOST, FORCE_APPLY) for option in changes.explicit)
     return (
         recorded.settings.replace(explicit={**explicit, **changes.explicit}),
-        recorded.answers.replace(families=tuple(dict.fromkeys(families)), now=host if is_changed else None),
+        recorded.answers.replace(families=tuple(dict.fromkeys(families)), fallback=host if is_changed else None),
     )
 
 
@@ -77,7 +77,7 @@ def request_of(settings: Settings) -> BackendRequest:
     if settings[NATIVE_NFTABLES]:
         if backend == "iptables":
             expected = f"nftables, because {NATIVE_NFTABLES.name} is set ({settings.origin(NATIVE_NFTABLES)})"
-            raise settings.refused(BACKEND, expected)
+            raise settings.error_for(BACKEND, expected)
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
     decisive = NATIVE_NFTABLES if settings[NATIVE_NFTABLES] else BACKEND

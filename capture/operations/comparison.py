@@ -95,7 +95,7 @@ def _verify(
         choice = live_sets[0].choice  # without settings, the place that has our rules
     driver = load(choice)
     live = desired if driver.holds(desired) else driver.read()
-    judged = _judged(desired, live, choice, live_sets, recorded=recorded)
+    judged = _verified_by_effects(desired, live, choice, live_sets, recorded=recorded)
     return judged.replace(uncaptured=uncaptured, notes=notes)
 
 
@@ -118,13 +118,13 @@ def _verify_without_reference() -> Verified:
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
         choice = detect.decide(BackendRequest())
-        return Verified(choice, empty, empty, has_reference=False, record_fault=record.fault())
+        return Verified(choice, empty, empty, has_reference=False, record_fault=record.why_unusable())
     choice = live_sets[0].choice
     live = load(choice).read()
-    own = own_rules_of(live)
-    judged = _judged(own, live, choice, live_sets, has_reference=False)
+    own = own_ruleset(live)
+    judged = _verified_by_effects(own, live, choice, live_sets, has_reference=False)
     is_ipv4_missing = len(live_sets) == 1 and IPV4 not in families_with_rules(own)
-    return judged.replace(record_fault=record.fault(), uncaptured=(NO_IPV4,) if is_ipv4_missing else ())
+    return judged.replace(record_fault=record.why_unusable(), uncaptured=(NO_IPV4,) if is_ipv4_missing else ())
 
 
 def families_with_rules(own: Ruleset) -> tuple[Family, ...]:
@@ -133,17 +133,17 @@ def families_with_rules(own: Ruleset) -> tuple[Family, ...]:
     return tuple(family for family in own.families if any(any(chain.rules_for(family)) for chain in chains))
 
 
-def own_rules_of(live: Ruleset) -> Ruleset:
+def own_ruleset(live: Ruleset) -> Ruleset:
     """Return our own of live rules, and the routes that they need: the reference where none is recorded."""
-    from capture.analysis.ownership import own_only
+    from capture.analysis.ownership import without_foreign_rules
 
     def accepting(_: TableName, chain: Chain) -> Chain:  # a capture sets no policy: any but ACCEPT is foreign
         return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
 
-    return own_only(live).with_chains(accepting).replace(policy_routes=routes.of_marks(live))
+    return without_foreign_rules(live).with_chains(accepting).replace(policy_routes=routes.routes_of_marks(live))
 
 
-def _judged(
+def _verified_by_effects(
     desired: Ruleset,
     live: Ruleset,
     choice: BackendChoice,
@@ -163,7 +163,7 @@ def _judged(
         choice,
         desired,
         live,
-        missing=tuple(need for need in routes.missing(desired) if is_lo_up or isinstance(need, MissingRoute)),
+        missing=tuple(need for need in routes.missing_parts(desired) if is_lo_up or isinstance(need, MissingRoute)),
         doubts=other_chains.doubts,
         impediments=found_impediments,
         has_reference=has_reference,
@@ -204,7 +204,7 @@ def _second_sets(
     for live_set in live_sets:
         place = live_set.choice.place
         if place != verified.choice.place:
-            yield SecondSet(live_set.choice, second_set_effect(verified.desired, other_chains.of(place), network))
+            yield SecondSet(live_set.choice, second_set_effect(verified.desired, other_chains.in_place(place), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:
@@ -215,7 +215,7 @@ def dump(namespace: Namespace = None) -> Dumped:
         recorded, table = record.read(), read_reject_table()
         rejects, table_fault = not table.fault, table.fault if table.is_there else ""
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.fault())
+            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.why_unusable())
         detected = detect.detect(_request_of(recorded))
         return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects, table_fault)
 
@@ -234,7 +234,7 @@ class Reference(Value):
     """About the settings that a caller gave."""
 
 
-def reference(
+def read_reference(
     settings: Settings | None = None,
     namespace: Namespace = None,
     host: Host | None = None,

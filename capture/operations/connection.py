@@ -17,20 +17,20 @@ from capture.analysis.causes import (
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
-from capture.analysis.replies import is_own, later_losses, replies, replies_of, sent_on
-from capture.analysis.trace import Trace, trace_whole_path
+from capture.analysis.pod_causes import can_stop_connection, causes_of_pod, no_route_cause, unreached_app_notes
+from capture.analysis.replies import is_own_step, lost_later_packets, onward_packet, replies, replies_of_receiver
+from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import read_policies
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause
 from capture.operations.tracing import live_trace
@@ -70,14 +70,18 @@ class Connection(Value):
     @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.live.packet, *replies_of(self.live, self.owner))
+        packets = (self.live.packet, *replies_of_receiver(self.live, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
 
 def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
-    causes = [each for each in causes_of_pod(pod.facts, pod.capture) if stops(each, pod.capture, connection.live)]
+    causes = [
+        each
+        for each in causes_of_pod(pod.facts, pod.capture)
+        if can_stop_connection(each, pod.capture, connection.live)
+    ]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -91,7 +95,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(live)
     yield from unreached_app_notes(live, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (each for each in causes_of_pod(facts, capture) if not stops(each, capture, live))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, live))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -99,17 +103,24 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
 def _unjudged_cause(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
     step = next(step for step in traced.path if not step.certain)
-    location = step.base_chain and step.base_chain.place
-    if location and (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
-        place = " ".join(filter(None, location))
-        return cause("second-set", where=place, place=place)
+    if second_set := _second_set_cause(step):
+        return second_set
     rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
 
 
+def _second_set_cause(step: Step) -> Cause | None:
+    """Return that a rule is one of a second set, if it is."""
+    location = step.base_chain and step.base_chain.place
+    if not location or not (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
+        return None
+    place = " ".join(filter(None, location))
+    return cause("second-set", where=place, place=place)
+
+
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(replies_of(connection.live, connection.owner), None)
+    packet = next(replies_of_receiver(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, connection.pod.situation)
@@ -122,7 +133,9 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
     live = connection.live
-    following = list(later_losses(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
+    following = (
+        list(lost_later_packets(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
+    )
     lost = [_loss_cause(traced) for traced in following if traced.certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
@@ -149,17 +162,19 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     desired = connection.pod.desired
     of_family = (impediment for impediment in impediments(desired) if impediment.family in (None, family))
     yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
-    for need in routes.missing(desired) if is_inbound else ():
+    for need in routes.missing_parts(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
 
 
 def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
-    live, packet, known = connection.live, connection.live.packet, connection.pod.known
+    live, packet, reference = connection.live, connection.live.packet, connection.pod.reference
+    if reference is None or packet.family in reference.config.families:
+        return
     is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
-    if known and is_let_pass and packet.family not in known.config.families and packet.out_interface != LOOPBACK:
-        fault = reject_fault(known.config.families, known.settings, has_table=False)
+    if is_let_pass and packet.out_interface != LOOPBACK:
+        fault = reject_fault(reference.config.families, reference.settings, has_table=False)
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
@@ -169,7 +184,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
     if not live.is_order_known:
         yield from (each for each in (_unjudged_cause(live),) if each.kind == "second-set")
         return
-    complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
+    complete = live.packet.replace(source_port=live.packet.source_port or EPHEMERAL_PORT)
     desired = trace_whole_path(complete, Situation(connection.pod.desired))
     causes = list(causes_of_connection(live, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)
@@ -232,14 +247,14 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
 def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified]) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
-    packet = sent_on(live, *owner) if owner else None
+    packet = onward_packet(live, *owner) if owner else None
     if packet is None:
         return
     way, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     if way.outcome == "dropped":
         yield drop_of_connection(way, shown_rule, SENT_ON)
     elif way.outcome == live.outcome:
-        yield _circle(way, verified)
+        yield _loop_cause(way, verified)
     elif is_over_lo and way.marked != live.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
@@ -248,16 +263,18 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=way.location, to=to)
     elif way.outcome == "direct":
-        following = list(later_losses(way, situation, owner))
+        following = list(lost_later_packets(way, situation, owner))
         lost = [_loss_cause(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
         yield from lost[:1] or [_unjudged_cause(traced) for traced in following if not (traced.certain or is_over_lo)]
         came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
 
-def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
+def _loop_cause(way: Trace, verified: Callable[[], Verified]) -> Cause:
     step, uid = way.step, way.packet.uid
-    if step is not None and not is_own(step):
+    if step is not None and not is_own_step(step):
+        if second_set := _second_set_cause(step):
+            return second_set
         rule = step.rule.why or shown_rule(step.rule, way.packet.family)
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
     found = mark_cause(way, shown_rule) if way.transparent else drift_cause(way, verified(), "circle", uid=uid)
@@ -283,9 +300,9 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
         (Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"), NUD_CONFIRMED),
     ):
         traced = trace_whole_path(packet, situation)
-        with open_route() as route:
+        with open_rtnetlink() as rtnetlink:
             is_lost = traced.outcome == "dropped" and traced.certain
-            if is_lost and not knows_neighbours(route, FAMILY_NUMBERS[IPV6], link, states):
+            if is_lost and not knows_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], link, states):
                 yield drop_cause(traced, shown_rule, what="neighbour discovery (ICMPv6)")
                 return
 
@@ -310,4 +327,4 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_ipsec_blocks, False),
     (_delivery_faults, False),
 )
-"""What is looked at after the pod, along the way of a connection, and whether only if nothing was found before."""
+"""The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""

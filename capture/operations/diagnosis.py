@@ -9,18 +9,18 @@ from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_m
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
+    can_stop_connection,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
     no_route_cause,
     notes_on_proxy,
-    stops,
 )
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, address_text
 from capture.model.values import Value
-from capture.operations import host_of, reference, verify
-from capture.operations.comparison import own_rules_of
+from capture.operations import host_of, read_reference, verify
+from capture.operations.comparison import own_ruleset
 from capture.operations.connection import (
     Connection,
     causes_of,
@@ -36,14 +36,14 @@ from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
-    is_explicit,
-    left_out,
+    is_proven_without_record,
     no_record_note,
     notes_without_record,
     other_servers_notes,
     ports_of,
-    unexplained,
-    with_options,
+    uncaptured_cause,
+    uncaptured_directions,
+    with_option_remedy,
 )
 from capture.operations.inference import inferred_config
 from capture.operations.removal import with_removals
@@ -76,7 +76,7 @@ NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured",
 class Diagnosis(Value):
     """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
-    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found. ``left_out`` is which
+    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found. ``uncaptured`` is which
     connections of a captured pod its settings leave out, in words: "nothing outbound".
     """
 
@@ -85,7 +85,7 @@ class Diagnosis(Value):
     causes: tuple[Cause, ...]
     notes: tuple[Cause, ...] = ()
     is_certain: bool = True
-    left_out: tuple[str, ...] = ()
+    uncaptured: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -126,11 +126,11 @@ def why(
     """
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
-        pod = _examined(settings, namespace, live_situation(live_sets))
-        is_recorded = settings is None and pod.known is not None
+        pod = _examine(settings, namespace, live_situation(live_sets))
+        is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [each for each in of_pod if packet is None and stops(each, pod.capture)]
+            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
@@ -140,7 +140,7 @@ def why(
         else:
             verified = verify(settings, prefer_recorded=settings is None)
             diagnosis = _diagnose_pod(verified, pod, of_pod)
-            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.known, namespace)))
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.reference, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_commands(for_machine)
@@ -153,17 +153,17 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
-        pod = _examined(settings, namespace, live_situation())
-        mark = (pod.known.config if pod.known else CaptureConfig()).tproxy_mark
+        pod = _examine(settings, namespace, live_situation())
+        mark = (pod.reference.config if pod.reference else CaptureConfig()).tproxy_mark
         return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), pod.capture, mark))
 
 
-def _examined(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
+def _examine(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
     """Return the pod with the rules and the proxy that the settings, or the recorded ones, expect; else live rules."""
-    known = reference(settings, host=host_of(namespace))
-    own = own_rules_of(situation.ruleset)
-    config = known.config if known else inferred_config(own)
-    desired = build_ruleset(config) if known else own
+    reference = read_reference(settings, host=host_of(namespace))
+    own = own_ruleset(situation.ruleset)
+    config = reference.config if reference else inferred_config(own)
+    desired = build_ruleset(config) if reference else own
     facts = read_facts(config.proxy_uids)
     capture = Capture(
         ports_of(desired, facts),
@@ -173,21 +173,21 @@ def _examined(settings: Settings | None, namespace: Namespace, situation: Situat
         config.families,
         config.excluded_interfaces,
     )
-    return ExaminedPod(situation, known, desired, facts, capture)
+    return ExaminedPod(situation, reference, desired, facts, capture)
 
 
 def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> Diagnosis:
-    known, facts, capture = pod.known, pod.facts, pod.capture
+    reference, facts, capture = pod.reference, pod.facts, pod.capture
     policies, unread = ipsec_policies()
-    stopping = [each for each in of_pod if stops(each, capture)]
+    stopping = [each for each in of_pod if can_stop_connection(each, capture)]
     causes = (
         *stopping,
-        *empty_capture_causes(known, facts, capture),
+        *empty_capture_causes(reference, facts, capture),
         *default_route_causes(facts, capture),
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, pod),
         *_usual_causes(pod, policies),
-        *(() if known else _loop_causes(pod)),
+        *(() if reference else _loop_causes(pod)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
@@ -196,8 +196,8 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
     notes = (
         *notes_on_proxy(facts, capture),
         *(
-            exclusion_notes(known, facts, capture, verified)
-            if known
+            exclusion_notes(reference, facts, capture, verified)
+            if reference
             else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
@@ -206,29 +206,31 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         *unjudged_notes(verified),
         *unread,
     )
-    is_certain = known is not None and verified.is_judged and not unread
+    is_certain = reference is not None and verified.is_judged and not unread
     other_families = sorted({address.family for address in facts.addresses}.difference(capture.families))
     without = (
-        *(what for _, _, what in left_out(known, facts, capture)),
+        *(what for _, _, what in uncaptured_directions(reference, facts, capture)),
         *(f"no {FAMILY_NAMES[family]}" for family in other_families),
     )
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
 def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | None) -> Diagnosis:
-    known, desired = pod.known, pod.desired
+    reference, desired = pod.reference, pod.desired
     policies, unread = ipsec_policies()
     live = live_trace(packet, pod.situation)
     verified = cache(partial(verify, settings, prefer_recorded=settings is None))
     connection = Connection(live, pod, tuple(policies), verified)
     candidates = causes_of(connection)
-    if known is not None:
-        candidates = [with_options(each, live.packet, known) for each in candidates]
+    if reference is not None:
+        candidates = [with_option_remedy(each, live.packet, reference) for each in candidates]
     else:
-        candidates = [each if is_explicit(each, live, desired) else unexplained() for each in candidates]
-    doubts = [each for each in candidates if each.kind == "unjudged" or each == unexplained()]
-    causes = [each for each in candidates if each not in doubts]
-    found = (*doubts, *(() if known else [no_record_note(desired)]), *unread, *notes_on(connection))
+        candidates = [
+            each if is_proven_without_record(each, live, desired) else uncaptured_cause() for each in candidates
+        ]
+    doubts = [each for each in candidates if each.kind == "unjudged" or each == uncaptured_cause()]
+    causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
+    found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
     is_certain = live.certain and not (unread or doubts)
     return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
@@ -237,7 +239,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
 def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy]) -> Iterator[Cause]:
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     facts = pod.facts
-    if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
+    if IPV4 in facts.families_without_route or all(address.family != IPV4 for address in facts.addresses):
         return
     live = live_trace(USUAL_PACKET, pod.situation)
     if live.outcome == "no-route" and pod.capture.captures(PROXY_OUTBOUND, IPV4):

@@ -44,7 +44,7 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
         first, further = _worst_in_words(worst, own, verified.live)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
         besides += other_consequences(worst.effect, (difference.effect for difference in further))
-        yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
+        yield cause(_rule_cause_kind(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
     yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
         place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
@@ -73,10 +73,10 @@ def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object
     if difference is None:
         return None
     rule = shown_rule(difference.rule, difference.family)
-    return cause(_kind_of(difference), case, where=difference.location, rule=rule, **words)
+    return cause(_rule_cause_kind(difference), case, where=difference.location, rule=rule, **words)
 
 
-def _kind_of(difference: Difference) -> str:
+def _rule_cause_kind(difference: Difference) -> str:
     return "rule-missing" if difference.kind == "missing" else "rule-unexpected"
 
 

@@ -8,24 +8,24 @@ from shlex import join
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.meaning import is_inside
+from capture.analysis.explanation import captured_ports
+from capture.analysis.meaning import is_in_networks
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
-from capture.analysis.pod_causes import KIND_OF, missing_interfaces
-from capture.analysis.policy import captured_ports
+from capture.analysis.pod_causes import CONNECTION_KINDS, missing_interfaces
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
 from capture.model.text import plural
 from capture.operations import trace
-from capture.operations.inference import inferred_config, inferred_flags, misfit
+from capture.operations.inference import count_misfits, inferred_config, inferred_flags
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
-from capture.settings.host import PodFromInside, servers_of
+from capture.settings.host import PodFromInside, parse_name_servers
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
-    EXCLUSIONS,
+    EXCLUSION_TOPIC,
     INBOUND_PORTS,
     OUTBOUND_NETWORKS,
     OWNER_GROUPS,
@@ -59,14 +59,14 @@ SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 NOTHING = "nothing "
 """How the words for a direction begin of which no family is captured."""
-EMPTY = "''"
+EMPTY_VALUE = "''"
 """An empty value, as a shell has it."""
 
 
 def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
     """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
     up = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
-    situation = Situation(desired, network=read_pod_network().replace(others=up))
+    situation = Situation(desired, network=read_pod_network().replace(other_interfaces=up))
     ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
         (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found
@@ -76,30 +76,34 @@ def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
 def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
     """Return which of the explicit options are meant, each with its value and where that is from."""
     meant = filter(is_meant, settings.explicit)
-    return [f"{option.name} {settings.text(option) or EMPTY} ({settings.origin(option)})" for option in meant]
+    return [f"{option.name} {settings.text(option) or EMPTY_VALUE} ({settings.origin(option)})" for option in meant]
 
 
-def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def empty_capture_causes(reference: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause where nothing is sent to any port."""
     if capture.ports:
         return
-    if known is None:
+    if reference is None:
         yield cause("excluded", "live", what="nothing")
         return
-    options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
-    yield cause("excluded", "everything", options=", ".join(options or _restrictions(known.settings)))
+    options = _explicit_options(
+        reference.settings, lambda option: bool(_ports_without(option, reference.settings, facts))
+    )
+    yield cause("excluded", "everything", options=", ".join(options or _restrictions(reference.settings)))
 
 
-def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
+def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
         yield cause("family-not-captured", "note", note=note)
-    if _knew_no_server(known):
+    if _has_no_name_server(reference):
         yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
-    restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
-    for outcome, families, what in left_out(known, facts, capture) if capture.ports else ():
-        options = _cancelling(outcome, families, known.settings, facts) or restrictions
+    restrictions = _restrictions(
+        reference.settings.without(EXCLUDED_INTERFACES) if is_only_missing else reference.settings
+    )
+    for outcome, families, what in uncaptured_directions(reference, facts, capture) if capture.ports else ():
+        options = _options_against(outcome, families, reference.settings, facts) or restrictions
         kept = () if what.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # it names those of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         names = " and ".join(each.partition(" ")[0] for each in options)
@@ -115,7 +119,7 @@ def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Ite
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
         yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
-    for outcome, families, what in left_out(None, facts, capture):
+    for outcome, families, what in uncaptured_directions(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
             yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
@@ -124,28 +128,28 @@ def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Ite
 
 def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
-    fault = record.fault()
+    fault = record.why_unusable()
     if not fault:
         return cause("no-record")
     backend = detect.find_live_sets()[0].choice.backend
-    count = misfit(own)
+    count = count_misfits(own)
     fit = f" (they fit the live rules best, with {plural(count, 'difference')})" if count else ""
     options = join([*inferred_flags(own), "--backend", backend])
     return cause("no-record", "damaged", fault=fault, options=options, fit=fit)
 
 
-def unexplained() -> Cause:
+def uncaptured_cause() -> Cause:
     """Return that no live rule captures a connection, which may be for want of one."""
     return cause("excluded", "live", what="no such connection")
 
 
-def is_explicit(diagnosed: Cause, live: Trace, own: Ruleset) -> bool:
+def is_proven_without_record(diagnosed: Cause, live: Trace, own: Ruleset) -> bool:
     """Return whether a cause holds by the live rules alone: none that is missing would have captured the connection."""
     rules = [*own.rules]
     if diagnosed.kind == "dns-not-captured":
         return not any(TO_DNS in rule.matches for rule in rules)
     if diagnosed.kind == "proxy-user":
-        to_itself = is_inside(live.packet.destination, (LOOPBACK_NETWORKS[live.packet.family],))
+        to_itself = is_in_networks(live.packet.destination, (LOOPBACK_NETWORKS[live.packet.family],))
         return to_itself or live.packet.out_interface != LOOPBACK
     if diagnosed.kind != "excluded":
         return True
@@ -156,20 +160,24 @@ def is_explicit(diagnosed: Cause, live: Trace, own: Ruleset) -> bool:
     return bool(matches) and both_ways.issuperset(left_alone)  # else it may be one of -k, behind a redirect
 
 
-def left_out(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
+def uncaptured_directions(
+    reference: Reference | None, facts: PodFacts, capture: Capture
+) -> Iterator[tuple[Outcome, list[Family], str]]:
     """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
-    is_rerouted = known is not None and known.config.rerouted_interfaces  # what comes in there is captured as outbound
+    is_rerouted = (
+        reference is not None and reference.config.rerouted_interfaces
+    )  # what comes in there is captured as outbound
     for outcome in (PROXY_OUTBOUND,) if is_rerouted else (PROXY_OUTBOUND, PROXY_INBOUND):
         families = [family for family in in_use if not capture.captures(outcome, family)]
-        direction = KIND_OF[outcome]
+        direction = CONNECTION_KINDS[outcome]
         if families:
             what = f"{NOTHING}{direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
             yield outcome, families, what
 
 
-def _cancelling(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
+def _options_against(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
     """Return the explicit options without which connections of one of the families would come to an outcome."""
 
     def cancels(option: Option[Any]) -> bool:
@@ -191,24 +199,24 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     """Return whether an option's value captures less than usual: Istio's own ports are always left out."""
     if option in (PROXY_UID, PROXY_GID):
         return False
-    if option.topic == EXCLUSIONS:
+    if option.topic == EXCLUSION_TOPIC:
         return not {*settings.text(option).split(",")} <= {"", *PROXY_PORTS.split(",")}
     return option in SELECTIONS and settings.text(option) != option.default
 
 
-def _knew_no_server(known: Reference) -> bool:
+def _has_no_name_server(reference: Reference) -> bool:
     """Return whether DNS is to be captured for the pod's own name servers, and none was known."""
-    return known.settings[REDIRECT_DNS] and not known.config.captures_dns
+    return reference.settings[REDIRECT_DNS] and not reference.config.captures_dns
 
 
 MAX_RESOLV_CONF = 1 << 16
 """Bytes; a resolv.conf has some hundred."""
 
 
-def other_servers_notes(known: Reference | None, namespace: Namespace) -> Iterator[Cause]:
+def other_servers_notes(reference: Reference | None, namespace: Namespace) -> Iterator[Cause]:
     """Yield a note if the process that names the namespace has other name servers than those that are captured."""
     process = re.fullmatch(r"/proc/(\d+)/ns/net", str(namespace))
-    if known is None or process is None or not known.config.name_servers:
+    if reference is None or process is None or not reference.config.name_servers:
         return
     path = f"/proc/{process[1]}/root/etc/resolv.conf"
     try:  # the pod makes this file: it may be a FIFO, endless, or a link, which would be followed in our own root
@@ -216,26 +224,26 @@ def other_servers_notes(known: Reference | None, namespace: Namespace) -> Iterat
     except OSError:
         return
     lines = text.decode(errors="replace").splitlines()
-    others = [each for each in servers_of(lines) if each not in known.config.name_servers]
+    others = [each for each in parse_name_servers(lines) if each not in reference.config.name_servers]
     if others:
         servers, captured = (
             ", ".join(address_text(each.family, each.first) for each in listed)
-            for listed in (others, known.config.name_servers)
+            for listed in (others, reference.config.name_servers)
         )
         yield cause("dns-not-captured", "resolv.conf", process=process[1], servers=servers, captured=captured)
 
 
-def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:
+def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -> Cause:
     """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
-    settings = known.settings
-    if diagnosed.kind == "dns-not-captured" and _knew_no_server(known):
+    settings = reference.settings
+    if diagnosed.kind == "dns-not-captured" and _has_no_name_server(reference):
         return cause("dns-not-captured", "no server")
     if diagnosed.kind not in ("excluded", "dns-not-captured"):
         return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        left_out = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        uncaptured_directions = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
+        return uncaptured_directions.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

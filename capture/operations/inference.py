@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from capture.analysis.canonical import entries_of
+from capture.analysis.canonical import entries_of_match
 from capture.analysis.compare import differences
 from capture.errors import CaptureError
 from capture.model import ruleset as model
 from capture.model.addresses import parse_network
-from capture.model.chain_names import SPELLINGS
+from capture.model.chain_names import SPELLING_BY_NAME
 from capture.model.conventions import SSH_PORT
 from capture.operations.comparison import families_with_rules
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.host import PodFromOutside
 from capture.settings.options import OPTIONS, Option
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
 
     Rules that no packet comes to count for nothing.
     """
-    tables = (table.replace(chains=tuple(_entered(table))) for table in ruleset.tables)
-    options = _inferred(ruleset.replace(tables=tuple(tables))).items()
+    tables = (table.replace(chains=tuple(_reachable_chains(table))) for table in ruleset.tables)
+    options = _inferred_flags(ruleset.replace(tables=tuple(tables))).items()
     return [word for flag, values in options for word in ((flag, ",".join(values)) if values else (flag,))]
 
 
@@ -39,14 +39,14 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
     by_flag: dict[str, Option[Any]] = {f"-{each.short}": each for each in OPTIONS if each.short} | {
         f"--{each.flag}": each for each in OPTIONS
     }
-    options = _inferred(ruleset).items()
+    options = _inferred_flags(ruleset).items()
     texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in options}
-    return Settings({option: Given(text, "live rules") for option, text in texts.items()})
+    return Settings({option: ExplicitValue(text, "live rules") for option, text in texts.items()})
 
 
 def inferred_config(own: model.Ruleset) -> CaptureConfig:
     """Return what these settings mean for the families and name servers of the rules; else the defaults."""
-    servers = _listed(_own_rules(own, model.NAT, "OUTPUT_DNS"), model.Destination)
+    servers = _entry_texts(_own_rules(own, model.NAT, "OUTPUT_DNS"), model.Destination)
     try:
         config, _ = resolve(inferred_settings(own), PodFromOutside(servers=tuple(map(parse_network, servers))))
     except CaptureError:
@@ -54,12 +54,12 @@ def inferred_config(own: model.Ruleset) -> CaptureConfig:
     return config.replace(families=families_with_rules(own) or config.families)
 
 
-def misfit(own: model.Ruleset) -> int:
+def count_misfits(own: model.Ruleset) -> int:
     """Return how many rules differ from those that the inferred settings give."""
     return sum(each.is_own for each in differences(build_ruleset(inferred_config(own)), own))
 
 
-def _entered(table: model.Table) -> Iterator[model.Chain]:
+def _reachable_chains(table: model.Table) -> Iterator[model.Chain]:
     """Yield the chains of a table that packets come to, from its built-in ones."""
     names = [*model.BUILT_IN_CHAINS[table.name]]
     for name in names:  # which grows
@@ -69,15 +69,15 @@ def _entered(table: model.Table) -> Iterator[model.Chain]:
         yield from filter(None, (chain,))
 
 
-def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
+def _inferred_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return the values by flag; none for a switch."""
     is_transparent = any(isinstance(rule.verdict, model.TransparentProxy) for rule in _own_rules(ruleset, model.MANGLE))
     side: model.TableName = model.MANGLE if is_transparent else model.NAT
     inbound, output = _own_rules(ruleset, side, "INBOUND"), _own_rules(ruleset, model.NAT, "OUTPUT")
     prerouting = ruleset.chain(model.NAT, model.PREROUTING)
     captured = [rule for rule in inbound if isinstance(rule.verdict, model.Jump)]
-    tunnel = _left_alone(_own_rules(ruleset, model.NAT, "INBOUND")[:1], model.DestinationPort)
-    excluded = _left_alone(output, model.Destination)
+    tunnel = _excluded_entries(_own_rules(ruleset, model.NAT, "INBOUND")[:1], model.DestinationPort)
+    excluded = _excluded_entries(output, model.Destination)
     redirected = [rule for rule in output if _jumps_to(rule, "REDIRECT")]
     to_any_port = [rule for rule in redirected if not _matches_of(rule, model.DestinationPort)]
     of_proxy = [rule for rule in output if _jumps_to(rule, "IN_REDIRECT")]  # its calls to its own pod
@@ -87,16 +87,16 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
         "-z": _target_ports(_own_rules(ruleset, model.NAT, "IN_REDIRECT"), model.Redirect)
         or _target_ports(_own_rules(ruleset, model.MANGLE), model.TransparentProxy),
         "-m": ["TPROXY"] if is_transparent else [],
-        "-u": _listed(of_proxy, model.OwnerUid),
-        "-g": _listed(of_proxy, model.OwnerGid),
+        "-u": _entry_texts(of_proxy, model.OwnerUid),
+        "-g": _entry_texts(of_proxy, model.OwnerGid),
         "-e": tunnel,
-        "-b": _listed(captured, model.DestinationPort) or (["*"] if captured or is_transparent else []),
-        "-d": [port for port in _left_alone(inbound, model.DestinationPort) if port not in (*tunnel, SSH)],
-        "-o": _left_alone(output, model.DestinationPort),
+        "-b": _entry_texts(captured, model.DestinationPort) or (["*"] if captured or is_transparent else []),
+        "-d": [port for port in _excluded_entries(inbound, model.DestinationPort) if port not in (*tunnel, SSH)],
+        "-o": _excluded_entries(output, model.DestinationPort),
         "-x": [each for each in excluded if not parse_network(each).is_loopback],
-        "-i": _listed(to_any_port, model.Destination) or (["*"] if to_any_port else []),
-        "-q": _listed(redirected, model.DestinationPort),
-        "-c": _left_alone(prerouting.rules if prerouting else (), model.InInterface),
+        "-i": _entry_texts(to_any_port, model.Destination) or (["*"] if to_any_port else []),
+        "-q": _entry_texts(redirected, model.DestinationPort),
+        "-c": _excluded_entries(prerouting.rules if prerouting else (), model.InInterface),
     }
     switches = ("--redirect-dns", "--capture-all-dns") if dns else ()
     by_server = any(_matches_of(rule, model.Destination) for rule in dns)
@@ -110,8 +110,10 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
 def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
     output = ruleset.chain(model.NAT, model.OUTPUT)
-    jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLINGS] if output else []
-    spelling = next((SPELLINGS[chain.name] for chain in _chains(ruleset) if chain.name in SPELLINGS), "dash")
+    jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLING_BY_NAME] if output else []
+    spelling = next(
+        (SPELLING_BY_NAME[chain.name] for chain in _chains(ruleset) if chain.name in SPELLING_BY_NAME), "dash"
+    )
     is_current = not all(_matches_of(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
     layout = {"--profile": ["current"]} if is_current else {}
     return layout | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})
@@ -137,21 +139,21 @@ def _matches_of(rule: model.Rule, kind: type) -> list[Any]:
     return [match for match in rule.matches if isinstance(match, kind)]
 
 
-def _left_alone(rules: Iterable[model.Rule], kind: type) -> list[str]:
+def _excluded_entries(rules: Iterable[model.Rule], kind: type) -> list[str]:
     """Return what rules leave alone by nothing but this kind of match, and a protocol."""
     returns = [rule for rule in rules if isinstance(rule.verdict, model.Return) and _matches_of(rule, kind)]
-    return _listed([rule for rule in returns if {*map(type, rule.matches)} <= {kind, model.Protocol}], kind)
+    return _entry_texts([rule for rule in returns if {*map(type, rule.matches)} <= {kind, model.Protocol}], kind)
 
 
 def _jumps_to(rule: model.Rule, name: str) -> bool:
     return isinstance(rule.verdict, model.Jump) and _short_name(rule.verdict.chain) == name
 
 
-def _listed(rules: Iterable[model.Rule], kind: type) -> list[str]:
+def _entry_texts(rules: Iterable[model.Rule], kind: type) -> list[str]:
     matches = [match for rule in rules for match in _matches_of(rule, kind)]
     if kind is model.InInterface:
         return [match.name for match in matches]
-    return [str(entry) for match in matches for entry in entries_of(match)]
+    return [str(entry) for match in matches for entry in entries_of_match(match)]
 
 
 def _target_ports(rules: Iterable[model.Rule], kind: type[model.Redirect | model.TransparentProxy]) -> list[str]:

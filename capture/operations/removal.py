@@ -15,7 +15,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.location import Location
 from capture.model.ruleset import TABLES_BY_NAME
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import open_netfilter
+from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _removal(where: Location, choice: BackendChoice) -> str:
 
 def _by_handle(kind: str, table: str, chain: str, position: int) -> str:
     number = next(number for number, name in nf.NFT_FAMILIES.items() if name == kind)
-    with open_netfilter() as netfilter:
+    with open_nfnetlink() as netfilter:
         rules = [decode_fields(attributes) for attributes in read_rules(netfilter, number, table)]
     in_chain = [each for each in rules if decode_text(each[nf.NFTA_RULE_CHAIN]) == chain]
     if not 0 < position <= len(in_chain):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import BaseChain, Situation, in_tables_of_iptables
+from capture.analysis.base_chains import BaseChain, Situation, base_chains_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
@@ -36,16 +36,16 @@ class OtherChains(Value):
     def chains(self) -> tuple[BaseChain, ...]:
         return (*self.foreign, *self.second)
 
-    def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
+    def in_place(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
         """Return the chains of our set in a place."""
         return tuple(chain for chain in self.second if chain.place == place)
 
 
 class ExaminedPod(Value):
-    """A pod as it was read once, to find what is wrong with it; without ``known`` the live rules are ``desired``."""
+    """A pod as it was read once, to find what is wrong with it; without a reference, live rules are ``desired``."""
 
     situation: Situation
-    known: Reference | None
+    reference: Reference | None
     desired: Ruleset
     facts: PodFacts
     capture: Capture
@@ -81,10 +81,10 @@ def _read_legacy() -> list[BaseChain] | None:
             ruleset = load(BackendChoice("iptables", driver, "legacy")).read()
         except CaptureError:
             continue
-        base_chains = in_tables_of_iptables(ruleset, is_older=lambda _: False)
+        base_chains = base_chains_of_iptables(ruleset, is_older=lambda _: False)
         in_use = (chain for chain in base_chains if chain.chain.rules or "DROP" in chain.policies)
         return [
-            chain.replace(table=f"{chain.contents.name} of iptables-legacy", is_of_any_age=True, place=LEGACY)
+            chain.replace(table=f"{chain.contents.name} of iptables-legacy", is_age_unknown=True, place=LEGACY)
             for chain in in_use
         ]
     return None

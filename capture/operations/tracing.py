@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.captured_pod import owner_by_rules
+from capture.analysis.captured_pod import proxy_owner_by_rules
 from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
-from capture.analysis.replies import later_losses, loss_text, lost_reply
+from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.nf_tables.names import REJECT_TABLE
@@ -15,10 +15,10 @@ from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
-from capture.model.packet import USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, Packet
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import read_links
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
@@ -28,7 +28,7 @@ from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
-from capture.state.pod_network import NO_ROUTE, read_pod_network, refusal, routed
+from capture.state.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,31 +57,31 @@ def trace(
     with InNamespace(namespace):
         if settings is None:
             return live_trace(packet, live_situation())
-        situation = _desired(settings, namespace, host)
+        situation = _desired_situation(settings, namespace, host)
         if packet.family not in situation.ruleset.families:
             situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
-        sent = routed(packet)
-        return trace_whole_path(_complete(sent), situation).replace(packet=sent)
+        sent = with_route(packet)
+        return trace_whole_path(_with_source_port(sent), situation).replace(packet=sent)
 
 
 def live_trace(packet: Packet, situation: Situation) -> Trace:
     """Return what happens to a packet in the namespace we are in, whose situation has been read."""
-    sent = routed(packet)
+    sent = with_route(packet)
     if sent.out_interface == NO_ROUTE:
-        return Trace(sent, "no-route", sent.port, None, (), refusal=refusal(packet))
-    traced = trace_whole_path(_complete(sent), situation)
+        return Trace(sent, "no-route", sent.port, None, (), refusal=refusing_route(packet))
+    traced = trace_whole_path(_with_source_port(sent), situation)
     return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation))).replace(packet=sent)
 
 
-def _complete(sent: Packet) -> Packet:
-    return sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+def _with_source_port(sent: Packet) -> Packet:
+    return sent if sent.source_port else sent.replace(source_port=EPHEMERAL_PORT)
 
 
 def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
-    losses = later_losses(traced, situation, owner_by_rules(situation.ruleset))
+    losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
     return next((each for each in losses if each.certain and each.packet.is_reply), None)
 
 
@@ -92,8 +92,8 @@ def _with_impediments(traced: Trace) -> Trace:
         return traced.replace(impediments=(loss_text(traced.lost_reply),))
     if packet.in_interface is not None:
         down = cause("interface-down", name=packet.in_interface).message
-        with open_route() as route:
-            is_down = any(link.name == packet.in_interface and not link.is_up for link in read_links(route))
+        with open_rtnetlink() as rtnetlink:
+            is_down = any(link.name == packet.in_interface and not link.is_up for link in read_links(rtnetlink))
         return traced.replace(impediments=(down,)) if is_down else traced
     if traced.outcome in ("direct", "dropped"):
         return traced
@@ -118,7 +118,7 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None, 
     with InNamespace(namespace):
         if settings is None:
             return live_situation()
-        return _desired(settings, namespace, host).replace(network=read_pod_network())
+        return _desired_situation(settings, namespace, host).replace(network=read_pod_network())
 
 
 def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
@@ -134,7 +134,7 @@ def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
         detected = detect.detect(BackendRequest())
         choice, is_empty = detected.choice, detected.is_empty
     live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
-    needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.of_marks(live))
+    needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.routes_of_marks(live))
     return read_situation(live, choice.place, needs)
 
 
@@ -154,7 +154,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
     return live.with_chains(explained)
 
 
-def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Situation:
+def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None) -> Situation:
     config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def start_line(settings: Settings, config: CaptureConfig) -> str:
     """Return the line with which every program starts: profile and families, and where both come from."""
     families = " and ".join(FAMILY_NAMES[family] for family in config.families)
-    return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
+    return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_decided_by})"
 
 
 def print_start_line(reference: Reference | None, form: str) -> None:
@@ -42,7 +42,7 @@ def applied_as_plain(applied: Applied) -> dict[str, object]:
         "profile": config.profile,
         "profile_from": applied.settings.origin(PROFILE),
         "families": list(config.families),
-        "families_because": config.families_because,
+        "families_because": config.families_decided_by,
         "warnings": list(applied.warnings),
         "remarks": list(applied.notes),
     }

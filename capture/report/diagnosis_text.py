@@ -57,8 +57,8 @@ def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[st
 def _subject(diagnosis: Diagnosis, what: str) -> str:
     if diagnosis.packet is not None:
         return packet_text(diagnosis.packet)
-    if diagnosis.verdict == "captured" and diagnosis.left_out:
-        return f"{what}, but {' and '.join(diagnosis.left_out)}, by its settings"
+    if diagnosis.verdict == "captured" and diagnosis.uncaptured:
+        return f"{what}; by its settings, {' and '.join(diagnosis.uncaptured)} is captured"
     return SUBJECTS.get(diagnosis.verdict, "{}").format(what)
 
 

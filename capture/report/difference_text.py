@@ -82,8 +82,8 @@ def _grouped(differences: Sequence[Difference], words: Callable[[Difference], st
         elif kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             from capture.analysis.own_effects import EMPTIED  # where whole chains are missing
 
-            together = first.together if first.together != EMPTIED else ""
-            yield f"{location}: all {len(alike)} rules are missing{effect_text(first.effect, together)}"
+            effect_context = first.effect_context if first.effect_context != EMPTIED else ""
+            yield f"{location}: all {len(alike)} rules are missing{effect_text(first.effect, effect_context)}"
         else:
             yield f"{words(first)} (and {len(alike) - 1} more of this kind in this chain)"
 
@@ -96,7 +96,7 @@ def difference_text(difference: Difference) -> str:
         words = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
         words = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
-    return f"{difference.location}{words}{effect_text(difference.effect, difference.together)}"
+    return f"{difference.location}{words}{effect_text(difference.effect, difference.effect_context)}"
 
 
 def _foreign(foreign: Difference | Obstacle) -> str:
@@ -128,7 +128,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": _rule(difference) if difference.rule else None,
             "policy": difference.policy or None,
-            "together": difference.together or None,
+            "together": difference.effect_context or None,
             **_with_effect(difference.effect, difference_text(difference)),
         }
         for difference in verified.differences

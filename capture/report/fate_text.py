@@ -25,19 +25,19 @@ def fate_text(fate: Fate) -> str:
     return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
 
 
-def effect_text(effect: Effect | None, together: str = "") -> str:
+def effect_text(effect: Effect | None, effect_context: str = "") -> str:
     """Return what a difference does to which packets, with a witness, if it does anything.
 
-    ``together`` is, in words, which other difference it takes for that, or why that is not known.
+    ``effect_context`` is, in words, which other difference it takes for that, or why that is not known.
     """
     if effect is None:
-        return f" ({together})" if together else ""
+        return f" ({effect_context})" if effect_context else ""
     shown = effect.regions[:MAX_REGIONS]
     unshown = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {unshown} more" if unshown > 0 else "")
     hangs = ", and hangs" if effect.after.lost_reply else ""
     after = f"{fate_text(effect.after.fate)}{hangs}" if effect.is_certain else "?"
-    packets = f"{together}: {regions}" if together else regions
+    packets = f"{effect_context}: {regions}" if effect_context else regions
     return f" ({packets}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
 
 

@@ -6,7 +6,7 @@ import itertools
 
 from capture.model.text import printable
 from capture.model.values import Value
-from capture.report.flow_text import FOOTNOTE, SOURCES, count, rate
+from capture.report.flow_text import FOOTNOTE, SOURCES, count_text, rate_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[Place
     for edge in edges:
         below, bottom = _placed(edge.below, column + 1, top)
         middle = sum(box.middle for box in below) / len(below) if below else top + ROW / 2
-        label = " · ".join(filter(None, (count(edge.packets), rate(edge.rate))))
+        label = " · ".join(filter(None, (count_text(edge.packets), rate_text(edge.rate))))
         texts = (_short(edge.to), _short(edge.text), edge.kind, label)
         boxes.append(PlacedBox(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
         top = bottom if below else top + ROW

@@ -46,7 +46,7 @@ def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> I
         of = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
         rest = f": {edge.text}{of}" if edge.text else of
         colour = "" if edge.kind == "direct" and not edge.rate else COLOURS.get(edge.kind, "")
-        yield f"{text}{edge.to}{rest}", count(edge.packets), rate(edge.rate), colour
+        yield f"{text}{edge.to}{rest}", count_text(edge.packets), rate_text(edge.rate), colour
     yield "", "", "", ""
 
 
@@ -68,12 +68,12 @@ def _line(label: str, packets: str, per_second: str, room: int, cut: str) -> str
     return f"{label}{' ' * (room - width_of(label))} {packets:>{NUMBERS}} {per_second:>{NUMBERS}}".rstrip()
 
 
-def count(number: int | None) -> str:
+def count_text(number: int | None) -> str:
     """Return a count; nothing where there is none."""
     return "" if number is None else str(number)
 
 
-def rate(number: float | None) -> str:
+def rate_text(number: float | None) -> str:
     """Return a rate: with a decimal below ten; nothing before a second look."""
     if number is None:
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.ownership import own_only, own_rules
+from capture.analysis.ownership import own_positions, without_foreign_rules
 from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from capture.operations import Dumped, LiveSet, Verified
 
 
-class Shown(Value):
+class ShownTable(Value):
     """One table of one family in one place of the kernel, which is to be shown."""
 
     live_set: LiveSet
@@ -35,13 +35,15 @@ class Shown(Value):
         return f"# {self.live_set.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
 
 
-def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableName | None = None) -> Iterator[Shown]:
+def shown_tables(
+    dumped: Dumped, family: Family | None = None, table_name: model.TableName | None = None
+) -> Iterator[ShownTable]:
     """Yield what to show: all that holds our rules, or the part of it that was chosen."""
     for live_set in dumped.live_sets:
         for shown_family in [family] if family else FAMILIES:
             for shown_table in [table_name] if table_name else model.SHOWN_TABLES:
                 if _holds_own(live_set.live, shown_family, shown_table):
-                    yield Shown(live_set, shown_family, shown_table)
+                    yield ShownTable(live_set, shown_family, shown_table)
 
 
 def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
@@ -50,10 +52,10 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
         return False
     if any(is_own_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
-    return any(place[0] == table_name for place in own_rules(live.replace(families=(family,)), family))
+    return any(place[0] == table_name for place in own_positions(live.replace(families=(family,)), family))
 
 
-def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
+def table(shown: list[ShownTable], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
     """Return the listings; several ones with headings, and, of a whole namespace, whether it is in sync.
 
     With ``width``, chains that are wider have narrower columns than those of iptables.
@@ -67,7 +69,7 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
     return "\n".join(listings)
 
 
-def save(shown: list[Shown]) -> str:
+def save(shown: list[ShownTable]) -> str:
     """Return what iptables-save would print, with counters."""
     import functools
 
@@ -75,7 +77,7 @@ def save(shown: list[Shown]) -> str:
 
     texts = []
     for part in shown:
-        only = _only(part.live_set.live, (part.table,), part.family)
+        only = _restricted_to(part.live_set.live, (part.table,), part.family)
         left_out = ""
         if part.live_set.backend != "iptables":
             only, left_out = _without_words_of(only, part.live_set.backend)
@@ -84,7 +86,7 @@ def save(shown: list[Shown]) -> str:
     return "\n".join(texts)
 
 
-def nft(shown: list[Shown]) -> str:
+def nft(shown: list[ShownTable]) -> str:
     """Return nft scripts that make these rules in our tables, where there is no place for foreign rules."""
     from capture.backends.nftables.lower import render_text
 
@@ -92,8 +94,8 @@ def nft(shown: list[Shown]) -> str:
     for live_set in dict.fromkeys(part.live_set for part in shown):
         of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = live_set.live if live_set.backend == "nftables" else own_only(live_set.live)
-        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
+        live = live_set.live if live_set.backend == "nftables" else without_foreign_rules(live_set.live)
+        only, left_out = _without_words_of(_restricted_to(live, {part.table for part in of_it}), live_set.backend)
         text, unsayable = _rendered(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
     return "\n".join(texts)
@@ -113,11 +115,13 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
             return str(error)
         return ""
 
-    shown, left_out = _without(live, problem)
+    shown, left_out = _without_problems(live, problem)
     return render(shown), left_out
 
 
-def _only(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
+def _restricted_to(
+    live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None
+) -> model.Ruleset:
     tables = [table for table in live.tables if table.name in names]
     if family is not None:
         tables = [
@@ -131,14 +135,14 @@ def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset,
     """Return the rules that every backend has words for, and comments about those that cannot."""
 
     def problem(rule: model.Rule) -> str:
-        parts = (rule.verdict, *rule.matches)
-        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in parts)
+        shown_tables = (rule.verdict, *rule.matches)
+        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in shown_tables)
         return f"since only {backend} can express it" if is_unknown else ""
 
-    return _without(live, problem)
+    return _without_problems(live, problem)
 
 
-def _without(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple[model.Ruleset, str]:
+def _without_problems(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple[model.Ruleset, str]:
     left_out: list[str] = []
 
     def kept(table: model.Table, chain: model.Chain) -> model.Chain:
@@ -155,7 +159,7 @@ def _without(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple
     return live.replace(tables=tables), "".join(left_out)
 
 
-def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
+def as_json(dumped: Dumped, shown: list[ShownTable]) -> dict[str, object]:
     """Return what ``--format json`` prints; docs/commands.md describes it."""
     verified = dumped.verified
     return {
@@ -167,7 +171,7 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     }
 
 
-def _table_as_json(part: Shown) -> dict[str, object]:
+def _table_as_json(part: ShownTable) -> dict[str, object]:
     whole = part.live_set.live.table(part.table)
     chains = listed_chains(whole, part.family) if whole else ()
     return {

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 def packet_text(packet: Packet) -> str:
     """Return what the packet is, in a line."""
-    where = endpoint(address_text(packet.family, packet.destination.first), packet.port)
+    where = endpoint_text(address_text(packet.family, packet.destination.first), packet.port)
     source = ""
     if packet.source is not None:
-        source = f" from {endpoint(address_text(packet.family, packet.source.first), packet.source_port)}"
+        source = f" from {endpoint_text(address_text(packet.family, packet.source.first), packet.source_port)}"
     if packet.in_interface is not None:
         path = f"in by {packet.in_interface}"
     else:
@@ -26,7 +26,7 @@ def packet_text(packet: Packet) -> str:
     return f"{packet.protocol} to {where}{source}, {path}{state}{mark}{kept}"
 
 
-def endpoint(address: str, port: int | None) -> str:
+def endpoint_text(address: str, port: int | None) -> str:
     """Return address and port as people write them."""
     if port is None:
         return address

@@ -1,6 +1,6 @@
 """``str()`` of the library's results: what the command line prints, from the same functions.
 
-Importing this module fills ``capture.model.values.TEXT_OF``. The plugin does without it.
+Importing this module fills ``capture.model.values.STR_BY_CLASS``. The plugin does without it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from capture.analysis.compare import Difference
 from capture.analysis.trace import Trace
 from capture.model.packet import Packet
-from capture.model.values import TEXT_OF
+from capture.model.values import STR_BY_CLASS
 from capture.operations import Applied, Dumped, Verified
 from capture.report import listings
 from capture.report.applied_text import applied_text
@@ -18,10 +18,12 @@ from capture.report.trace_text import trace_lines
 from capture.report.verified_text import verified_lines
 from capture.settings.settings import Settings
 
-TEXT_OF[Applied] = applied_text
-TEXT_OF[Difference] = difference_text
-TEXT_OF[Packet] = packet_text
-TEXT_OF[Settings] = lambda settings: "\n".join(settings.lines()) or "every option has its default"
-TEXT_OF[Verified] = lambda verified: "\n".join(verified_lines(verified))
-TEXT_OF[Dumped] = lambda dumped: listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True).rstrip("\n")
-TEXT_OF[Trace] = lambda traced: "\n".join(trace_lines(traced))
+STR_BY_CLASS[Applied] = applied_text
+STR_BY_CLASS[Difference] = difference_text
+STR_BY_CLASS[Packet] = packet_text
+STR_BY_CLASS[Settings] = lambda settings: "\n".join(settings.lines()) or "every option has its default"
+STR_BY_CLASS[Verified] = lambda verified: "\n".join(verified_lines(verified))
+STR_BY_CLASS[Dumped] = lambda dumped: listings.table(
+    [*listings.shown_tables(dumped)], dumped.verified, is_whole=True
+).rstrip("\n")
+STR_BY_CLASS[Trace] = lambda traced: "\n".join(trace_lines(traced))

@@ -1,8 +1,8 @@
 """Standard output and standard error, as our programs print to them.
 
 What is printed never drives a terminal and never ends a program: text that is not printable is escaped, in every
-locale, and output that cannot be written (a full disk, a reader that has ended, a closed descriptor) is forgotten
-and remembered as ``failure``. The exit code is then about the rules. A program whose purpose is its output ends at
+locale, and output that cannot be written (a full disk, a reader that has ended, a closed descriptor) is dropped; the
+first error is kept as ``failure``. The exit code is then about the rules. A program whose purpose is its output ends at
 once instead, by LostOutputError.
 """
 
@@ -52,7 +52,7 @@ class Stream:
         return BytesWriter(self)
 
     def write(self, text: str) -> int:
-        """Print a text, or forget it if that has become impossible."""
+        """Print a text; drop it if that has become impossible."""
         if not isinstance(text, str):
             raise TypeError("a stream of text takes no bytes")
         self._put(lambda sink: sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033[")))

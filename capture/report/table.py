@@ -58,7 +58,7 @@ def listed_chains(table: model.Table, family: Family) -> Iterator[ListedChain]:
     references: dict[str, int] = {}
     for chain in table.chains:
         for rule in chain.rules_for(family):
-            target = target_of(rule.verdict)
+            target = target_name(rule.verdict)
             references[target] = references.get(target, 0) + 1
     chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
     for chain in sorted(chains, key=lambda chain: _sort_key(chain, table.name)):
@@ -98,7 +98,7 @@ def _chain_text(chain: ListedChain, width: int | None) -> str:
     elif chain.counters is None:
         about = f"policy {chain.policy}"
     else:
-        packets, size = amount(chain.counters.packets).strip(), amount(chain.counters.bytes).strip()
+        packets, size = counter_text(chain.counters.packets).strip(), counter_text(chain.counters.bytes).strip()
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
     lines = [COLUMN_NAMES, *map(row_text, chain.rows)]
     if width is not None and any(width_of(line) > width for line in lines):
@@ -111,15 +111,20 @@ def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
     if row is None:
         cells = [" pkts", *COLUMN_NAMES.split()[1:], ""]
     else:
-        counters = [amount(row.counters.packets), amount(row.counters.bytes)] if row.counters else []
         named = [row.target, row.protocol, row.options, row.in_interface, row.out_interface]
-        cells = [*(counters or ["    -"] * 2), *named, row.source, row.destination, row.extra]
+        cells = [*_counter_texts(row), *named, row.source, row.destination, row.extra]
     return cells if any(row.options != NO_OPTIONS for row in rows) else [*cells[:4], *cells[5:]]
+
+
+def _counter_texts(row: Row) -> tuple[str, str]:
+    return (
+        (counter_text(row.counters.packets), counter_text(row.counters.bytes)) if row.counters else ("    -", "    -")
+    )
 
 
 def row_text(row: Row) -> str:
     """Return one line of a listing, without the blanks at its end."""
-    packets, size = (amount(row.counters.packets), amount(row.counters.bytes)) if row.counters else ("    -", "    -")
+    packets, size = _counter_texts(row)
     columns = (
         f"{packets} {size} {row.target:<9} {_signed(row.protocol, 4)} {row.options:<3} "
         f"{row.in_interface:<6} {row.out_interface:<6} {_signed(row.source, 19)} {_signed(row.destination, 19)} "
@@ -134,7 +139,7 @@ def _signed(text: str, width: int) -> str:
     return f"{sign}{rest:<{width}}"
 
 
-def amount(number: int) -> str:
+def counter_text(number: int) -> str:
     """Return a counter as xtables_print_num() of libxtables prints it: 99999, 100K, 10M, in five columns."""
     if number <= 99999:
         return f"{number:>5}"
@@ -160,7 +165,7 @@ def row(rule: model.Rule, family: Family) -> Row:
     extras += _target_extras(rule.verdict, family)
     return Row(
         counters=rule.counters,
-        target=without_line_ends(target_of(rule.verdict)),
+        target=without_line_ends(target_name(rule.verdict)),
         extra=without_line_ends(" ".join(extras)),
         rule=rule,
         **columns,
@@ -211,7 +216,7 @@ def _networks(networks: tuple[Network, ...]) -> str:
     return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
 
 
-def target_of(verdict: model.Verdict) -> str:
+def target_name(verdict: model.Verdict) -> str:
     """Return the name of the target or chain, as the column shows it."""
     if isinstance(verdict, model.Jump):
         return verdict.chain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import REJECTED
+from capture.model.conventions import REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
 from capture.report.packet_text import packet_text
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COMING_IN = (PREROUTING, INPUT)
 NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
-NO_ORDER = "the rule marked with ? is in a chain that may come before ours or behind: the packet may fare otherwise"
+NO_ORDER = "whether the chain of the rule marked with ? comes before ours is unknown: the packet may go another way"
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -40,7 +40,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
-        "policy_rule": traced.rerouted.words if traced.rerouted else None,
+        "policy_rule": traced.reroute.words if traced.reroute else None,
         "policy": traced.location.short if traced.policy and traced.location else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
@@ -64,9 +64,9 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     yield packet_text(traced.packet)
     yield from path_lines(traced, table)
     yield _verdict(traced) if traced.is_order_known else f"cannot be told: perhaps {_verdict(traced)}"
-    if traced.rerouted is not None:
+    if traced.reroute is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
-        yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
+        yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
     for route in traced.missing_routes:
         yield f"but {route.consequence}; {route.message}"
     for impediment in traced.impediments:
@@ -94,8 +94,8 @@ def _verdict(traced: Trace) -> str:
     if traced.outcome == "no-route":
         where = address_text(traced.packet.family, traced.packet.destination.first)
         refused = f"a {traced.refusal} route or policy rule refuses {where}"
-        none = refused if traced.refusal else f"the namespace has none to {where}, or a policy rule refuses it"
-        return f"no route: {none}, so the connection fails before the first rule"
+        none = refused if traced.refusal else f"the namespace has no route to {where}, or a policy rule refuses it"
+        return f"no route: {none}; the connection fails before any rule decides"
     if traced.translated is not None:
         where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
@@ -137,7 +137,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
-    if step.table not in TABLES and step.rule.why not in ("", REJECTED):
+    if step.table not in TABLES and step.rule.why not in ("", REJECT_REASON):
         return step.rule.why, ""
     return shown_rule(step.rule, family), step.rule.why
 

@@ -29,10 +29,10 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 def _inferred_text(own: Ruleset) -> str:
     from shlex import join  # where no one waits for a pod
 
-    from capture.operations.inference import inferred_flags, misfit
+    from capture.operations.inference import count_misfits, inferred_flags
 
     flags = join(inferred_flags(own))
-    if flags and (count := misfit(own)):
+    if flags and (count := count_misfits(own)):
         return f"these settings fit the live rules best, with {plural(count, 'difference')}: {flags}"
     return f"the live rules amount to: {flags or 'no capture'}"
 
@@ -77,7 +77,7 @@ def reference_text(verified: Verified) -> str:
 
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
-    from capture.operations.inference import inferred_flags, misfit
+    from capture.operations.inference import count_misfits, inferred_flags
     from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
 
     return {
@@ -88,6 +88,6 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
         "not_judged": [*([] if verified.has_reference else [_no_reference(verified)]), *doubt_lines(verified)],
         "notes": list(note_lines(verified)),
         "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
-        "live_settings_differences": None if verified.has_reference else misfit(verified.desired),
+        "live_settings_differences": None if verified.has_reference else count_misfits(verified.desired),
         "proxy": [cause_as_plain(cause) for cause in causes],
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, Family
-from capture.model.chain_names import BY_SPELLING, ChainNames
+from capture.model.chain_names import NAMES_BY_SPELLING, ChainNames
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.routing import LoopbackAddress, PolicyRoute
 from capture.rules.mangle import mangle_table
@@ -32,7 +32,7 @@ __all__ = [
 
 def build_ruleset(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of a configuration."""
-    names = BY_SPELLING[config.chain_names]
+    names = NAMES_BY_SPELLING[config.chain_names]
     tables = [raw_table(config, names), mangle_table(config, names), nat_table(config, names)]
     ruleset = model.Ruleset(
         families=config.families,
@@ -41,7 +41,7 @@ def build_ruleset(config: CaptureConfig) -> model.Ruleset:
         policy_routes=policy_routes(config),
         comments=config.rule_comments,
     )
-    return ruleset.with_chains(_logged) if config.rule_logs else ruleset
+    return ruleset.with_chains(_with_log_rule) if config.rule_logs else ruleset
 
 
 def build_transition(config: CaptureConfig) -> model.Ruleset:
@@ -51,7 +51,7 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
     new ones of nat. What mangle has taken has the mark, and nat leaves it.
     """
     desired, redirecting = build_ruleset(config), build_ruleset(config.replace(mode="REDIRECT"))
-    jump = model.Jump(BY_SPELLING[config.chain_names].inbound)
+    jump = model.Jump(NAMES_BY_SPELLING[config.chain_names].inbound)
     unmarked = model.Mark(config.tproxy_mark, negated=True)
 
     def leaving_marked(table: model.TableName, chain: model.Chain) -> model.Chain:
@@ -67,10 +67,12 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
 
 def build_tracking(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment before the first rules: it lets the kernel track connections, and no more."""
-    names = BY_SPELLING[config.chain_names]
-    first_use = model.Rule(model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked first")
+    names = NAMES_BY_SPELLING[config.chain_names]
+    conntrack_user = model.Rule(
+        model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked first"
+    )
     jump = model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),))
-    chains = (jump, model.Chain(names.output, (first_use,)))
+    chains = (jump, model.Chain(names.output, (conntrack_user,)))
     return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))
 
 
@@ -94,7 +96,7 @@ def redirects_inbound(ruleset: model.Ruleset) -> bool:
     return prerouting is not None and any(rule.verdict in JUMPS_TO_INBOUND for rule in prerouting.rules)
 
 
-JUMPS_TO_INBOUND = tuple(model.Jump(names.inbound) for names in BY_SPELLING.values())
+JUMPS_TO_INBOUND = tuple(model.Jump(names.inbound) for names in NAMES_BY_SPELLING.values())
 
 
 def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:
@@ -114,7 +116,7 @@ def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
     return tuple(PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
 
 
-def _logged(table: model.TableName, chain: model.Chain) -> model.Chain:
+def _with_log_rule(table: model.TableName, chain: model.Chain) -> model.Chain:
     if chain.name in model.BUILT_IN_CHAINS[table]:
         return chain
     entry = model.Rule(model.Log(f"{chain.name} "), why="log what enters this chain")

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def grouped(entries: tuple[T, ...]) -> list[tuple[T, ...]]:
+def entries_per_rule(entries: tuple[T, ...]) -> list[tuple[T, ...]]:
     """Return the entries one by one, or all together if they are many."""
     if len(entries) > MAX_SINGLE_RULES:
         return [entries]
     return [(entry,) for entry in entries]
 
 
-def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
+def networks_of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
     """Return the networks of one family."""
     return tuple([network for network in networks if network.family == family])
 
 
-def grouped_by_family(networks: tuple[Network, ...]) -> Iterator[tuple[Family, tuple[Network, ...]]]:
-    """Yield the networks of each family as ``grouped`` does, those of IPv4 first."""
+def networks_per_rule(networks: tuple[Network, ...]) -> Iterator[tuple[Family, tuple[Network, ...]]]:
+    """Yield the networks of each family as ``entries_per_rule`` does, those of IPv4 first."""
     for family in FAMILIES:
-        for some in grouped(of_family(networks, family)):
+        for some in entries_per_rule(networks_of_family(networks, family)):
             yield family, some

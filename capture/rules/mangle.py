@@ -14,7 +14,7 @@ from __future__ import annotations
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
-from capture.rules.lists import grouped
+from capture.rules.lists import entries_per_rule
 from capture.rules.nat import ON_LO, TCP, jump_rule, loopback, proxy_owners, return_rule, uncaptured_inbound
 
 TYPE_CHECKING = False
@@ -107,7 +107,7 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
 
 def captured_inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what sends inbound packets to the proxy: those of known connections, then new ones."""
-    listed = [(model.DestinationPort(some),) for some in grouped(config.inbound_ports.entries)]
-    for ports in [()] if config.inbound_ports.everything else listed:
+    listed = [(model.DestinationPort(some),) for some in entries_per_rule(config.inbound_ports.entries)]
+    for ports in [()] if config.inbound_ports.is_everything else listed:
         yield jump_rule(names.divert, TCP, *ports, OF_KNOWN_CONNECTION, why="the connection is known")
         yield jump_rule(names.tproxy, TCP, *ports, why="a new connection")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6, LOOPBACK_ADDRESSES, Family, Network
 from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH_SOURCE, SSH_PORT
-from capture.rules.lists import grouped, grouped_by_family, of_family
+from capture.rules.lists import entries_per_rule, networks_of_family, networks_per_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def loopback(config: CaptureConfig, family: Family) -> Network:
 
 def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that come in, in the built-in chain."""
-    yield from rerouted(config, names)
+    yield from virtual_machine_rules(config, names)
     for name in reversed(config.rerouted_interfaces):
         yield return_rule(model.InInterface(name), why=f"from {name}, to the pod itself: not captured")
     for name in config.excluded_interfaces:
@@ -73,18 +73,18 @@ def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]
         yield jump_rule(names.inbound, TCP, why="inbound connections")
 
 
-def rerouted(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def virtual_machine_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield the redirects of what virtual machines send: inbound here, outbound for the mesh.
 
     Upstream inserts these one by one at the top, so the last one named comes first.
     """
     networks = config.outbound_networks
-    if networks.everything:
+    if networks.is_everything:
         for name in reversed(config.rerouted_interfaces):
             yield jump_rule(names.redirect, model.InInterface(name), why=f"from {name}: as if outbound")
         return
     for family in FAMILIES:
-        for some in reversed(grouped(of_family(networks.entries, family))):
+        for some in reversed(entries_per_rule(networks_of_family(networks.entries, family))):
             for name in reversed(config.rerouted_interfaces):
                 matches = (model.Destination(some), model.InInterface(name))
                 yield jump_rule(names.redirect, *matches, family=family, why=f"from {name}: as if outbound")
@@ -113,22 +113,22 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
 
 def uncaptured_inbound(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what is left alone before inbound connections are captured."""
-    for family, sources in grouped_by_family(config.excluded_inbound_networks):
+    for family, sources in networks_per_rule(config.excluded_inbound_networks):
         yield return_rule(model.Source(sources), TCP, family=family, why="source is left alone")
-    if not config.inbound_ports.everything:
+    if not config.inbound_ports.is_everything:
         return
     if config.profile == "1.8":
         yield return_rule(TCP, model.DestinationPort((model.only(SSH_PORT),)), why="ssh is left alone")
-    for some in grouped(config.excluded_inbound_ports):
+    for some in entries_per_rule(config.excluded_inbound_ports):
         yield return_rule(TCP, model.DestinationPort(some), why="port is left alone")
 
 
 def captured_inbound(config: CaptureConfig, target: str) -> Iterator[model.Rule]:
     """Yield what sends inbound connections to the chain that captures them."""
-    if config.inbound_ports.everything:
+    if config.inbound_ports.is_everything:
         yield jump_rule(target, TCP, why="all other inbound connections")
         return
-    for some in grouped(config.inbound_ports.entries):
+    for some in entries_per_rule(config.inbound_ports.entries):
         yield jump_rule(target, TCP, model.DestinationPort(some), why="port is captured")
 
 
@@ -140,7 +140,7 @@ def outbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
         source = model.Source((PASSTHROUGH_SOURCE[family],))
         yield return_rule(source, ON_LO, family=family, why="the proxy passing a connection through to the app")
     for owner in proxy_owners(config):
-        yield from proxy_owned(config, names, owner)
+        yield from proxy_rules(config, names, owner)
     yield from owner_groups(config)
     yield from jumps_for_dns(config, names.output_dns, "DNS")
     for family in FAMILIES:
@@ -157,7 +157,7 @@ def proxy_owners(config: CaptureConfig) -> Iterator[model.OwnerMatch]:
 
 def excluded_outbound_ports(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the ports left alone; before anything else, so that calls to the pod itself count too."""
-    for some in grouped(config.excluded_outbound_ports):
+    for some in entries_per_rule(config.excluded_outbound_ports):
         for protocol in (TCP, UDP):
             yield return_rule(protocol, model.DestinationPort(some), why="port is left alone")
 
@@ -170,18 +170,18 @@ def excluded_ports_of_users(config: CaptureConfig) -> Iterator[model.Rule]:
         yield return_rule(protocol, ports, users, why="these users reach the port by themselves")
 
 
-def proxy_owned(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatch) -> Iterator[model.Rule]:
+def proxy_rules(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield what happens to the traffic of one proxy id, and to what others send over ``lo``."""
     for family in FAMILIES:
-        elsewhere = model.Destination((loopback(config, family),), negated=True)
-        matches = (elsewhere, ON_LO, *ports_of_calls_to_self(config, owner), owner)
+        outside_loopback = model.Destination((loopback(config, family),), negated=True)
+        matches = (outside_loopback, ON_LO, *ports_of_calls_to_self(config, owner), owner)
         why = "the proxy calls its own pod: in through the proxy again"
         yield jump_rule(names.in_redirect, *matches, family=family, why=why)
     if not captures_loopback(config):
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
-        but_dns = (TCP, model.DestinationPort((ONLY_DNS,), negated=True)) if config.captures_dns else ()
-        yield return_rule(ON_LO, *but_dns, not_the_proxy, why="a call within the pod")
+        except_dns = (TCP, model.DestinationPort((ONLY_DNS,), negated=True)) if config.captures_dns else ()
+        yield return_rule(ON_LO, *except_dns, not_the_proxy, why="a call within the pod")
     yield return_rule(owner, why="the proxy itself goes out; anything else would be a loop")
 
 
@@ -207,7 +207,7 @@ def captures_loopback(config: CaptureConfig) -> bool:
 
 def owner_groups(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what is left alone because of the group that sends it."""
-    if config.owner_groups.everything:
+    if config.owner_groups.is_everything:
         for gid in config.excluded_owner_groups:
             yield return_rule(model.OwnerGid((gid,)), why="group is left alone")
     elif config.owner_groups.entries:
@@ -222,7 +222,7 @@ def jumps_for_dns(config: CaptureConfig, chain: str, why: str) -> Iterator[model
     if config.captures_dns and config.captures_all_dns:
         yield jump_rule(chain, why=why)
     elif config.captures_dns:
-        captured = (family for family in FAMILIES if of_family(config.name_servers, family))
+        captured = (family for family in FAMILIES if networks_of_family(config.name_servers, family))
         yield from (jump_rule(chain, family=family, why=why) for family in captured)
 
 
@@ -247,12 +247,12 @@ def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which destinations are captured, exclusions first."""
-    for family, some in grouped_by_family(config.excluded_outbound_networks):
+    for family, some in networks_per_rule(config.excluded_outbound_networks):
         yield return_rule(model.Destination(some), family=family, why="destination is left alone")
-    for ports in grouped(config.outbound_ports):
+    for ports in entries_per_rule(config.outbound_ports):
         yield jump_rule(names.redirect, TCP, model.DestinationPort(ports), why="port is captured everywhere")
-    if config.outbound_networks.everything:
+    if config.outbound_networks.is_everything:
         yield jump_rule(names.redirect, why="all other outbound connections")
         return
-    for family, some in grouped_by_family(config.outbound_networks.entries):
+    for family, some in networks_per_rule(config.outbound_networks.entries):
         yield jump_rule(names.redirect, model.Destination(some), family=family, why="destination is captured")

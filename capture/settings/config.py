@@ -63,7 +63,7 @@ MAX_OWNER_GROUPS = 64
 class CaptureConfig(Value):
     """Everything that the rules depend on, and nothing else. The defaults are those of the options."""
 
-    not_compared = ("families_because",)
+    not_compared = ("families_decided_by",)
 
     families: tuple[Family, ...] = FAMILIES
     profile: Profile = "1.8"
@@ -76,17 +76,17 @@ class CaptureConfig(Value):
     mode: Mode = "REDIRECT"
     tproxy_mark: int = ISTIO_MARK
     tproxy_route_table: int = ISTIO_ROUTE_TABLE
-    inbound_ports: Selection[Span] = Selection(everything=True)
+    inbound_ports: Selection[Span] = Selection(is_everything=True)
     excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
     excluded_inbound_networks: tuple[Network, ...] = ()
     excluded_interfaces: tuple[str, ...] = ()
-    outbound_networks: Selection[Network] = Selection(everything=True)
+    outbound_networks: Selection[Network] = Selection(is_everything=True)
     excluded_outbound_networks: tuple[Network, ...] = ()
     outbound_ports: tuple[Span, ...] = ()
     excluded_outbound_ports: tuple[Span, ...] = ()
     uid_port_exclusions: tuple[UidPorts, ...] = ()
     rerouted_interfaces: tuple[str, ...] = ()
-    owner_groups: Selection[Span] = Selection(everything=True)
+    owner_groups: Selection[Span] = Selection(is_everything=True)
     excluded_owner_groups: tuple[Span, ...] = ()
     ipv4_loopback: Network = Network(IPV4, 0x7F000001, 32)
     captures_dns: bool = False
@@ -99,7 +99,7 @@ class CaptureConfig(Value):
     """Whether TCP over IPv6, which is not captured then, is answered with a reset."""
     is_reached_by_ipv6: bool = True
     """Whether the pod has a global IPv6 address."""
-    families_because: str = "both, default"
+    families_decided_by: str = "both, default"
     """The setting that decided on the families, and its origin."""
 
     @property
@@ -120,7 +120,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     return config, warnings
 
 
-AS_GIVEN: dict[str, Option[Any]] = {
+OPTION_FIELDS: dict[str, Option[Any]] = {
     field: vars(options)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(options)
 }
 """The fields with the name of an option: they have its value, unless ``_config`` resolves it by the host."""
@@ -132,12 +132,12 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     warnings += families.warnings
     user = host.user_id(host.default_proxy_user())
     proxy_uids = _ids(settings, options.PROXY_UID, host.user_id) or (only(PROXY_ID if user is None else user),)
-    as_given = {field: settings[option] for field, option in AS_GIVEN.items()}
-    return CaptureConfig(**as_given).replace(
-        families=families.chosen,
+    option_values = {field: settings[option] for field, option in OPTION_FIELDS.items()}
+    return CaptureConfig(**option_values).replace(
+        families=families.families,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
-        rejects_ipv6=settings[options.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
-        families_because=families.because,
+        rejects_ipv6=settings[options.OTHER_FAMILY] == "reject" and IPV6 not in families.families and host.has_ipv6(),
+        families_decided_by=families.decided_by,
         profile=profile,
         chain_names=_spelling(settings, profile),
         proxy_uids=proxy_uids,
@@ -169,7 +169,7 @@ def _id(entry: str | Span, settings: Settings, option: Option[Any], look_up: Cal
     number_found = look_up(entry)
     if number_found is None:
         kind = "user" if option == options.PROXY_UID else "group"
-        raise settings.refused(option, f"{option.expected}; no {kind} of that name is known here", entry)
+        raise settings.error_for(option, f"{option.expected}; no {kind} of that name is known here", entry)
     return only(number_found)
 
 
@@ -177,17 +177,17 @@ def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
     option = options.OWNER_GROUPS
     explicit = settings[option]
     if len(explicit.entries) > MAX_OWNER_GROUPS:
-        raise settings.refused(option, f"at most {MAX_OWNER_GROUPS} groups")
+        raise settings.error_for(option, f"at most {MAX_OWNER_GROUPS} groups")
     return Selection(
-        tuple(_id(entry, settings, option, host.group_id) for entry in explicit.entries), explicit.everything
+        tuple(_id(entry, settings, option, host.group_id) for entry in explicit.entries), explicit.is_everything
     )
 
 
 def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     option = options.EXCLUDED_OWNER_GROUPS
     groups = _ids(settings, option, host.group_id)
-    if groups and not settings[options.OWNER_GROUPS].everything:
-        raise settings.refused(option, f"no groups while {options.OWNER_GROUPS.name} names those to capture")
+    if groups and not settings[options.OWNER_GROUPS].is_everything:
+        raise settings.error_for(option, f"no groups while {options.OWNER_GROUPS.name} names those to capture")
     return groups
 
 

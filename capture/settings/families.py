@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 class ChosenFamilies(Value):
     """The families to capture, why these, and the warnings about them."""
 
-    chosen: tuple[Family, ...]
+    families: tuple[Family, ...]
     is_reached_by_ipv6: bool
-    because: str
+    decided_by: str
     warnings: tuple[str, ...] = ()
 
 
 def choose_families(settings: Settings, host: Host) -> ChosenFamilies:
     """Return the families to capture in a pod."""
     addresses = global_addresses(host.pod_addresses())
-    requests_ipv6, because = _requests_ipv6(settings, host, addresses)
+    requests_ipv6, decided_by = _requests_ipv6(settings, host, addresses)
     warnings = _contradictions(settings)
     if requests_ipv6 and not host.has_ipv6():
         requests_ipv6 = False
-        because = f"{because}; this kernel cannot capture IPv6"
+        decided_by = f"{decided_by}; this kernel cannot capture IPv6"
         warnings.append("this kernel cannot capture IPv6: only IPv4 is captured")
     chosen = FAMILIES if requests_ipv6 else (IPV4,)
     warnings += uncaptured_warnings(settings, chosen, addresses)
     is_reached_by_ipv6 = any(address.family == IPV6 for address in addresses)
-    return ChosenFamilies(chosen, is_reached_by_ipv6, because, tuple(warnings))
+    return ChosenFamilies(chosen, is_reached_by_ipv6, decided_by, tuple(warnings))
 
 
 def global_addresses(addresses: Iterable[Network]) -> list[Network]:

@@ -7,8 +7,8 @@ import os
 
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, Network, parse_address
 from capture.netlink.interfaces import read_addresses, read_links
-from capture.netlink.routing import way_out
-from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
+from capture.netlink.routing import outgoing_interface
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,23 +50,23 @@ class PodFromInside:
 
     def pod_addresses(self) -> tuple[Network, ...]:
         """Return the addresses of the namespace we are in, without those on ``lo``: we put one there ourselves."""
-        with open_route() as route:
-            return tuple(each.address for each in read_addresses(route) if each.interface != LOOPBACK_INDEX)
+        with open_rtnetlink() as rtnetlink:
+            return tuple(each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX)
 
     def primary_address(self) -> Network | None:
         """Return the address that Kubernetes knows the pod by: a global one of the interface of the default route.
 
         IPv4 comes first where both families have one, as in upstream's look-up. None without any global address.
         """
-        with open_route() as route:
-            defaults = [way_out(route, family) for family in FAMILY_NUMBERS.values()]
-            addresses = [(each.interface, each.address) for each in read_addresses(route)]
-        return primary_of(addresses, defaults)
+        with open_rtnetlink() as rtnetlink:
+            defaults = [outgoing_interface(rtnetlink, family) for family in FAMILY_NUMBERS.values()]
+            addresses = [(each.interface, each.address) for each in read_addresses(rtnetlink)]
+        return choose_primary(addresses, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:
         """Return the interfaces of the namespace we are in but ``lo``."""
-        with open_route() as route:
-            return tuple(link.name for link in read_links(route) if not link.is_loopback)
+        with open_rtnetlink() as rtnetlink:
+            return tuple(link.name for link in read_links(rtnetlink) if not link.is_loopback)
 
     def has_ipv6(self) -> bool:
         """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
@@ -85,10 +85,10 @@ class PodFromInside:
                 lines = file.readlines()
         except OSError:
             return ()
-        return tuple(servers_of(lines))
+        return tuple(parse_name_servers(lines))
 
 
-def primary_of(addresses: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
+def choose_primary(addresses: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
     """Return the primary one of addresses with their interfaces, of which some have a default route."""
     reachable = [
         (interface, own)
@@ -135,7 +135,7 @@ class AnyPod(PodFromInside):
         return True
 
 
-def servers_of(lines: list[str]) -> list[Network]:
+def parse_name_servers(lines: list[str]) -> list[Network]:
     """Return the name servers of the lines of a resolv.conf(5), each once; what is no address does not count."""
     servers: dict[Network, None] = {}
     for line in lines:

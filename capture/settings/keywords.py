@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import Any, TypedDict
 
 from capture.errors import ConfigurationError
-from capture.model.text import closest
+from capture.model.text import closest_name
 from capture.settings import options as table
 from capture.settings.options import Option
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,38 +97,38 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
 
     Raises ConfigurationError for a name that is no option, and for a value that cannot be used.
     """
-    given: Mapping[str, object] = options
+    values: Mapping[str, object] = options
     explicit = {}
-    for name, value in given.items():
+    for name, value in values.items():
         option = OPTIONS_BY_NAME.get(name)
         if option is None:
-            similar = closest(name, OPTIONS_BY_NAME)
+            similar = closest_name(name, OPTIONS_BY_NAME)
             hint = f"; did you mean {similar!r}?" if similar else ""
             raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
         if value is not None:
-            explicit[option] = Given(_text(option, name, value), f"the argument {name}")
+            explicit[option] = ExplicitValue(_text(option, name, value), f"the argument {name}")
     return Settings(explicit).checked()
 
 
 def _text(option: Option[Any], name: str, value: object) -> str:
-    text = _single(value)
+    text = _scalar_text(value)
     if text is None and isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray | memoryview):
-        entries = [_single(entry) for entry in value]
+        entries = [_scalar_text(entry) for entry in value]
         if None not in entries:
             text = ",".join(entry for entry in entries if entry is not None)
     if text is None:
-        raise ConfigurationError(option.name, _shown(value), f"the argument {name}", option.expected)
+        raise ConfigurationError(option.name, _repr_or_type(value), f"the argument {name}", option.expected)
     return text
 
 
-def _shown(value: object) -> str:
+def _repr_or_type(value: object) -> str:
     try:
         return repr(value)
     except ValueError:  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
         return type(value).__name__
 
 
-def _single(value: object) -> str | None:
+def _scalar_text(value: object) -> str | None:
     """Return the text of one value; None for a list, and for what no option can mean (bytes, floats, None)."""
     if isinstance(value, bool):
         return "true" if value else "false"

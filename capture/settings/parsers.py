@@ -38,10 +38,10 @@ class Selection(Entries[T]):
     """Everything (``*``), or just the entries."""
 
     entries: tuple[T, ...] = ()
-    everything: bool = False
+    is_everything: bool = False
 
     def __bool__(self) -> bool:
-        return self.everything or bool(self.entries)
+        return self.is_everything or bool(self.entries)
 
 
 class UidPorts(Value):
@@ -52,7 +52,7 @@ class UidPorts(Value):
     uids: tuple[Span, ...]
 
 
-def entries_of(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """Return the entries of a comma-separated list without the blanks around them; empty ones do not count."""
     return [entry for padded in text.split(",") if (entry := padded.strip(" \t"))]
 
@@ -61,7 +61,7 @@ def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     """Return a parser for comma-separated lists; an empty text is an empty list, repeated entries count once."""
 
     def parse_list(text: str) -> tuple[T, ...]:
-        return tuple(dict.fromkeys(map(parse, entries_of(text))))
+        return tuple(dict.fromkeys(map(parse, split_list(text))))
 
     return parse_list
 
@@ -77,15 +77,15 @@ def networks(text: str) -> tuple[Network, ...]:
     """Return a list of networks; host bits are cleared (the settings warn about that)."""
     parsed: dict[tuple[Family, int, int], None] = {}
     with_host_bits = []
-    for entry in entries_of(text):
+    for entry in split_list(text):
         parts, has_host_bits = network_parts(entry)
         parsed[parts] = None
         if has_host_bits:
             with_host_bits.append(entry)
-    explicit = Networks([Network(*parts) for parts in parsed])
+    distinct = Networks([Network(*parts) for parts in parsed])
     if with_host_bits:
-        explicit.with_host_bits = tuple(with_host_bits)
-    return explicit
+        distinct.with_host_bits = tuple(with_host_bits)
+    return distinct
 
 
 def selection_of(parse_list: Callable[[str], tuple[T, ...]]) -> Callable[[str], Selection[T]]:
@@ -93,7 +93,7 @@ def selection_of(parse_list: Callable[[str], tuple[T, ...]]) -> Callable[[str], 
 
     def parse_selection(text: str) -> Selection[T]:
         if text.strip(" \t") == "*":
-            return Selection(everything=True)
+            return Selection(is_everything=True)
         return Selection(parse_list(text))
 
     return parse_selection
@@ -111,7 +111,7 @@ def port(text: str) -> int:
     return number(text, 1, MAX_PORT)
 
 
-def ports(text: str) -> Span:
+def port_range(text: str) -> Span:
     """Return a port or a range of ports: ``8000-8100``, or ``8000:8100`` as iptables(8) writes it."""
     return span(text.replace(":", "-"), port)
 
@@ -121,27 +121,27 @@ def port_list(text: str) -> tuple[Span, ...]:
 
     A list that is too long to be read rule by rule is merged into ranges.
     """
-    entries = entries_of(text)
+    entries = split_list(text)
     if len(entries) <= MAX_SEPARATE_PORTS:
-        return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
+        return tuple(dict.fromkeys(port_range(entry) for entry in entries if entry != "0"))
     distinct = set(entries)
     try:
         numbers = sorted(map(int, distinct))
     except ValueError:
-        spans = [ports(entry) for entry in distinct if entry != "0"]
+        spans = [port_range(entry) for entry in distinct if entry != "0"]
         return tuple(Span(first, last) for first, last in merge_ranges([(each.first, each.last) for each in spans]))
     if not 0 <= numbers[0] <= numbers[-1] <= MAX_PORT or not distinct.issubset(map(str, numbers)):
         raise ValueError(text)  # no port, or a sign, an underscore, a leading zero, another script's digits
-    return _merged([each for each in numbers if each])
+    return _consecutive_spans([each for each in numbers if each])
 
 
-def _merged(numbers: list[int]) -> tuple[Span, ...]:
+def _consecutive_spans(numbers: list[int]) -> tuple[Span, ...]:
     starts = [0, *(index for index in range(1, len(numbers)) if numbers[index] != numbers[index - 1] + 1)]
     ends = [index - 1 for index in starts[1:]] + [len(numbers) - 1]
     return tuple(Span(numbers[first], numbers[last]) for first, last in zip(starts, ends, strict=True) if numbers)
 
 
-def ids(text: str) -> Span:
+def id_range(text: str) -> Span:
     """Return a numeric user or group id or a range of them."""
     return span(text, lambda part: number(part, 0, MAX_ID))
 
@@ -159,7 +159,7 @@ def span(text: str, parse: Callable[[str], int]) -> Span:
 def user_or_group(text: str) -> str | Span:
     """Return an id, a range of ids, or a name to look up (useradd(8): the portable characters)."""
     if text[:1].isdigit():
-        return ids(text)
+        return id_range(text)
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-$"
     if not text or len(text) > 32 or text[0] in "-.$" or any(letter not in allowed for letter in text):
         raise ValueError(text)
@@ -291,8 +291,8 @@ def uid_ports(text: str) -> UidPorts:
     ports_text, _, uids_text = rest.partition(":")
     if protocol not in ("tcp", "udp"):
         raise ValueError(text)
-    ports_given = (Span(1, 65535),) if ports_text == "*" else (ports(ports_text),)
-    return UidPorts("tcp" if protocol == "tcp" else "udp", ports_given, (ids(uids_text),))
+    spans = (Span(1, 65535),) if ports_text == "*" else (port_range(ports_text),)
+    return UidPorts("tcp" if protocol == "tcp" else "udp", spans, (id_range(uids_text),))
 
 
 def plain_text(text: str) -> str:

@@ -9,10 +9,10 @@ warning. Other than upstream, a list, network, port or user that cannot be under
 from __future__ import annotations
 
 from capture.model.conventions import PROXY_ID
-from capture.model.text import closest
+from capture.model.text import closest_name
 from capture.model.values import Value
 from capture.settings import options
-from capture.settings.settings import Given, Settings, from_environment
+from capture.settings.settings import ExplicitValue, Settings, from_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ class Pod(Value):
         return f"{self.namespace}/{self.name}"
 
 
-def settings_of(pod: Pod, base: Settings) -> Settings:
+def pod_settings(pod: Pod, base: Settings) -> Settings:
     """Return the settings of the pod, on top of those of all pods.
 
     Raises ConfigurationError whose ``origin`` names the annotation, the variable or the field.
     """
-    explicit: dict[Option[Any], Given] = {
-        options.EXCLUDED_OUTBOUND_PORTS: Given(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
+    explicit: dict[Option[Any], ExplicitValue] = {
+        options.EXCLUDED_OUTBOUND_PORTS: ExplicitValue(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
         options.PROXY_UID: _id(pod.proxy.uid, "runAsUser"),
         options.PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
     }
@@ -88,7 +88,7 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
     for option, given in explicit.items():
-        _check(option, given)
+        _require_usable(option, given)
     explicit[options.EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(options.EXCLUDED_INBOUND_PORTS))
     explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
     references = pod.proxy.references
@@ -99,7 +99,7 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     ]
     return Settings(
         {**base.explicit, **explicit},
-        (*base.warnings, *from_proxy.warnings, *unknown, *misspelt(pod.annotations)),
+        (*base.warnings, *from_proxy.warnings, *unknown, *misspelling_warnings(pod.annotations)),
         knows_proxy_environment=pod.knows_environment and not {*references} & {*options.DUAL_STACK.environment},
     )
 
@@ -112,53 +112,57 @@ def with_dns_of_all_servers(settings: Settings) -> Settings:
     return settings.replace(explicit={**settings.explicit, options.CAPTURE_ALL_DNS: captured})
 
 
-def _id(number: int | None, field: str) -> Given:
+def _id(number: int | None, field: str) -> ExplicitValue:
     """Return the user or group of the proxy; 0 is no statement, as upstream has it."""
     if number:
-        return Given(str(number), f"{field} of container {PROXY_CONTAINER}")
-    return Given(str(PROXY_ID), "default")
+        return ExplicitValue(str(number), f"{field} of container {PROXY_CONTAINER}")
+    return ExplicitValue(str(PROXY_ID), "default")
 
 
-def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given]:
+def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], ExplicitValue]:
     return {
-        option: Given(annotations[name], f"annotation {name}")
+        option: ExplicitValue(annotations[name], f"annotation {name}")
         for option in ANNOTATED_OPTIONS
         for name in reversed(option.annotations)  # the first one counts
         if name in annotations
     }
 
 
-def misspelt(annotations: Mapping[str, str]) -> list[str]:
+def misspelling_warnings(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that resembles one with effect, up to MAX_MISSPELT."""
     unknown = (name for name in annotations if name not in ANNOTATION_NAMES)
-    meant = (f"annotation {name} has no effect; is {known} meant?" for name in unknown if (known := _meant_by(name)))
+    meant = (
+        f"annotation {name} has no effect; is {known} meant?"
+        for name in unknown
+        if (known := _probable_annotation(name))
+    )
     return [warning for _, warning in zip(range(MAX_MISSPELT), meant, strict=False)]
 
 
-def _meant_by(name: str) -> str:
+def _probable_annotation(name: str) -> str:
     """Return the annotation that is probably meant by another name; "" if none is."""
-    last = _letters(name.rpartition("/")[2])
-    same = next((known for known in ANNOTATION_NAMES if _letters(known.rpartition("/")[2]) == last), "")
-    if same or not name.startswith(options.TRAFFIC):
+    last = _without_spelling(name.rpartition("/")[2])
+    same = next((known for known in ANNOTATION_NAMES if _without_spelling(known.rpartition("/")[2]) == last), "")
+    if same or not name.startswith(options.TRAFFIC_PREFIX):
         return same
-    return closest(name, ANNOTATION_NAMES) or "one of Istio's other annotations"
+    return closest_name(name, ANNOTATION_NAMES) or "one of Istio's other annotations"
 
 
-def _letters(text: str) -> str:
+def _without_spelling(text: str) -> str:
     """Return a name without the differences of spelling: case, dashes, underscores."""
     return text.replace("-", "").replace("_", "").lower()
 
 
-def _check(option: Option[Any], given: Given) -> None:
+def _require_usable(option: Option[Any], given: ExplicitValue) -> None:
     """Raise ConfigurationError unless the text can be used: the error shows it as the pod has it."""
     if len(given.text) > MAX_CHARACTERS:
-        raise Settings({option: given}).refused(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
+        raise Settings({option: given}).error_for(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
     Settings({option: given})[option]
 
 
-def _with_proxy_ports(excluded: Given | None) -> Given:
+def _with_proxy_ports(excluded: ExplicitValue | None) -> ExplicitValue:
     """Return the excluded inbound ports with the proxy's own after them; each counts once, where it comes first."""
     if excluded is None:
-        return Given(PROXY_PORTS, "default")
+        return ExplicitValue(PROXY_PORTS, "default")
     ports = ",".join(filter(None, (excluded.text.rstrip(" ,"), PROXY_PORTS)))
-    return Given(ports, f"{excluded.origin}, and the proxy's own ports")
+    return ExplicitValue(ports, f"{excluded.origin}, and the proxy's own ports")

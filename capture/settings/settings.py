@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class Given(Value):
+class ExplicitValue(Value):
     """The text that was given for one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
 
     text: str
@@ -31,7 +31,7 @@ def as_settings(value: object, caller: str) -> Settings:
     raise ConfigurationError(f"{caller}()", repr(value), "the argument settings", "what make_settings() returns")
 
 
-_LAST_READ: dict[str, tuple[str, Any]] = {}
+_LAST_PARSED: dict[str, tuple[str, Any]] = {}
 """The value of the last text of each option: it is read several times, and may be a list of thousands."""
 
 
@@ -40,7 +40,7 @@ class Settings(Value):
 
     not_compared = ("warnings",)
 
-    explicit: Mapping[Option[Any], Given]
+    explicit: Mapping[Option[Any], ExplicitValue]
     warnings: tuple[str, ...] = ()
     """Given texts that do not count, in words."""
     knows_proxy_environment: bool = True
@@ -49,21 +49,21 @@ class Settings(Value):
     def __getitem__(self, option: Option[T]) -> T:
         """Return the value of an option; ConfigurationError if its text cannot be used."""
         text = self.text(option)
-        known = _LAST_READ.get(option.name)
-        if known is not None and known[0] == text:
-            return known[1]  # type: ignore[no-any-return]  # it is what this option's parser made of the text
-        value = _LAST_READ[option.name] = text, self._parsed(option, text)
+        last = _LAST_PARSED.get(option.name)
+        if last is not None and last[0] == text:
+            return last[1]  # type: ignore[no-any-return]  # it is what this option's parser made of the text
+        value = _LAST_PARSED[option.name] = text, self._parsed(option, text)
         return value[1]
 
     def _parsed(self, option: Option[T], text: str) -> T:
         if not text.isprintable():
-            raise self.refused(option, f"{option.expected}; no control characters{_bad_entry(option, text)}")
+            raise self.error_for(option, f"{option.expected}; no control characters{_bad_entry(option, text)}")
         try:
             return option.parse(text)
         except ValueError:
-            raise self.refused(option, f"{option.expected}{_bad_entry(option, text)}") from None
+            raise self.error_for(option, f"{option.expected}{_bad_entry(option, text)}") from None
 
-    def refused(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
+    def error_for(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
         """Return the error for the text of an option, or for a part of it."""
         return ConfigurationError(
             option.name, self.text(option) if text is None else text, self.origin(option), expected
@@ -94,7 +94,7 @@ class Settings(Value):
 
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
         """Return settings in which one option has another value."""
-        return self.replace(explicit={**self.explicit, option: Given(text, origin)})
+        return self.replace(explicit={**self.explicit, option: ExplicitValue(text, origin)})
 
     def without(self, option: Option[Any]) -> Settings:
         """Return settings in which one option has its default."""
@@ -103,7 +103,7 @@ class Settings(Value):
 
 def _bad_entry(option: Option[Any], text: str) -> str:
     """Return which entry of a list is wrong, for the end of its error: the list itself may be cut there."""
-    entries = parsers.entries_of(text)
+    entries = parsers.split_list(text)
     bad = next((entry for entry in entries if _is_bad(option, entry)), "") if len(entries) > 1 else ""
     return f"; invalid entry {shortened(bad)!r}" if bad else ""
 
@@ -119,26 +119,26 @@ def _is_bad(option: Option[Any], entry: str) -> bool:
 
 
 def from_environment(
-    environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS, of: str = "", *, own_names: bool = True
+    environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS, whose: str = "", *, own_names: bool = True
 ) -> Settings:
-    """Return the values of the environment; a truth value that cannot be read counts as absent.
+    """Return the values of the environment; truth values that cannot be read, and Service links, count as absent.
 
-    So does what Kubernetes sets for a Service. ``of`` is whose environment it is, for errors. Without ``own_names`` the
-    names that are made from flags do not count: in other programs they may mean something else.
+    ``whose`` names the owner of the environment in errors. Without ``own_names``, names that are made from flags do not
+    count: in other programs they may mean something else.
     """
     explicit = {}
     warnings = []
     for option in options:
         for variable in option.variables if own_names else option.environment:
-            text, origin = environ.get(variable), f"environment {variable}{of}"
+            text, origin = environ.get(variable), f"environment {variable}{whose}"
             if text is None:
                 continue
             if is_service_link(variable, text):
                 warnings.append(f"{origin}: {text!r} is ignored: Kubernetes sets it for a Service of that name")
             elif is_readable(option, text):
-                explicit[option] = Given(text, origin)
+                explicit[option] = ExplicitValue(text, origin)
             elif text:
-                warnings.append(unreadable(option, text, origin))
+                warnings.append(ignored_text_warning(option, text, origin))
     return Settings(explicit, tuple(warnings))
 
 
@@ -165,14 +165,14 @@ def is_readable(option: Option[Any], text: str) -> bool:
     return bool(text)
 
 
-def unreadable(option: Option[Any], text: str, origin: str) -> str:
+def ignored_text_warning(option: Option[Any], text: str, origin: str) -> str:
     """Return the warning about a text that does not count."""
     return f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:
     """Return the settings with flags on top, which beat what was given before."""
-    explicit = {option: Given(text, "command line") for option, text in flags.items()}
+    explicit = {option: ExplicitValue(text, "command line") for option, text in flags.items()}
     return settings.replace(explicit={**settings.explicit, **explicit})
 
 

@@ -21,8 +21,8 @@ import os
 from capture.errors import StateDirectoryError
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
-from capture.state.directory import STATE_DIRECTORY, ensure, is_private
-from capture.state.files import content_of, names_in, put, remove
+from capture.state.directory import STATE_DIRECTORY, is_private, make_private
+from capture.state.files import content_of, names_in, remove, write_whole
 from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
@@ -58,12 +58,12 @@ class RecordedDecision(Value):
     """What a pod that is left alone would need: one of the kinds above, or ""."""
 
 
-def name_of(network: str, container: str, interface: str) -> str:
+def attachment_name(network: str, container: str, interface: str) -> str:
     """Return the name of an attachment; none of the three can have a colon (CNI specification, "Parameters")."""
     return f"{network}:{container}:{interface}"
 
 
-def keep_namespace(attachment: str, namespace: str, directory: str = STATE_DIRECTORY) -> bool:
+def save_namespace(attachment: str, namespace: str, directory: str = STATE_DIRECTORY) -> bool:
     """Remember the namespace (``netns.namespace_id``) of an attachment; return whether that was possible.
 
     Raises StateDirectoryError if others could write there, too.
@@ -71,8 +71,8 @@ def keep_namespace(attachment: str, namespace: str, directory: str = STATE_DIREC
     link = f"{directory}/{LINKS}/{attachment}"
     temporary = f"{link}:{os.getpid()}"
     try:
-        ensure(directory)
-        ensure(os.path.dirname(link))
+        make_private(directory)
+        make_private(os.path.dirname(link))
         os.symlink(f"../{namespace}.json", temporary)
         os.rename(temporary, link)  # also over an older one: containers have started twice under one id
     except OSError:
@@ -80,15 +80,17 @@ def keep_namespace(attachment: str, namespace: str, directory: str = STATE_DIREC
     return True
 
 
-def keep_decision(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
+def save_decision(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
     folder = f"{directory}/{DECISIONS}"
     fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
     content = encode({"schema": JSON_SCHEMA_NAME} | fields).encode() + b"\n"
     try:
-        ensure(directory)
-        ensure(folder)
-        put(f"{folder}/{name_of(decision.network, decision.container, decision.interface)}", content[:MAX_BYTES])
+        make_private(directory)
+        make_private(folder)
+        write_whole(
+            f"{folder}/{attachment_name(decision.network, decision.container, decision.interface)}", content[:MAX_BYTES]
+        )
     except (OSError, StateDirectoryError):
         return False
     return True
@@ -103,10 +105,10 @@ def forget(attachment: str, directory: str = STATE_DIRECTORY) -> None:
         return
     folder = f"{directory}/{LINKS}"
     remove(f"{directory}/{DECISIONS}/{attachment}")
-    record = _target(f"{folder}/{attachment}")
+    record = _link_target(f"{folder}/{attachment}")
     if record:
         remove(f"{folder}/{attachment}")
-        if not any(_target(f"{folder}/{other}") == record for other in names_in(folder)):
+        if not any(_link_target(f"{folder}/{other}") == record for other in names_in(folder)):
             remove(f"{folder}/{record}")
 
 
@@ -115,14 +117,14 @@ def forget_others(network: str, valid: Container[str], directory: str = STATE_DI
     if not is_private(directory):
         return []
     names = [name for folder in (LINKS, DECISIONS) for name in names_in(f"{directory}/{folder}")]
-    known = dict.fromkeys(":".join(name.split(":")[:3]) for name in names)  # a killed writer's has a fourth part
-    gone = [name for name in known if name.startswith(f"{network}:") and name not in valid]
+    attachments = dict.fromkeys(":".join(name.split(":")[:3]) for name in names)  # a killed writer's has a fourth part
+    gone = [name for name in attachments if name.startswith(f"{network}:") and name not in valid]
     for name in gone:
         forget(name, directory)
     return gone
 
 
-def _target(link: str) -> str:
+def _link_target(link: str) -> str:
     try:
         return os.readlink(link)
     except OSError:
@@ -132,8 +134,8 @@ def _target(link: str) -> str:
 def decision_about(namespace: os.stat_result, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
     """Return the last decision about a network namespace, or None if none is known."""
     decisions = [decision for decision in read_decisions(directory) if decision.inode == namespace.st_ino]
-    of_this = [decision for decision in decisions if _is_about(decision, namespace)]
-    return max(of_this, key=lambda decision: decision.time, default=None)
+    about_namespace = [decision for decision in decisions if _is_about(decision, namespace)]
+    return max(about_namespace, key=lambda decision: decision.time, default=None)
 
 
 def _is_about(decision: RecordedDecision, namespace: os.stat_result) -> bool:

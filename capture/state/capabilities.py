@@ -16,19 +16,19 @@ ESCAPES = {
 """Capabilities by which a process may leave the capture; tests/kernel/test_escapes.py tries the first four."""
 
 
-def missing(*names: str) -> list[str]:
+def missing_capabilities(*names: str) -> list[str]:
     """Return which of these capabilities this thread lacks."""
-    held = _held("thread-self")
-    return [name for name in names if name not in held]
+    effective = _effective("thread-self")
+    return [name for name in names if name not in effective]
 
 
 def escapes_of(process: int) -> tuple[str, ...]:
     """Return the capabilities by which a process may leave the capture; none if it has ended."""
-    held = _held(str(process))
-    return tuple(f"{name} (it {text})" for name, text in ESCAPES.items() if name in held)
+    effective = _effective(str(process))
+    return tuple(f"{name} (it {text})" for name, text in ESCAPES.items() if name in effective)
 
 
-def _held(process: str) -> list[str]:
+def _effective(process: str) -> list[str]:
     lines = content_of(f"/proc/{process}/status").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), 0)
     return [name for name, number in NUMBERS.items() if effective >> number & 1]

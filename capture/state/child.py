@@ -22,7 +22,7 @@ def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) 
     try:
         child = fork()
         if child == 0:
-            _be_child(work, describe, answer)
+            _run_in_child(work, describe, answer)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return status, os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
     finally:
@@ -38,7 +38,7 @@ def fork() -> int:
         return os.fork()
 
 
-def _be_child(work: Callable[[], str], describe: Callable[[BaseException], str], answer: int) -> None:
+def _run_in_child(work: Callable[[], str], describe: Callable[[BaseException], str], answer: int) -> None:
     status = 1
     try:
         text = work()

@@ -20,7 +20,7 @@ from capture.errors import CaptureError
 from capture.model.ruleset import Redirect, Ruleset, TransparentProxy
 from capture.netlink import conntrack, sock_diag
 from capture.netlink.conntrack import Flow, TrackedConnection
-from capture.netlink.nfnetlink import open_netfilter
+from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from capture.netlink.sock_diag import TcpSocket
 
-STATES = {
+CONNTRACK_STATES = {
     sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
     sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
     # Half-closed ones too: an entry in such a state ends after a minute without packets.
@@ -45,23 +45,23 @@ ALREADY_TRACKED = (errno.EEXIST, errno.EBUSY)
 """Refusals for connections that are tracked already, translated or further on than the socket was when listed."""
 
 
-def captured(rulesets: Iterable[Ruleset]) -> int:
+def count_captured(rulesets: Iterable[Ruleset]) -> int:
     """Return how many open connections pass the proxy by rules like these: those that end with the rules.
 
     Raises CaptureError where they cannot be listed.
     """
-    ports, marks = _where_to(rulesets)
+    ports, marks = _redirect_ports_and_marks(rulesets)
     if not ports and not marks:
         return 0
     with sock_diag.open_sock_diag() as diag:
-        ends = {_flow(socket) for socket in sock_diag.read_tcp_sockets(diag, STATES)}
-    with open_netfilter() as netfilter:
+        ends = {_flow(socket) for socket in sock_diag.read_tcp_sockets(diag, CONNTRACK_STATES)}
+    with open_nfnetlink() as netfilter:
         entries = list(conntrack.read_entries(netfilter))
     # An entry outlives its connection by days, if it did not see the end. The replies' source has the socket.
     return sum(1 for entry in entries if is_captured(entry, ports, marks) and entry.reply in ends)
 
 
-def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[int]]:
+def _redirect_ports_and_marks(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[int]]:
     verdicts = {rule.verdict for ruleset in rulesets for rule in ruleset.rules}
     return (
         frozenset(verdict.port for verdict in verdicts if isinstance(verdict, Redirect)),
@@ -75,7 +75,7 @@ def is_captured(entry: TrackedConnection, ports: frozenset[int], marks: frozense
     return is_redirected or entry.mark in marks
 
 
-def track(first: Ruleset | None = None) -> tuple[str, ...]:
+def track_open_connections(first_ruleset: Ruleset | None = None) -> tuple[str, ...]:
     """Make entries for all open connections; return a warning if some could not get one.
 
     Before the first rules, which are given then, entries of connections that earlier rules redirected are forgotten:
@@ -83,36 +83,38 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
     """
     try:
         with sock_diag.open_sock_diag() as diag:
-            entries = [*entries_of(list(sock_diag.read_tcp_sockets(diag, (*STATES, sock_diag.TCP_LISTEN))))]
+            entries = [
+                *tracked_flows(list(sock_diag.read_tcp_sockets(diag, (*CONNTRACK_STATES, sock_diag.TCP_LISTEN))))
+            ]
         if not entries:
             return ()
-        with open_netfilter() as netfilter:
-            if first is not None:
-                ports, _ = _where_to([first])
+        with open_nfnetlink() as netfilter:
+            if first_ruleset is not None:
+                ports, _ = _redirect_ports_and_marks([first_ruleset])
                 for entry in list(conntrack.read_entries(netfilter)):
                     if is_captured(entry, ports, frozenset()):
                         conntrack.remove_entry(netfilter, entry.original)
-            refused = conntrack.put_entries(netfilter, entries)
+            refused = conntrack.add_entries(netfilter, entries)
     except CaptureError as error:
         return (f"existing connections may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
-    lost = [refusal for refusal in refused if refusal.errno not in ALREADY_TRACKED]
-    if not lost:
+    failures = [refusal for refusal in refused if refusal.errno not in ALREADY_TRACKED]
+    if not failures:
         return ()
-    reason = "conntrack's table is full" if lost[0].errno == errno.ENOMEM else os.strerror(lost[0].errno)
-    return (f"{len(lost)} of {len(entries)} existing connections may be cut: they cannot be tracked: {reason}",)
+    reason = "conntrack's table is full" if failures[0].errno == errno.ENOMEM else os.strerror(failures[0].errno)
+    return (f"{len(failures)} of {len(entries)} existing connections may be cut: they cannot be tracked: {reason}",)
 
 
-def entries_of(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
+def tracked_flows(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
     """Yield each connection, from its client to its server, with its state; both ends of one may be here."""
     listening = {socket.local_port for socket in sockets if socket.state == sock_diag.TCP_LISTEN}
     flows: dict[Flow, int] = {}
     for socket in sockets:
-        if socket.state not in STATES:
+        if socket.state not in CONNTRACK_STATES:
             continue
         flow = _flow(socket)
         if socket.local_port in listening:
             flow = flow.reversed
-        flows[flow] = max(STATES[socket.state], flows.get(flow, 0))
+        flows[flow] = max(CONNTRACK_STATES[socket.state], flows.get(flow, 0))
     return iter(flows.items())
 
 

@@ -14,12 +14,12 @@ from capture.errors import StateDirectoryError
 from capture.state.files import names_in, remove
 
 STATE_DIRECTORY = "/run/istio-capture"
-PRIVATE = 0o700
+PRIVATE_MODE = 0o700
 ABANDONED_AFTER = 60_000_000_000
 """Nanoseconds. A record is written within a millisecond: a writer that began a minute ago was killed."""
 
 
-def ensure(path: str) -> None:
+def make_private(path: str) -> None:
     """Make the directory, and those above it that are missing, for this user alone; the umask plays no part.
 
     Raises StateDirectoryError if it exists and is not private, OSError if it cannot be made.
@@ -30,13 +30,13 @@ def ensure(path: str) -> None:
     except FileNotFoundError:
         above = os.path.dirname(path)
     if above and not os.path.isdir(above):
-        ensure(above)
+        make_private(above)
     try:
-        os.mkdir(path, PRIVATE)
+        os.mkdir(path, PRIVATE_MODE)
     except FileExistsError:  # made by another process meanwhile
         _require_private(path, os.lstat(path))
         return
-    os.chmod(path, PRIVATE)  # a umask may have taken away what the owner needs; others got nothing at any moment
+    os.chmod(path, PRIVATE_MODE)  # a umask may have taken away what the owner needs; others got nothing at any moment
 
 
 def require_private(path: str) -> None:
@@ -57,7 +57,7 @@ def is_private(path: str) -> bool:
     return True
 
 
-def tighten(path: str) -> bool:
+def narrow_mode(path: str) -> bool:
     """Give an existing directory of this user's the mode 0700 and return whether that was needed.
 
     An older version made it with 0755. Raises StateDirectoryError if others own it or could write into it.
@@ -68,7 +68,7 @@ def tighten(path: str) -> bool:
         return False
     is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
     if is_own and status.st_mode & 0o077 and not status.st_mode & 0o022:
-        os.chmod(path, PRIVATE)
+        os.chmod(path, PRIVATE_MODE)
         return True
     _require_private(path, status)
     return False
@@ -83,7 +83,7 @@ def _require_private(path: str, status: os.stat_result) -> None:
         raise StateDirectoryError(path, f"its mode is {stat.S_IMODE(status.st_mode):04o}; expected 0700")
 
 
-def forget_ended(directory: str = STATE_DIRECTORY) -> None:
+def forget_ended_namespaces(directory: str = STATE_DIRECTORY) -> None:
     """Remove records of namespaces that are known to have ended, and what killed writers left.
 
     No two namespaces share an inode number at one time. So of several records with one inode, all but the last one
@@ -91,26 +91,26 @@ def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     own, see gen_cookie_next in linux/cookie.h.) No cheap look shows which others have ended.
     """
     names = names_in(directory) if is_private(directory) else []
-    written: dict[str, dict[str, int]] = {}
+    times: dict[str, dict[str, int]] = {}
     for name in names:
-        inode = _inode(name)
+        inode = _inode_of_record(name)
         if inode:
-            written.setdefault(inode, {})[name] = _written(f"{directory}/{name}")
-    ended = [name for of_one in written.values() for name, when in of_one.items() if when < max(of_one.values())]
+            times.setdefault(inode, {})[name] = _modified(f"{directory}/{name}")
+    ended = [name for of_one in times.values() for name, when in of_one.items() if when < max(of_one.values())]
     long_ago = time.time_ns() - ABANDONED_AFTER
     # A file that was never renamed to the record that it was to be.
-    abandoned = [name for name in names if ".json." in name and _written(f"{directory}/{name}") < long_ago]
+    abandoned = [name for name in names if ".json." in name and _modified(f"{directory}/{name}") < long_ago]
     for name in (*ended, *abandoned):
         remove(f"{directory}/{name}")
 
 
-def _inode(name: str) -> str:
+def _inode_of_record(name: str) -> str:
     """Return the inode in the name of a record; nothing if it is none."""
     inode, dash, cookie = name.removesuffix(".json").partition("-")
     return inode if name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal() else ""
 
 
-def _written(path: str) -> int:
+def _modified(path: str) -> int:
     """Return when a record was written, in nanoseconds; one that goes meanwhile was never."""
     try:
         return os.stat(path).st_mtime_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-REGULAR, TYPE = 0o100000, 0o170000
+S_IFREG, S_IFMT = 0o100000, 0o170000
 """S_IFREG and S_IFMT of inode(7); the module ``stat`` has more than is needed here."""
 
 
@@ -33,7 +33,7 @@ def read_file(path: str, limit: int) -> bytes:
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        if os.fstat(file).st_mode & TYPE != REGULAR:
+        if os.fstat(file).st_mode & S_IFMT != S_IFREG:
             raise OSError(errno.EINVAL, "it is not a regular file", path)
         content = bytearray()
         while chunk := os.read(file, 1 << 16):
@@ -78,7 +78,7 @@ def open_files(process: str) -> list[str]:
     return targets
 
 
-def put(path: str, content: bytes) -> None:
+def write_whole(path: str, content: bytes) -> None:
     """Write a file for this user alone: readers see the old content or the new one, whole. Raises OSError."""
     temporary = f"{path}.{os.urandom(6).hex()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

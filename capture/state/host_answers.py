@@ -21,14 +21,14 @@ class HostAnswers(Value):
     servers: tuple[Network, ...]
     primary: Family | None = None
     """The family of the pod's primary address; None if it was not looked up, or there was none."""
-    now: Host | None = None
+    fallback: Host | None = None
     """The host that answers what was not looked up then; it is not recorded."""
 
     def user_id(self, name: str) -> int | None:
-        return self.now.user_id(name) if self.now and name not in self.users else self.users.get(name)
+        return self.fallback.user_id(name) if self.fallback and name not in self.users else self.users.get(name)
 
     def group_id(self, name: str) -> int | None:
-        return self.now.group_id(name) if self.now and name not in self.groups else self.groups.get(name)
+        return self.fallback.group_id(name) if self.fallback and name not in self.groups else self.groups.get(name)
 
     def default_proxy_user(self) -> str:
         return self.proxy_user
@@ -40,18 +40,18 @@ class HostAnswers(Value):
     def primary_address(self) -> Network | None:
         """Return an address of the family of the primary one."""
         if self.primary is None:
-            return self.now.primary_address() if self.now else None
+            return self.fallback.primary_address() if self.fallback else None
         return _any_address(self.primary)
 
     def interface_names(self) -> tuple[str, ...] | None:
         """Return those of now; they matter for warnings only, and those of then were printed then."""
-        return self.now.interface_names() if self.now else None
+        return self.fallback.interface_names() if self.fallback else None
 
     def has_ipv6(self) -> bool:
         return self.ipv6
 
     def name_servers(self) -> tuple[Network, ...]:
-        return self.servers or (self.now.name_servers() if self.now else ())
+        return self.servers or (self.fallback.name_servers() if self.fallback else ())
 
 
 def _any_address(family: Family) -> Network:

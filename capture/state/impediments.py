@@ -16,7 +16,7 @@ from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SO
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
-from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.rules import redirects_inbound
 from capture.state.routes import PREFERENCE, takes_ipv6_addresses
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
 
-NOT_ON_LO: dict[Direction, str] = {
+NOT_TO_LO: dict[Direction, str] = {
     "outbound": "does not lead to lo: outbound connections that are redirected do not reach the proxy",
     "inbound": "does not lead to lo: the proxy cannot call the app from it, so that inbound connections fail",
 }
@@ -53,21 +53,21 @@ class Impediment(Value):
 
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
-    with open_route() as route:
-        impeding = [*_without_loopback(route, ruleset)]
+    with open_rtnetlink() as rtnetlink:
+        found = [*_loopback_impediments(rtnetlink, ruleset)]
         for policy in ruleset.policy_routes:
-            impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
+            found += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
         if ruleset.policy_routes:
-            impeding += _sysctls(route, ruleset)
-    return tuple(impeding)
+            found += _sysctls(rtnetlink, ruleset)
+    return tuple(found)
 
 
-def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c).
 
     From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
     """
-    if not is_loopback_up(route):
+    if not is_loopback_up(rtnetlink):
         yield LOOPBACK_DOWN
         return
     for family in ruleset.families:
@@ -75,15 +75,15 @@ def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impedi
         needed: dict[Direction, Network] = {"outbound": loopback}
         if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
             needed["inbound"] = source
-        lost = {way: each for way, each in needed.items() if not _leads_to_lo(route, each.shown)}
-        if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))):
+        lost = {way: each for way, each in needed.items() if not _leads_to_lo(rtnetlink, each.shown)}
+        if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(rtnetlink, IPV6))):
             # few pods without a global address of IPv6 have ::1, either
             continue
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
         yield Impediment(
             "no-route",
-            "; ".join(f"{each.shown} {NOT_ON_LO[way]}" for way, each in lost.items()),
+            "; ".join(f"{each.shown} {NOT_TO_LO[way]}" for way, each in lost.items()),
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
             f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
             family,
@@ -91,17 +91,17 @@ def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impedi
         )
 
 
-def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
+def _leads_to_lo(rtnetlink: NetlinkSocket, address: str) -> bool:
     from capture.netlink.routing import look_up_route
 
     try:
-        return look_up_route(route, address).interface == LOOPBACK_INDEX
+        return look_up_route(rtnetlink, address).interface == LOOPBACK_INDEX
     except UnsupportedError:  # a kernel without the family
         return False
 
 
-def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
-    listed = read_addresses(route, FAMILY_NUMBERS[family])
+def _outer_addresses(rtnetlink: NetlinkSocket, family: Family) -> list[Network]:
+    listed = read_addresses(rtnetlink, FAMILY_NUMBERS[family])
     return [each.address for each in listed if each.interface != LOOPBACK_INDEX]
 
 
@@ -109,14 +109,14 @@ LO_DOWN: Literal["lo-down"] = "lo-down"
 LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=("inbound", "outbound"))
 
 
-def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
+def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
     from capture.netlink import policy_rules as rules  # TPROXY only
 
     try:
-        listed = rules.read_policy_rules(route, FAMILY_NUMBERS[policy.family])
+        listed = rules.read_policy_rules(rtnetlink, FAMILY_NUMBERS[policy.family])
     except UnsupportedError:
         return  # a kernel without policy routing; that our rule is missing is reported elsewhere
-    own_addresses = _outer_addresses(route, policy.family)
+    own_addresses = _outer_addresses(rtnetlink, policy.family)
     is_own = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
     local_is_first = listed[0].table == rules.RT_TABLE_LOCAL if listed else False
     for rule in listed[: is_own.index(True)] if any(is_own) else ():
@@ -125,7 +125,7 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
             continue
         if local_is_first and _is_to_the_pod(rule, own_addresses):
             continue
-        if rule.looks_up and not rules.has_routes(route, FAMILY_NUMBERS[policy.family], rule):
+        if rule.looks_up and not rules.has_routes(rtnetlink, FAMILY_NUMBERS[policy.family], rule):
             continue
         yield Impediment(
             "policy-route",
@@ -136,13 +136,13 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         )
 
 
-def _routes_elsewhere(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
+def _diverting_routes(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
     """Yield the routes in the table of TPROXY that lead answers away: those to a network that are not local."""
     from capture.netlink.routing import RTN_LOCAL, read_routes  # TPROXY only
 
-    for found_route in read_routes(route, FAMILY_NUMBERS[policy.family]):
-        if found_route.table == policy.table and found_route.prefix and found_route.kind != RTN_LOCAL:
-            network = Network(policy.family, found_route.first, found_route.prefix)
+    for route in read_routes(rtnetlink, FAMILY_NUMBERS[policy.family]):
+        if route.table == policy.table and route.prefix and route.kind != RTN_LOCAL:
+            network = Network(policy.family, route.first, route.prefix)
             yield Impediment(
                 "policy-route",
                 f"the route to {network} in table {policy.table} leads packets with mark {policy.mark:#x} away from the"
@@ -176,40 +176,40 @@ def _is_to_the_pod(rule: PolicyRule, own_addresses: list[Network]) -> bool:
     return any(network.contains(destination.first) and network.contains(destination.last) for network in local)
 
 
-def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:
+def source_validating_rule(rtnetlink: NetlinkSocket) -> PolicyRule | None:
     """Return the policy rule, as VPNs have it (`not fwmark ...`), for which sources are validated with their mark."""
     from capture.netlink.policy_rules import read_policy_rules
 
-    rules = read_policy_rules(route, FAMILY_NUMBERS[IPV4])
+    rules = read_policy_rules(rtnetlink, FAMILY_NUMBERS[IPV4])
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
-    accepts = sysctls.accepts_marks()
-    if accepts:
-        message = f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark, and are lost"
-        yield Impediment("sysctl", message, f"Set {accepts.name} to 0 in the pod's network namespace.")
+    accepting = sysctls.mark_accepting_sysctl()
+    if accepting:
+        message = f"{accepting.name} is {accepting.value}: answers of the proxy get its own mark, and are lost"
+        yield Impediment("sysctl", message, f"Set {accepting.name} to 0 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
-    for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
-        message = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", message, _remedy(route, refuses.name), IPV4)
+    for refusing in sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset)):
+        message = f"{refusing.name} is {refusing.value}: captured inbound packets are dropped as martians"
+        yield Impediment("sysctl", message, _remedy(rtnetlink, refusing.name), IPV4)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
     """Return the switches that are on, must be off for a rule set, and that nothing in the namespace needs."""
-    from capture.state.sysctls import in_the_way
+    from capture.state.sysctls import sysctls_to_turn_off
 
     if not ruleset.policy_routes:
         return ()
-    with open_route() as route:
-        return in_the_way(validates_source=rule_that_needs_source_validation(route) is None)
+    with open_rtnetlink() as rtnetlink:
+        return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 
 
-def _remedy(route: NetlinkSocket, name: str) -> str:
-    vpn = rule_that_needs_source_validation(route)
+def _remedy(rtnetlink: NetlinkSocket, name: str) -> str:
+    vpn = source_validating_rule(rtnetlink)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
     return (

@@ -14,7 +14,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Ten thousand workloads, or the dump of 60,000 rules, have less."""
 INPUT_TIMEOUT = 10.0
 """Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
-READABLE = f"Name a text file that you may read, or {STDIN} for standard input."
+READ_REMEDY = f"Name a text file that you may read, or {STDIN} for standard input."
 
 
 class InputError(CaptureError):
@@ -38,9 +38,9 @@ def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT
             raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
         return content.decode()
     except OSError as error:
-        raise InputError(f"cannot read {origin_of(name)}: {error.strerror}", READABLE) from None
+        raise InputError(f"cannot read {origin_of(name)}: {error.strerror}", READ_REMEDY) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}", READABLE) from None
+        raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}", READ_REMEDY) from None
 
 
 def _read(name: str, limit: int, timeout: float) -> bytearray:
@@ -50,7 +50,7 @@ def _read(name: str, limit: int, timeout: float) -> bytearray:
         content = bytearray()
         while len(content) <= limit:
             if not is_regular:
-                _wait(file, name, timeout)
+                _wait_for_data(file, name, timeout)
             chunk = os.read(file, 1 << 20)
             if not chunk:
                 break
@@ -60,7 +60,7 @@ def _read(name: str, limit: int, timeout: float) -> bytearray:
         os.close(file)
 
 
-def _wait(file: int, name: str, timeout: float) -> None:
+def _wait_for_data(file: int, name: str, timeout: float) -> None:
     """Wait until there is something to read, or the end; poll(2) knows neither of a FIFO that had no writer yet."""
     waiting = select.poll()
     waiting.register(file, select.POLLIN)

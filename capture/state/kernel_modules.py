@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LOADED_MODULES = "/sys/module"
-INDEXES = "/lib/modules"
+MODULE_INDEXES = "/lib/modules"
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 LOADING_DISABLED = "/proc/sys/kernel/modules_disabled"
-MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+MODPROBE_DIRECTORIES = (
+    "/etc/modprobe.d",
+    "/run/modprobe.d",
+    "/usr/local/lib/modprobe.d",
+    "/usr/lib/modprobe.d",
+    "/lib/modprobe.d",
+)
 """Modprobe's configuration, files *.conf: modprobe.d(5)."""
 
 OLDEST_KERNEL = (5, 2)
@@ -32,7 +38,7 @@ ONLY_IPV6 = ("nf_tproxy_ipv6", "nf_defrag_ipv6", "ip6_tables", "ip6table_nat", "
 """Modules that a kernel without IPv6 neither has nor needs."""
 
 
-class Inventory(Value):
+class ModuleInventory(Value):
     """The state of some modules.
 
     ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
@@ -51,7 +57,7 @@ class Inventory(Value):
         return self.absent + self.forbidden
 
 
-def look_up(names: Iterable[str]) -> Inventory:
+def look_up_modules(names: Iterable[str]) -> ModuleInventory:
     """Return what is there of these modules."""
     release = os.uname().release
     version = _version(release)
@@ -63,16 +69,16 @@ def look_up(names: Iterable[str]) -> Inventory:
         and not os.path.exists(f"{LOADED_MODULES}/{name}")
     )
     if not unloaded or version < OLDEST_KERNEL:
-        return Inventory(unloaded, is_indexed=not unloaded)
-    indexes = [f"{INDEXES}/{release}/{name}" for name in ("modules.dep", "modules.builtin")]
+        return ModuleInventory(unloaded, is_indexed=not unloaded)
+    indexes = [f"{MODULE_INDEXES}/{release}/{name}" for name in ("modules.dep", "modules.builtin")]
     if not all(map(os.path.exists, indexes)):
-        return Inventory(unloaded)
+        return ModuleInventory(unloaded)
     loadable, builtin = map(content_of, indexes)
     not_built_in = tuple(name for name in unloaded if not _lists(builtin, name))
     absent = tuple(name for name in not_built_in if not _lists(loadable, name))
     prohibitions = read_prohibitions() if not_built_in else {}
     forbidden = tuple(name for name in not_built_in if name in prohibitions and name not in absent)
-    return Inventory(not_built_in, absent, forbidden, is_indexed=True)
+    return ModuleInventory(not_built_in, absent, forbidden, is_indexed=True)
 
 
 def _version(release: str) -> tuple[int, ...]:
@@ -94,7 +100,12 @@ def read_prohibitions() -> dict[str, str]:
     by another name, as the kernel requests matches and targets, and not where another module needs it.
     """
     prohibitions: dict[str, str] = {}
-    paths = (f"{directory}/{name}" for directory in MODPROBE for name in names_in(directory) if name.endswith(".conf"))
+    paths = (
+        f"{directory}/{name}"
+        for directory in MODPROBE_DIRECTORIES
+        for name in names_in(directory)
+        if name.endswith(".conf")
+    )
     for path in paths:
         for line in content_of(path).decode(errors="replace").splitlines():
             words = line.split()
@@ -123,6 +134,6 @@ def is_loaded_module(name: str) -> bool:
     return os.path.exists(f"{LOADED_MODULES}/{name}/initstate")
 
 
-def can_load() -> bool:
+def can_load_modules() -> bool:
     """Return whether the kernel loads modules at all (modules_disabled in admin-guide/sysctl/kernel.rst)."""
     return content_of(LOADING_DISABLED).strip() != b"1"

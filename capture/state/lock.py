@@ -20,17 +20,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-NAME = b"\0istio-capture"
+LOCK_NAME = b"\0istio-capture"
 LOCK_TIMEOUT = 10.0
 """Seconds; then we go on: any process in the pod can hold the name, which must not keep the pod uncaptured."""
-PAUSE = 0.005
+RETRY_PAUSE = 0.005
 UNIX_SOCKETS = "/proc/thread-self/net/unix"
 """Columns by proc(5): the inode is the seventh, the name the eighth; an abstract name begins with @."""
 
 _held: set[int] = set()
 
 
-def descriptors() -> tuple[int, ...]:
+def held_descriptors() -> tuple[int, ...]:
     """Return the descriptors that a program must inherit which we start while we hold the lock."""
     return tuple(_held)
 
@@ -46,23 +46,21 @@ class NamespaceLock:
         self._timeout = timeout
 
     def __enter__(self) -> Self:
-        self._holder = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)
         give_up = time.monotonic() + self._timeout
         while not self._take():
             if time.monotonic() >= give_up:
-                what = (
-                    f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within"
-                    f" {self._timeout:g} s: {_holder()} holds it; continued without the lock"
-                )
-                self.warnings = (what,)
+                lock = f"the lock of this network namespace (unix socket @{LOCK_NAME[1:].decode()})"
+                fault = f"was not released within {self._timeout:g} s: {_describe_holder()} holds it"
+                self.warnings = (f"{lock} {fault}; continued without the lock",)
                 break
-            time.sleep(PAUSE)
-        _held.add(self._holder.fileno())
+            time.sleep(RETRY_PAUSE)
+        _held.add(self._socket.fileno())
         return self
 
     def _take(self) -> bool:
         try:
-            self._holder.bind(NAME)
+            self._socket.bind(LOCK_NAME)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
@@ -70,13 +68,13 @@ class NamespaceLock:
         return True
 
     def __exit__(self, *_: object) -> None:
-        _held.discard(self._holder.fileno())
-        self._holder.close()
+        _held.discard(self._socket.fileno())
+        self._socket.close()
 
 
-def _holder() -> str:
+def _describe_holder() -> str:
     columns = (line.split() for line in content_of(UNIX_SOCKETS).splitlines())
-    targets = {f"socket:[{fields[6].decode()}]" for fields in columns if fields[7:] == [b"@" + NAME[1:]]}
+    targets = {f"socket:[{fields[6].decode()}]" for fields in columns if fields[7:] == [b"@" + LOCK_NAME[1:]]}
     for process in processes():
         if not targets.isdisjoint(open_files(process)):
             command = content_of(f"/proc/{process}/cmdline")[:200].replace(b"\0", b" ").decode("utf-8", "replace")

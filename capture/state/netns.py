@@ -45,7 +45,7 @@ class InNamespace:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = None if path is None else _text(path)
+        self.path = None if path is None else _path_text(path)
         self._home = -1
 
     def __enter__(self) -> Self:
@@ -179,7 +179,7 @@ CONNTRACK_SYSCTLS = "/proc/sys/net/netfilter/nf_conntrack_"
 """``count`` is the namespace's; ``max`` holds for each (Documentation/networking/nf_conntrack-sysctl.rst)."""
 
 
-def read_tracked() -> tuple[int, int]:
+def read_connection_counts() -> tuple[int, int]:
     """Return how many connections are tracked here, and how many can be; 0 for what the kernel does not report."""
     return int(content_of(f"{CONNTRACK_SYSCTLS}count") or 0), int(content_of(f"{CONNTRACK_SYSCTLS}max") or 0)
 
@@ -189,7 +189,7 @@ def path_of_process(pid: int) -> str:
     return f"/proc/{pid}/ns/net"
 
 
-def _text(path: Path) -> str:
+def _path_text(path: Path) -> str:
     try:
         text = os.fspath(path)
         os.fsencode(text)
@@ -206,7 +206,7 @@ def _open(path: str) -> int:
     except FileNotFoundError:
         if path == CURRENT:
             raise _no_proc() from None
-        raise _no_such(path) from None
+        raise _missing_namespace(path) from None
     except PermissionError:
         remedy = "Run as root with the capability SYS_PTRACE, in the user namespace of that process or above (proc(5))."
         raise PrivilegeError(f"open {path}", remedy if path.startswith("/proc/") else "") from None
@@ -214,7 +214,7 @@ def _open(path: str) -> int:
         raise NamespaceError(path, os.strerror(error.errno or 0)) from None
 
 
-def _no_such(path: str) -> NamespaceError:
+def _missing_namespace(path: str) -> NamespaceError:
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
     if not pid.isdigit() or path != path_of_process(int(pid)):
         return NamespaceError(path, "does not exist")

@@ -47,10 +47,10 @@ def evidence_of_node() -> str:
     if other_names:
         return f"other network namespaces are named in {NAMED_NAMESPACES}: {', '.join(other_names[:3])}"
     from capture.netlink.interfaces import read_links
-    from capture.netlink.rtnetlink import open_route
+    from capture.netlink.rtnetlink import open_rtnetlink
 
-    with open_route() as route:
-        peers = len({link.peer_namespace for link in read_links(route)} - {None})
+    with open_rtnetlink() as rtnetlink:
+        peers = len({link.peer_namespace for link in read_links(rtnetlink)} - {None})
     return f"its interfaces lead to {peers} other network namespaces" if peers >= MANY_PEERS else ""
 
 

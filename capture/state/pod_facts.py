@@ -10,12 +10,12 @@ from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import Link, read_addresses, read_links
-from capture.netlink.routing import way_out
-from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
+from capture.netlink.routing import outgoing_interface
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.traffic_control import read_redirects
 from capture.state.files import content_of, open_files, processes
-from capture.state.netns import read_tracked
+from capture.state.netns import read_connection_counts
 from capture.state.user_namespace import IdMaps, foreign_ids
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     """Return the facts of the namespace we are in; what the kernel does not report is left out."""
-    with open_route() as route:
-        links = tuple(read_links(route))
-        redirects = diverted(route, links)
-        addresses = [each.address for each in read_addresses(route) if each.interface != LOOPBACK_INDEX]
+    with open_rtnetlink() as rtnetlink:
+        links = tuple(read_links(rtnetlink))
+        redirects = ingress_redirects(rtnetlink, links)
+        addresses = [each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
         families = dict.fromkeys(address.family for address in addresses)
-        unrouted = tuple(family for family in families if not way_out(route, FAMILY_NUMBERS[family]))
+        unrouted = tuple(family for family in families if not outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]))
     ids = foreign_ids()
     listeners = _listeners(ids)
-    strangers = {
+    other_inodes = {
         listener.inode
         for listener in listeners or ()
         if not any(span.first <= listener.uid <= span.last for span in proxy_uids)
@@ -44,21 +44,21 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         links,
         tuple(address for address in addresses if not address.is_link_local),
         listeners,
-        _groups_of(strangers, ids),
-        *read_tracked(),
+        _groups_of(other_inodes, ids),
+        *read_connection_counts(),
         redirects,
         unrouted,
     )
 
 
-def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
+def ingress_redirects(rtnetlink: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
     """Return the interfaces with a filter that diverts incoming packets, each with its target."""
     names = {link.index: link.name for link in links}
     return tuple(
         (link.name, names.get(target, f"interface {target}"))
         for link in links
         if not link.is_loopback
-        for target in dict.fromkeys(read_redirects(route, link.index))
+        for target in dict.fromkeys(read_redirects(rtnetlink, link.index))
     )
 
 

@@ -16,9 +16,9 @@ from capture.model.values import Value
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
-from capture.settings.settings import Given, Settings
-from capture.state.directory import STATE_DIRECTORY, ensure, require_private
-from capture.state.files import content_of, put
+from capture.settings.settings import ExplicitValue, Settings
+from capture.state.directory import STATE_DIRECTORY, make_private, require_private
+from capture.state.files import content_of, write_whole
 from capture.state.host_answers import HostAnswers
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capture.state.sysctls import Sysctl
 
 VERSION = 1
-WRITTEN_BY = {
+KNOWN_WRITERS = {
     "backend": ("iptables", "nftables"),
     "driver": ("netlink", "restore", "iptc", "libnftables"),
     "variant": ("", "nft", "legacy"),
@@ -70,7 +70,7 @@ def as_json(record: Record) -> str:
     return encode(
         {
             "version": VERSION,
-            **{how: getattr(record, how) for how in WRITTEN_BY},
+            **{how: getattr(record, how) for how in KNOWN_WRITERS},
             "settings": {
                 option.name: [explicit.text, explicit.origin]
                 for option, explicit in record.settings.explicit.items()
@@ -92,8 +92,8 @@ def from_json(text: str) -> Record | str:
 
     Pods of one template have the same text, and an agent that looks at many reads it once.
     """
-    if text in _read_lately:
-        return _read_lately[text]
+    if text in _recent_records:
+        return _recent_records[text]
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
@@ -107,19 +107,19 @@ def from_json(text: str) -> Record | str:
         return f"{error.args[0]!r} in it is missing or unknown"
     except (AttributeError, TypeError, ValueError):
         return "a value in it is unknown or of the wrong type"
-    while len(_read_lately) >= MAX_READ_LATELY:
-        _read_lately.pop(next(iter(_read_lately)), None)
-    _read_lately[text] = record
+    while len(_recent_records) >= MAX_RECENT_RECORDS:
+        _recent_records.pop(next(iter(_recent_records)), None)
+    _recent_records[text] = record
     return record
 
 
-_read_lately: dict[str, Record] = {}
-MAX_READ_LATELY = 16
+_recent_records: dict[str, Record] = {}
+MAX_RECENT_RECORDS = 16
 
 
 def _record(plain: dict[str, Any]) -> Record:
     settings = Settings(
-        {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+        {OPTIONS_BY_NAME[name]: ExplicitValue(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
         knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
     )
     answers = _answers(plain["facts"])
@@ -130,7 +130,7 @@ def _record(plain: dict[str, Any]) -> Record:
         build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
-        **{how: words[words.index(plain[how])] for how, words in WRITTEN_BY.items()},
+        **{how: words[words.index(plain[how])] for how, words in KNOWN_WRITERS.items()},
     )
 
 
@@ -173,24 +173,24 @@ def _text(value: object) -> str:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
+def record_path(namespace: str, directory: str = STATE_DIRECTORY) -> str:
     """Return where the record of a namespace is kept."""
     return f"{directory}/{namespace}.json"
 
 
 def read(directory: str = STATE_DIRECTORY) -> Record | None:
-    """Return the record of the namespace we are in, if there is one that can be used (else ``fault`` has the reason).
+    """Return the record of the namespace we are in; None without a usable one (``why_unusable`` has the reason).
 
     Raises StateDirectoryError if others could have written it.
     """
     require_private(directory)
-    parsed = _parsed(path_of(namespace_id(), directory))
+    parsed = _parsed(record_path(namespace_id(), directory))
     return None if isinstance(parsed, str) else parsed
 
 
-def fault(directory: str = STATE_DIRECTORY) -> str:
+def why_unusable(directory: str = STATE_DIRECTORY) -> str:
     """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
-    path = path_of(namespace_id(), directory)
+    path = record_path(namespace_id(), directory)
     parsed = _parsed(path)
     return f"the record {path} cannot be used: {parsed}" if parsed and isinstance(parsed, str) else ""
 
@@ -214,11 +214,11 @@ def write(record: Record, directory: str = STATE_DIRECTORY) -> str:
     written again. Raises StateDirectoryError if others could write there, too.
     """
     try:
-        ensure(directory)
-        path = path_of(namespace_id(), directory)
+        make_private(directory)
+        path = record_path(namespace_id(), directory)
         content = as_json(record).encode()
         if content_of(path) != content:
-            put(path, content)
+            write_whole(path, content)
     except OSError as error:
         return error.strerror or str(error)
     return ""
@@ -286,6 +286,6 @@ def restore_sysctls(sysctls: tuple[Sysctl, ...]) -> bool:
 def forget(directory: str = STATE_DIRECTORY) -> None:
     """Remove the record of the namespace we are in, if there is one."""
     try:
-        os.unlink(path_of(namespace_id(), directory))
+        os.unlink(record_path(namespace_id(), directory))
     except OSError:
         pass

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network
+from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV6, Family, Network
 from capture.model.conventions import ISTIO_MARK, ISTIO_ROUTE_TABLE, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
-from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
+from capture.netlink.policy_rules import has_mark_rule, read_policy_rules, remove_mark_rule, set_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
-from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.state.files import content_of
 
 TYPE_CHECKING = False
@@ -35,19 +35,19 @@ that a later rule precedes every earlier one. Where that one has 0, the later ru
 """
 
 
-def ensure(ruleset: Ruleset) -> bool:
+def add_missing(ruleset: Ruleset) -> bool:
     """Add what the rule set needs and is not there; return whether anything was missing."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return False
     changed = False
-    with open_route() as route:
-        for address in _possible(ruleset):
-            changed |= add_address(route, address.network.shown, address.network.prefix)
+    with open_rtnetlink() as rtnetlink:
+        for address in _possible_addresses(ruleset):
+            changed |= add_address(rtnetlink, address.network.shown, address.network.prefix)
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: it shows that a table is our own, wherever we were killed.
-            changed |= put_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table, PREFERENCE)
+            changed |= set_mark_rule(rtnetlink, FAMILY_NUMBERS[policy.family], policy.mark, policy.table, PREFERENCE)
             try:
-                changed |= add_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
+                changed |= add_local_route(rtnetlink, FAMILY_NUMBERS[policy.family], policy.table)
             except KernelError as error:
                 if error.errno != errno.ENETDOWN:
                     raise
@@ -57,36 +57,36 @@ def ensure(ruleset: Ruleset) -> bool:
 
 def is_lo_up() -> bool:
     """Return whether ``lo`` of the namespace we are in is set up."""
-    with open_route() as route:
-        return is_loopback_up(route)
+    with open_rtnetlink() as rtnetlink:
+        return is_loopback_up(rtnetlink)
 
 
-def missing(ruleset: Ruleset) -> list[LoopbackAddress | MissingRoute]:
+def missing_parts(ruleset: Ruleset) -> list[LoopbackAddress | MissingRoute]:
     """Return what the rule set needs and is not there."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return []
-    with open_route() as route:
+    with open_rtnetlink() as rtnetlink:
         return [
-            *[address for address in _possible(ruleset) if not _has_address(route, address)],
-            *_missing_routes(route, ruleset),
+            *[address for address in _possible_addresses(ruleset) if not _has_address(rtnetlink, address)],
+            *_missing_routes(rtnetlink, ruleset),
         ]
 
 
 def missing_routes(ruleset: Ruleset) -> Iterator[MissingRoute]:
     """Yield what of the routes of a transparent capture is not there."""
     if ruleset.policy_routes:
-        with open_route() as route:
-            yield from _missing_routes(route, ruleset)
+        with open_rtnetlink() as rtnetlink:
+            yield from _missing_routes(rtnetlink, ruleset)
 
 
-def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingRoute]:
+def _missing_routes(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingRoute]:
     for policy in ruleset.policy_routes:
-        has_rule, has_route = _halves(route, policy)
+        has_rule, has_route = _has_rule_and_route(rtnetlink, policy)
         if not has_rule or not has_route:
             yield MissingRoute(policy, has_rule, has_route)
 
 
-def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
+def routes_of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
     """Return the policy routes that live rules of a transparent capture need, of which nothing is recorded.
 
     Their table is the one of the policy rule for their mark; without such a rule, upstream's default.
@@ -94,8 +94,8 @@ def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
     marks = sorted({verdict.mark for verdict in live.transparent_verdicts})
     if not marks:
         return ()
-    with open_route() as route:
-        tables = {(FAMILY_OF.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
+    with open_rtnetlink() as rtnetlink:
+        tables = {(FAMILY_BY_NUMBER.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(rtnetlink)}
     return tuple(
         PolicyRoute(family, mark, tables.get((family, mark), ISTIO_ROUTE_TABLE))
         for family in live.families
@@ -111,7 +111,7 @@ def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ru
     return recorded.replace(loopback_addresses=(LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),))
 
 
-def _possible(ruleset: Ruleset) -> tuple[LoopbackAddress, ...]:
+def _possible_addresses(ruleset: Ruleset) -> tuple[LoopbackAddress, ...]:
     """Return the addresses that ``lo`` can have: none of IPv6 while that is disabled there."""
     if takes_ipv6_addresses():
         return ruleset.loopback_addresses
@@ -123,40 +123,46 @@ def takes_ipv6_addresses() -> bool:
     return content_of(DISABLE_IPV6_ON_LO).strip() != b"1"  # without /proc/sys the kernel answers
 
 
-def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
+def existing_parts(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
     """Return a rule set without tables that holds our own and upstream's routes and addresses in the namespace.
 
     The routes are the recorded ones, those of the marks in live rules, and upstream's defaults.
     """
     marks = {verdict.mark for ruleset in live for verdict in ruleset.transparent_verdicts}
-    with open_route() as route:
+    with open_rtnetlink() as rtnetlink:
         passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
         return Ruleset(
             families=FAMILIES,
             tables=(),
-            loopback_addresses=(passthrough,) if _has_address(route, passthrough) else (),
-            policy_routes=tuple(dict.fromkeys(_routes_present(route, marks, recorded))),
+            loopback_addresses=(passthrough,) if _has_address(rtnetlink, passthrough) else (),
+            policy_routes=tuple(dict.fromkeys(_routes_present(rtnetlink, marks, recorded))),
         )
 
 
-def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[PolicyRoute]) -> Iterator[PolicyRoute]:
-    known = tuple(recorded)
+def _routes_present(
+    rtnetlink: NetlinkSocket, marks: set[int], recorded: Iterable[PolicyRoute]
+) -> Iterator[PolicyRoute]:
+    recorded_routes = tuple(recorded)
     followed: set[tuple[Family, int]] = set()
-    for rule in filter(lambda rule: rule.is_plain, read_policy_rules(route)):
-        policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
+    for rule in filter(lambda rule: rule.is_plain, read_policy_rules(rtnetlink)):
+        policy = PolicyRoute(FAMILY_BY_NUMBER[rule.family], rule.mark, rule.table)
         of_upstream = (policy.mark, policy.table) == (ISTIO_MARK, ISTIO_ROUTE_TABLE)
-        if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):
+        if (
+            of_upstream
+            or policy in recorded_routes
+            or (policy.mark in marks and _has_rule_and_route(rtnetlink, policy)[1])
+        ):
             followed.add((policy.family, policy.mark))
             yield policy
     routes_alone = [PolicyRoute(family, mark, ISTIO_ROUTE_TABLE) for family in FAMILIES for mark in sorted(marks)]
-    for policy in (*known, *routes_alone):
-        if (policy.family, policy.mark) not in followed and _halves(route, policy)[1]:
+    for policy in (*recorded_routes, *routes_alone):
+        if (policy.family, policy.mark) not in followed and _has_rule_and_route(rtnetlink, policy)[1]:
             yield policy
 
 
-def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
+def stale_parts(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
     """Return the routes and addresses of one of our earlier rule sets that the desired one has no use for."""
-    earlier = present(live, recorded)
+    earlier = existing_parts(live, recorded)
     return earlier.replace(
         loopback_addresses=tuple(a for a in earlier.loopback_addresses if a not in desired.loopback_addresses),
         policy_routes=tuple(policy for policy in earlier.policy_routes if policy not in desired.policy_routes),
@@ -169,24 +175,27 @@ def remove(ruleset: Ruleset, needed_still: Ruleset | None = None) -> bool:
         return False
     needed = {(policy.family, policy.table) for policy in needed_still.policy_routes} if needed_still else set()
     changed = False
-    with open_route() as route:
+    with open_rtnetlink() as rtnetlink:
         for policy in ruleset.policy_routes:
             if (policy.family, policy.table) not in needed:
-                changed |= remove_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
-            changed |= remove_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table)
+                changed |= remove_local_route(rtnetlink, FAMILY_NUMBERS[policy.family], policy.table)
+            changed |= remove_mark_rule(rtnetlink, FAMILY_NUMBERS[policy.family], policy.mark, policy.table)
         for address in ruleset.loopback_addresses:
-            changed |= remove_address(route, address.network.shown, address.network.prefix)
+            changed |= remove_address(rtnetlink, address.network.shown, address.network.prefix)
     return changed
 
 
-def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
-    listed = read_addresses(route, FAMILY_NUMBERS[desired.network.family])
+def _has_address(rtnetlink: NetlinkSocket, desired: LoopbackAddress) -> bool:
+    listed = read_addresses(rtnetlink, FAMILY_NUMBERS[desired.network.family])
     return any(each.interface == LOOPBACK_INDEX and each.address == desired.network for each in listed)
 
 
-def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
+def _has_rule_and_route(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
     family = FAMILY_NUMBERS[policy.family]
     try:
-        return (has_mark_rule(route, family, policy.mark, policy.table), has_local_route(route, family, policy.table))
+        return (
+            has_mark_rule(rtnetlink, family, policy.mark, policy.table),
+            has_local_route(rtnetlink, family, policy.table),
+        )
     except UnsupportedError:
         return False, False  # a kernel without this family, or without policy routing, has none of our routes

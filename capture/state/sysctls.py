@@ -41,19 +41,19 @@ class Sysctl(Value):
     @property
     def name(self) -> str:
         """Return the name as sysctl(8) writes it: a dot in an interface's name is a slash there."""
-        return "net." + self.path.translate(SWAPPED)
+        return "net." + self.path.translate(DOTS_AND_SLASHES)
 
 
-SWAPPED = str.maketrans("./", "/.")
+DOTS_AND_SLASHES = str.maketrans("./", "/.")
 
 
-def in_the_way(*, validates_source: bool = True) -> tuple[Sysctl, ...]:
+def sysctls_to_turn_off(*, spares_validation: bool = False) -> tuple[Sysctl, ...]:
     """Return the switches that are on, should be off, and may be written; in most containers /proc/sys is read-only.
 
-    Those of source validation are left out where they have to stay.
+    ``spares_validation`` leaves those of source validation out: a policy rule needs them.
     """
     paths = [FWMARK_ACCEPT]
-    if validates_source:
+    if not spares_validation:
         paths += [f"{INTERFACES}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
     sysctls = (Sysctl(path, _read(path)) for path in paths)
     on = (sysctl for sysctl in sysctls if sysctl.value not in ("", OFF))
@@ -77,13 +77,13 @@ def is_known(path: str) -> bool:
     return path == FWMARK_ACCEPT or (path.startswith(f"{INTERFACES}/") and rest == MARK_ON_SOURCE and folder != "..")
 
 
-def accepts_marks() -> Sysctl | None:
+def mark_accepting_sysctl() -> Sysctl | None:
     """Return the switch by which connections take over marks, if it is on."""
     value = _read(FWMARK_ACCEPT)
     return Sysctl(FWMARK_ACCEPT, value) if value not in ("", OFF) else None
 
 
-def refuses_marked_sources(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
+def source_validating_sysctls(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
     """Yield the switches that make interfaces refuse marked packets, the excluded ones aside."""
     general = {name: _read(f"{INTERFACES}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")}
     left_alone = (*NOT_INTERFACES, *excluded)

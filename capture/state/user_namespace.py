@@ -96,13 +96,13 @@ def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
     Raises what the work raises, as far as it is a CaptureError: with its kind, message, remedy and errno.
     """
 
-    def do() -> str:
+    def run_work() -> str:
         if starts_programs:
             _keep_capabilities_for_programs()
         work()
         return ""
 
-    _as_owner(do)
+    _as_owner(run_work)
 
 
 def _as_owner(work: Callable[[], str]) -> str:
@@ -171,4 +171,4 @@ def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
         for span in spans:
             if not ids.has(span):
                 expected = f"ids of the pod's own user namespace (hostUsers: false), which has {ids}"
-                raise settings.refused(option, expected, str(span))
+                raise settings.error_for(option, expected, str(span))

@@ -20,7 +20,7 @@ from typing import Any
 from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PROXY_PORT, PROXY_UID
-from capture.settings.pod import settings_of
+from capture.settings.pod import pod_settings
 from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
@@ -184,7 +184,7 @@ class Audit:
         try:
             described = from_object(identity, pod)
             exemption = first_exemption(described)
-            settings = settings_of(described, self.configuration.settings)
+            settings = pod_settings(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
             return Requested(pod, PodState(UNKNOWN, error.message))
         of_pod = settings.warnings[len(self.configuration.settings.warnings) :]

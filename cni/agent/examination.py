@@ -29,7 +29,7 @@ from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.files import content_of
 from capture.state.netns import InNamespace, enter_each
-from capture.state.pod_facts import diverted
+from capture.state.pod_facts import ingress_redirects
 
 Owners = dict[tuple[int, int], bytes]
 """The listeners: by family and port, user and inode."""
@@ -74,15 +74,15 @@ def network(path: str) -> tuple[object, ...]:
 
     Raises CaptureError.
     """
-    with InNamespace(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as route:
-        addresses = tuple((each.address, each.interface) for each in read_addresses(route))
-        found = read_links(route)
+    with InNamespace(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as rtnetlink:
+        addresses = tuple((each.address, each.interface) for each in read_addresses(rtnetlink))
+        found = read_links(rtnetlink)
         links = tuple((each.index, each.name, each.is_up) for each in found)
-        filters = diverted(route, found)
-        rules = tuple(route.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
+        filters = ingress_redirects(rtnetlink, found)
+        rules = tuple(rtnetlink.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
         routes_of_rules = tuple(
             (body[0], body[1], body[TABLE_OFFSET])
-            for body in route.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
+            for body in rtnetlink.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
             if body[TABLE_OFFSET] not in KERNELS_TABLES
         )
     return addresses, links, filters, rules, routes_of_rules
@@ -142,4 +142,4 @@ def _is_late_family(cause: Cause) -> bool:
 def _complete(path: str) -> bool:
     passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
     with InNamespace(path):
-        return routes.ensure(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))
+        return routes.add_missing(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))

@@ -73,9 +73,9 @@ def namespace_number(path: str) -> int | None:
     except OSError:
         return None
     try:
-        with NetlinkSocket.open(NETLINK_ROUTE, "request the id of a namespace") as route:
+        with NetlinkSocket.open(NETLINK_ROUTE, "request the id of a namespace") as rtnetlink:
             body = bytes(RTGENMSG_SIZE) + attribute(NETNSA_FD, u32(descriptor))
-            answers = route.request(RTM_GETNSID, 0, body, "request the id of a namespace")
+            answers = rtnetlink.request(RTM_GETNSID, 0, body, "request the id of a namespace")
     except CaptureError:
         return None
     finally:

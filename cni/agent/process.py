@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-from capture.state.capabilities import missing
+from capture.state.capabilities import missing_capabilities
 from capture.state.netns import own_namespace
 from cni import conf, deferred_removal
 from cni.agent import runtime as runtimes
@@ -133,7 +133,7 @@ class Agent:
 
     def _make_audit(self) -> Audit | None:
         """Return what looks at the node's pods; None where no option requests that, or it cannot be done."""
-        lacking = missing(*NEEDED_CAPABILITIES)
+        lacking = missing_capabilities(*NEEDED_CAPABILITIES)
         if not (self.options.audit and self.options.node and self.runtime) or lacking:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
             return None

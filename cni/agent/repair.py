@@ -17,7 +17,7 @@ from lightkube import Client
 
 from capture.errors import CaptureError
 from capture.operations import apply
-from capture.settings.pod import settings_of
+from capture.settings.pod import pod_settings
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audited
@@ -117,7 +117,7 @@ class Repair:
         sandbox = audited.netns.sandbox
         try:
             described = from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
-            apply(settings_of(described, self.configuration.settings), audited.netns.path)
+            apply(pod_settings(described, self.configuration.settings), audited.netns.path)
         except CaptureError as error:
             return error.message
         state = self.look(audited.netns)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from capture.settings.settings import Settings
+from injection.admission_policy import policy_objects
 from injection.decision import SYSTEM_NAMESPACES
 from injection.inject import inject
-from injection.policy import policy_objects
 from injection.template import Template
 from injection.yaml_text import as_yaml
 from pytest_netns import CommandError, NamespaceFactory

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.outcome import Fate
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
 from capture.backends import load
@@ -118,7 +118,7 @@ class Captured:
         with self.pair.pod.entered():
             if self.before is not None:
                 routes.remove(self.before)
-            routes.ensure(desired)
+            routes.add_missing(desired)
             self.driver.clean(self.driver.read(), self.before)
             self.driver.write(desired, self.driver.read(), None)
             self.before = desired
@@ -212,8 +212,8 @@ def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
             ),
             space.numbers(Field.GID, merge_ranges((number, number) for number in IDS)),
         )
-        first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
-        possible = diagrams.both(realistic(space, (compiler,))[OUTBOUND], diagrams.both(served, first))
+        first = diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
+        possible = diagrams.both(possible_packets(space, (compiler,))[OUTBOUND], diagrams.both(served, first))
         fates = diagrams.choose(possible, compiler.fates(OUTBOUND), diagrams.leaf(None))
         for leaf in diagrams.leaves(fates):
             fate = diagrams.value(leaf)

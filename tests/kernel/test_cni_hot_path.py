@@ -53,7 +53,7 @@ def test_a_captured_pod_costs_no_heavy_import(pod_pair: PodPair) -> None:
     assert not {name for name in imported if "iptables" in name and name.endswith(("driver", "netlink", "restore"))}
     assert not imported & {"capture.operations.comparison", "capture.backends.other_family"}
     checked = imports_of("CHECK", pod_pair.pod, configuration(INJECTED, backend="nftables"))
-    assert not checked & {*HEAVY, "capture.operations.change", "capture.analysis.compare"}
+    assert not checked & {*HEAVY, "capture.operations.applying", "capture.analysis.compare"}
     forgotten = imports_of("DEL", pod_pair.pod, configuration())
     assert not {name for name in forgotten if name.startswith((*RULES, "capture.settings"))}
 

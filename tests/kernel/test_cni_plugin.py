@@ -12,7 +12,7 @@ import pytest
 
 from capture.state.directory import STATE_DIRECTORY
 from capture.state.netns import namespace_id
-from capture.state.record import path_of
+from capture.state.record import record_path
 from cni import codes, protocol
 from cni.conf import ANNOTATIONS_CAPABILITY
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
@@ -58,7 +58,7 @@ class Attachment:
     @property
     def record(self) -> Path:
         """The record of the pod's namespace."""
-        return Path(path_of(self.pod.call(namespace_id)))
+        return Path(record_path(self.pod.call(namespace_id)))
 
     def link(self, interface: str = "eth0") -> Path:
         return Path(STATE_DIRECTORY, "attachments", f"pods:{self.container_id}:{interface}")

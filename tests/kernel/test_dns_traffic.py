@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from capture import operations
-from capture.cli.watch import look
+from capture.cli.watch import take_snapshot
 from capture.model.addresses import parse_network
 from capture.model.packet import Packet
 from capture.operations import diagnosis
@@ -211,7 +211,7 @@ def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: Pod
         assert (traced.outcome, traced.step and traced.step.position) == ("dns", 1)
         assert not operations.verify().holds
         assert diagnosis.why(traced.packet).causes == ()
-        (watched, _) = look(None, ("ipv4",)).flows
+        (watched, _) = take_snapshot(None, ("ipv4",)).flows
         rule = next(edge for table in watched.tables for edge in table.below if "15053" in edge.text)
         is_own = driver == "iptables-netlink"
         assert rule.to == "foreign: " * (not is_own) + "agent's DNS :15053"

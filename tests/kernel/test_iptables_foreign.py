@@ -33,7 +33,7 @@ def is_recognisable(config: CaptureConfig) -> bool:
     """
     rerouted = set(config.rerouted_interfaces)
     named = {network.family for network in config.outbound_networks.entries}
-    captured = config.outbound_networks.everything or named.issuperset(config.families)
+    captured = config.outbound_networks.is_everything or named.issuperset(config.families)
     return not rerouted or (captured and not rerouted.intersection(config.excluded_interfaces))
 
 

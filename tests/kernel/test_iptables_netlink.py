@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.ownership import own_only
+from capture.analysis.ownership import without_foreign_rules
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
@@ -43,12 +43,12 @@ from capture.model.ruleset import (
 from capture.netlink import batch
 from capture.netlink.attributes import attribute, decode
 from capture.netlink.batch import RulesetChangedError
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_netfilter, read_objects
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_nfnetlink, read_objects
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
@@ -66,11 +66,11 @@ TRANSPARENT_DNS = build_ruleset(
     resolve(
         Settings(
             {
-                INTERCEPTION_MODE: Given("TPROXY", "test"),
-                REDIRECT_DNS: Given("true", "test"),
-                DROP_INVALID: Given("true", "test"),
-                RULE_COMMENTS: Given("true", "test"),
-                RULE_LOGS: Given("true", "test"),
+                INTERCEPTION_MODE: ExplicitValue("TPROXY", "test"),
+                REDIRECT_DNS: ExplicitValue("true", "test"),
+                DROP_INVALID: ExplicitValue("true", "test"),
+                RULE_COMMENTS: ExplicitValue("true", "test"),
+                RULE_LOGS: ExplicitValue("true", "test"),
             }
         ),
         AnyPod(),
@@ -95,7 +95,7 @@ def reference(module_netns: NamespaceFactory) -> Namespace:
 
 def kernel_state(namespace: Namespace) -> list[tuple[int, bytes]]:
     """Return all tables, chains and rules as the kernel dumps them, handles included but those of tables."""
-    with namespace.call(open_netfilter) as netfilter:
+    with namespace.call(open_nfnetlink) as netfilter:
         return [
             (family, b"".join(attribute(kind, value) for kind, value in without_table_handle(message, attributes)))
             for message in (NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE)
@@ -281,7 +281,7 @@ class TestTheSameAsIptables:
         own.call(IptablesNetlinkDriver().write, ruleset, NOTHING, None)
         live = own.call(IptablesNetlinkDriver().read)
         for family in FAMILIES:
-            assert canonical(own_only(live), family) == canonical(own_only(ruleset), family)
+            assert canonical(without_foreign_rules(live), family) == canonical(without_foreign_rules(ruleset), family)
 
     @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
     def test_every_program_prints_the_same(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
@@ -559,7 +559,7 @@ class TestWhatTheKernelLacks:
         assert "modprobe nft_chain_nat" in raised.value.remedy
 
     def test_extensions_are_queried_one_by_one(self, netns: NamespaceFactory) -> None:
-        with netns().entered(), open_netfilter() as netfilter:
+        with netns().entered(), open_nfnetlink() as netfilter:
             assert has_extension(netfilter, 2, "match", "owner", 1)
             assert has_extension(netfilter, 10, "target", "REDIRECT", 0)
             assert not has_extension(netfilter, 2, "match", "unknown", 0)

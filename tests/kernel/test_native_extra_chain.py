@@ -5,7 +5,7 @@ import pytest
 from capture.analysis.compare import differences
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError
-from capture.operations.change import ensure_written
+from capture.operations.applying import ensure_written
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import NamespaceFactory

@@ -17,9 +17,9 @@ from capture.netlink.attributes import attribute, decode_elements, decode_fields
 from capture.netlink.batch import Change, RulesetChangedError, commit
 from capture.netlink.interfaces import add_address, read_addresses, read_links, remove_address
 from capture.netlink.messages import NLM_F_CREATE
-from capture.netlink.nfnetlink import open_netfilter, read_generation, read_objects
+from capture.netlink.nfnetlink import open_nfnetlink, read_generation, read_objects
 from capture.netlink.routing import Route, look_up_route
-from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_route
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sockets import NetlinkSocket
 from pytest_netns import Namespace, NamespaceFactory, PodPair, require
 
@@ -45,13 +45,13 @@ def space(netns: NamespaceFactory) -> Namespace:
 
 @pytest.fixture
 def netfilter(space: Namespace) -> Iterator[NetlinkSocket]:
-    with space.call(open_netfilter) as opened:
+    with space.call(open_nfnetlink) as opened:
         yield opened
 
 
 @pytest.fixture
 def route(space: Namespace) -> Iterator[NetlinkSocket]:
-    with space.call(open_route) as opened:
+    with space.call(open_rtnetlink) as opened:
         yield opened
 
 
@@ -178,10 +178,10 @@ def large_set(size: int) -> list[Change]:
 
 
 class TestInterfaces:
-    def test_links_are_those_of_ip(self, space: Namespace, route: NetlinkSocket) -> None:
+    def test_links_are_those_of_ip(self, space: Namespace, rtnetlink: NetlinkSocket) -> None:
         space.ip("link add eth0 type veth peer name a-name-of-15-by", "link set eth0 up")
         expected = {(link["ifindex"], link["ifname"], "UP" in link["flags"]) for link in ip_json(space, "link")}
-        links = read_links(route)
+        links = read_links(rtnetlink)
         assert {(link.index, link.name, link.is_up) for link in links} == expected
         assert [link.name for link in links if link.is_loopback] == ["lo"]
         assert links[0].index == LOOPBACK_INDEX
@@ -198,7 +198,7 @@ class TestInterfaces:
             for link in ip_json(pod, "address")
             for info in link["addr_info"]
         }
-        with pod.call(open_route) as route:
+        with pod.call(open_rtnetlink) as route:
             found = read_addresses(route)
             assert len(read_addresses(route, AF_INET)) + len(read_addresses(route, AF_INET6)) == len(found)
         assert len(expected) == len(found) == 8
@@ -206,65 +206,67 @@ class TestInterfaces:
 
     @pytest.mark.parametrize(("address", "prefix_length"), [("::6", 128), ("127.0.0.6", 32)])
     def test_an_address_comes_and_goes(
-        self, space: Namespace, route: NetlinkSocket, address: str, prefix_length: int
+        self, space: Namespace, rtnetlink: NetlinkSocket, address: str, prefix_length: int
     ) -> None:
         def listed() -> list[dict[str, Any]]:
             (lo,) = ip_json(space, "address", "show", "dev", "lo")
             return [info for info in lo["addr_info"] if info["local"] == address]
 
         before = ip_json(space, "address")
-        assert add_address(route, address, prefix_length)
-        assert not add_address(route, address, prefix_length)
+        assert add_address(rtnetlink, address, prefix_length)
+        assert not add_address(rtnetlink, address, prefix_length)
         (info,) = listed()
         assert info["prefixlen"] == prefix_length
         assert "tentative" not in info
-        assert remove_address(route, address, prefix_length)
-        assert not remove_address(route, address, prefix_length)
+        assert remove_address(rtnetlink, address, prefix_length)
+        assert not remove_address(rtnetlink, address, prefix_length)
         assert ip_json(space, "address") == before
 
-    def test_an_unknown_interface_is_named(self, route: NetlinkSocket) -> None:
+    def test_an_unknown_interface_is_named(self, rtnetlink: NetlinkSocket) -> None:
         with pytest.raises(KernelError, match=r"^add address ::6/128 to interface 77: No such device"):
-            add_address(route, "::6", 128, interface=77)
+            add_address(rtnetlink, "::6", 128, interface=77)
 
-    def test_where_ipv6_is_off_the_error_says_so(self, space: Namespace, route: NetlinkSocket) -> None:
+    def test_where_ipv6_is_off_the_error_says_so(self, space: Namespace, rtnetlink: NetlinkSocket) -> None:
         space.sysctl("net.ipv6.conf.lo.disable_ipv6", 1)
         with pytest.raises(UnsupportedError, match="IPv6 is switched off there"):
-            add_address(route, "::6", 128)
-        assert not remove_address(route, "::6", 128)
+            add_address(rtnetlink, "::6", 128)
+        assert not remove_address(rtnetlink, "::6", 128)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("table", [133, 70_000])
 class TestPolicyRouting:
-    def test_a_rule_comes_once_and_goes(self, space: Namespace, route: NetlinkSocket, family: str, table: int) -> None:
+    def test_a_rule_comes_once_and_goes(
+        self, space: Namespace, rtnetlink: NetlinkSocket, family: str, table: int
+    ) -> None:
         def listed() -> list[tuple[str, str]]:
             rules = ip_json(space, f"-{family[-1]}", "rule")
             return [(rule["fwmark"], rule["table"]) for rule in rules if "fwmark" in rule]
 
         before = ip_json(space, f"-{family[-1]}", "rule")
         rule = (FAMILIES[family], 1337, table)
-        assert not policy_rules.has_mark_rule(route, *rule)
-        assert policy_rules.put_mark_rule(route, *rule, 1)
-        assert not policy_rules.put_mark_rule(route, *rule, 1)
-        assert policy_rules.has_mark_rule(route, *rule)
+        assert not policy_rules.has_mark_rule(rtnetlink, *rule)
+        assert policy_rules.set_mark_rule(rtnetlink, *rule, 1)
+        assert not policy_rules.set_mark_rule(rtnetlink, *rule, 1)
+        assert policy_rules.has_mark_rule(rtnetlink, *rule)
         assert listed() == [("0x539", str(table))]
-        assert policy_rules.remove_mark_rule(route, *rule)
-        assert not policy_rules.remove_mark_rule(route, *rule)
+        assert policy_rules.remove_mark_rule(rtnetlink, *rule)
+        assert not policy_rules.remove_mark_rule(rtnetlink, *rule)
         assert ip_json(space, f"-{family[-1]}", "rule") == before
 
     def test_a_rule_made_by_ip_counts_as_our_own_and_all_copies_go(
-        self, space: Namespace, route: NetlinkSocket, family: str, table: int
+        self, space: Namespace, rtnetlink: NetlinkSocket, family: str, table: int
     ) -> None:
         ip = f"-{family[-1]}"
         for priority in ("100", "200"):
             space.run(["ip", ip, "rule", "add", "fwmark", "1337", "lookup", str(table), "pref", priority])
         rule = (FAMILIES[family], 1337, table)
-        assert policy_rules.put_mark_rule(route, *rule, 1)
+        assert policy_rules.set_mark_rule(rtnetlink, *rule, 1)
         assert [line for line in space.run(["ip", ip, "rule"]).stdout.splitlines() if "fwmark" in line] == [
             f"1:\tfrom all fwmark 0x539 lookup {table}"
         ]
         space.run(["ip", ip, "rule", "add", "fwmark", "1337", "lookup", str(table), "pref", "100"])
-        assert policy_rules.remove_mark_rule(route, *rule)
+        assert policy_rules.remove_mark_rule(rtnetlink, *rule)
         assert "fwmark" not in space.run(["ip", ip, "rule"]).stdout
 
     @pytest.mark.parametrize(
@@ -286,45 +288,45 @@ class TestPolicyRouting:
         ],
     )
     def test_rules_with_other_conditions_are_foreign(
-        self, space: Namespace, route: NetlinkSocket, family: str, table: int, foreign: str
+        self, space: Namespace, rtnetlink: NetlinkSocket, family: str, table: int, foreign: str
     ) -> None:
         ip = f"-{family[-1]}"
         space.run(["ip", ip, "rule", "add", *foreign.format(table=table).split(), "pref", "100"])
         before = space.run(["ip", ip, "rule"]).stdout
         rule = (FAMILIES[family], 1337, table)
-        assert policy_rules.put_mark_rule(route, *rule, 1)
-        assert policy_rules.remove_mark_rule(route, *rule)
+        assert policy_rules.set_mark_rule(rtnetlink, *rule, 1)
+        assert policy_rules.remove_mark_rule(rtnetlink, *rule)
         assert space.run(["ip", ip, "rule"]).stdout == before
 
     def test_a_local_route_comes_once_and_goes(
-        self, space: Namespace, route: NetlinkSocket, family: str, table: int
+        self, space: Namespace, rtnetlink: NetlinkSocket, family: str, table: int
     ) -> None:
         def listed() -> list[tuple[str, str, str]]:
             shown = space.run(["ip", "-j", f"-{family[-1]}", "route", "show", "table", str(table)], check=False).stdout
             return [(entry["type"], entry["dst"], entry["dev"]) for entry in json.loads(shown or "[]")]
 
         where = (FAMILIES[family], table)
-        assert not routing.remove_local_route(route, *where)
-        assert routing.add_local_route(route, *where)
-        assert not routing.add_local_route(route, *where)
-        assert routing.has_local_route(route, *where)
+        assert not routing.remove_local_route(rtnetlink, *where)
+        assert routing.add_local_route(rtnetlink, *where)
+        assert not routing.add_local_route(rtnetlink, *where)
+        assert routing.has_local_route(rtnetlink, *where)
         assert listed() == [("local", "default", "lo")]
-        assert routing.remove_local_route(route, *where)
-        assert not routing.remove_local_route(route, *where)
-        assert not routing.has_local_route(route, *where)
+        assert routing.remove_local_route(rtnetlink, *where)
+        assert not routing.remove_local_route(rtnetlink, *where)
+        assert not routing.has_local_route(rtnetlink, *where)
         assert listed() == []
 
     def test_a_foreign_default_route_is_not_taken_for_our_own(
-        self, space: Namespace, route: NetlinkSocket, family: str, table: int
+        self, space: Namespace, rtnetlink: NetlinkSocket, family: str, table: int
     ) -> None:
         metric = "0" if family == "ipv4" else "1024"
         default = ["unreachable", "default", "table", str(table), "metric", metric]
         space.run(["ip", f"-{family[-1]}", "route", "add", *default])
         where = (FAMILIES[family], table)
-        assert not routing.has_local_route(route, *where)
+        assert not routing.has_local_route(rtnetlink, *where)
         with pytest.raises(KernelError, match=f"route local default dev lo table {table}: File exists"):
-            routing.add_local_route(route, *where)
-        assert not routing.remove_local_route(route, *where)
+            routing.add_local_route(rtnetlink, *where)
+        assert not routing.remove_local_route(rtnetlink, *where)
 
 
 def test_without_privilege_routes_stay(space: Namespace) -> None:
@@ -366,10 +368,10 @@ class TestLookup:
     )
     def test_packets_go_where_ip_says(self, pod_pair: PodPair, destination: str, options: dict[str, Any]) -> None:
         pod = pod_pair.pod
-        with pod.call(open_route) as route:
+        with pod.call(open_rtnetlink) as route:
             for name, family in FAMILIES.items():
                 routing.add_local_route(route, family, 133)
-                policy_rules.put_mark_rule(route, family, 1337, 133, 1)
+                policy_rules.set_mark_rule(route, family, 1337, 133, 1)
                 pod.run(["ip", f"-{name[-1]}", "rule", "add", "uidrange", "1000-1000", "lookup", "133"])
             found = look_up_route(route, destination, **options)
             names = {link.index: link.name for link in read_links(route)}
@@ -386,9 +388,9 @@ class TestLookup:
     def test_refusing_routes_are_distinguished(self, pod_pair: PodPair, destination: str, kind: str) -> None:
         pod = pod_pair.pod
         pod.ip(f"route add {kind} {destination}")
-        with pod.call(open_route) as route:
+        with pod.call(open_rtnetlink) as route:
             assert look_up_route(route, destination) == Route(getattr(routing, f"RTN_{kind.upper()}"))
 
     @pytest.mark.parametrize("destination", ["198.51.100.1", "2001:db8::1"])
-    def test_no_route_is_unreachable(self, route: NetlinkSocket, destination: str) -> None:
-        assert look_up_route(route, destination) == Route(routing.RTN_UNSPEC)
+    def test_no_route_is_unreachable(self, rtnetlink: NetlinkSocket, destination: str) -> None:
+        assert look_up_route(rtnetlink, destination) == Route(routing.RTN_UNSPEC)

@@ -443,7 +443,7 @@ def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None
 def test_the_interface_of_a_pod_is_that_of_its_default_route(pair: PodPair) -> None:
     pair.pod.ip("link add net1 type veth peer name net2", "link set net1 up", "address add 192.0.2.5/24 dev net1")
     with pair.pod.entered():
-        assert (read_pod_network().interface, "net1" in read_pod_network().others) == ("eth0", True)
+        assert (read_pod_network().interface, "net1" in read_pod_network().other_interfaces) == ("eth0", True)
     pair.pod.ip("route replace default dev net1")
     with pair.pod.entered():
-        assert (read_pod_network().interface, "eth0" in read_pod_network().others) == ("net1", True)
+        assert (read_pod_network().interface, "eth0" in read_pod_network().other_interfaces) == ("net1", True)

@@ -41,7 +41,7 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink.attributes import decode_fields
-from capture.netlink.nfnetlink import open_netfilter, read_objects
+from capture.netlink.nfnetlink import open_nfnetlink, read_objects
 from pytest_netns import Namespace, NamespaceFactory
 from support.rules.libnftables_listing import Listing
 from support.rules.nftables_cases import CASES, Case, networks
@@ -101,7 +101,7 @@ def test_nft_and_both_drivers_make_the_same_and_every_reader_reads_it(
 
 def dumped_expressions() -> list[bytes]:
     """Return the expressions of all rules as the kernel dumps them, byte for byte."""
-    with open_netfilter() as netfilter:
+    with open_nfnetlink() as netfilter:
         rules = read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, b"", "read rules")
     return [decode_fields(rule)[nf.NFTA_RULE_EXPRESSIONS] for _, rule in rules]
 

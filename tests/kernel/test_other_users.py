@@ -26,7 +26,7 @@ from capture.settings.options import (
     REDIRECT_DNS,
     UID_PORT_EXCLUSIONS,
 )
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from capture.state.netns import is_of_this_user_namespace
 from capture.state.pod_facts import read_facts
 from capture.state.user_namespace import act_as_owner
@@ -90,7 +90,7 @@ def rules_of(ruleset: Ruleset) -> Iterator[Rule]:
 
 
 def explicit(options: dict[Option[Any], str]) -> Settings:
-    return Settings({option: Given(text, "test") for option, text in options.items()})
+    return Settings({option: ExplicitValue(text, "test") for option, text in options.items()})
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from capture import operations
-from capture.netlink.nfnetlink import open_netfilter, read_generation
+from capture.netlink.nfnetlink import open_nfnetlink, read_generation
 from capture.state.netns import namespace_id
-from capture.state.record import path_of
+from capture.state.record import record_path
 from pytest_netns import PodPair
 from support.captures.settings import APP_PORT, DRIVERS, OUTSIDE, VARIANTS, Texts, settings
 from support.processes.namespace_state import state
@@ -18,7 +18,7 @@ FEW = ("classic", "TPROXY by other numbers", "long lists")
 
 def generation() -> int:
     """Return the number of the ruleset of nf_tables here; each transaction has its own, also an empty one."""
-    with open_netfilter() as netfilter:
+    with open_nfnetlink() as netfilter:
         return read_generation(netfilter)
 
 
@@ -64,7 +64,7 @@ def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
     peer.client().connect(pod.ipv4, APP_PORT, timeout=0.05)
     before, old_state = counters(pair), state(pod)
     with pod.entered():
-        record = path_of(namespace_id())
+        record = record_path(namespace_id())
         stamped = generation(), os.stat(record).st_mtime_ns
 
         assert not operations.apply(settings(*texts)).changed

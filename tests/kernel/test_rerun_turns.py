@@ -14,7 +14,7 @@ from capture.errors import CaptureError
 from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.state import record, routes
-from capture.state.lock import NAME, NamespaceLock
+from capture.state.lock import LOCK_NAME, NamespaceLock
 from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.settings import DRIVERS, VARIANTS, Texts, arguments, settings
 from support.processes.namespace_state import state
@@ -46,7 +46,7 @@ def test_a_warning_names_the_holder_of_the_lock(netns: NamespaceFactory) -> None
     pod = netns.pod()
     with pod.entered():
         squatter = socket.socket(socket.AF_UNIX)
-        squatter.bind(NAME)
+        squatter.bind(LOCK_NAME)
     with squatter, pod.entered():
         applied = operations.apply(settings({}), lock_timeout=0.1)
         words: list[str] = []
@@ -97,7 +97,7 @@ def test_a_process_that_holds_the_lock_for_ever_cannot_keep_a_pod_uncaptured(pod
     """An app may, by chance or by intent."""
     pod = pod_pair.pod
     with pod.entered(), socket.socket(socket.AF_UNIX) as stranger:
-        stranger.bind(NAME)
+        stranger.bind(LOCK_NAME)
         applied = operations.apply(settings(), lock_timeout=0.05)
         assert (applied.changed, "continued without the lock" in applied.warnings[0]) == (True, True)
         assert operations.verify().conclusion == "in sync"
@@ -154,7 +154,7 @@ def test_routes_of_a_run_that_was_killed_before_its_rules_were_live(pod_pair: Po
     with pod.entered():
         desired = build_ruleset(operations.apply(settings(TPROXY, DRIVERS[driver])).config)
         operations.clean()
-        routes.ensure(desired)
+        routes.add_missing(desired)
         record.forget()
     assert len(routes_of(pod)) > 4
     with pod.entered():

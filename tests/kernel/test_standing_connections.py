@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from capture import operations
-from capture.operations.change import cut_by_cleaning
+from capture.operations.applying import cut_by_cleaning
 from capture.settings import options as option
 from pytest_netns import Pod, PodPair
 from support.captures.settings import DRIVERS, Texts, settings

@@ -21,7 +21,7 @@ from capture.settings.options import (
     PROXY_PORT,
     Option,
 )
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.generators.agreement import QUICK
@@ -32,14 +32,16 @@ if TYPE_CHECKING:
 MANY_NETWORKS = ",".join(f"198.18.{number}.0/24" for number in range(0, 60, 2))
 """More than 16, so that nftables holds them in a set."""
 
-DESIRED: dict[Option[Any], Given] = {
-    EXCLUDED_INBOUND_PORTS: Given("15090,15021,15020", "test"),
-    EXCLUDED_OUTBOUND_NETWORKS: Given(MANY_NETWORKS, "test"),
-    PROFILE: Given("classic", "test"),
+DESIRED: dict[Option[Any], ExplicitValue] = {
+    EXCLUDED_INBOUND_PORTS: ExplicitValue("15090,15021,15020", "test"),
+    EXCLUDED_OUTBOUND_NETWORKS: ExplicitValue(MANY_NETWORKS, "test"),
+    PROFILE: ExplicitValue("classic", "test"),
 }
-NFTABLES = Settings({**DESIRED, BACKEND: Given("nftables", "test")})
+NFTABLES = Settings({**DESIRED, BACKEND: ExplicitValue("nftables", "test")})
 IPTABLES = {
-    variant: Settings({**DESIRED, BACKEND: Given("iptables", "test"), FORCE_IPTABLES_BINARY: Given(variant, "test")})
+    variant: Settings(
+        {**DESIRED, BACKEND: ExplicitValue("iptables", "test"), FORCE_IPTABLES_BINARY: ExplicitValue(variant, "test")}
+    )
     for variant in ("nft", "legacy")
 }
 

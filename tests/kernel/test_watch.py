@@ -11,7 +11,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.flow import Edge
-from capture.cli.watch import look
+from capture.cli.watch import take_snapshot
 from capture.model.addresses import FAMILIES
 from capture.settings.options import BACKEND, INTERCEPTION_MODE
 from pytest_netns import PodPair
@@ -32,7 +32,7 @@ def counts(pair: PodPair) -> dict[tuple[str, str], int]:
                 found[edge.to, edge.text] = edge.packets
             add(edge.below)
 
-    for flow in look(pair.pod.path, FAMILIES).flows:
+    for flow in take_snapshot(pair.pod.path, FAMILIES).flows:
         add(flow.tables)
     return found
 

@@ -72,7 +72,7 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
     assert kinds(pod) == []
     apply(pod, "-p", "16001", "-z", "16006", "-u", "1338", backend="iptables")
     with pod.entered():
-        path = Path(record.path_of(namespace_id()))
+        path = Path(record.record_path(namespace_id()))
         path.write_text("{")
     for command in (["verify"], ["why"], ["why", *OUT], ["dump"], ["doctor"], ["why", "--format", "json"]):
         done = run_program(pod, "capture", *command, code=None)

@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.explanation import Statement, statements_about
 from capture.analysis.foreign_effects import STOPS_DISCOVERY
-from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.cli.doctor.examination import examine
-from capture.cli.doctor.examination import of_pod as doctor_findings
+from capture.cli.doctor.examination import pod_findings as doctor_findings
 from capture.errors import EXIT_UNKNOWN
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis, tracing
-from capture.operations.exclusions import unexplained
+from capture.operations.exclusions import uncaptured_cause
 from capture.operations.situation import read_situation
 from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.target import named
 from capture.settings import options as option
 from capture.settings.host import PodFromInside
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.analysis.base_chains import Situation
-    from capture.analysis.policy import Statement
+    from capture.analysis.explanation import Statement
     from capture.model.ruleset import ProtocolName, Ruleset
     from capture.operations.diagnosis import Diagnosis
     from capture.settings.options import Option
@@ -86,7 +86,7 @@ class BrokenPod:
     transparent: bool = False
     has_traffic: bool = True
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
-    of_pod: bool = False
+    is_of_pod: bool = False
     """Whether it is the one cause of the whole pod, too."""
     message: str = ""
     where: str = ""
@@ -107,14 +107,14 @@ BROKEN: dict[str, BrokenPod] = {
         breaks="for i in uid gid; do iptables -t nat -D ISTIO-OUTPUT -m owner --$i-owner 1337 -j RETURN; done",
         backend="iptables",
         has_traffic=False,
-        of_pod=True,
+        is_of_pod=True,
         message="comes back to it for ever: `-m owner --uid-owner 1337 -j RETURN` is missing",
     ),
     "a rule too many": BrokenPod(
         "rule-unexpected",
         breaks="iptables -t nat -I ISTIO-OUTPUT -p tcp --dport 80 -j RETURN",
         backend="iptables",
-        of_pod=True,
+        is_of_pod=True,
         message="a rule that was not applied decides on the connection: -p tcp",
     ),
     "our redirect has another port": BrokenPod(
@@ -128,7 +128,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks="iptables -t nat -I OUTPUT -p tcp --dport 80 -j ISTIO-REDIRECT",
         backend="iptables",
         has_traffic=False,
-        of_pod=True,
+        is_of_pod=True,
         message="--dport 80 -j ISTIO-REDIRECT` was not applied",
     ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
@@ -140,7 +140,7 @@ BROKEN: dict[str, BrokenPod] = {
         "foreign-rule",
         breaks=f"iptables -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
         goes="in",
-        of_pod=True,
+        is_of_pod=True,
     ),
     "another transparent proxy in our table": BrokenPod(
         "foreign-rule",
@@ -149,7 +149,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
-        of_pod=True,
+        is_of_pod=True,
     ),
     "accepted behind": BrokenPod(
         "proxy-user", breaks="iptables -t nat -A OUTPUT -p tcp -j ACCEPT", uid=1337, gid=1337, backend="iptables"
@@ -181,14 +181,14 @@ BROKEN: dict[str, BrokenPod] = {
         "second-set",
         breaks=SECOND_SET.replace("iptables-nft", "iptables-legacy"),
         has_traffic=False,
-        of_pod=True,
+        is_of_pod=True,
         message="a second set of capture rules is in iptables legacy",
     ),
     "the proxy's call is rejected": BrokenPod(
         "filtered",
         breaks="iptables -A OUTPUT -p tcp --dport 80 -j REJECT",
         has_traffic=False,
-        of_pod=True,
+        is_of_pod=True,
         message="a foreign rule rejects what the proxy sends on",
     ),
     "dropped before": BrokenPod("filtered", breaks=BEFORE % ("filter", -200, "drop")),
@@ -212,40 +212,42 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         transparent=True,
     ),
-    "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", of_pod=True),
-    "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", of_pod=True),
+    "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", is_of_pod=True),
+    "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", is_of_pod=True),
     "a policy drops what is redirected": BrokenPod(
         "filtered",
         breaks="iptables -P INPUT DROP",
-        of_pod=True,
+        is_of_pod=True,
         message="what goes to port 15001, and the chain's policy",
     ),
     "a chain that INPUT calls drops": BrokenPod(
         "filtered",
         breaks="iptables -N x; iptables -I INPUT -j x; iptables -A x -p udp -j ACCEPT; iptables -A x -j DROP",
         goes="in",
-        of_pod=True,
+        is_of_pod=True,
         message="what goes to port 15006",
         where="ip filter x, rule 2",
     ),
-    "a policy rule by source": BrokenPod("no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", of_pod=True),
-    "IPsec drops everything": BrokenPod(
-        "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", of_pod=True
+    "a policy rule by source": BrokenPod(
+        "no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", is_of_pod=True
     ),
-    "eth0 is down": BrokenPod("interface-down", breaks="ip link set eth0 down", of_pod=True),
-    "eth0 is down, inbound": BrokenPod("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
+    "IPsec drops everything": BrokenPod(
+        "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", is_of_pod=True
+    ),
+    "eth0 is down": BrokenPod("interface-down", breaks="ip link set eth0 down", is_of_pod=True),
+    "eth0 is down, inbound": BrokenPod("interface-down", breaks="ip link set eth0 down", goes="in", is_of_pod=True),
     "a network is left out": BrokenPod("excluded", f"-x {ELSEWHERE}/32"),
     "a port is left out": BrokenPod("excluded", "-o 80", backend="iptables"),
     "only others are captured": BrokenPod("excluded", "-i 10.0.0.0/8"),
     "every client is left out": BrokenPod("excluded", "--exclude-inbound-cidrs 0.0.0.0/0", goes="in"),
     "an inbound port is left out": BrokenPod("excluded", f"-d {APP_PORT}", goes="in"),
-    "everything is left out": BrokenPod("excluded", "-b '' -i ''", of_pod=True),
-    "every interface is left out": BrokenPod("excluded", "-c eth+", goes="in", of_pod=True, proxy_uid=None),
-    "every port, and nothing inbound": BrokenPod("excluded", "-b '' -o 1-65535", of_pod=True),
-    "every network, and nothing inbound": BrokenPod("excluded", "-b '' -x 0.0.0.0/0,::/0", of_pod=True),
-    "every port, both ways": BrokenPod("excluded", "-d 1-65535 -o 1-65535", of_pod=True),
-    "no group, and nothing inbound": BrokenPod("excluded", "-b '' ISTIO_OUTBOUND_OWNER_GROUPS ''", of_pod=True),
-    "an interface that is not there": BrokenPod("excluded", "-k net1 -b '' -i ''", of_pod=True),
+    "everything is left out": BrokenPod("excluded", "-b '' -i ''", is_of_pod=True),
+    "every interface is left out": BrokenPod("excluded", "-c eth+", goes="in", is_of_pod=True, proxy_uid=None),
+    "every port, and nothing inbound": BrokenPod("excluded", "-b '' -o 1-65535", is_of_pod=True),
+    "every network, and nothing inbound": BrokenPod("excluded", "-b '' -x 0.0.0.0/0,::/0", is_of_pod=True),
+    "every port, both ways": BrokenPod("excluded", "-d 1-65535 -o 1-65535", is_of_pod=True),
+    "no group, and nothing inbound": BrokenPod("excluded", "-b '' ISTIO_OUTBOUND_OWNER_GROUPS ''", is_of_pod=True),
+    "an interface that is not there": BrokenPod("excluded", "-k net1 -b '' -i ''", is_of_pod=True),
     "the proxy's user": BrokenPod("proxy-user", uid=1337, gid=1337),
     "DNS": BrokenPod("dns-not-captured", goes="dns", ports=(15001, 15006, 15053), message="DNS is not captured"),
     "another name server": BrokenPod(
@@ -278,7 +280,7 @@ BROKEN: dict[str, BrokenPod] = {
         DNS,
         "iptables -A INPUT -p udp --sport 53 -j DROP",
         goes="dns",
-        of_pod=True,
+        is_of_pod=True,
         ports=(15001, 15006, 15053),
     ),
     "IPv4 alone listens": BrokenPod("not-listening", addresses=("0.0.0.0",), goes="out6"),
@@ -290,7 +292,7 @@ BROKEN: dict[str, BrokenPod] = {
     "the route is gone": BrokenPod(
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
-    "no route": BrokenPod("no-route", breaks="ip route del default", of_pod=True),
+    "no route": BrokenPod("no-route", breaks="ip route del default", is_of_pod=True),
     "eth0 has lost its address": BrokenPod(
         "no-route",
         breaks="ip address add 10.77.0.2/32 dev lo; ip address del 10.77.0.2/24 dev eth0; ip route add {peer} dev eth0;"
@@ -324,7 +326,7 @@ BROKEN: dict[str, BrokenPod] = {
         "filtered",
         breaks="ip6tables -A INPUT -p icmpv6 -j DROP",
         goes="out6",
-        of_pod=True,
+        is_of_pod=True,
         message="a foreign rule drops neighbour discovery (ICMPv6): -p ipv6-icmp",
         where="ip6 filter INPUT, hook INPUT, priority 0, rule 1",
         has_traffic=False,
@@ -341,7 +343,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks="iptables -t nat -D ISTIO-OUTPUT 1; iptables -t nat -I ISTIO-OUTPUT 5 -p tcp --dport 443 -j RETURN",
         goes="in",
         backend="iptables",
-        of_pod=True,
+        is_of_pod=True,
         has_traffic=False,
     ),
     "answers come to the proxy": BrokenPod(
@@ -350,7 +352,7 @@ BROKEN: dict[str, BrokenPod] = {
         "iptables -t mangle -F ISTIO-DIVERT",
         backend="iptables",
         transparent=True,
-        of_pod=True,
+        is_of_pod=True,
         message="answers are taken for inbound connections",
     ),
     "the mark of calls to the app is not kept": BrokenPod(
@@ -360,7 +362,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
-        of_pod=True,
+        is_of_pod=True,
         has_traffic=False,
         message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
     ),
@@ -383,7 +385,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks="nft 'add table inet fw; add chain inet fw a { tcp dport 80 numgen random mod 2 0 accept; };"
         " add chain inet fw in { type filter hook prerouting priority -160; policy drop; iif lo accept; jump a; }'",
         goes="in",
-        of_pod=True,
+        is_of_pod=True,
     ),
     "answers are dropped": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
@@ -416,7 +418,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1",
         goes="out6",
         message="do not reach the proxy; ::6 does not lead to lo: the proxy cannot call the app from it",
-        of_pod=True,
+        is_of_pod=True,
     ),
     "lo has one address": BrokenPod(
         "no-route",
@@ -424,17 +426,17 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         has_traffic=False,  # the listener of this test does not call the app, as a proxy would
         message="127.0.0.6 does not lead to lo: the proxy cannot call the app from it",
-        of_pod=True,
+        is_of_pod=True,
     ),
     "routes refuse the proxy's user": BrokenPod(
         "no-route",
         breaks="ip rule add pref 100 uidrange 1337-1337 prohibit",
         has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
         message="a policy rule refuses what the proxy (user 1337) sends to 203.0.113.9",
-        of_pod=True,
+        is_of_pod=True,
     ),
     "routes refuse the answers of the proxy": BrokenPod(
-        "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", of_pod=True
+        "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", is_of_pod=True
     ),
     "the destination is prohibited": BrokenPod(
         "no-route",
@@ -453,12 +455,12 @@ def given(text: str) -> Settings:
     flags = {f"-{each.short}": each for each in option.OPTIONS if each.short} | {
         each.name: each for each in option.OPTIONS
     }
-    found: dict[Any, Given] = {}
+    found: dict[Any, ExplicitValue] = {}
     words = shlex.split(text)
     while words:
         each = flags[words.pop(0)]
         value = words.pop(0) if words and not words[0].startswith("-") else "true"
-        found[each] = Given(value, "test")
+        found[each] = ExplicitValue(value, "test")
     return Settings(found)
 
 
@@ -511,7 +513,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.message and cause.remedy for cause in found.causes)
     assert situation.message.replace("{peer}", peer.ipv4) in f"{found.causes[0].message}\n{found.causes[0].remedy}"
-    if situation.of_pod:
+    if situation.is_of_pod:
         (cause,) = why(pod).causes
         assert cause.kind == situation.kind
         assert situation.where in ("", str(cause.where))
@@ -556,7 +558,7 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         assert_the_remedy_works(situation, pair, after)
         return
     assert after.causes == ()
-    assert not situation.of_pod or why(pod).causes == ()
+    assert not situation.is_of_pod or why(pod).causes == ()
 
 
 def kept(recorded: Record | None, changed: set[Option[Any]]) -> tuple[dict[str, str], str, str]:
@@ -599,18 +601,18 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     """Fail if what verify, dump, why and doctor conclude of one namespace is not compatible."""
     with pod.entered():
         verified, dumped = operations.verify(), operations.dump().verified
-    of_pod = why(pod)
+    pod_findings = why(pod)
     assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
-    assert bool(of_pod.causes) or verified.conclusion not in ("drift", "nothing applied")
+    assert bool(pod_findings.causes) or verified.conclusion not in ("drift", "nothing applied")
     assert not any(may_be_spared(pod, each.effect.packet) for each in verified.obstacles if each.effect)
-    assert of_pod.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
-    assert any(each.state == "ok" for each in doctor_findings(of_pod)) is (of_pod.verdict == "captured")
+    assert pod_findings.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
+    assert any(each.state == "ok" for each in doctor_findings(pod_findings)) is (pod_findings.verdict == "captured")
 
 
 def explained(pod: Pod) -> list[Statement]:
     with pod.entered():
         situation = operations.situation_of()
-        return policy(dict.fromkeys(situation.ruleset.families, situation), shown_rule)
+        return statements_about(dict.fromkeys(situation.ruleset.families, situation), shown_rule)
 
 
 def may_be_spared(pod: Pod, sent: Packet) -> bool:
@@ -893,25 +895,25 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
         (
             "-b 80 -d 80 -i ''",
             15006,
-            ", but nothing outbound, by its settings",
+            "; by its settings, nothing outbound is captured",
             ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"],
         ),
         (
             "-b '' -x 0.0.0.0/0",
             15001,
-            ", but no outbound IPv4 and nothing inbound, by its settings",
+            "; by its settings, no outbound IPv4 and nothing inbound is captured",
             ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
         ),
         (
             "-o 1-65535 -p 15006",
             15006,
-            ", but nothing outbound, by its settings",
+            "; by its settings, nothing outbound is captured",
             ["nothing outbound is captured: -o 1-65535"],
         ),
         (
             "-b '' -i 10.96.0.0/12",
             15001,
-            ", but no outbound IPv6 and nothing inbound, by its settings",
+            "; by its settings, no outbound IPv6 and nothing inbound is captured",
             [
                 "no outbound IPv6 is captured: -i 10.96.0.0/12",
                 "nothing inbound",
@@ -921,7 +923,7 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
         (
             "-b '' --ip-families ipv4",
             15001,
-            ", but nothing inbound and no IPv6, by its settings",
+            "; by its settings, nothing inbound and no IPv6 is captured",
             ["IPv6 is not captured", "nothing inbound is captured: -b ''"],
         ),
         ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
@@ -1060,7 +1062,7 @@ def test_without_a_record_the_live_rules_tell(
     assert [each.kind for each in found.causes] == [cause] * bool(cause), found.causes
     assert [each.kind for each in found.notes] == ["no-record", *[note] * bool(note)], found.notes
     if of_inbound == "unknown":
-        assert (inbound.verdict, inbound.causes, inbound.notes[0]) == ("cannot be told", (), unexplained())
+        assert (inbound.verdict, inbound.causes, inbound.notes[0]) == ("cannot be told", (), uncaptured_cause())
     else:
         assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
     assert not found.is_certain

@@ -15,11 +15,11 @@ from capture.model.addresses import (
     address_text,
     collapse,
     is_decimal,
-    merge,
     network_parts,
+    network_ranges,
+    networks_in_range,
     parse_address,
     parse_network,
-    split,
 )
 
 StandardNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -172,7 +172,7 @@ class TestSets:
     @given(lists_of_one_family(longest_gap=6))
     def test_merge_keeps_every_address_and_no_other(self, several: list[Network]) -> None:
         held = {number for network in several for number in range(network.first, network.last + 1)}
-        ranges = merge(several)
+        ranges = network_ranges(several)
         assert {number for first, last in ranges for number in range(first, last + 1)} == held
         assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(ranges))
 
@@ -182,4 +182,4 @@ class TestSets:
         first, last = sorted((data.draw(numbers), data.draw(numbers)))
         texts = address_text(family, first), address_text(family, last)
         expected = list(ipaddress.summarize_address_range(*map(ipaddress.ip_address, texts)))
-        assert list(map(standard, split(family, first, last))) == expected
+        assert list(map(standard, networks_in_range(family, first, last))) == expected

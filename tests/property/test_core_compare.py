@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
-from capture.analysis.compare import can_stay, differences
+from capture.analysis.compare import differences, is_applied
 from capture.model.addresses import BITS, FAMILIES, Family, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.packet import Packet
@@ -88,7 +88,7 @@ class TestNoDifference:
     @given(rulesets())
     def test_a_rule_set_does_not_differ_from_itself(self, ruleset: Ruleset) -> None:
         assert differences(ruleset, ruleset) == []
-        assert can_stay(ruleset, ruleset)
+        assert is_applied(ruleset, ruleset)
 
     @given(rulesets())
     def test_the_form_that_a_kernel_reports_is_no_difference(self, ruleset: Ruleset) -> None:
@@ -117,7 +117,7 @@ class TestNoDifference:
         table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         live = put(desired, table, chain, (*rules_in(desired, table, chain), *foreign))
         assert differences(desired, live) == []
-        assert can_stay(desired, live)
+        assert is_applied(desired, live)
 
     @given(configs, st.data())
     def test_foreign_rules_that_only_count_or_log_do_not_count(
@@ -130,7 +130,7 @@ class TestNoDifference:
         several.insert(data.draw(st.integers(0, len(several))), harmless)
         live = put(desired, table, chain, tuple(several))
         assert differences(desired, live) == []
-        assert can_stay(desired, live)
+        assert is_applied(desired, live)
 
     @given(configs, st.data())
     def test_foreign_marks_do_not_count_where_our_rules_test_none(
@@ -225,7 +225,7 @@ class TestTampering:
         assert [(each.family, each.table, each.chain, each.kind, each.policy) for each in found] == [
             (family, name, chain, "policy", "DROP") for family in config.families
         ]
-        assert can_stay(desired, desired.replace(tables=tables)), "we write no policies"
+        assert is_applied(desired, desired.replace(tables=tables)), "we write no policies"
 
     @given(configs)
     def test_a_family_that_is_lost(self, config: CaptureConfig) -> None:
@@ -256,7 +256,7 @@ class TestTampering:
             live = put(live, *place, first + rules_in(other, *place))
         found = differences(desired, live)
         assert {each.kind for each in found} == {"unexpected"}
-        assert not can_stay(desired, live)
+        assert not is_applied(desired, live)
         where = {(each.table, each.chain) for each in found}
         own = {place for place in places(other) if not is_built_in(place) and met(other, place)}
         entered = {place for place in places(other) if any(isinstance(r.verdict, Jump) for r in met(other, place))}
@@ -282,7 +282,7 @@ class TestTampering:
         assert {each.family for each in found} == set(config.families)
         assert {(each.table, each.kind) for each in found} == {(MANGLE, "unexpected")}
         assert (MANGLE, OUTPUT) in {(each.table, each.chain) for each in found}
-        assert not can_stay(desired, live)
+        assert not is_applied(desired, live)
 
 
 class TestPositions:

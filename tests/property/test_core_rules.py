@@ -10,7 +10,7 @@ from capture.analysis.compare import differences
 from capture.backends import detect, load
 from capture.backends.request import DRIVERS, BackendRequest
 from capture.model.addresses import FAMILIES, Family, Network, parse_network
-from capture.model.chain_names import BY_SPELLING
+from capture.model.chain_names import NAMES_BY_SPELLING
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     BUILT_IN_CHAINS,
@@ -82,7 +82,7 @@ def test_tables_and_chains_are_in_their_order(config: CaptureConfig) -> None:
 
 @given(configs)
 def test_every_jump_leads_to_one_of_our_chains_and_none_leads_back(config: CaptureConfig) -> None:
-    names = BY_SPELLING[config.chain_names]
+    names = NAMES_BY_SPELLING[config.chain_names]
     spelled = {getattr(names, field) for field in names.__match_args__}
     for table in build_ruleset(config).tables:
         assert {chain.name for chain in table.chains} - set(BUILT_IN_CHAINS[table.name]) <= spelled
@@ -126,7 +126,7 @@ def sides_of(table: Table, chain: str) -> set[str]:
 
 @given(configs)
 def test_classic_differs_from_current_in_exactly_three_things(config: CaptureConfig) -> None:
-    names = BY_SPELLING[config.chain_names]
+    names = NAMES_BY_SPELLING[config.chain_names]
     classic = build_ruleset(config.replace(profile="1.8", rule_logs=False))
     current = build_ruleset(config.replace(profile="1.30", rule_logs=False))
 

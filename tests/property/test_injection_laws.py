@@ -11,7 +11,7 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings
 from injection.inject import Result, inject
-from injection.pods import POD_OF, workloads
+from injection.pods import POD_PATHS, workloads
 from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import Fragment, InjectionError, Template
@@ -123,7 +123,7 @@ def test_arguments_and_annotations_say_the_same(text: str, native: bool, sets: l
     by_plugin = injected(text, Template(is_native=native, uses_plugin=True), base)
     by_init = injected(text, Template(is_native=native), base)
 
-    outcomes = [outcome for outcome in by_init.outcomes if outcome.workload.kind in POD_OF]
+    outcomes = [outcome for outcome in by_init.outcomes if outcome.workload.kind in POD_PATHS]
     pods = zip(_pods(by_init.text), _pods(by_plugin.text), outcomes, strict=True)
     for init, plugin, outcome in pods:
         if outcome.injected:

@@ -17,7 +17,7 @@ import pytest
 import release
 
 import capture
-from capture.model.chain_names import SPELLINGS
+from capture.model.chain_names import SPELLING_BY_NAME
 from pytest_netns import NamespaceFactory, Pod, require
 from support.output.docs_examples import Command, Example, examples, is_printed, key_paths
 from support.processes.private_mounts import OWN_MOUNTS
@@ -252,7 +252,7 @@ def check_text(example: Example, reader: Reader) -> None:
     else:
         assert example.comment("picture of"), f"{example}: a comment has to say where this is from"
         drawn = set(re.findall(r"\bISTIO[-_][A-Z-]+", example.text))
-        assert drawn <= SPELLINGS.keys(), f"{example}: {drawn - SPELLINGS.keys()}"
+        assert drawn <= SPELLING_BY_NAME.keys(), f"{example}: {drawn - SPELLING_BY_NAME.keys()}"
         assert drawn or example.language == "mermaid", f"{example}: a picture without a chain"
 
 

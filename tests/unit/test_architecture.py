@@ -70,7 +70,7 @@ COLD_START = {
 """What the modules of the hot path may load apart from each other: a tenth of a millisecond each, or there anyway."""
 
 HOT_PATH = (
-    "capture.operations.change",
+    "capture.operations.applying",
     "capture.operations.comparison",
     "capture.backends.detect",
     "capture.backends.nftables.netlink",
@@ -88,14 +88,14 @@ HOT_PATH = (
 
 DOES_WITHOUT = {
     "capture.operations": ("capture.operations.", "capture.model", "capture.backends"),
-    "capture.operations.change": (
+    "capture.operations.applying": (
         *("capture.analysis", "capture.operations.comparison", "capture.operations.results"),
         *("capture.backends.other_family", "capture.backends.needed_modules", "capture.backends.missing_modules"),
         *("capture.state.connections", "capture.state.impediments", "capture.state.kernel_modules"),
         "capture.state.sysctls",
     ),
     "capture.operations.comparison": (
-        *("capture.analysis", "capture.operations.change", "capture.operations.situation"),
+        *("capture.analysis", "capture.operations.applying", "capture.operations.situation"),
         *("capture.backends.other_family", "capture.backends.needed_modules", "capture.state.lock"),
     ),
     "capture.cli.verify": ("capture.analysis", "capture.backends", "capture.operations.", "capture.cli.why"),
@@ -195,7 +195,7 @@ def test_pure_modules_take_only_values_from_netlink(module: str) -> None:
     names = [(node.module or "", alias.name) for node in taken for alias in node.names]
     assert [name for home, name in names if name.islower() and covers("capture.netlink", home)] == []
     verbs = [name for home, name in names if covers("capture.operations", home) or (home, name) == VERBS]
-    assert {name for name in verbs if name.islower()} <= {"inferred_flags", "misfit"}  # which take a rule set
+    assert {name for name in verbs if name.islower()} <= {"inferred_flags", "count_misfits"}  # which take a rule set
 
 
 BY_NAME = {

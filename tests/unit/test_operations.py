@@ -9,7 +9,7 @@ from capture.operations.inference import inferred_flags, inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import OPTIONS, OTHER_FAMILY
-from capture.settings.settings import Given, Settings, from_environment
+from capture.settings.settings import ExplicitValue, Settings, from_environment
 from initcontainer.arguments import parse
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS
@@ -106,5 +106,5 @@ def test_the_settings_that_live_rules_amount_to_give_these_rules(name: str) -> N
 
     assert build_ruleset(resolve(inferred_settings(rules), POD)[0]) == rules
     flags = parse(inferred_flags(rules), OPTIONS).flags.items()
-    given = Settings({option: Given(text, "flag") for option, text in flags})
+    given = Settings({option: ExplicitValue(text, "flag") for option, text in flags})
     assert build_ruleset(resolve(given, POD)[0]) == rules

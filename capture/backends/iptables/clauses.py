@@ -6,10 +6,10 @@ are shown and judged, and never rewritten.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import entries_of, with_entries
+from capture.analysis.canonical import entries_of_match, with_entries
 from capture.backends.iptables.expansion import changed_bits
 from capture.model import ruleset as model
-from capture.model.addresses import is_decimal, parse_address, parse_network, split
+from capture.model.addresses import is_decimal, networks_in_range, parse_address, parse_network
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -137,7 +137,7 @@ def _range(kind: type[model.AddressMatch]) -> Read:
 
     def read(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
         first, last = map(parse_address, text.split("-"))
-        (network,) = split(first.family, first.first, last.first)
+        (network,) = networks_in_range(first.family, first.first, last.first)
         return kind((network,), negated)
 
     return read
@@ -194,12 +194,12 @@ def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     in_order: list[model.Match] = []
     indexes: dict[type, int] = {}
     for match in matches:
-        entries = entries_of(match) if match.negated else ()
+        entries = entries_of_match(match) if match.negated else ()
         index = indexes.setdefault(type(match), len(in_order)) if entries else len(in_order)
         if index == len(in_order):
             in_order.append(match)
         else:
-            in_order[index] = with_entries(match, entries_of(in_order[index]) + entries)
+            in_order[index] = with_entries(match, entries_of_match(in_order[index]) + entries)
     return tuple(in_order)
 
 

@@ -7,7 +7,7 @@ stay in one rule, since "neither a nor b" takes two matches.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import MATCH_ORDER, entries_of, united, with_entries
+from capture.analysis.canonical import MATCH_ORDER, entries_of_match, merged_match, with_entries
 from capture.model import ruleset as model
 
 TYPE_CHECKING = False
@@ -44,13 +44,13 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
     if not any(map(_is_list, matches)):
         yield matches
         return
-    matches = tuple(united([match]) if _is_list(match) else match for match in matches)
+    matches = tuple(merged_match([match]) if _is_list(match) else match for match in matches)
     lists = [match for match in matches if _is_list(match)]
     if not lists:
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
-    parts = [with_entries(slowest, (entry,)) for entry in entries_of(slowest)]
+    parts = [with_entries(slowest, (entry,)) for entry in entries_of_match(slowest)]
     if len(lists) == 1 and isinstance(slowest, model.PortMatch):
         few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
         parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
@@ -61,7 +61,7 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
 
 def _is_list(match: model.Match) -> bool:
     """Return whether a match has several entries; an excluded list is one match."""
-    return len(entries_of(match)) > 1 and not match.negated
+    return len(entries_of_match(match)) > 1 and not match.negated
 
 
 def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.ownership import jumps_to_own_chain
 from capture.model.addresses import FAMILIES, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import TABLES, Chain, Ruleset, Table, TableName, in_order
+from capture.model.ruleset import TABLES, Chain, Ruleset, Table, TableName, in_listing_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
 
     ``Ruleset.comments`` is whether our rules have any.
     """
-    tables = tuple(Table(name, in_order(name, chains[name])) for name in TABLES if name in chains)
+    tables = tuple(Table(name, in_listing_order(name, chains[name])) for name in TABLES if name in chains)
     has_comments = any(
         rule.why and (is_own_chain(chain.name) or jumps_to_own_chain(rule))
         for table in tables
@@ -40,7 +40,7 @@ def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
             chains = [
                 _merged_chain(each, *(by_family[family].chain(name, each) for family in FAMILIES)) for each in names
             ]
-            tables.append(Table(name, in_order(name, chains)))
+            tables.append(Table(name, in_listing_order(name, chains)))
     return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
 
 

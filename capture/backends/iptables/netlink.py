@@ -16,10 +16,10 @@ from capture.backends.iptables.xt_changes import LiveTable, changes, model_name,
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
-from capture.model.addresses import FAMILY_OF, Family
+from capture.model.addresses import FAMILY_BY_NUMBER, Family
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_netfilter, read_consistently
+from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class IptablesNetlinkDriver(IptablesDriver):
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._making(desired)
-        with open_netfilter() as netfilter:
-            return bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
+        with open_nfnetlink() as netfilter:
+            return bool(messages) and holds_exactly(netfilter, FAMILY_BY_NUMBER, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
@@ -57,7 +57,7 @@ class IptablesNetlinkDriver(IptablesDriver):
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             live, _ = read_consistently(netfilter, "read the tables of iptables", lambda: _read(netfilter))
         return ruleset_of(families_here(), _as_iptables_has_them(live))
 
@@ -127,7 +127,9 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
     families = families_here()
-    tables = [each for each in read_tables(netfilter) if FAMILY_OF.get(each.family) in families and each.name in TABLES]
+    tables = [
+        each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families and each.name in TABLES
+    ]
     if not tables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
@@ -135,12 +137,12 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     chains: dict[tuple[int, str], list[FoundChain]] = {}
     for chain in read_chains(netfilter):
         chains.setdefault((chain.family, chain.table), []).append(chain)
-    readers = {table.family: RuleReader(FAMILY_OF[table.family]) for table in tables}
+    readers = {table.family: RuleReader(FAMILY_BY_NUMBER[table.family]) for table in tables}
     live: dict[tuple[Family, TableName], LiveTable] = {}
     for table in tables:
         rules = map(readers[table.family].read, read_rules(netfilter, table.family, table.name))
         table_read = live_table(table, chains.get((table.family, table.name), ()), rules)
-        live[FAMILY_OF[table.family], TABLES_BY_NAME[table.name]] = table_read
+        live[FAMILY_BY_NUMBER[table.family], TABLES_BY_NAME[table.name]] = table_read
     return live
 
 

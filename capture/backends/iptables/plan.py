@@ -15,7 +15,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 
 from __future__ import annotations
 
-from capture.analysis.ownership import disturbance_test, own_rules
+from capture.analysis.ownership import disturbance_test, own_positions
 from capture.backends.iptables.expansion import check_writable, expanded
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
@@ -62,9 +62,9 @@ def plan(
     if desired and desired.transparent_verdicts:  # before nat comes what captures inbound from now on
         order = [model.RAW, model.MANGLE, model.NAT]
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
-        own_positions = own_rules(live, family, remembered)
+        own = own_positions(live, family, remembered)
         for table in order:
-            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
+            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own)
             if edit != TableEdit(family, table):
                 edits.append(edit)
     return tuple(edits)

@@ -11,7 +11,7 @@ import os
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, Family
 from capture.model.values import Value
-from capture.state.lock import descriptors
+from capture.state.lock import held_descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] 
     its_ends = [its_stdin, its_stdout, its_stderr]
     actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(its_ends)]
     # A descriptor onto itself is inherited: the lock is held as long as the program runs.
-    actions += [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in descriptors()]
+    actions += [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in held_descriptors()]
     try:
         try:
             process = os.posix_spawn(

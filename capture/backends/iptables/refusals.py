@@ -24,8 +24,8 @@ from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_netfilter
-from capture.state.capabilities import missing
+from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_nfnetlink
+from capture.state.capabilities import missing_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
         )
     no_table = any(phrase in complaint for phrase in NO_TABLE)
     # Programs do not report that this thread may not use x_tables.
-    if any(phrase in complaint for phrase in NOT_PERMITTED) or (no_table and missing("NET_ADMIN", "NET_RAW")):
+    if any(phrase in complaint for phrase in NOT_PERMITTED) or (
+        no_table and missing_capabilities("NET_ADMIN", "NET_RAW")
+    ):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {FAMILY_NAMES[family]} with {name}"
         )
@@ -170,7 +172,7 @@ def refusal_of_kernel(error: KernelError | UnsupportedError, batch: Sequence[Cha
         return error
     extensions = dict.fromkeys(extension for change in batch for extension in _extensions(change))
     try:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             missing = [extension for extension in extensions if not has_extension(netfilter, *extension)]
     except UnsupportedError as no_compat:
         return no_compat

@@ -23,9 +23,9 @@ from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK, families_here, legacy_tables
 from capture.backends.nf_tables.listing import read_tables
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILIES, FAMILY_OF, Family
+from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
-from capture.netlink.nfnetlink import open_netfilter
+from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ class RestoreDriver(IptablesDriver):
 
 
 def _dormant_tables() -> set[tuple[Family, str]]:
-    with open_netfilter() as netfilter:
-        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.family in FAMILY_OF]
-    return {(FAMILY_OF[table.family], table.name) for table in dormant}
+    with open_nfnetlink() as netfilter:
+        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.family in FAMILY_BY_NUMBER]
+    return {(FAMILY_BY_NUMBER[table.family], table.name) for table in dormant}
 
 
 FILTERS = {"filter": 0, "security": 50}

@@ -22,7 +22,7 @@ from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family
-from capture.model.conventions import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
@@ -144,7 +144,7 @@ class XtProgram(Program):
             super()._put(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
-            known = number in PROTOCOL_OF and not condition.negated
+            known = number in PROTOCOL_BY_NUMBER and not condition.negated
             words = model.UnknownMatch(xt_text.protocol_text(number, negated=condition.negated))
             super()._put(condition if known else words)
         else:

@@ -10,7 +10,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
-from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, split
+from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
 from capture.model.ruleset import Span
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
@@ -271,7 +271,7 @@ def _nat_address(fields: Unpacked, family: Family) -> str:
 def _netmap(fields: Unpacked, family: Family) -> str | None:
     """``--to 10.1.0.0/16``, a network whose first and last address the range has (libipt_NETMAP.c)."""
     first, last = (int.from_bytes(fields[end][: BITS[family] // 8], "big") for end in ("min_ip", "max_ip"))
-    networks = tuple(split(family, first, last)) if fields["flags"] & MAP_IPS and first <= last else ()
+    networks = tuple(networks_in_range(family, first, last)) if fields["flags"] & MAP_IPS and first <= last else ()
     return f"--to {networks[0]}" if len(networks) == 1 else None
 
 

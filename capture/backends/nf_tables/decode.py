@@ -16,8 +16,8 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
-from capture.model.conventions import PROTOCOL_OF
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, IPV6, Family, address_text
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.netlink.attributes import (
     BYTE_ORDER,
     Fields,
@@ -128,9 +128,9 @@ class Program:
             number, last = condition.ranges[0]
             if number == last:
                 if condition.field == native.NFPROTO:
-                    self._family = FAMILY_OF.get(number)
+                    self._family = FAMILY_BY_NUMBER.get(number)
                 elif condition.field == native.L4PROTO:
-                    self._protocol = PROTOCOL_OF.get(number)
+                    self._protocol = PROTOCOL_BY_NUMBER.get(number)
 
     def _do(self, action: native.Action) -> bool:
         self.actions.append(action)
@@ -342,7 +342,7 @@ class Program:
     def nat(self, fields: Fields) -> bool:
         """``nat``: map the connection's destination or source to another address, which the model has no word for."""
         word = "dnat" if decode_number(fields[nf.NFTA_NAT_TYPE]) == nf.NFT_NAT_DNAT else "snat"
-        family = FAMILY_OF.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
@@ -353,7 +353,7 @@ class Program:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
             return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
-        family = FAMILY_OF.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
+        family = FAMILY_BY_NUMBER.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
         return self._do(native.TproxyStatement(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:

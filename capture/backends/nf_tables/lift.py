@@ -8,8 +8,8 @@ from __future__ import annotations
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.names import MODEL_TABLES, model_chain, model_target
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILIES, FAMILY_OF, Family, Network, split
-from capture.model.conventions import PROTOCOL_OF
+from capture.model.addresses import BITS, FAMILIES, FAMILY_BY_NUMBER, Family, Network, networks_in_range
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
         rules = tuple(lift_rules(chain.rules))
         policy = chain.policy.upper() if chain.policy else None
         chains.append(model.Chain(model_chain(name, chain.name, chain.hook, reason), rules, policy))
-    return model.Table(name, model.in_order(name, chains))
+    return model.Table(name, model.in_listing_order(name, chains))
 
 
 def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
@@ -60,12 +60,12 @@ def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Matc
     protocol: model.ProtocolName | None = None
     for condition in conditions:
         if isinstance(condition, native.Among):
-            tested = _answer(condition, native.NFPROTO, FAMILY_OF)
+            tested = _answer(condition, native.NFPROTO, FAMILY_BY_NUMBER)
             if tested is not None and family in (None, tested):
                 family = tested
                 continue
             family = family or native.ADDRESS_FAMILIES.get(condition.field)
-            protocol_tested = _answer(condition, native.L4PROTO, PROTOCOL_OF)
+            protocol_tested = _answer(condition, native.L4PROTO, PROTOCOL_BY_NUMBER)
             named = protocol_tested or native.PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named
@@ -120,7 +120,7 @@ def _networks(condition: native.Among) -> tuple[Network, ...]:
         if native.is_network(first, last):  # as nearly all of a long list are
             networks.append(Network(family, first, bits - (last - first).bit_length()))
         else:
-            networks += split(family, first, last)
+            networks += networks_in_range(family, first, last)
     return tuple(networks)
 
 

@@ -9,7 +9,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
 from capture.model import ruleset as model
-from capture.model.conventions import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.values import Value
 from capture.netlink.attributes import decode_host_number
 
@@ -110,6 +110,6 @@ def _conditions(
         if not conditions:
             return None
         if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:
-            protocol = PROTOCOL_OF.get(conditions[0].ranges[0][0])
+            protocol = PROTOCOL_BY_NUMBER.get(conditions[0].ranges[0][0])
         key_conditions += conditions
     return tuple(key_conditions)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import native
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_OF, Network, address_text, split
-from capture.model.conventions import MAX_PORT, PROTOCOL_OF
+from capture.model.addresses import FAMILY_BY_NUMBER, Network, address_text, networks_in_range
+from capture.model.conventions import MAX_PORT, PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 WORDS: dict[str, dict[int, str]] = {
-    native.NFPROTO: dict[int, str](FAMILY_OF),
-    native.L4PROTO: dict[int, str](PROTOCOL_OF),
+    native.NFPROTO: dict[int, str](FAMILY_BY_NUMBER),
+    native.L4PROTO: dict[int, str](PROTOCOL_BY_NUMBER),
 }
 """Fields whose numbers have names."""
 
@@ -88,7 +88,7 @@ def named(field: str, numbers: native.Range) -> Network | tuple[int | str, ...]:
     family = native.ADDRESS_FAMILIES.get(field)
     if family is None:
         return (WORDS.get(field, {}).get(numbers[0], numbers[0]),) if numbers[0] == numbers[1] else numbers
-    networks = tuple(split(family, *numbers))
+    networks = tuple(networks_in_range(family, *numbers))
     if len(networks) == 1 and not networks[0].is_address:
         return networks[0]
     return tuple(address_text(family, end) for end in dict.fromkeys(numbers))

@@ -19,7 +19,7 @@ from capture.backends.nftables.libnftables_json import TableCommands, add_rules
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live
 from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
-from capture.netlink.nfnetlink import open_netfilter
+from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LibnftablesDriver(NftablesNetlinkDriver):
         self._change("remove the rules of capture", ())
 
     def _change(self, doing: str, desired: tuple[NativeTable, ...]) -> None:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             commands = _commands(desired, read_live(netfilter))
         if commands:
             _run(doing, commands)

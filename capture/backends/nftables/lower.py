@@ -17,7 +17,7 @@ from capture.backends.nf_tables import native
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.names import TABLE_NAMES, native_chain
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NUMBERS, Family, merge, merge_ranges
+from capture.model.addresses import FAMILY_NUMBERS, Family, merge_ranges, network_ranges
 from capture.model.conventions import PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
@@ -124,7 +124,7 @@ def _condition(match: model.Match, protocol: model.ProtocolName | None) -> nativ
         return TEST_PROTOCOL[match.name]
     if isinstance(match, model.AddressMatch):
         fields, networks = native.ADDRESSES[type(match)], match.networks
-        return native.Among(fields[networks[0].family], tuple(merge(networks)), match.negated)
+        return native.Among(fields[networks[0].family], tuple(network_ranges(networks)), match.negated)
     if isinstance(match, model.PortMatch):
         if protocol is None:
             raise ValueError(f"a port without a protocol: {match}")

@@ -16,7 +16,7 @@ from capture.backends.nftables.lower import lower
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, text
 from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_objects
+from capture.netlink.nfnetlink import open_nfnetlink, read_consistently, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class NftablesNetlinkDriver:
         """Return our tables as they are, foreign rules in them included."""
         from capture.backends.nf_tables.lift import lift  # not needed where all is as it should be
 
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             tables, _ = read_consistently(
                 netfilter,
                 "read the rules of capture",
@@ -57,7 +57,7 @@ class NftablesNetlinkDriver:
 
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; False means "read it"."""
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             return _hold_exactly(netfilter, *self._making(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:

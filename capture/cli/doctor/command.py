@@ -34,7 +34,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     without rules is no fault here; for `capture why` it is one.
     """
     with InNamespace(namespace):
-        print_start_line(operations.reference() if is_private(STATE_DIRECTORY) else None, form)
+        print_start_line(operations.read_reference() if is_private(STATE_DIRECTORY) else None, form)
         found = ((each, named([each.message, each.remedy], namespace)) for each in examine(namespace))
         findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in found]
     if form == "json":

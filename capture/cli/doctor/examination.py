@@ -32,7 +32,7 @@ from capture.settings.host import AnyPod, PodFromInside
 from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
-from capture.state.kernel_modules import Inventory, can_load, look_up
+from capture.state.kernel_modules import ModuleInventory, can_load_modules, look_up_modules
 from capture.state.netns import is_host, namespace_id
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
@@ -56,29 +56,29 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
     It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
     """
-    facts, modules = gather(), look_up(_purposes())
+    facts, modules = gather(), look_up_modules(_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
-        is_recorded, fault = record.read() is not None, record.fault()
+        is_recorded, fault = record.read() is not None, record.why_unusable()
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
-        *of_pod(_diagnosis(namespace, is_recorded=is_recorded)),
-        *(each.replace(topic=NODE) for each in _by_name("cni.status", "of_this_node")),
-        of_identity(namespace_id(), is_host=is_host()),
-        *of_namespace(addresses, own_users=facts.own_users),
-        of_record(fault, is_recorded=is_recorded),
-        *of_ipsec(read_policies),
-        of_choice(facts),
-        *of_live_sets(detect.live_sets_in(facts)),
-        *of_kernel(facts, modules.lacking),
-        *of_modules(modules, loads_modules=can_load()),
-        *of_privileges(capabilities.missing(*CAPABILITIES)),
-        *of_release(os.uname().release),
-        *of_programs(facts),
-        *of_libraries(facts),
-        *of_lock(_lock_holder()),
-        of_state_directory(STATE_DIRECTORY),
-        *_by_name("cni.istio_cni", "rival"),
+        *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
+        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status", "of_this_node")),
+        identity_finding(namespace_id(), is_host=is_host()),
+        *namespace_findings(addresses, own_users=facts.own_users),
+        record_finding(fault, is_recorded=is_recorded),
+        *ipsec_findings(read_policies),
+        choice_finding(facts),
+        *live_set_findings(detect.live_sets_in(facts)),
+        *kernel_findings(facts, modules.lacking),
+        *module_findings(modules, loads_modules=can_load_modules()),
+        *privilege_findings(capabilities.missing_capabilities(*CAPABILITIES)),
+        *release_finding(os.uname().release),
+        *program_findings(facts),
+        *library_findings(facts),
+        *lock_findings(_lock_holder()),
+        state_directory_finding(STATE_DIRECTORY),
+        *_plugin_findings("cni.istio_cni", "rival"),
     ]
 
 
@@ -100,7 +100,7 @@ def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | Captu
     return pod_diagnosis if is_captured or is_recorded else None
 
 
-def _by_name(module: str, function: str) -> tuple[Finding, ...]:
+def _plugin_findings(module: str, function: str) -> tuple[Finding, ...]:
     """Return the findings of the plugin's package about this node; without that package, none."""
     try:
         library = getattr(importlib.import_module(module), function)()
@@ -133,7 +133,7 @@ def _lock_holder() -> int | None:
     return None
 
 
-LEGACY = {
+LEGACY_TEXTS = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
     "absent": "absent: iptables-legacy cannot be used; nothing else needs them",
@@ -141,7 +141,7 @@ LEGACY = {
 }
 
 
-def of_pod(diagnosed: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+def pod_findings(diagnosed: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     """Yield what is wrong with the pod; else that it is captured."""
     if isinstance(diagnosed, CaptureError):
         yield Finding(POD, "capture", "note", f"cannot be judged: {diagnosed.message}", diagnosed.remedy)
@@ -152,14 +152,14 @@ def of_pod(diagnosed: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     for cause in diagnosed.causes:
         yield Finding(POD, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
     if diagnosed.verdict == "captured":
-        but = f"; by the settings, {' and '.join(diagnosed.left_out)} is captured" if diagnosed.left_out else ""
+        but = f"; by the settings, {' and '.join(diagnosed.uncaptured)} is captured" if diagnosed.uncaptured else ""
         yield Finding(POD, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
     for note in diagnosed.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
         yield Finding(POD, note.kind, state, message_with_location(note), note.remedy, note.kind)
 
 
-def of_choice(facts: HostFacts) -> Finding:
+def choice_finding(facts: HostFacts) -> Finding:
     """Return what ``auto`` takes, or why it can take nothing."""
     try:
         choice = detect.choose(facts, BackendRequest())
@@ -170,7 +170,7 @@ def of_choice(facts: HostFacts) -> Finding:
     return Finding("choice", "backend", "ok", message)
 
 
-def of_live_sets(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
+def live_set_findings(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
     """Yield where rules of the capture are."""
     for live_set in live_sets:
         place = " ".join(filter(None, live_set.choice.place))
@@ -182,7 +182,7 @@ def of_live_sets(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
         yield Finding("choice", "live rules", "warning", message, remedy)
 
 
-def of_identity(namespace: str, *, is_host: bool) -> Finding:
+def identity_finding(namespace: str, *, is_host: bool) -> Finding:
     """Return which network namespace we are in."""
     if not is_host:
         return Finding("namespace", "identity", "ok", f"{namespace}: not the host's own")
@@ -190,7 +190,7 @@ def of_identity(namespace: str, *, is_host: bool) -> Finding:
     return Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
 
 
-def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Finding]:
+def namespace_findings(addresses: Sequence[str], *, own_users: bool) -> Iterator[Finding]:
     """Yield whose users the namespace has, and its addresses."""
     if not own_users:
         message = "the pod has one of its own (hostUsers: false): auto takes nftables; iptables writes from within it"
@@ -199,7 +199,7 @@ def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Findi
     yield Finding("namespace", "addresses", "ok" if addresses else "note", listed)
 
 
-def of_record(fault: str, *, is_recorded: bool) -> Finding:
+def record_finding(fault: str, *, is_recorded: bool) -> Finding:
     """Return whether something was applied to the namespace, or why the record of that cannot be used."""
     if fault:
         return Finding("namespace", "record", "warning", fault, without_record(REAPPLY_OR_RECREATE))
@@ -208,7 +208,7 @@ def of_record(fault: str, *, is_recorded: bool) -> Finding:
     return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
 
 
-def of_ipsec(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Finding]:
+def ipsec_findings(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Finding]:
     """Yield that IPsec drops or encrypts packets; a single connection is judged by `capture why`."""
     try:
         policies = list(read())
@@ -223,19 +223,19 @@ def of_ipsec(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Finding]:
             yield Finding("namespace", "IPsec", "warning" if is_blocking else "note", message, remedy)
 
 
-def of_kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
+def kernel_findings(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     """Yield which features of the kernel are there; ``lacking`` are modules that are not."""
-    yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
-    yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
+    yield _kernel_finding(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
+    yield _kernel_finding(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
     state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
-    yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
+    yield Finding("kernel", "legacy tables", state, LEGACY_TEXTS[facts.legacy])
     for family, table in facts.legacy_tables:
         yield Finding("kernel", "legacy tables", "note", f"the table {table} of {family} exists in this namespace")
     ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is captured"
     yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 
-def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
+def module_findings(modules: ModuleInventory, *, loads_modules: bool) -> Iterator[Finding]:
     """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
     purposes = _purposes()
     for name in modules.lacking:
@@ -252,7 +252,7 @@ def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
 
-def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, present: bool | None) -> Finding:
+def _kernel_finding(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, present: bool | None) -> Finding:
     name = " and ".join(modules)
     if present is None:
         return Finding("kernel", name, "note", "not permitted to query it", "Run as root.")
@@ -266,7 +266,7 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
     return Finding("kernel", name, "warning", message, remedy)
 
 
-def of_privileges(missing: Sequence[str]) -> Iterator[Finding]:
+def privilege_findings(missing: Sequence[str]) -> Iterator[Finding]:
     """Yield whether we hold the capabilities that matter."""
     held = [name for name in CAPABILITIES if name not in missing]
     if "NET_ADMIN" in held:
@@ -279,12 +279,12 @@ def of_privileges(missing: Sequence[str]) -> Iterator[Finding]:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 
 
-def of_release(release: str) -> Iterator[Finding]:
+def release_finding(release: str) -> Iterator[Finding]:
     """Yield which kernel this is."""
     yield Finding("host", "kernel", "ok", release)
 
 
-def of_programs(facts: HostFacts) -> Iterator[Finding]:
+def program_findings(facts: HostFacts) -> Iterator[Finding]:
     """Yield the versions of programs, one of each variant of iptables and nft, and which are not installed."""
     paths = {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     for path in filter(None, (*paths, find_program("nft"))):
@@ -304,7 +304,7 @@ def of_programs(facts: HostFacts) -> Iterator[Finding]:
             yield Finding("host", f"iptables-{variant}", "note", message, remedy)
 
 
-def of_libraries(facts: HostFacts) -> Iterator[Finding]:
+def library_findings(facts: HostFacts) -> Iterator[Finding]:
     """Yield which optional packages of Python are there."""
     for name, driver, packages, is_installed in (
         ("python-iptables", "iptc", "python-iptables setuptools", facts.python_iptables),
@@ -317,14 +317,14 @@ def of_libraries(facts: HostFacts) -> Iterator[Finding]:
             yield Finding("host", name, "note", message, f"pip install {packages}")
 
 
-def of_lock(holder: int | None) -> Iterator[Finding]:
+def lock_findings(holder: int | None) -> Iterator[Finding]:
     """Yield which process holds the lock of legacy iptables, if any does."""
     if holder is not None:
         message = f"{XTABLES_LOCK} is held by process {holder}; we do not wait for it, other programs do"
         yield Finding("host", "lock", "note", message)
 
 
-def of_state_directory(path: str) -> Finding:
+def state_directory_finding(path: str) -> Finding:
     """Return whether records can be kept."""
     try:
         require_private(path)

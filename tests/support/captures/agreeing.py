@@ -1,7 +1,7 @@
 """What the verbs say of one pod: of its connections one by one, and of all together; and what traffic says."""
 
 from capture import operations
-from capture.cli.doctor.examination import of_pod as doctor_findings
+from capture.cli.doctor.examination import pod_findings as doctor_findings
 from capture.model.addresses import address_text, parse_address
 from capture.model.packet import Packet
 from capture.operations import diagnosis
@@ -42,15 +42,15 @@ def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> No
     proxy, and what that sends on be lost.
     """
     with pair.pod.entered():
-        verified, of_pod = operations.verify(), diagnosis.why()
+        verified, pod_findings = operations.verify(), diagnosis.why()
         found = {goes: diagnosis.why(packet) for goes, packet in usual_packets(pair, outside).items()}
-    is_ok = any(each.state == "ok" for each in doctor_findings(of_pod))
+    is_ok = any(each.state == "ok" for each in doctor_findings(pod_findings))
     for goes, each in found.items():
         kinds = {cause.kind for cause in each.causes} - OF_SETTINGS
         if kinds - (OF_NETWORK if goes.startswith("in") else set()):
-            assert of_pod.causes, (goes, each.causes)
+            assert pod_findings.causes, (goes, each.causes)
             assert not is_ok
-            assert kinds <= {cause.kind for cause in of_pod.causes}, (goes, each.causes, of_pod.causes)
+            assert kinds <= {cause.kind for cause in pod_findings.causes}, (goes, each.causes, pod_findings.causes)
         is_of_rules = kinds - OF_NETWORK - OF_PROXY and not any("discovery" in cause.message for cause in each.causes)
         # Without a reference verify sees no missing rule.
         assert not (is_of_rules and verified.holds and verified.has_reference), (goes, each.causes)

@@ -9,7 +9,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import global_addresses
 from capture.settings.options import IP_FAMILIES
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 
 Texts = dict[Any, str]
 """Values by option; options of all types are keys, which no type but Any expresses."""
@@ -60,7 +60,7 @@ IPV6_POD = FakePod(addresses=("::1", "fd00::5"))
 
 def explicit(texts: Texts) -> Settings:
     """Return settings with these texts on the command line."""
-    return Settings({option: Given(text, "command line") for option, text in texts.items()})
+    return Settings({option: ExplicitValue(text, "command line") for option, text in texts.items()})
 
 
 def config_of(texts: Texts, pod: FakePod = POD) -> CaptureConfig:

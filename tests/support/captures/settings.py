@@ -7,7 +7,7 @@ All of VARIANTS send TCP of uid 1000 to ``OUTSIDE`` to one of ``OUTBOUND_PORTS``
 from typing import Any
 
 from capture.settings import options as option
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 
 Texts = dict[Any, str]
 """Values by option; options of all types are keys, which no type but Any expresses."""
@@ -67,7 +67,7 @@ test_iptables_netlink and test_iptables_cases compare."""
 
 def settings(*texts: Texts) -> Settings:
     """Return settings with all of these; the last one counts."""
-    return Settings({each: Given(text, "command line") for some in texts for each, text in some.items()})
+    return Settings({each: ExplicitValue(text, "command line") for some in texts for each, text in some.items()})
 
 
 def arguments(*texts: Texts) -> list[str]:

@@ -92,7 +92,7 @@ ids = st.sampled_from(IDS).map(only)
 
 def selections(entries: st.SearchStrategy[tuple[Entry, ...]]) -> st.SearchStrategy[Selection[Entry]]:
     """Return a strategy for everything, or some entries, or none."""
-    everything: Selection[Entry] = Selection(everything=True)
+    everything: Selection[Entry] = Selection(is_everything=True)
     return st.just(everything) | entries.map(Selection)
 
 
@@ -120,7 +120,7 @@ def configs(draw: st.DrawFn) -> CaptureConfig:
         uid_port_exclusions=draw(
             st.just(()) | st.tuples(st.builds(UidPorts, protocols, st.tuples(ports), st.tuples(ids)))
         ),
-        owner_groups=Selection(everything=groups == "all", entries=(only(1000),) if groups == "some" else ()),
+        owner_groups=Selection(is_everything=groups == "all", entries=(only(1000),) if groups == "some" else ()),
         excluded_owner_groups=draw(st.sampled_from([(), (only(1001),)])) if groups == "all" else (),
         captures_dns=dns != "off",
         captures_all_dns=dns == "all",

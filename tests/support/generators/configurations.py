@@ -33,7 +33,7 @@ SERVERS = [parse_address(text) for text in ("10.96.0.10", "127.0.0.53", "8.8.8.8
 INTERFACES = ["eth0", "eth1", "net1", "vif+", "lo"]
 LOOPBACKS = [parse_network(text) for text in ("127.0.0.1", "127.0.0.0/8", "127.1.0.0/16")]
 
-EVERYTHING: Selection[object] = Selection(everything=True)
+EVERYTHING: Selection[object] = Selection(is_everything=True)
 
 
 def some(pool: Sequence[T], at_least: int = 0, at_most: int = 4) -> st.SearchStrategy[tuple[T, ...]]:
@@ -115,7 +115,7 @@ def _as_resolved(config: CaptureConfig) -> CaptureConfig:
     """Return the configuration without what ``resolve`` would not leave together with other settings."""
     all_dns = config.captures_dns and config.captures_all_dns
     return config.replace(
-        excluded_owner_groups=config.excluded_owner_groups if config.owner_groups.everything else (),
+        excluded_owner_groups=config.excluded_owner_groups if config.owner_groups.is_everything else (),
         captures_all_dns=all_dns,
         name_servers=config.name_servers if config.captures_dns and not all_dns else (),
     )

@@ -254,4 +254,4 @@ def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
     ]
     for bits in space.groups:
         numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits), gathered(packet.connection_mark, bits)]
-    return numbers + [0] * (len(space.domains) - space.first_unknown)
+    return numbers + [0] * (len(space.domains) - space.first_unknown_level)

@@ -19,7 +19,7 @@ from capture.model.addresses import FAMILIES
 from capture.netlink.interfaces import read_addresses
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import has_local_route
-from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_route
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_rtnetlink
 from support.captures.settings import DRIVERS, VARIANTS, settings
 from support.processes.system_calls import run_stepped
 
@@ -52,10 +52,10 @@ def live_state() -> str:
             for family in FAMILIES
         ]
         seen.append((found.backend, found.variant, sorted(chains), rules))
-    with open_route() as route:
-        marks = sorted((rule.family, rule.mark, rule.table) for rule in read_policy_rules(route) if rule.is_plain)
-        tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(route, family, t)]
-        addresses = [each.address for each in read_addresses(route) if not each.address.is_link_local]
+    with open_rtnetlink() as rtnetlink:
+        marks = sorted((rule.family, rule.mark, rule.table) for rule in read_policy_rules(rtnetlink) if rule.is_plain)
+        tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(rtnetlink, family, t)]
+        addresses = [each.address for each in read_addresses(rtnetlink) if not each.address.is_link_local]
         seen += [marks, tables, sorted(map(str, addresses))]
     return repr(seen)
 

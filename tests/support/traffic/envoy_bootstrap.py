@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from capture.settings.config import CaptureConfig
-from sidecar.balancing import DestinationRule, Policy
+from sidecar.balancing import BalancingPolicy, DestinationRule
 from sidecar.bootstrap import MeshObjects, render
 from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT
 from sidecar.mesh import FileLog, Mesh
@@ -75,6 +75,7 @@ class Sidecar:
     def _mesh_objects(self) -> MeshObjects:
         elsewhere = tuple(ServicePort(port, str(port), "http", port) for port in self.http_ports)
         own = tuple(ServicePort(port, str(port), "tcp", port) for port in self.tcp_ports)
+        policy = BalancingPolicy("ROUND_ROBIN")
         return MeshObjects(
             mesh=Mesh(logs_to_file=True, own_log=FileLog(self.log), detection_timeout=DETECTION_TIMEOUT),
             services=(
@@ -83,9 +84,7 @@ class Sidecar:
                 ServiceObject("default", "sidecar", (), own, POD.labels),
             ),
             slices=tuple(_slice(service) for service in self.services),
-            rules=tuple(
-                DestinationRule("test", "default", host, Policy("ROUND_ROBIN")) for host in _hosts(self.services)
-            ),
+            rules=tuple(DestinationRule("test", "default", host, policy) for host in _hosts(self.services)),
         )
 
 

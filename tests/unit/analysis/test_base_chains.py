@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.analysis.base_chains import BaseChain, PodNetwork, Situation, in_tables_of_iptables
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation, base_chains_of_iptables
 from capture.analysis.rerouting import MarkRoute
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.location import Location
@@ -100,8 +100,8 @@ def test_packets_are_routed_again_behind_chains_of_type_route_at_output_only() -
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
 def test_chains_of_unknown_age_have_every_order_up_to_a_number(count: int) -> None:
-    others = tuple(foreign(number, -150, is_of_any_age=True) for number in range(count))
-    orders = list(Situation(TRANSPARENT, (foreign(9, 7, is_of_any_age=True), *others)).orders(OUTPUT, "ipv4"))
+    others = tuple(foreign(number, -150, is_age_unknown=True) for number in range(count))
+    orders = list(Situation(TRANSPARENT, (foreign(9, 7, is_age_unknown=True), *others)).orders(OUTPUT, "ipv4"))
     assert len(orders) == len({tuple(known.items()) for known, _ in orders}) == 2 ** min(count, 3)
     for known, met in orders:
         tables = [each.table for each in met]
@@ -136,7 +136,7 @@ def test_a_second_captures_chains_are_read_with_all_that_they_jump_to() -> None:
     jump = Rule(Jump("X"), why="of its program")
     chains = tuple(Chain(name, (jump,), "ACCEPT") for name in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING))
     ruleset = Ruleset(FAMILIES, tuple(Table(name, (*chains, Chain("X", ()))) for name in (MANGLE, NAT)))
-    found = [*in_tables_of_iptables(ruleset, lambda table: table == NAT)]
+    found = [*base_chains_of_iptables(ruleset, lambda table: table == NAT)]
 
     assert [(each.table, each.hook, each.priority, each.is_nat, each.is_route, each.is_older) for each in found] == [
         *[("mangle of iptables", hook, -150, False, True, False) for hook in (PREROUTING, INPUT, OUTPUT, POSTROUTING)],
@@ -154,7 +154,7 @@ def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() 
     for rules, priorities in (((maps,), [100]), ((Rule(UnknownVerdict("MASQUERADE")),), [])):
         chains = (Chain(INPUT, rules, "ACCEPT"), Chain(POSTROUTING, rules, "ACCEPT"))
         ruleset = Ruleset(FAMILIES, (Table(RAW, ()), Table(NAT, chains)))
-        second = [*in_tables_of_iptables(ruleset, lambda _: False)]
+        second = [*base_chains_of_iptables(ruleset, lambda _: False)]
         assert [(each.hook, each.priority, each.is_nat) for each in second] == [
             (POSTROUTING, priority, False) for priority in priorities
         ]
@@ -168,12 +168,12 @@ def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() 
 
 def test_a_situation_comes_in_each_order_that_is_possible_for_a_family() -> None:
     others = (
-        foreign(1, -150, is_of_any_age=True),
-        foreign(2, -149, is_of_any_age=True),  # of another priority than each of ours
+        foreign(1, -150, is_age_unknown=True),
+        foreign(2, -149, is_age_unknown=True),  # of another priority than each of ours
         foreign(3, -150),
-        foreign(4, -100, is_nat=True, is_of_any_age=True),
-        foreign(5, -90, is_nat=True, is_of_any_age=True),
-        foreign(6, -100, is_nat=True, is_of_any_age=True).replace(hook=PREROUTING),  # where our nat has no chain
+        foreign(4, -100, is_nat=True, is_age_unknown=True),
+        foreign(5, -90, is_nat=True, is_age_unknown=True),
+        foreign(6, -100, is_nat=True, is_age_unknown=True).replace(hook=PREROUTING),  # where our nat has no chain
     )
     situation = Situation(TRANSPARENT, others)
     first, *rest = situation.in_each_order("ipv4")
@@ -181,7 +181,7 @@ def test_a_situation_comes_in_each_order_that_is_possible_for_a_family() -> None
     ages = [tuple(place for place, each in enumerate(one.other_chains) if each.is_older) for one in rest]
     assert sorted(ages) == [(0,), (0, 3), (3,)]
     assert [*situation.in_each_order("ipv6")] == [situation]
-    many = Situation(TRANSPARENT, tuple(foreign(number, -150, is_of_any_age=True) for number in range(9)))
+    many = Situation(TRANSPARENT, tuple(foreign(number, -150, is_age_unknown=True) for number in range(9)))
     assert len([*many.in_each_order("ipv4")]) == 64
 
 

@@ -16,12 +16,12 @@ from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
 from capture.analysis.meaning import Translate
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
+    can_stop_connection,
     causes_at_port,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
     notes_on_proxy,
-    stops,
     unreached_app_notes,
 )
 from capture.analysis.rerouting import MarkRoute
@@ -151,7 +151,7 @@ def test_a_pod_with_lo_alone_needs_a_listener_for_what_it_sends() -> None:
 def test_a_proxy_of_the_right_group_may_have_another_user() -> None:
     facts = FACTS.replace(listeners=(listener(15001, uid=0, inode=7),))
     assert kinds(causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv4")) == ["proxy-wrong-user"]
-    of_group = facts.replace(gid_of={7: PROXY})
+    of_group = facts.replace(gids_by_inode={7: PROXY})
     assert kinds(causes_at_port(of_group, CAPTURE, "proxy-outbound", 15001, "ipv4")) == []
 
 
@@ -169,7 +169,7 @@ RUNS = "the listener on port 15001 runs"
 
 def test_a_transparent_proxy_of_another_group_is_one_fault_whatever_it_listens_on() -> None:
     both = (listener(15001, uid=0, inode=7), listener(15006, uid=0, inode=7, transparent=True))
-    facts = FACTS.replace(addresses=FACTS.addresses[:1], listeners=both, gid_of={7: 0})
+    facts = FACTS.replace(addresses=FACTS.addresses[:1], listeners=both, gids_by_inode={7: 0})
     (fault,) = set(causes_of_proxy(facts, IPV4_ONLY.replace(is_transparent=True)))
     what = "the listeners on ports 15001 and 15006 run with group 0, and with TPROXY the rules leave out group 1337"
     assert (fault.where, fault.message.partition(":")[0]) == ("tcp ports 15001 and 15006", what)
@@ -293,7 +293,7 @@ POLICY = BaseChain(
         ),
         *(
             (
-                way(OUT, "dropped", step).replace(rerouted=REROUTED, mark=5),
+                way(OUT, "dropped", step).replace(reroute=REROUTED, mark=5),
                 cause("rerouted", where=AT_FOREIGN, mark=5, rule=REROUTED.words, words=words),
             )
             for step, words in ((DROPS, "drop it"), (DROPS_PLAINLY, "-j DROP"))
@@ -504,7 +504,7 @@ def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     (note,) = notes_on_proxy(FACTS.replace(listeners=served), CAPTURE)
     assert note == cause("proxy-user", "listener", where="user 1337", uid=1337, ports="80, 8080")
     assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), DNS_CAPTURE))
-    (by_group,) = notes_on_proxy(FACTS.replace(listeners=served[:3], gid_of={1: PROXY}), CAPTURE)
+    (by_group,) = notes_on_proxy(FACTS.replace(listeners=served[:3], gids_by_inode={1: PROXY}), CAPTURE)
     assert by_group == cause("proxy-user", "group", where="port 9000", gid=PROXY, uid=2, port=9000)
 
 
@@ -541,10 +541,10 @@ FILTERED = cause("ingress-filter", where="eth0", name="eth0", target="tap0")
 
 def test_faults_of_the_whole_pod() -> None:
     links = (Link(1, "lo", IFF_LOOPBACK), Link(2, "eth0", 0))
-    facts = FACTS.replace(links=links, diverted=(("eth0", "tap0"),))
+    facts = FACTS.replace(links=links, ingress_redirects=(("eth0", "tap0"),))
 
     assert list(causes_of_pod(facts, CAPTURE)) == [LO_DOWN, FILTERED]
-    up = facts.replace(links=(links[0].replace(flags=IFF_LOOPBACK | IFF_UP), ETH0), diverted=())
+    up = facts.replace(links=(links[0].replace(flags=IFF_LOOPBACK | IFF_UP), ETH0), ingress_redirects=())
     assert list(causes_of_pod(up, CAPTURE)) == []
     without_net1 = CAPTURE.replace(excluded_interfaces=("net1",))
     assert list(causes_of_pod(FACTS.replace(links=(ETH0,)), without_net1)) == [MISSING]
@@ -573,11 +573,11 @@ def test_faults_of_the_whole_pod() -> None:
 def test_causes_of_the_pod_stop_the_connections_that_meet_them(
     cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool
 ) -> None:
-    assert stops(cause_of_pod, CAPTURE, live) is is_stopped
+    assert can_stop_connection(cause_of_pod, CAPTURE, live) is is_stopped
 
 
 def test_tproxy_delivers_inbound_packets_over_lo() -> None:
-    assert stops(LO_DOWN, CAPTURE.replace(is_transparent=True), way(IN, "proxy-inbound"))
+    assert can_stop_connection(LO_DOWN, CAPTURE.replace(is_transparent=True), way(IN, "proxy-inbound"))
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ IPV4_ROUTE, IPV6_ROUTE = (
 
 
 @pytest.mark.parametrize(
-    ("unrouted", "addresses", "families", "expected"),
+    ("families_without_route", "addresses", "families", "expected"),
     [
         ((), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), None),
         (("ipv4",), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), IPV4_ROUTE),
@@ -609,9 +609,12 @@ IPV4_ROUTE, IPV6_ROUTE = (
     ],
 )  # fmt: skip
 def test_a_default_route_is_missing(
-    unrouted: tuple[Family, ...], addresses: tuple[str, ...], families: tuple[Family, ...], expected: Cause | None
+    families_without_route: tuple[Family, ...],
+    addresses: tuple[str, ...],
+    families: tuple[Family, ...],
+    expected: Cause | None,
 ) -> None:
-    facts = FACTS.replace(unrouted=unrouted, addresses=tuple(map(parse_address, addresses)))
+    facts = FACTS.replace(families_without_route=families_without_route, addresses=tuple(map(parse_address, addresses)))
     assert list(default_route_causes(facts, CAPTURE.replace(families=families))) == ([expected] if expected else [])
 
 
@@ -627,7 +630,7 @@ def test_routes_go_with_their_interface() -> None:
     assert found(way(OUT, "no-route"), facts=all_down).where == "tunl0"
     usual_down = FACTS.replace(links=(tunnel, Link(2, "eth0", 0), Link(3, "net1", IFF_UP)))
     assert found(way(OUT, "no-route"), facts=usual_down).where == "eth0"
-    assert found(way(OUT, "no-route"), facts=FACTS.replace(unrouted=("ipv4",))) == IPV4_ROUTE
+    assert found(way(OUT, "no-route"), facts=FACTS.replace(families_without_route=("ipv4",))) == IPV4_ROUTE
 
 
 def test_a_pod_of_a_family_that_is_not_captured() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from capture.analysis.compare import Difference, can_stay, differences
+from capture.analysis.compare import Difference, differences, is_applied
 from capture.model.ruleset import (
     Accept,
     Chain,
@@ -136,13 +136,13 @@ TAMPERED = {
 @pytest.mark.parametrize(("live", "expected"), TAMPERED.values(), ids=TAMPERED)
 def test_each_difference_is_named(live: Ruleset, expected: str) -> None:
     assert words_of(differences(DESIRED, live)) == lines(expected)
-    assert can_stay(DESIRED, live) is expected.startswith("policy")
+    assert is_applied(DESIRED, live) is expected.startswith("policy")
 
 
 def test_a_foreign_interface_left_alone_is_no_difference() -> None:
     live = with_table(DESIRED, "mangle", Chain("PREROUTING", (Rule(Return(), (InInterface("eth7"),)),), "ACCEPT"))
     assert differences(DESIRED, live) == []
-    assert can_stay(DESIRED, live)
+    assert is_applied(DESIRED, live)
 
 
 class TestFamilies:
@@ -179,7 +179,7 @@ class TestMarks:
     def test_a_mark_changed_before_our_rules_match_it(self, chain: str, verdict: Verdict, *, counts: bool) -> None:
         live = in_mangle(self.DESIRED, chain, lambda own: (Rule(verdict), *own))
         assert [(each.chain, each.position) for each in differences(self.DESIRED, live)] == [(chain, 1)] * counts
-        assert can_stay(self.DESIRED, live) is not counts
+        assert is_applied(self.DESIRED, live) is not counts
 
     def test_a_mark_that_is_changed_after_our_rules_is_no_drift(self) -> None:
         live = in_mangle(self.DESIRED, "OUTPUT", lambda own: (*own, Rule(SetMark(5))))
@@ -198,14 +198,14 @@ def test_an_empty_namespace_lacks_everything() -> None:
     empty = Ruleset(("ipv4", "ipv6"), ())
     found = differences(DESIRED, empty)
     assert [each.kind for each in found] == ["missing"] * 19
-    assert not can_stay(DESIRED, empty)
+    assert not is_applied(DESIRED, empty)
 
 
 def test_comments_do_not_count_but_are_written_when_they_are_wanted() -> None:
     commented = DESIRED.replace(comments=True)
     assert differences(commented, DESIRED) == []
-    assert not can_stay(commented, DESIRED)
-    assert not can_stay(DESIRED, commented)
+    assert not is_applied(commented, DESIRED)
+    assert not is_applied(DESIRED, commented)
 
 
 @pytest.mark.parametrize(("policy", "is_drift"), [(None, False), ("ACCEPT", True)])

@@ -34,7 +34,7 @@ def compared(seed: int, packets: int = PACKETS) -> Iterator[tuple[object, Fate, 
     for packet in pools.packets(packets):
         traced = trace_whole_path(packet, situation)
         yield (
-            fields.diagrams.at(roots[packet.in_interface is not None], numbers_of(fields, packet)),
+            fields.diagrams.evaluate(roots[packet.in_interface is not None], numbers_of(fields, packet)),
             traced.fate,
             traced,
         )
@@ -59,7 +59,7 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
             met["mark restored"] += any(isinstance(step.rule.verdict, RestoreMark) for step in traced.path)
             met["translated"] += traced.translated is not None
             met["other interface"] += traced.interface is not None
-            met["refused by mark"] += traced.rerouted is not None and traced.outcome == "dropped"
+            met["refused by mark"] += traced.reroute is not None and traced.outcome == "dropped"
     assert len(met) == 6
     assert min(met.values()) > 10
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from capture.analysis.connection_tests import MAPPED, holds_of_connection
+from capture.analysis.connection_tests import MAPPED, holds_for_connection
 
 STATES = ("NEW", "RELATED", "ESTABLISHED", "INVALID", "UNTRACKED")
 BIT = f"ct status & 0x{MAPPED} ^ 0x00000000"
@@ -35,8 +35,8 @@ def test_a_test_of_a_connection_holds_where_that_is_certain(
 ) -> None:
     """A later packet may be an answer, or of a connection that nat has mapped before: unless it is this one's."""
     for words in spellings:
-        assert [holds_of_connection(words, state, is_translated=False) for state in STATES] == unmapped
-        assert [holds_of_connection(words, state, is_translated=True) for state in STATES] == mapped
+        assert [holds_for_connection(words, state, is_translated=False) for state in STATES] == unmapped
+        assert [holds_for_connection(words, state, is_translated=True) for state in STATES] == mapped
 
 
 def test_the_bit_of_nat_is_that_of_the_kernel() -> None:

@@ -46,7 +46,7 @@ class Drawn:
         level = self.random.randrange(FIELDS)
         first = self.random.randint(0, HIGH)
         last = self.random.randint(first, HIGH)
-        return self.diagrams.inside(level, [(first, last)], 0, HIGH), lambda at: first <= at[level] <= last
+        return self.diagrams.in_ranges(level, [(first, last)], 0, HIGH), lambda at: first <= at[level] <= last
 
     def values(self) -> tuple[int, Function]:
         """Return a function with three values."""
@@ -57,7 +57,7 @@ class Drawn:
 
     def same(self, node: int, function: Function) -> bool:
         """Return whether a diagram is a function."""
-        return all(self.diagrams.at(node, at) == function(at) for at in ALL)
+        return all(self.diagrams.evaluate(node, at) == function(at) for at in ALL)
 
 
 def _joined(one: Function, other: Function, *, either: bool) -> Function:
@@ -93,7 +93,7 @@ def test_differing_shows_where_two_functions_differ_and_how(seed: int) -> None:
     def difference(at: tuple[int, ...]) -> object:
         return None if first(at) == second(at) else (first(at), second(at))
 
-    assert drawn.same(drawn.diagrams.differing(one, two), difference)
+    assert drawn.same(drawn.diagrams.difference(one, two), difference)
 
 
 @SEEDS
@@ -109,7 +109,7 @@ def test_fixed_and_moved_fields(seed: int) -> None:
         return function((*at[:level], at[other], *at[level + 1 :]))
 
     assert drawn.same(drawn.diagrams.restricted(node, level, number), fixed)
-    assert drawn.same(drawn.diagrams.moved(node, {level: other}, (level, other)), moved)
+    assert drawn.same(drawn.diagrams.renamed(node, {level: other}, (level, other)), moved)
 
 
 @SEEDS
@@ -122,7 +122,7 @@ def test_possible_for_some_number(seed: int) -> None:
         others = product(*[range(HIGH + 1) if level in levels else (at[level],) for level in range(FIELDS)])
         return any(function(other) for other in others)
 
-    assert drawn.same(drawn.diagrams.possible(node, levels), possible)
+    assert drawn.same(drawn.diagrams.exists(node, levels), possible)
 
 
 @SEEDS
@@ -150,7 +150,7 @@ def test_a_list_of_rules_is_what_each_packet_meets_of_it(seed: int, count: int) 
         for level in random.sample(range(FIELDS - 1), random.randrange(FIELDS)):
             first = random.randint(0, HIGH)
             wanted[level] = [(first, random.randint(first, HIGH))]
-        rest = drawn.diagrams.inside(2, [(0, random.randint(0, HIGH))], 0, HIGH)
+        rest = drawn.diagrams.in_ranges(2, [(0, random.randint(0, HIGH))], 0, HIGH)
         rules.append((wanted, rest, (random.choice((Return(), Drop(), Accept(), Jump("a"), Jump("b"))), None)))
     lists = DecisionList(drawn.diagrams, lambda _: (0, HIGH), lambda act: not isinstance(act[0], Jump))
 
@@ -160,7 +160,7 @@ def test_a_list_of_rules_is_what_each_packet_meets_of_it(seed: int, count: int) 
         found: list[object] = []
         for wanted, rest, act in rules:
             inside = all(first <= at[level] <= last for level, ((first, last),) in wanted.items())
-            if inside and drawn.diagrams.at(rest, at) is True:
+            if inside and drawn.diagrams.evaluate(rest, at) is True:
                 found.append(act)
                 if not isinstance(act[0], Jump):
                     break
@@ -173,9 +173,9 @@ def test_of_ranges_that_reach_beyond_a_field_the_rest_counts() -> None:
     diagrams = Diagrams()
     for first, last, then, end in combinations(range(-2, HIGH + 4), 4):
         ranges = [(first, last - 1), (then, end)]
-        found = diagrams.inside(0, ranges, 0, HIGH)
+        found = diagrams.in_ranges(0, ranges, 0, HIGH)
         for number in range(HIGH + 1):
-            assert diagrams.at(found, (number,)) is any(low <= number <= high for low, high in ranges)
+            assert diagrams.evaluate(found, (number,)) is any(low <= number <= high for low, high in ranges)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,6 +185,8 @@ def test_edges_are_counted_no_further_than_needed(seed: int) -> None:
     ahead, inner = {node}, set()
     while ahead:
         inner |= ahead
-        ahead = {kid for each in ahead for kid in drawn.diagrams.kids(each) if not drawn.diagrams.is_leaf(kid)} - inner
+        ahead = {
+            child for each in ahead for child in drawn.diagrams.children(each) if not drawn.diagrams.is_leaf(child)
+        } - inner
     edges = sum(len(drawn.diagrams.aligned((each,))[2]) for each in inner)
-    assert [drawn.diagrams.has_at_most(count, node) for count in range(edges + 2)] == [False] * edges + [True] * 2
+    assert [drawn.diagrams.has_at_most_edges(count, node) for count in range(edges + 2)] == [False] * edges + [True] * 2

@@ -8,7 +8,7 @@ import pytest
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison, Effect
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, Family, parse_address, parse_network
 from capture.model.ruleset import (
@@ -187,7 +187,7 @@ class TestUnjudged:
 
     @pytest.mark.parametrize(("is_of_any_age", "outcome"), [(False, [True]), (True, [False])])
     def test_the_order_of_chains_of_one_priority(self, outcome: list[bool], *, is_of_any_age: bool) -> None:
-        there = foreign_chain(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_of_any_age=is_of_any_age)
+        there = foreign_chain(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_age_unknown=is_of_any_age)
 
         captured = [
             each
@@ -289,18 +289,18 @@ def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
     others = situation.replace(other_chains=situation.other_chains[1:])
     comparison = Comparison(pools.family, situation, others)
     diagrams, space = comparison.diagrams, comparison.space
-    differing = [comparison.differing(direction) for direction in (INBOUND, OUTBOUND)]
-    possible = [*realistic(space, [Compiler(space, each) for each in (situation, others)]).values()]
+    difference = [comparison.difference(direction) for direction in (INBOUND, OUTBOUND)]
+    possible = [*possible_packets(space, [Compiler(space, each) for each in (situation, others)]).values()]
 
     shown = 0
     for packet in pools.packets(300):
         numbers, direction = numbers_of(space, packet), 0 if packet.in_interface is not None else 1
         differs = trace_whole_path(packet, situation).fate != trace_whole_path(packet, others).fate
-        if diagrams.at(possible[direction], numbers) is True:
+        if diagrams.evaluate(possible[direction], numbers) is True:
             shown += differs
-            assert (diagrams.at(differing[direction], numbers) is not None) == differs
+            assert (diagrams.evaluate(difference[direction], numbers) is not None) == differs
     for effect in comparison.effects():
-        assert diagrams.at(possible[effect.direction == OUTBOUND], numbers_of(space, effect.packet)) is True
+        assert diagrams.evaluate(possible[effect.direction == OUTBOUND], numbers_of(space, effect.packet)) is True
         assert effect.before.fate != effect.after.fate or not effect.is_certain
     if shown:
         assert list(comparison.effects())

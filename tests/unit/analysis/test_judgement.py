@@ -366,7 +366,7 @@ class TestOurOwn:
 
         assert len(found) == len(rules) == MAX_JUDGED + 2 == 102
         assert [each.effect is not None for each in found] == [True] * MAX_JUDGED + [False] * 2
-        assert [each.together for each in found][-3:] == ["", NOT_JUDGED, NOT_JUDGED]
+        assert [each.effect_context for each in found][-3:] == ["", NOT_JUDGED, NOT_JUDGED]
 
     def test_rules_that_are_too_entangled_leave_a_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 50)
@@ -389,7 +389,7 @@ class TestSecondSet:
         ],
     )
     def test_a_second_set_of_unknown_age_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
-        there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_of_any_age=True)
+        there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_age_unknown=True)
 
         effect = second_set_effect(REDIRECT, (there,), PodNetwork())
 

@@ -25,7 +25,7 @@ def drawn(chance: random.Random, diagrams: Diagrams) -> tuple[Box, Any]:
             ends = [sorted(chance.choices(range(max(low - 1, -1), high + 3), k=2)) for _ in range(chance.randint(1, 2))]
             ranges[level] = merge_ranges((first, last) for first, last in ends)
     needs_rest = chance.random() < 0.3
-    rest = diagrams.inside(REST, [(1, 1)], 0, 1, (diagrams.yes, diagrams.no)) if needs_rest else diagrams.yes
+    rest = diagrams.in_ranges(REST, [(1, 1)], 0, 1, (diagrams.yes, diagrams.no)) if needs_rest else diagrams.yes
     verdict: Any = chance.choice("abcDEF")
 
     def holds(numbers: tuple[int, ...]) -> bool:
@@ -52,4 +52,4 @@ def test_a_list_is_what_going_through_its_rules_gives(
         for box, holds in boxes:
             if holds(numbers) and not (met and met[-1].isupper()):
                 met.append(box.verdict)
-        assert diagrams.at(found, numbers) == tuple(met)
+        assert diagrams.evaluate(found, numbers) == tuple(met)

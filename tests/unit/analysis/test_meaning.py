@@ -12,12 +12,12 @@ from capture.analysis.meaning import (
     Translate,
     TranslateSource,
     Untrack,
-    flags_hold,
-    holds_for,
+    holds_for_flags,
+    holds_for_protocol,
     is_pure,
-    judge,
     meaning,
-    spelled_out,
+    modelled_matches,
+    rule_matches,
 )
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
@@ -81,7 +81,7 @@ def test_a_source_that_is_not_known_is_in_the_network_of_all_addresses_alone(
     network: str, *, negated: bool, holds: bool
 ) -> None:
     packet = Packet("tcp", ADDRESS, 80, in_interface="eth0")
-    assert judge(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
+    assert rule_matches(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
 
 
 FIRST, LAST, FIRST6, LAST6 = (parse_address(each) for each in ("10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9"))
@@ -155,7 +155,7 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
 def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
     words: tuple[str, ...], *, tcp: bool | None, udp: bool | None
 ) -> None:
-    assert {(holds_for(each, "tcp"), holds_for(each, "udp")) for each in words} == {(tcp, udp)}
+    assert {(holds_for_protocol(each, "tcp"), holds_for_protocol(each, "udp")) for each in words} == {(tcp, udp)}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_flags_hold_for_all_packets_in_a_state_or_for_none(
     words: tuple[str, ...], *, new: bool | None, established: bool | None
 ) -> None:
     for each in words:
-        answers = [flags_hold(each, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
+        answers = [holds_for_flags(each, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
         assert answers == [new, new, established, None]
 
 
@@ -196,7 +196,10 @@ def test_flags_hold_for_all_packets_in_a_state_or_for_none(
 )
 def test_matches_about_the_pod_are_spelled_out(words: tuple[str, ...], expected: Match) -> None:
     for each in words:
-        assert [*spelled_out((UnknownMatch(each), Protocol("tcp")), "ipv4", NETWORK)] == [expected, Protocol("tcp")]
+        assert [*modelled_matches((UnknownMatch(each), Protocol("tcp")), "ipv4", NETWORK)] == [
+            expected,
+            Protocol("tcp"),
+        ]
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -204,8 +207,8 @@ def test_matches_about_an_unknown_pod_stay_unknown(family: Family) -> None:
     unknown = tuple(
         UnknownMatch(words) for words in ("fib daddr type local", "iif 2", "-m addrtype --dst-type UNICAST")
     )
-    assert tuple(spelled_out(unknown, family, PodNetwork())) == unknown
-    assert [*spelled_out((UnknownMatch("iif 1"),), family, PodNetwork())] == [InInterface("lo")]
+    assert tuple(modelled_matches(unknown, family, PodNetwork())) == unknown
+    assert [*modelled_matches((UnknownMatch("iif 1"),), family, PodNetwork())] == [InInterface("lo")]
 
 
 @pytest.mark.parametrize("state", CONNECTION_STATES)
@@ -213,7 +216,7 @@ def test_the_state_of_what_is_not_tracked(state: str) -> None:
     packet = Packet("tcp", ADDRESS, 80, state=state, connection_mark=1)
 
     def holds(match: Match) -> bool | None:
-        return judge(Rule(Drop(), (match,)), packet, NETWORK, is_tracked=False)
+        return rule_matches(Rule(Drop(), (match,)), packet, NETWORK, is_tracked=False)
 
     assert holds(ConnectionState(("INVALID",))) is (state != "UNTRACKED")
     assert holds(ConnectionState(("UNTRACKED", "NEW"), negated=True)) is (state != "UNTRACKED")

@@ -106,14 +106,14 @@ def test_a_missing_rule_has_the_effect_of_the_desired_rules_without_it_alone(see
     for each in found:
         by_itself = without(desired, [(each.table, each.chain, each.position)])
         alone = effects(desired, by_itself)
-        if each.effect is None or each.together:
+        if each.effect is None or each.effect_context:
             assert alone == []
             continue
         assert effect_text(each.effect) in alone
         before, after = (trace_whole_path(each.effect.packet, Situation(rules)) for rules in (desired, by_itself))
         assert (before.fate, after.fate) == (each.effect.before.fate, each.effect.after.fate)
         assert before.fate != after.fate
-    for group in {each.together for each in found if each.together}:
+    for group in {each.effect_context for each in found if each.effect_context}:
         assert group.startswith("not alone, but with ")
 
 
@@ -169,17 +169,20 @@ def test_two_missing_rules_have_an_effect_each() -> None:
 def test_rules_for_the_same_packets_do_nothing_alone() -> None:
     """Of two rules for one port the loss of either is not noticed, that of both is."""
     once = build_ruleset(CaptureConfig(families=("ipv4",)))
-    leaves = Rule(Return(), (TCP, DestinationPort((only(9001),)))), Rule(Return(), (DestinationPort((only(9001),)),))
+    leaves = (
+        Rule(Return(), (TCP, DestinationPort((only(9001),)))),
+        Rule(Return(), (DestinationPort((only(9001),)),)),
+    )
     desired = changed(once, (NAT, "ISTIO-OUTPUT"), lambda rules: [*leaves, *rules])
 
     first, second = differences(desired, once)
 
-    assert first.together == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 2"
-    assert second.together == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 1"
+    assert first.effect_context == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 2"
+    assert second.effect_context == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 1"
     assert first.effect == second.effect
-    assert "port 9001" in effect_text(first.effect, first.together)
+    assert "port 9001" in effect_text(first.effect, first.effect_context)
     (alone,) = differences(desired, changed(desired, (NAT, "ISTIO-OUTPUT"), lambda rules: rules[1:]))
-    assert (alone.effect, alone.together) == (None, "")
+    assert (alone.effect, alone.effect_context) == (None, "")
 
 
 def test_rules_that_do_something_in_groups_that_were_not_looked_for_say_so() -> None:
@@ -189,7 +192,7 @@ def test_rules_that_do_something_in_groups_that_were_not_looked_for_say_so() -> 
     found = differences(changed(once, (NAT, "ISTIO-OUTPUT"), lambda rules: [*twins, *rules]), once)
 
     assert [bool(each.effect) for each in found].count(False) == 2
-    assert {each.together for each in found if not each.effect} == {NOT_ALONE}
+    assert {each.effect_context for each in found if not each.effect} == {NOT_ALONE}
     assert any(NOT_ALONE in difference_text(each) for each in found)
 
 
@@ -201,7 +204,7 @@ def test_only_rules_that_do_something_together_are_named_together() -> None:
 
     found = differences(desired, once)
 
-    assert [each.together.removeprefix("not alone, but with IPv4 nat ISTIO-OUTPUT, ") for each in found] == [
+    assert [each.effect_context.removeprefix("not alone, but with IPv4 nat ISTIO-OUTPUT, ") for each in found] == [
         "rule 3", "", "rule 1", "rule 5", "rule 4",
     ]  # fmt: skip
     assert found[1].effect is None
@@ -217,13 +220,13 @@ def test_a_changed_and_a_moved_rule_are_one_change_each() -> None:
 
     missing, unexpected = differences(desired, changed(desired, (NAT, "ISTIO-REDIRECT"), altered))
     assert (missing.kind, unexpected.kind) == ("missing", "unexpected")
-    assert missing.together == unexpected.together == CHANGED
+    assert missing.effect_context == unexpected.effect_context == CHANGED
     assert missing.effect == unexpected.effect
     assert "proxy-outbound 15001 -> proxy-outbound 16001" in effect_text(missing.effect)
 
     moved = changed(desired, (NAT, "ISTIO-INBOUND"), lambda rules: [*rules[1:], rules[0]])
     found = differences(desired, moved)
-    assert {each.together for each in found} == {MOVED}
+    assert {each.effect_context for each in found} == {MOVED}
     assert {each.rule for each in found} == {rules_of(desired, "ISTIO-INBOUND")[0]}
     assert "port 15008: direct -> proxy-inbound 15006" in effect_text(found[0].effect)
 
@@ -233,4 +236,4 @@ def test_a_chain_without_rules_is_one_change() -> None:
     found = differences(desired, changed(desired, (NAT, "ISTIO-OUTPUT"), lambda _: ()))
 
     assert len({effect_text(each.effect) for each in found}) == 1
-    assert {each.together for each in found} == {"with all rules of the chain"}
+    assert {each.effect_context for each in found} == {"with all rules of the chain"}

@@ -1,6 +1,6 @@
 import pytest
 
-from capture.analysis.ownership import disturbance_test, may_divert, own_only, own_rules
+from capture.analysis.ownership import disturbance_test, may_divert, own_positions, without_foreign_rules
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
@@ -53,7 +53,7 @@ def live(**tables: str) -> Ruleset:
 
 def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
     """Return our own rules of a chain."""
-    positions = own_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
+    positions = own_positions(ruleset, IPV4, recorded).get((table, chain), frozenset())
     found = ruleset.table(table)
     assert found is not None
     present = found.chain(chain)
@@ -119,7 +119,7 @@ class TestJumps:
     def test_rules_in_our_own_chains_need_no_evidence(self) -> None:
         there = live(nat="OUTPUT -j ISTIO_OUTPUT\nISTIO_OUTPUT -j ISTIO_REDIRECT")
 
-        assert own_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
+        assert own_positions(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
 
 
 class TestInterfaces:
@@ -159,7 +159,7 @@ class TestInterfaces:
             """
         )
 
-        assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
+        assert own_positions(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
 
     def test_siblings_tell_of_later_ones_after_other_own_rules(self) -> None:
         there = live(
@@ -173,7 +173,7 @@ class TestInterfaces:
             """
         )
 
-        assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
+        assert own_positions(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
 
     def test_siblings_in_another_table_may_be_of_another_transaction(self) -> None:
         there = live(
@@ -181,7 +181,7 @@ class TestInterfaces:
             nat="PREROUTING -i eth1 -j RETURN",
         )
 
-        assert (NAT, PREROUTING) not in own_rules(there, IPV4)
+        assert (NAT, PREROUTING) not in own_positions(there, IPV4)
 
     def test_rerouted_ones_return_right_after_our_jump(self) -> None:
         there = live(
@@ -195,7 +195,7 @@ class TestInterfaces:
             """
         )
 
-        assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
+        assert own_positions(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
 
     def test_one_of_two_equal_rules_is_foreign(self) -> None:
         there = live(
@@ -208,7 +208,7 @@ class TestInterfaces:
             """
         )
 
-        assert own_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({1, 2}), (NAT, PREROUTING): frozenset({0})}
+        assert own_positions(there, IPV4) == {(NAT, OUTPUT): frozenset({1, 2}), (NAT, PREROUTING): frozenset({0})}
 
     def test_the_raw_table_has_none(self) -> None:
         there = live(raw="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
@@ -238,7 +238,7 @@ class TestTransparentProxy:
     )
 
     def test_marks_that_our_chains_match_are_own(self) -> None:
-        assert own_rules(self.rules, IPV4) == {
+        assert own_positions(self.rules, IPV4) == {
             (MANGLE, PREROUTING): frozenset({0, 1, 2}),
             (MANGLE, OUTPUT): frozenset({0, 1, 2, 3, 4}),
         }
@@ -273,7 +273,7 @@ class TestOlderUpstream:
             """,
         )
 
-        assert own_rules(there, IPV4) == {
+        assert own_positions(there, IPV4) == {
             (NAT, OUTPUT): frozenset({0, 1, 2, 3}),
             (RAW, OUTPUT): frozenset({0, 1, 2, 3, 4}),
             (RAW, PREROUTING): frozenset({0}),
@@ -303,25 +303,25 @@ class TestRecorded:
             nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j LOG\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT"
         )
 
-        assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({2, 3})
+        assert own_positions(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({2, 3})
 
     def test_a_rule_in_between_does_not_hide_own_ones(self) -> None:
         there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT")
 
-        assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})
+        assert own_positions(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})
 
     def test_a_rule_in_between_does_not_hide_the_first_of_what_only_a_record_can_tell(self) -> None:
         recorded = live(nat="PREROUTING -i eth1 -j RETURN\nPREROUTING -i eth2 -j RETURN")
         there = live(nat="PREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j LOG\nPREROUTING -i eth2 -j RETURN")
 
-        assert not own_rules(there, IPV4)
-        assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 2})}
+        assert not own_positions(there, IPV4)
+        assert own_positions(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 2})}
 
     def test_rules_in_one_piece_are_own_ones_and_not_a_look_alike_behind_them(self) -> None:
         recorded = live(nat="PREROUTING -i eth1 -j RETURN\nPREROUTING -i eth2 -j RETURN")
         there = live(nat="PREROUTING -i eth1 -j RETURN" + "\nPREROUTING -i eth2 -j RETURN" * 2)
 
-        assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 1})}
+        assert own_positions(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 1})}
 
     def test_a_record_of_a_rule_that_is_gone_claims_no_other_in_its_place(self) -> None:
         there = live(nat="OUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT")
@@ -332,8 +332,8 @@ class TestRecorded:
         recorded = live(nat="PREROUTING -i eth1 -j RETURN")
         there = live(nat="PREROUTING -i eth0 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j ACCEPT")
 
-        assert not own_rules(there, IPV4)
-        assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({1})}
+        assert not own_positions(there, IPV4)
+        assert own_positions(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({1})}
 
     def test_a_record_of_other_rules_than_those_that_stand_is_not_believed(self) -> None:
         there = live(nat="OUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
@@ -354,7 +354,7 @@ class TestOursOnly:
             raw="OUTPUT -j ACCEPT",
         )
 
-        mine = own_only(there)
+        mine = without_foreign_rules(there)
 
         assert [table.name for table in mine.tables] == [NAT]
         chains = {chain.name: [rule_text(rule) for rule in chain.rules] for chain in mine.tables[0].chains}
@@ -364,7 +364,7 @@ class TestOursOnly:
         ipv4 = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
         ipv6 = parse_save("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o eth1 -j RETURN\nCOMMIT\n", IPV6)
 
-        (table,) = own_only(merged([ipv4, ipv6])).tables
+        (table,) = without_foreign_rules(merged([ipv4, ipv6])).tables
         output = table.chain(OUTPUT)
 
         assert output is not None

@@ -8,10 +8,10 @@ import pytest
 
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.compiler import IN_VAIN, INBOUND, OUTBOUND, Compiler
+from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
+from capture.analysis.explanation import NO_RULE
 from capture.analysis.meaning import Goto, meaning
 from capture.analysis.outcome import Fate
-from capture.analysis.policy import NO_RULE
 from capture.analysis.reasons import DECIDES, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Step, Trace, trace_whole_path
@@ -60,11 +60,11 @@ def in_words(step: Step) -> str:
 
 def reason(traced: Trace) -> str:
     """Return the rule that decides; of a redirect, the rule with words that led to its chain."""
-    step, policy = traced.step, traced.policy
-    if policy is not None:
-        return f"the policy DROP of {policy.table} {policy.chain.name}"
-    if traced.outcome == "dropped" and traced.rerouted is None and not (step and isinstance(meaning(step.rule), Drop)):
-        return IN_VAIN
+    step, statements = traced.step, traced.policy
+    if statements is not None:
+        return f"the policy DROP of {statements.table} {statements.chain.name}"
+    if traced.outcome == "dropped" and traced.reroute is None and not (step and isinstance(meaning(step.rule), Drop)):
+        return REPLIES_TO_PROXY
     if step is None:
         return NO_RULE
     if isinstance(step.rule.verdict, Redirect | TransparentProxy):
@@ -95,7 +95,7 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
     for packet in pools.packets(PACKETS):
         traced = trace_whole_path(packet, situation)
         direction = INBOUND if packet.in_interface is not None else OUTBOUND
-        fate = space.diagrams.at(roots[direction], numbers_of(space, packet))
+        fate = space.diagrams.evaluate(roots[direction], numbers_of(space, packet))
         assert isinstance(fate, Fate)
         assert fate.replace(reason=None) == traced.fate
         yield fate.reason[1] if fate.reason else NO_RULE, reason(traced), traced

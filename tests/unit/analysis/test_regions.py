@@ -8,8 +8,8 @@ import pytest
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.compiler import Compiler
-from capture.analysis.realistic import realistic
-from capture.analysis.regions import parts, quick_witness, region_text, witness
+from capture.analysis.possible_packets import possible_packets
+from capture.analysis.regions import quick_witness, region_text, regions_of, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges
 from capture.model.ruleset import ALL_BITS
@@ -49,18 +49,18 @@ def test_parts_are_the_set_among_packets_that_can_occur_and_the_witness_is_in_it
     space = PacketSpace("ipv4", [SITUATION])
     diagrams = space.diagrams
     packets = drawn(space, seed)
-    for direction, among in realistic(space, [Compiler(space, SITUATION)]).items():
+    for direction, among in possible_packets(space, [Compiler(space, SITUATION)]).items():
         again = diagrams.any_of(
             diagrams.all_of(space.numbers(level, ranges) for level, ranges in path.items())
-            for path in parts(space, packets, among)
+            for path in regions_of(space, packets, among)
         )
         possible = diagrams.both(packets, among)
         assert diagrams.both(again, among) == possible
         if possible != diagrams.no:
-            assert diagrams.at(possible, witness(space, possible, direction)) is True
+            assert diagrams.evaluate(possible, witness(space, possible, direction)) is True
             quick = quick_witness(space, possible, direction)
             assert quick is not None
-            assert diagrams.at(possible, quick) is True
+            assert diagrams.evaluate(possible, quick) is True
         assert quick_witness(space, diagrams.no, direction) is None
 
 
@@ -91,16 +91,16 @@ def test_parts_that_differ_in_one_field_only_are_one() -> None:
     ports = [space.numbers(Field.PORT, [(port, port)]) for port in (80, 443)]
     users = [space.numbers(Field.UID, [(uid, uid)]) for uid in (1000, 1337)]
     every_pair = diagrams.any_of(diagrams.both(port, user) for port in ports for user in users)
-    (path,) = parts(space, every_pair, diagrams.yes)
+    (path,) = regions_of(space, every_pair, diagrams.yes)
     assert path == {Field.PORT: ((80, 80), (443, 443)), Field.UID: ((1000, 1000), (1337, 1337))}
 
 
 def test_marks_read_as_value_and_mask_of_the_bits_that_matter() -> None:
     space = PacketSpace("ipv4", [Situation(build_ruleset(CaptureConfig(mode="TPROXY")))])
-    marked, on_connection = space.marked("mark", 0x539, ALL_BITS), space.marked("connection", 0x539, ALL_BITS)
+    marked, on_connection = space.has_mark("mark", 0x539, ALL_BITS), space.has_mark("connection", 0x539, ALL_BITS)
 
     def texts(packets: int) -> list[str]:
-        return [region_text(space, path) for path in parts(space, packets, space.diagrams.yes)]
+        return [region_text(space, path) for path in regions_of(space, packets, space.diagrams.yes)]
 
     assert texts(marked) == ["tcp and udp, mark 0x539"]
     assert texts(space.diagrams.both(marked, on_connection)) == ["tcp and udp, mark 0x539, connection mark 0x539"]
@@ -111,7 +111,7 @@ def test_the_witness_of_all_packets_is_an_ordinary_one() -> None:
     space = PacketSpace("ipv4", [SITUATION])
     found = {
         direction: packet_text(space.packet(witness(space, among, direction)))
-        for direction, among in realistic(space, [Compiler(space, SITUATION)]).items()
+        for direction, among in possible_packets(space, [Compiler(space, SITUATION)]).items()
     }
     assert found == {
         "inbound": "tcp to 192.0.2.2:80 from 198.51.100.7:45000, in by eth0",

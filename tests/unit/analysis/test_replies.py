@@ -7,17 +7,17 @@ import pytest
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.meaning import ACK, PSH, SYN
 from capture.analysis.replies import (
-    is_own,
+    is_own_step,
     loss_text,
     lost_reply,
     replies,
-    trace_flags,
+    trace_with_flags,
     untracked_text,
     untracking_step,
 )
 from capture.analysis.trace import Step, trace_whole_path
 from capture.model.addresses import parse_address
-from capture.model.packet import USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, Packet
 from capture.model.ruleset import (
     INPUT,
     OUTPUT,
@@ -80,7 +80,7 @@ def test_an_answer_to_a_call_from_elsewhere_leaves_as_the_call_came() -> None:
     assert ends(by_proxy) == (POD, 15006, WORLD, 45000)
     assert [*replies(way(CAME_IN.replace(source=None)))] == []
     (usual,) = replies(way(TO_22.replace(source_port=None)))
-    assert usual.port == USUAL_SOURCE_PORT
+    assert usual.port == EPHEMERAL_PORT
 
 
 def test_an_answer_from_elsewhere_comes_in_from_whom_was_called() -> None:
@@ -159,9 +159,9 @@ def test_where_flags_decide_each_kind_of_answer_that_is_needed_counts(flags: str
 def test_flags_of_a_later_packet_are_never_those_of_the_first() -> None:
     there = foreign(Rule(Drop(), (*HTTP, UnknownMatch("-m tcp --tcp-flags SYN SYN"))), OUTPUT, -160)
     later = BY_PROXY.replace(state="ESTABLISHED")
-    assert trace_flags(later, situation(there)).outcome == "direct"
+    assert trace_with_flags(later, situation(there)).outcome == "direct"
     udp = later.replace(protocol="udp")
-    assert trace_flags(udp, situation(there)) == trace_whole_path(udp, situation(there))
+    assert trace_with_flags(udp, situation(there)) == trace_whole_path(udp, situation(there))
 
 
 def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
@@ -169,10 +169,10 @@ def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
     there = foreign(ends_it, INPUT, 0)
     (answer,) = replies(way(BY_PROXY))
     assert not trace_whole_path(answer, situation(there)).certain
-    found = trace_flags(answer, situation(there))
+    found = trace_with_flags(answer, situation(there))
     assert (found.certain, found.packet.flags) == (True, SYN | ACK)
     at_times = foreign(Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m time"))), INPUT, 0)
-    assert trace_flags(answer, situation(there, at_times)) == trace_whole_path(answer, situation(there, at_times))
+    assert trace_with_flags(answer, situation(there, at_times)) == trace_whole_path(answer, situation(there, at_times))
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,6 @@ def test_answers_to_what_is_not_tracked_are_first_packets_or_invalid(
     ],
 )
 def test_our_own_rules_are_in_our_tables_and_in_our_chains_or_lead_there(step: Step, *, owned: bool) -> None:
-    assert is_own(step) is owned
+    assert is_own_step(step) is owned
     untracked = way(BY_APP, foreign(UNTRACKS, OUTPUT, -300)).replace(path=(step,))
     assert untracking_step(untracked) == (step if step.rule == UNTRACKS and not owned else None)

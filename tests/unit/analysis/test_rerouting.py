@@ -67,9 +67,9 @@ def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"suppressed": 0}, [(TEN, ELEVEN - 1, "eth1")]),
-        ({"suppressed": 7}, [(TEN, ELEVEN - 1, "eth1")]),
-        ({"suppressed": 8}, []),
+        ({"suppress_prefixlength": 0}, [(TEN, ELEVEN - 1, "eth1")]),
+        ({"suppress_prefixlength": 7}, [(TEN, ELEVEN - 1, "eth1")]),
+        ({"suppress_prefixlength": 8}, []),
         ({"action": FR_ACT_NOP}, []),
         ({"action": FR_ACT_GOTO}, [(0, LAST, UNCHANGED)]),
         *(({"action": action}, [(0, LAST, None)]) for action in REFUSING_ACTIONS),

@@ -69,13 +69,13 @@ def test_bits_of_marks_are_together_that_every_mask_treats_alike() -> None:
             )
             for kind, sent in kinds:
                 numbers = numbers_of(space, sent)
-                found = space.marked(kind, value, mask)
-                assert space.diagrams.at(found, numbers) == (mark & mask == value)
+                found = space.has_mark(kind, value, mask)
+                assert space.diagrams.evaluate(found, numbers) == (mark & mask == value)
                 assert (space.packet(numbers).mark, space.packet(numbers).connection_mark) == (
                     sent.mark,
                     sent.connection_mark,
                 )
-    assert space.marked("mark", 4, 3) == space.diagrams.no, "no mark has a bit outside of its mask"
+    assert space.has_mark("mark", 4, 3) == space.diagrams.no, "no mark has a bit outside of its mask"
 
 
 @pytest.mark.parametrize("bits", [[0], [3, 1], [31, 0, 7]])

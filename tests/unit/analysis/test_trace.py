@@ -204,7 +204,7 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     space = PacketSpace("ipv4", (Situation(rules),))
     fates = Compiler(space, Situation(rules)).fates("outbound")
     sent = space.diagrams.both(space.numbers(Field.IN, [(NONE, NONE)]), space.numbers(Field.PORT, [(port, port)]))
-    compiled = space.diagrams.at(fates, witness(space, sent, "outbound"))
+    compiled = space.diagrams.evaluate(fates, witness(space, sent, "outbound"))
 
     assert traced.outcome == ("dns" if port == 53 else "redirected")
     assert compiled == traced.fate
@@ -296,7 +296,7 @@ def test_where_the_order_of_two_chains_decides_one_step_is_in_doubt(*, is_older:
     """As of a second capture in legacy tables: nothing tells which nat comes first."""
     takes = Rule(Redirect(9), (Protocol("tcp"),))
     contents = Table(NAT, (Chain("x", (takes,), "ACCEPT"),))
-    there = BaseChain("nat of iptables", ("ipv4",), OUTPUT, -100, True, contents, is_older, is_of_any_age=True)
+    there = BaseChain("nat of iptables", ("ipv4",), OUTPUT, -100, True, contents, is_older, is_age_unknown=True)
     ruleset = build_ruleset(CaptureConfig())
     traced = trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (there,)))
 
@@ -305,7 +305,7 @@ def test_where_the_order_of_two_chains_decides_one_step_is_in_doubt(*, is_older:
     assert doubtful == [traced.path[0]]
     assert traced.step is not None
     assert (traced.step in doubtful) == (not is_older), "of the way through our chains the first step is in doubt"
-    known = trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (there.replace(is_of_any_age=False),)))
+    known = trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (there.replace(is_age_unknown=False),)))
     assert (known.fate, known.is_order_known, known.certain) == (traced.fate, True, True)
     same = there.replace(contents=Table(NAT, (Chain("x", (takes.replace(verdict=Redirect(15001)),), "ACCEPT"),)))
     assert trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (same,))).is_order_known

@@ -18,7 +18,7 @@ from capture.model import ruleset
 from capture.model.addresses import FAMILIES
 from capture.settings import options as option
 from capture.state import kernel_modules
-from capture.state.kernel_modules import Inventory, look_up
+from capture.state.kernel_modules import ModuleInventory, look_up_modules
 from support.captures.fake_pod import Texts, ruleset_of
 from support.rules.vocabulary import kinds_of
 
@@ -96,9 +96,11 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     index.mkdir(parents=True)
     (tmp_path / "index").symlink_to(index)
     monkeypatch.setattr(kernel_modules, "LOADED_MODULES", str(tmp_path / "loaded"))
-    monkeypatch.setattr(kernel_modules, "INDEXES", str(tmp_path / "indexes"))
+    monkeypatch.setattr(kernel_modules, "MODULE_INDEXES", str(tmp_path / "indexes"))
     (tmp_path / "modprobe.d").mkdir()
-    monkeypatch.setattr(kernel_modules, "MODPROBE", (str(tmp_path / "missing"), str(tmp_path / "modprobe.d")))
+    monkeypatch.setattr(
+        kernel_modules, "MODPROBE_DIRECTORIES", (str(tmp_path / "missing"), str(tmp_path / "modprobe.d"))
+    )
     (tmp_path / "ipv6").mkdir()
     monkeypatch.setattr(kernel_modules, "IPV6_SETTINGS", str(tmp_path / "ipv6"))
     monkeypatch.setattr(kernel_modules, "LOADING_DISABLED", str(tmp_path / "modules_disabled"))
@@ -116,23 +118,23 @@ def test_a_module_neither_loaded_nor_listed_is_absent(kernel: Path, ending: str)
     (kernel / "loaded" / "nf_tables").mkdir()
     offer(kernel, "nft_redir", builtin=["nf_nat"], ending=ending)
 
-    found = look_up(("nf_tables", "nft_redir", "nf_nat", "nft_ct"))
+    found = look_up_modules(("nf_tables", "nft_redir", "nf_nat", "nft_ct"))
 
-    assert found == Inventory(unloaded=("nft_redir", "nft_ct"), absent=("nft_ct",), is_indexed=True)
+    assert found == ModuleInventory(unloaded=("nft_redir", "nft_ct"), absent=("nft_ct",), is_indexed=True)
 
 
 def test_without_an_index_nothing_is_known_to_be_absent(kernel: Path) -> None:
     (kernel / "loaded" / "nf_tables").mkdir()
-    assert look_up(("nf_tables", "nft_redir")) == Inventory(unloaded=("nft_redir",))
+    assert look_up_modules(("nf_tables", "nft_redir")) == ModuleInventory(unloaded=("nft_redir",))
     (kernel / "index" / "modules.dep").write_text("")
-    assert not look_up(("nft_redir",)).is_indexed, "half an index is none"
+    assert not look_up_modules(("nft_redir",)).is_indexed, "half an index is none"
 
 
 def test_a_kernel_without_ipv6_need_not_have_its_modules(kernel: Path) -> None:
     offer(kernel)
-    assert look_up(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_defrag_ipv6", "nf_nat")
+    assert look_up_modules(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_defrag_ipv6", "nf_nat")
     (kernel / "ipv6").rmdir()
-    assert look_up(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_nat",)
+    assert look_up_modules(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_nat",)
 
 
 def boot(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
@@ -146,13 +148,13 @@ def boot(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
 @pytest.mark.parametrize("release", ["6.1.0-56-cloud-amd64", "5.2", "5.2-rc1", "5.10.0"])
 def test_names_of_newer_kernels_are_known(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     boot(kernel, monkeypatch, release)
-    assert look_up(("nft_redir",)).absent == ("nft_redir",)
+    assert look_up_modules(("nft_redir",)).absent == ("nft_redir",)
 
 
 @pytest.mark.parametrize("release", ["5.1.21", "4.18.0-513.el8.x86_64", "nonsense", ""])
 def test_older_kernels_have_other_names(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     boot(kernel, monkeypatch, release)
-    assert not look_up(("nft_redir",)).is_indexed
+    assert not look_up_modules(("nft_redir",)).is_indexed
 
 
 @pytest.mark.parametrize(("release", "absent"), [("5.12.9", ()), ("5.13.0", ("nf_log_syslog",))])
@@ -160,7 +162,7 @@ def test_a_module_is_not_missed_before_there_was_one(
     kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str, absent: tuple[str, ...]
 ) -> None:
     boot(kernel, monkeypatch, release)
-    assert look_up(("nf_log_syslog",)).absent == absent
+    assert look_up_modules(("nf_log_syslog",)).absent == absent
 
 
 REFUSED = KernelError("add rule 1 to chain c", errno.ENOENT)
@@ -206,9 +208,9 @@ def test_a_module_that_modprobe_may_not_load_is_named_with_the_file_that_says_so
 def test_a_needed_module_is_loaded_though_it_is_blacklisted(kernel: Path) -> None:
     offer(kernel, "nf_nat")
     (kernel / "modprobe.d" / "a.conf").write_text("blacklist nf_nat\n")
-    assert look_up(("nf_nat",)) == Inventory(unloaded=("nf_nat",), is_indexed=True)
+    assert look_up_modules(("nf_nat",)) == ModuleInventory(unloaded=("nf_nat",), is_indexed=True)
     (kernel / "modprobe.d" / "b.conf").write_text("install nf_nat /bin/false\n")
-    assert look_up(("nf_nat",)).lacking == ("nf_nat",)
+    assert look_up_modules(("nf_nat",)).lacking == ("nf_nat",)
 
 
 def test_a_kernel_that_loads_no_more_modules_is_named(kernel: Path) -> None:

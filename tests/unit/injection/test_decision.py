@@ -52,7 +52,7 @@ def test_the_first_thing_that_holds_counts(
 
 
 def test_a_word_that_decides_nothing_is_warned_of() -> None:
-    decision = decide({"labels": {INJECT: "yes"}}, {}, "shop", policy="disabled")
+    decision = decide({"labels": {INJECT: "yes"}}, {}, "shop")
 
-    assert not decision.inject
+    assert decision.inject
     assert decision.warnings == (f"label {INJECT}: 'yes' is neither true nor false, and decides nothing",)

@@ -15,7 +15,7 @@ from capture.cli.group import run
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.settings.settings import Settings
 from injection.inject import inject
-from injection.pods import POD_OF
+from injection.pods import POD_PATHS
 from injection.remove import remove
 from injection.security import level_of
 from injection.settings import PodSettings, parse_set
@@ -463,7 +463,7 @@ def test_a_template_of_an_unknown_kind_is_named_and_stays(kind: str, path: str) 
 @pytest.mark.parametrize("kind", ["PodList", "DeploymentList", "CronJobList"])
 def test_objects_of_a_typed_list_need_no_kind(kind: str) -> None:
     pod: dict[str, Any] = {"spec": {"containers": [{"name": "web"}]}}
-    for step in reversed(POD_OF[kind.removesuffix("List")]):
+    for step in reversed(POD_PATHS[kind.removesuffix("List")]):
         pod = {str(step): pod}
     text = yaml.safe_dump({"kind": kind, "items": [{"metadata": {"name": "web"}, **pod}]})
     result = inject(text, "web.yaml", Template(), NOTHING)

@@ -39,7 +39,7 @@ from capture.model.ruleset import (
     Verdict,
     only,
 )
-from capture.report.table import amount, listed_chains, listing, row, row_text
+from capture.report.table import counter_text, listed_chains, listing, row, row_text
 from support.rules.vocabulary import kinds_of
 
 TCP = Protocol("tcp")
@@ -159,7 +159,7 @@ def test_every_match_and_every_verdict_has_a_row() -> None:
     ],
 )
 def test_counters_are_rounded_to_five_columns(number: int, text: str) -> None:
-    assert amount(number) == text
+    assert counter_text(number) == text
 
 
 def test_columns_are_where_iptables_puts_them() -> None:

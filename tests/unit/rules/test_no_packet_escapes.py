@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import Fate
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.space import Field, PacketSpace
-from capture.model.addresses import Network, merge, merge_ranges, parse_address, parse_network
+from capture.model.addresses import Network, merge_ranges, network_ranges, parse_address, parse_network
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, Span, only
 from capture.rules import build_ruleset
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capture.analysis.compiler import Direction
     from capture.model.addresses import Family
 
-NETWORK = PodNetwork(others=("other0", "vif0"))
+NETWORK = PodNetwork(other_interfaces=("other0", "vif0"))
 PASSTHROUGH: dict[Family, str] = {"ipv4": "127.0.0.6", "ipv6": "::6"}
 LOCALHOST: dict[Family, str] = {"ipv4": "127.0.0.1/32", "ipv6": "::1/128"}
 TCP, UDP = 0, 1
@@ -60,7 +60,7 @@ class Specification:
         return self.inside(level, [(span.first, span.last) for span in spans])
 
     def networks(self, level: int, networks: Iterable[Network]) -> int:
-        return self.space.numbers(level, merge([each for each in networks if each.family == self.family]))
+        return self.space.numbers(level, network_ranges([each for each in networks if each.family == self.family]))
 
     def through(self, level: int, names: Iterable[str]) -> int:
         found = self.no
@@ -95,7 +95,7 @@ class Specification:
     def captured_inbound_port(self) -> int:
         """Return the ports of the app that are captured: `-b`, `-d`; ssh is not under the layout of 1.8."""
         config = self.config
-        if not config.inbound_ports.everything:
+        if not config.inbound_ports.is_everything:
             return self.ports(config.inbound_ports.entries)
         ssh = [only(22)] if config.profile == "1.8" else []
         return self.but(self.ports([*config.excluded_inbound_ports, *ssh]))
@@ -105,7 +105,7 @@ class Specification:
         as_outbound = self.all(self.through(Field.IN, config.rerouted_interfaces), self.tcp)
         selected = (
             self.yes
-            if config.outbound_networks.everything
+            if config.outbound_networks.is_everything
             else self.networks(Field.DESTINATION, config.outbound_networks.entries)
         )
         tunnel = self.no if config.is_transparent else self.ports([only(config.inbound_tunnel_port)])
@@ -154,7 +154,7 @@ class Specification:
 
     def selected(self) -> int:
         config = self.config
-        if config.outbound_networks.everything:
+        if config.outbound_networks.is_everything:
             return self.yes
         return self.any(
             self.ports(config.outbound_ports), self.networks(Field.DESTINATION, config.outbound_networks.entries)
@@ -168,7 +168,7 @@ class Specification:
 
     def of_uncaptured_group(self) -> int:
         config = self.config
-        if config.owner_groups.everything:
+        if config.owner_groups.is_everything:
             return self.ids(Field.GID, config.excluded_owner_groups)
         return self.but(self.ids(Field.GID, config.owner_groups.entries))
 
@@ -222,14 +222,14 @@ def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[s
         situation = Situation(build_ruleset(built or config), network=NETWORK)
         space = PacketSpace(family, (situation,))
         compiler = Compiler(space, situation)
-        possible = realistic(space, (compiler,))
-        first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+        possible = possible_packets(space, (compiler,))
+        first = space.diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
         specified = Specification(config, space)
         specification: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
         for direction, expected in specification.items():
             among = space.diagrams.both(possible[direction], first)
             does = space.diagrams.mapped(compiler.fates(direction), _unmarked, "unmarked")
-            differs = space.diagrams.choose(among, space.diagrams.differing(does, expected), space.diagrams.leaf(None))
+            differs = space.diagrams.choose(among, space.diagrams.difference(does, expected), space.diagrams.leaf(None))
             found += [f"{family} {direction}: {space.diagrams.value(leaf)}" for leaf in space.diagrams.leaves(differs)]
     return [each for each in found if not each.endswith(": None")]
 

@@ -30,7 +30,7 @@ def test_nothing_given_in_any_pod() -> None:
 
 
 def test_the_reason_for_the_families_makes_no_other_configuration() -> None:
-    assert CaptureConfig(families_because="the mesh") == CaptureConfig()
+    assert CaptureConfig(families_decided_by="the mesh") == CaptureConfig()
     assert CaptureConfig(families=("ipv4",)) != CaptureConfig()
 
 
@@ -143,7 +143,7 @@ class TestUsersAndGroups:
 class TestOwnerGroups:
     def test_all_is_the_default(self) -> None:
         config = config_of({})
-        assert (config.owner_groups, config.excluded_owner_groups) == (Selection(everything=True), ())
+        assert (config.owner_groups, config.excluded_owner_groups) == (Selection(is_everything=True), ())
 
     def test_excluded_groups_are_looked_up(self) -> None:
         assert config_of({option.EXCLUDED_OWNER_GROUPS: "java,5-9"}, ISTIO).excluded_owner_groups == (

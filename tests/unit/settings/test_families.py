@@ -67,7 +67,7 @@ def test_mesh_where_the_proxy_s_environment_is_unknown() -> None:
     ],
 )
 def test_the_reason_names_the_setting_and_where_it_comes_from(texts: Texts, because: str) -> None:
-    assert choose_families(explicit(texts), FakePod(addresses=DUAL)).because == because
+    assert choose_families(explicit(texts), FakePod(addresses=DUAL)).decided_by == because
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from capture.model.addresses import parse_address
 from capture.settings import host
-from capture.settings.host import AnyPod, PodFromInside, PodFromOutside, primary_of, servers_of
+from capture.settings.host import AnyPod, PodFromInside, PodFromOutside, choose_primary, parse_name_servers
 
 RESOLV_CONF = """
 # nameserver 192.0.2.1
@@ -26,7 +26,7 @@ nameserverx 192.0.2.3
 
 class TestNameServers:
     def test_addresses_in_order_each_once(self) -> None:
-        assert [str(server) for server in servers_of(RESOLV_CONF.splitlines())] == [
+        assert [str(server) for server in parse_name_servers(RESOLV_CONF.splitlines())] == [
             "10.96.0.10/32",
             "fd00::a/128",
             "fe80::1/128",
@@ -53,7 +53,7 @@ class TestNameServers:
 
     def test_the_file_is_that_of_resolv_conf_5(self) -> None:
         lines = Path("/etc/resolv.conf").read_text().splitlines()
-        assert PodFromInside({}).name_servers() == tuple(servers_of(lines))
+        assert PodFromInside({}).name_servers() == tuple(parse_name_servers(lines))
 
     def test_no_file_no_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host, "RESOLV_CONF", str(tmp_path / "nothing"))
@@ -91,7 +91,7 @@ class TestUsers:
     ],
 )
 def test_which_address_is_primary(found: list[tuple[int, str]], primary: str | None) -> None:
-    chosen = primary_of([(interface, parse_address(address)) for interface, address in found], defaults={2})
+    chosen = choose_primary([(interface, parse_address(address)) for interface, address in found], defaults={2})
     assert (str(chosen) if chosen else None) == primary
 
 

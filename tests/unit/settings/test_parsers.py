@@ -20,19 +20,19 @@ BAD_PORTS = ("-1", "+1", "65536", "070000", "1_0", "\u0661", "0x1", "1-", "080",
 GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.port, "1", 1),
     (parsers.port, "65535", 65535),
-    (parsers.ports, "80", Span(80, 80)),
-    (parsers.ports, "8000-8100", Span(8000, 8100)),
-    (parsers.ports, "80-80", Span(80, 80)),
-    (parsers.ports, "1-65535", Span(1, 65535)),
-    (parsers.ports, "8000:8100", Span(8000, 8100)),
+    (parsers.port_range, "80", Span(80, 80)),
+    (parsers.port_range, "8000-8100", Span(8000, 8100)),
+    (parsers.port_range, "80-80", Span(80, 80)),
+    (parsers.port_range, "1-65535", Span(1, 65535)),
+    (parsers.port_range, "8000:8100", Span(8000, 8100)),
     (parsers.port_list, "", ()),
     (parsers.port_list, "0", ()),
     (parsers.port_list, " 443, 0,80 ,443,8000:8100", (Span(443, 443), Span(80, 80), Span(8000, 8100))),
     (parsers.port_list, ",".join(map(str, [*range(65535, 1, -1), 0, 7])), (Span(2, 65535),)),
     (parsers.port_list, "100-200,201:300," * 200 + "90", (Span(90, 90), Span(100, 300))),
-    (parsers.ids, "0", Span(0, 0)),
-    (parsers.ids, "4294967294", Span(4294967294, 4294967294)),
-    (parsers.ids, "1000-1999", Span(1000, 1999)),
+    (parsers.id_range, "0", Span(0, 0)),
+    (parsers.id_range, "4294967294", Span(4294967294, 4294967294)),
+    (parsers.id_range, "1000-1999", Span(1000, 1999)),
     (parsers.user_or_group, "1337", Span(1337, 1337)),
     (parsers.user_or_group, "5-6", Span(5, 6)),
     (parsers.user_or_group, "istio-proxy", "istio-proxy"),
@@ -99,11 +99,11 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         ["", "80 ", " 80", "80\n"],
     ),
     (
-        parsers.ports,
+        parsers.port_range,
         "- 80- -80 90-80 80-90-100 80:90:100 80:90-100 80--90 :80 0 0-5 1-65536 80, * 80-x 080-090",
         ["", "80 - 90", "80-90\n"],
     ),
-    (parsers.ids, "-1 4294967295 99999999999 1000- 2-1 01 1,2 root *", [""]),
+    (parsers.id_range, "-1 4294967295 99999999999 1000- 2-1 01 1,2 root *", [""]),
     (
         parsers.user_or_group,
         "1337x -root .hidden $x a:b a/b root; ro'ot \u00fcser 1-x \u0661 \xb2",
@@ -177,7 +177,7 @@ def test_every_parser_has_good_and_bad_texts() -> None:
         for name, value in vars(parsers).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == parsers.__name__
     }
-    helpers = {"entries_of", "list_of", "selection_of", "number", "span", "Networks", "Selection", "UidPorts"}
+    helpers = {"split_list", "list_of", "selection_of", "number", "span", "Networks", "Selection", "UidPorts"}
     in_good, in_bad = ({name_of(parse) for parse, *_ in table} for table in (GOOD, BAD))
     assert in_bad == public - helpers - {"plain_text"}, "plain_text takes everything"
     assert in_good == public - helpers - {"boolean"}, "boolean has tests of its own"
@@ -228,7 +228,7 @@ class TestSelections:
 
     @pytest.mark.parametrize("text", ["*", " * ", "\t*"])
     def test_a_star_selects_everything(self, text: str) -> None:
-        assert self.parse(text) == Selection(everything=True)
+        assert self.parse(text) == Selection(is_everything=True)
         assert self.parse(text)
 
     def test_an_empty_text_selects_nothing(self) -> None:

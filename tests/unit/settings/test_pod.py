@@ -18,9 +18,9 @@ from capture.settings.pod import (
     MAX_MISSPELT,
     Pod,
     Proxy,
-    settings_of,
+    pod_settings,
 )
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 
 TRAFFIC = "traffic.sidecar.istio.io/"
 PROXY_PORTS = (15020, 15021, 15090)
@@ -55,7 +55,7 @@ def spans(*ports: int) -> tuple[Span, ...]:
 
 
 def explicit(annotations: dict[str, str] | None = None, **proxy: Any) -> Settings:
-    return settings_of(Pod("shop", "web-0", annotations or {}, proxy=Proxy(**proxy)), Settings({}))
+    return pod_settings(Pod("shop", "web-0", annotations or {}, proxy=Proxy(**proxy)), Settings({}))
 
 
 def refused(annotations: dict[str, str] | None = None, **proxy: Any) -> ConfigurationError:
@@ -67,8 +67,8 @@ def refused(annotations: dict[str, str] | None = None, **proxy: Any) -> Configur
 def test_a_pod_that_says_nothing_gets_upstreams_defaults() -> None:
     settings = explicit()
     assert settings[option.INTERCEPTION_MODE] == "REDIRECT"
-    assert settings[option.INBOUND_PORTS] == Selection(everything=True)
-    assert settings[option.OUTBOUND_NETWORKS] == Selection(everything=True)
+    assert settings[option.INBOUND_PORTS] == Selection(is_everything=True)
+    assert settings[option.OUTBOUND_NETWORKS] == Selection(is_everything=True)
     assert settings[option.EXCLUDED_INBOUND_PORTS] == spans(*PROXY_PORTS)
     assert settings[option.EXCLUDED_OUTBOUND_PORTS] == spans(15020)
     assert settings[option.EXCLUDED_OUTBOUND_NETWORKS] == ()
@@ -85,7 +85,7 @@ def test_a_pod_that_says_nothing_gets_upstreams_defaults() -> None:
 ANNOTATIONS: list[tuple[str, str, Option[Any], object]] = [
     ("sidecar.istio.io/interceptionMode", "TPROXY", option.INTERCEPTION_MODE, "TPROXY"),
     ("sidecar.istio.io/interceptionMode", "REDIRECT", option.INTERCEPTION_MODE, "REDIRECT"),
-    (TRAFFIC + "includeInboundPorts", "*", option.INBOUND_PORTS, Selection(everything=True)),
+    (TRAFFIC + "includeInboundPorts", "*", option.INBOUND_PORTS, Selection(is_everything=True)),
     (TRAFFIC + "includeInboundPorts", "80,443", option.INBOUND_PORTS, Selection(spans(80, 443))),
     (TRAFFIC + "includeInboundPorts", " 80 , 443 ", option.INBOUND_PORTS, Selection(spans(80, 443))),
     (TRAFFIC + "includeInboundPorts", "", option.INBOUND_PORTS, Selection()),
@@ -186,8 +186,10 @@ def test_other_variables_of_the_proxy_say_nothing() -> None:
 
 
 def test_settings_for_all_pods_stay_unless_the_pod_has_its_own() -> None:
-    base = Settings({option.PROFILE: Given("current", "the file"), option.PROXY_UID: Given("5", "the file")})
-    settings = settings_of(Pod("shop", "web-0", {}, proxy=Proxy(uid=7)), base)
+    base = Settings(
+        {option.PROFILE: ExplicitValue("current", "the file"), option.PROXY_UID: ExplicitValue("5", "the file")}
+    )
+    settings = pod_settings(Pod("shop", "web-0", {}, proxy=Proxy(uid=7)), base)
     assert settings[option.PROFILE] == "1.30"
     assert settings[option.PROXY_UID] == spans(7)
 

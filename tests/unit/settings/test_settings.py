@@ -10,7 +10,14 @@ from capture.errors import EXIT_USAGE, ConfigurationError
 from capture.settings import options
 from capture.settings.options import BACKEND_OPTIONS, INIT_OPTIONS, NETWORK_OPTIONS, OPTIONS, RULE_OPTIONS, Option
 from capture.settings.parsers import Selection
-from capture.settings.settings import Given, Settings, as_settings, from_environment, host_bits_warnings, with_flags
+from capture.settings.settings import (
+    ExplicitValue,
+    Settings,
+    as_settings,
+    from_environment,
+    host_bits_warnings,
+    with_flags,
+)
 from support.captures.fake_pod import explicit
 
 TYPE_CHECKING = False
@@ -77,7 +84,7 @@ class TestTable:
         assert option.help.endswith((".", "1337."))
         assert option.is_switch != bool(option.metavar), "a switch takes no value, everything else takes one"
         assert f"{option.name}={option.default}".isprintable()
-        assert all(option.parse(word) and word in option.expected for word in option.words)
+        assert all(option.parse(word) and word in option.expected for word in option.choices)
 
     @pytest.mark.parametrize(
         ("option", "variables"),
@@ -272,7 +279,7 @@ class TestErrors:
             explicit({options.PROXY_PORT: "0"})[options.PROXY_PORT]
 
     def test_an_option_without_flag_is_named_by_its_variable(self) -> None:
-        texts = Settings({options.IPV4_LOOPBACK: Given("::1", "annotation x")})
+        texts = Settings({options.IPV4_LOOPBACK: ExplicitValue("::1", "annotation x")})
         with pytest.raises(
             ConfigurationError, match=r"^ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR \(annotation x\): invalid value '::1'"
         ):

@@ -23,7 +23,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def keep(state: Path, network: str, container: str, interface: str, namespace: str) -> None:
-    assert attachments.keep_namespace(f"{network}:{container}:{interface}", namespace, str(state))
+    assert attachments.save_namespace(f"{network}:{container}:{interface}", namespace, str(state))
 
 
 def forget(state: Path, network: str, container: str, interface: str) -> None:
@@ -108,35 +108,35 @@ def test_names_that_differ_where_they_meet_are_not_confused(state: Path) -> None
 
 @pytest.mark.parametrize("name", ["c" * 300, "c" * 5000])
 def test_names_that_are_too_long_are_not_kept_and_nothing_fails(state: Path, name: str) -> None:
-    assert not attachments.keep_namespace(f"pods:{name}:eth0", "11-1", str(state))
+    assert not attachments.save_namespace(f"pods:{name}:eth0", "11-1", str(state))
     forget(state, "pods", name, "eth0")
 
 
 def test_where_no_namespace_can_be_kept_nothing_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     directory = str(tmp_path / "file" / "state")
-    assert not attachments.keep_namespace("pods:cafe01:eth0", "11-1", directory)
+    assert not attachments.save_namespace("pods:cafe01:eth0", "11-1", directory)
     attachments.forget("pods:cafe01:eth0", directory)
     assert attachments.forget_others("pods", set(), directory) == []
 
 
 def test_the_last_decision_about_a_namespace_counts(state: Path) -> None:
     later = ALONE.replace(time="2026-03-01T12:00:01.000Z", container="f00d", reason="it is excluded")
-    assert attachments.keep_decision(later, str(state))
-    assert attachments.keep_decision(ALONE, str(state))
+    assert attachments.save_decision(later, str(state))
+    assert attachments.save_decision(ALONE, str(state))
     assert attachments.decision_about(os.stat(OWN), str(state)) == later
     assert attachments.decision_about(os.stat("/proc/self/ns/mnt"), str(state)) is None
 
 
 @pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/run/netns/gone"])
 def test_a_decision_is_not_about_another_namespace_with_the_inode_of_an_ended_one(state: Path, path: str) -> None:
-    assert attachments.keep_decision(ALONE.replace(namespace=path), str(state))
+    assert attachments.save_decision(ALONE.replace(namespace=path), str(state))
     assert attachments.decision_about(os.stat(OWN), str(state)) is None
 
 
 def test_a_decision_goes_with_its_attachment(state: Path) -> None:
     for interface in ("eth0", "net1"):
-        assert attachments.keep_decision(ALONE.replace(interface=interface), str(state))
+        assert attachments.save_decision(ALONE.replace(interface=interface), str(state))
     attachments.forget("pods:cafe:eth0", str(state))
     assert [decision.interface for decision in attachments.read_decisions(str(state))] == ["net1"]
     attachments.forget_others("other", set(), str(state))
@@ -151,20 +151,20 @@ def test_a_decision_goes_with_its_attachment(state: Path) -> None:
     [b"", b"[]", b"{}", b"{", b"\xff", b'{"decision": 1}', b'{"inode": 4711}', b'{"inode": "4711", "decision": "x"}'],
 )
 def test_a_file_of_another_version_is_left_aside(state: Path, content: bytes) -> None:
-    assert attachments.keep_decision(ALONE, str(state))
+    assert attachments.save_decision(ALONE, str(state))
     Path(state, "decisions", "pods:other:eth0").write_bytes(content)
     assert list(attachments.read_decisions(str(state))) == [ALONE]
 
 
 def test_more_than_is_known_does_no_harm(state: Path) -> None:
-    assert attachments.keep_decision(ALONE, str(state))
+    assert attachments.save_decision(ALONE, str(state))
     file = Path(state, "decisions", "pods:cafe:eth0")
     file.write_text(file.read_text().replace("{", '{"schema": "capture/v2", "more": [1], ', 1))
     assert attachments.decision_about(os.stat(OWN), str(state)) == ALONE
 
 
 def test_an_older_decision_has_no_kind(state: Path) -> None:
-    assert attachments.keep_decision(ALONE, str(state))
+    assert attachments.save_decision(ALONE, str(state))
     file = Path(state, "decisions", "pods:cafe:eth0")
     plain = json.loads(file.read_text())
     del plain["kind"]
@@ -173,8 +173,8 @@ def test_an_older_decision_has_no_kind(state: Path) -> None:
 
 
 def test_where_no_decision_can_be_kept_nothing_fails(tmp_path: Path) -> None:
-    assert not attachments.keep_decision(ALONE, "/proc/none")
+    assert not attachments.save_decision(ALONE, "/proc/none")
     open_to_all = tmp_path / "open"
     open_to_all.mkdir(mode=0o755)
-    assert not attachments.keep_decision(ALONE, str(open_to_all))
+    assert not attachments.save_decision(ALONE, str(open_to_all))
     assert list(attachments.read_decisions(str(open_to_all))) == []

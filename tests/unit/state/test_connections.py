@@ -3,7 +3,7 @@
 from capture.netlink import conntrack, sock_diag
 from capture.netlink.conntrack import Flow, TrackedConnection
 from capture.netlink.sock_diag import TcpSocket
-from capture.state.connections import entries_of, is_captured
+from capture.state.connections import is_captured, tracked_flows
 
 POD, PEER = b"\x0a\0\0\x02", b"\x0a\0\0\x03"
 LISTENER = TcpSocket(sock_diag.TCP_LISTEN, bytes(4), 8080, bytes(4), 0)
@@ -16,7 +16,7 @@ def socket(
 
 
 def test_a_connection_that_a_listener_took_began_at_the_other_end() -> None:
-    entries = dict(entries_of([LISTENER, socket(8080, 40000), socket(40001, 80)]))
+    entries = dict(tracked_flows([LISTENER, socket(8080, 40000), socket(40001, 80)]))
     assert entries == {
         Flow(PEER, 40000, POD, 8080): conntrack.TCP_CONNTRACK_ESTABLISHED,
         Flow(POD, 40001, PEER, 80): conntrack.TCP_CONNTRACK_ESTABLISHED,
@@ -26,20 +26,20 @@ def test_a_connection_that_a_listener_took_began_at_the_other_end() -> None:
 def test_both_ends_of_one_connection_are_one_entry_as_far_as_the_further_one() -> None:
     half = socket(8080, 40000, sock_diag.TCP_SYN_RECV, POD)
     whole = socket(40000, 8080, remote=POD)
-    assert dict(entries_of([LISTENER, half, whole])) == {
+    assert dict(tracked_flows([LISTENER, half, whole])) == {
         Flow(POD, 40000, POD, 8080): conntrack.TCP_CONNTRACK_ESTABLISHED
     }
 
 
 def test_half_open_connections_are_not_taken_for_established_ones() -> None:
     entries = dict(
-        entries_of([LISTENER, socket(40000, 80, sock_diag.TCP_SYN_SENT), socket(8080, 5, sock_diag.TCP_SYN_RECV)])
+        tracked_flows([LISTENER, socket(40000, 80, sock_diag.TCP_SYN_SENT), socket(8080, 5, sock_diag.TCP_SYN_RECV)])
     )
     assert list(entries.values()) == [conntrack.TCP_CONNTRACK_SYN_SENT, conntrack.TCP_CONNTRACK_SYN_RECV]
 
 
 def test_listeners_and_closed_sockets_have_no_entry() -> None:
-    assert list(entries_of([LISTENER, socket(1, 2, sock_diag.TCP_CLOSE)])) == []
+    assert list(tracked_flows([LISTENER, socket(1, 2, sock_diag.TCP_CLOSE)])) == []
 
 
 def test_captured_is_what_is_redirected_to_the_proxy_or_has_its_mark() -> None:

@@ -13,7 +13,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import Settings
 from capture.state import attachments, directory, record
-from capture.state.directory import forget_ended
+from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import HostAnswers
 from capture.state.netns import namespace_id
 from capture.state.record import Record
@@ -41,7 +41,7 @@ def test_every_directory_that_is_made_is_private(tmp_path: Path, mask: int) -> N
     require(mask != 0o777 or os.geteuid() == 0, "only root reads what no user may read")
     state = tmp_path / "run" / "istio-capture"
     with umask(mask):
-        assert attachments.keep_namespace("pods:cafe:eth0", "11-1", str(state))
+        assert attachments.save_namespace("pods:cafe:eth0", "11-1", str(state))
         assert not record.write(PLAIN, str(state))
     assert [mode(path) for path in (state.parent, state, state / "attachments")] == [0o700] * 3
     assert record.read(str(state)) == PLAIN
@@ -55,7 +55,7 @@ def test_a_wider_mode_is_refused_and_nothing_is_written(tmp_path: Path, wider: i
     with pytest.raises(StateDirectoryError, match=rf"{state}: its mode is {wider:04o}; expected 0700"):
         record.write(PLAIN, str(state))
     with pytest.raises(StateDirectoryError, match="chmod 0700"):
-        attachments.keep_namespace("pods:cafe:eth0", "11-1", str(state))
+        attachments.save_namespace("pods:cafe:eth0", "11-1", str(state))
     assert os.listdir(state) == []
 
 
@@ -84,7 +84,7 @@ def test_files_that_others_could_have_written_are_neither_read_nor_followed(tmp_
     state, victim = tmp_path / "state", tmp_path / "victim.json"
     victim.touch()
     record.write(PLAIN, str(state))
-    attachments.keep_namespace("pods:cafe:eth0", "11-1", str(state))
+    attachments.save_namespace("pods:cafe:eth0", "11-1", str(state))
     state.chmod(0o777)
     link = state / "attachments" / "pods:cafe:eth0"
     link.unlink()
@@ -92,22 +92,22 @@ def test_files_that_others_could_have_written_are_neither_read_nor_followed(tmp_
     with pytest.raises(StateDirectoryError):
         record.read(str(state))
     attachments.forget("pods:cafe:eth0", str(state))
-    forget_ended(str(state))
+    forget_ended_namespaces(str(state))
     assert victim.exists()
     assert (state / f"{namespace_id()}.json").exists()
 
 
 def test_an_installer_tightens_what_an_older_version_made(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    assert directory.tighten(str(state)) is False
+    assert directory.narrow_mode(str(state)) is False
     state.mkdir()
     state.chmod(0o755)
-    assert directory.tighten(str(state)) is True
+    assert directory.narrow_mode(str(state)) is True
     assert mode(state) == 0o700
-    assert directory.tighten(str(state)) is False
+    assert directory.narrow_mode(str(state)) is False
     state.chmod(0o777)  # here others may have left something
     with pytest.raises(StateDirectoryError):
-        directory.tighten(str(state))
+        directory.narrow_mode(str(state))
     assert mode(state) == 0o777
 
 
@@ -120,7 +120,7 @@ def test_of_one_inode_only_what_was_written_last_can_be_there(tmp_path: Path) ->
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (moment, moment))
 
-    forget_ended(str(tmp_path))
+    forget_ended_namespaces(str(tmp_path))
 
     assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
@@ -131,11 +131,11 @@ def test_leftovers_of_a_killed_writer(tmp_path: Path) -> None:
         path.touch()
     os.utime(old, (0, 0))
 
-    forget_ended(str(tmp_path))
+    forget_ended_namespaces(str(tmp_path))
 
     assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
 
 
 def test_a_missing_directory_holds_no_records(tmp_path: Path) -> None:
-    forget_ended(str(tmp_path / "missing"))
+    forget_ended_namespaces(str(tmp_path / "missing"))
     assert list(tmp_path.iterdir()) == []

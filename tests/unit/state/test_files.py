@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.state.files import content_of, names_in, open_files, processes, put
+from capture.state.files import content_of, names_in, open_files, processes, write_whole
 
 
 def test_an_unreadable_file_is_empty(tmp_path: Path) -> None:
@@ -24,8 +24,8 @@ def test_an_open_file_is_found_by_its_process(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_put_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken"):
-        put(str(tmp_path / "taken"), b"content")
+        write_whole(str(tmp_path / "taken"), b"content")
     assert names_in(str(tmp_path)) == ["taken"]
-    put(str(tmp_path / "free"), b"content")
+    write_whole(str(tmp_path / "free"), b"content")
     assert (tmp_path / "free").stat().st_mode & 0o777 == 0o600
     assert content_of(str(tmp_path / "free")) == b"content"

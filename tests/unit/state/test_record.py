@@ -18,7 +18,7 @@ from capture.model.routing import PolicyRoute
 from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.settings.config import resolve
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from capture.state.host_answers import HostAnswers, RecordingHost
 from capture.state.netns import namespace_id
@@ -105,7 +105,7 @@ class TestJson:
     @given(st.text(), st.text())
     def test_any_text_that_was_given_comes_back(self, text: str, origin: str) -> None:
         """Unless it is one that resolves to nothing, which is no record."""
-        settings = Settings({option.INBOUND_PORTS: Given(text, origin)})
+        settings = Settings({option.INBOUND_PORTS: ExplicitValue(text, origin)})
         read = from_json(as_json(PLAIN.replace(settings=settings)))
         assert isinstance(read, str) or read.settings == settings
 
@@ -171,20 +171,20 @@ FAULTS = {
 def test_a_text_that_is_no_record_is_none_and_its_fault_is_named(name: str, tmp_path: Path) -> None:
     assert isinstance(from_json(NO_RECORDS[name]), str)
     record.write(PLAIN, str(tmp_path / "state"))
-    assert record.fault(str(tmp_path / "state")) == ""
-    path = Path(record.path_of(namespace_id(), str(tmp_path / "state")))
+    assert record.why_unusable(str(tmp_path / "state")) == ""
+    path = Path(record.record_path(namespace_id(), str(tmp_path / "state")))
     path.write_text(NO_RECORDS[name])
-    assert record.fault(str(path.parent)).startswith(f"the record {path} cannot be used: {FAULTS.get(name, '')}")
+    assert record.why_unusable(str(path.parent)).startswith(f"the record {path} cannot be used: {FAULTS.get(name, '')}")
 
 
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    path = Path(record.path_of(namespace_id(), str(tmp_path)))
-    assert record.fault(str(tmp_path)) == ""
+    path = Path(record.record_path(namespace_id(), str(tmp_path)))
+    assert record.why_unusable(str(tmp_path)) == ""
     path.write_bytes(b"\xff")
-    assert record.fault(str(tmp_path)) == f"the record {path} cannot be used: it is not UTF-8"
+    assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: it is not UTF-8"
     path.unlink()
     path.mkdir()
-    assert record.fault(str(tmp_path)) == f"the record {path} cannot be used: Is a directory"
+    assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: Is a directory"
 
 
 def test_a_record_without_what_came_later_is_read() -> None:

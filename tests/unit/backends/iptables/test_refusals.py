@@ -20,7 +20,7 @@ COMMIT
 @pytest.fixture(autouse=True)
 def _privileged(monkeypatch: pytest.MonkeyPatch) -> None:
     """For every user of the tests: without capabilities a table that is missing is one that is not permitted."""
-    monkeypatch.setattr(refusals, "missing", lambda *_names: ())
+    monkeypatch.setattr(refusals, "missing_capabilities", lambda *_names: ())
 
 
 def after(complaint: str, *, command: str = "iptables-nft-restore", status: int = 4) -> CaptureError:

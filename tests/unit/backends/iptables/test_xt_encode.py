@@ -108,7 +108,10 @@ class TestMatches:
             ),
             ((DestinationPort((only(53), only(80))),), ["match multiport 1"]),
             (
-                (DestinationPort(tuple(only(port) for port in range(0, 40, 2)), negated=True), SourcePort((only(1),))),
+                (
+                    DestinationPort(tuple(only(port) for port in range(0, 40, 2)), negated=True),
+                    SourcePort((only(1),)),
+                ),
                 ["payload 2:0+2", "== 0001", "match multiport 1", "match multiport 1"],
             ),
         ],

@@ -13,7 +13,7 @@ from capture.cli.doctor.examination import CAPABILITIES, can_work
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from capture.report.terminal import Finding
-from capture.state.kernel_modules import Inventory
+from capture.state.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import of_this_node
@@ -27,19 +27,19 @@ def texts(found: Iterable[Finding], state: str) -> list[str]:
 
 def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
     found = [
-        *examination.of_pod(Diagnosis(None, None, ())),
-        examination.of_identity("4026532177-17", is_host=False),
-        *examination.of_namespace(["10.77.0.2"], own_users=True),
-        examination.of_record("", is_recorded=True),
-        *examination.of_ipsec(list),
-        examination.of_choice(WITH_EVERYTHING),
-        *examination.of_live_sets(()),
-        *examination.of_kernel(WITH_EVERYTHING, ()),
-        *examination.of_modules(Inventory(is_indexed=True), loads_modules=True),
-        *examination.of_privileges(()),
-        *examination.of_libraries(WITH_EVERYTHING),
-        *examination.of_lock(None),
-        examination.of_state_directory(str(tmp_path / "to be made")),
+        *examination.pod_findings(Diagnosis(None, None, ())),
+        examination.identity_finding("4026532177-17", is_host=False),
+        *examination.namespace_findings(["10.77.0.2"], own_users=True),
+        examination.record_finding("", is_recorded=True),
+        *examination.ipsec_findings(list),
+        examination.choice_finding(WITH_EVERYTHING),
+        *examination.live_set_findings(()),
+        *examination.kernel_findings(WITH_EVERYTHING, ()),
+        *examination.module_findings(ModuleInventory(is_indexed=True), loads_modules=True),
+        *examination.privilege_findings(()),
+        *examination.library_findings(WITH_EVERYTHING),
+        *examination.lock_findings(None),
+        examination.state_directory_finding(str(tmp_path / "to be made")),
     ]
     assert {finding.state for finding in found} == {"ok"}
     assert can_work(found)
@@ -54,22 +54,30 @@ def refused(*_: object) -> NoReturn:
     ("found", "state", "words"),
     [
         (
-            [examination.of_identity("4026531840", is_host=True)],
+            [examination.identity_finding("4026531840", is_host=True)],
             "note",
             "the host's own, which is not captured without --allow-host",
         ),
-        (examination.of_namespace([], own_users=True), "note", "none yet; both families would be"),
-        (examination.of_namespace([], own_users=False), "note", "(hostUsers: false)"),
-        ([examination.of_record("", is_recorded=False)], "note", "nothing was applied here"),
-        ([examination.of_record("the record F cannot be used", is_recorded=False)], "warning", "cannot be used"),
-        (examination.of_lock(4711), "note", "/run/xtables.lock is held by process 4711"),
-        ([examination.of_state_directory("/proc/none/x")], "warning", "will not know the applied configuration"),
-        ([examination.of_state_directory("/dev/null")], "error", "state: state directory /dev/null: expected a dir"),
-        (examination.of_privileges(CAPABILITIES), "error", "NET_ADMIN is not held (held: none of those that matter)"),
-        (examination.of_privileges(CAPABILITIES[1:]), "note", "without SYS_ADMIN"),
-        (examination.of_pod(None), "note", "nothing is applied here"),
-        (examination.of_pod(UnsupportedError("not permitted", "")), "note", "cannot be judged: not permitted"),
-        (examination.of_ipsec(refused), "note", "IPsec: no way"),
+        (examination.namespace_findings([], own_users=True), "note", "none yet; both families would be"),
+        (examination.namespace_findings([], own_users=False), "note", "(hostUsers: false)"),
+        ([examination.record_finding("", is_recorded=False)], "note", "nothing was applied here"),
+        ([examination.record_finding("the record F cannot be used", is_recorded=False)], "warning", "cannot be used"),
+        (examination.lock_findings(4711), "note", "/run/xtables.lock is held by process 4711"),
+        ([examination.state_directory_finding("/proc/none/x")], "warning", "will not know the applied configuration"),
+        (
+            [examination.state_directory_finding("/dev/null")],
+            "error",
+            "state: state directory /dev/null: expected a dir",
+        ),
+        (
+            examination.privilege_findings(CAPABILITIES),
+            "error",
+            "NET_ADMIN is not held (held: none of those that matter)",
+        ),
+        (examination.privilege_findings(CAPABILITIES[1:]), "note", "without SYS_ADMIN"),
+        (examination.pod_findings(None), "note", "nothing is applied here"),
+        (examination.pod_findings(UnsupportedError("not permitted", "")), "note", "cannot be judged: not permitted"),
+        (examination.ipsec_findings(refused), "note", "IPsec: no way"),
     ],
 )
 def test_findings_about_host_and_namespace(found: Iterable[Finding], state: str, words: str) -> None:
@@ -81,7 +89,7 @@ def test_findings_about_host_and_namespace(found: Iterable[Finding], state: str,
 
 def test_where_no_backend_can_be_chosen_capture_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capture.backends.detect.choose", refused)
-    finding = examination.of_choice(WITH_EVERYTHING)
+    finding = examination.choice_finding(WITH_EVERYTHING)
     assert (finding.state, finding.message, finding.remedy) == ("error", "no way", "Take another.")
     assert not can_work([finding])
 
@@ -109,7 +117,11 @@ def test_where_no_backend_can_be_chosen_capture_cannot_work(monkeypatch: pytest.
 )
 def test_findings_about_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
     facts = WITH_EVERYTHING.replace(**changes)
-    about = (examination.of_programs(facts), examination.of_libraries(facts), examination.of_kernel(facts, ()))
+    about = (
+        examination.program_findings(facts),
+        examination.library_findings(facts),
+        examination.kernel_findings(facts, ()),
+    )
     found = [finding for findings in about for finding in findings]
     assert any(words in each for each in texts(found, state))
     assert all(finding.remedy for finding in found if finding.state in ("warning", "error"))
@@ -119,48 +131,48 @@ def test_our_sets_that_are_live() -> None:
     one = SetLocation(BackendChoice("iptables", "restore", "nft"), families=("ipv4", "ipv6"))
     other = SetLocation(BackendChoice("nftables", "netlink", ""), families=("inet",))
 
-    assert texts(examination.of_live_sets([one]), "note") == [
+    assert texts(examination.live_set_findings([one]), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
-    assert texts(examination.of_live_sets([one, other]), "warning") == [
+    assert texts(examination.live_set_findings([one, other]), "warning") == [
         "live rules: there are several rule sets of the capture; expected one"
     ]
 
 
 def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() -> None:
-    modules = Inventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True)
-    (finding,) = examination.of_modules(modules, loads_modules=True)
+    modules = ModuleInventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True)
+    (finding,) = examination.module_findings(modules, loads_modules=True)
     assert (finding.name, finding.state) == ("xt_TPROXY", "warning")
     assert finding.message == "no such module; needed by iptables-nft for TPROXY, iptables-legacy for TPROXY"
     assert "kernel-modules-extra" in finding.remedy
 
 
 def test_an_absent_feature_names_the_missing_module() -> None:
-    found = examination.of_kernel(WITH_EVERYTHING.replace(nft_compat=False), ("x_tables",))
+    found = examination.kernel_findings(WITH_EVERYTHING.replace(nft_compat=False), ("x_tables",))
     (finding,) = (finding for finding in found if finding.name == "nft_compat and xt_owner")
     assert finding.message.endswith("this kernel cannot load the module x_tables")
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
 def test_missing_modules_matter_only_where_none_can_be_loaded() -> None:
-    modules = Inventory(("nft_redir",), (), is_indexed=True)
-    (ok,) = examination.of_modules(modules, loads_modules=True)
+    modules = ModuleInventory(("nft_redir",), (), is_indexed=True)
+    (ok,) = examination.module_findings(modules, loads_modules=True)
     assert (ok.state, ok.message) == ("ok", "all that a capture may need are there")
-    (finding,) = examination.of_modules(modules, loads_modules=False)
+    (finding,) = examination.module_findings(modules, loads_modules=False)
     assert (finding.state, finding.message.rpartition(": ")[2]) == ("warning", "nft_redir")
     assert "modules_disabled" in finding.message
     assert "/etc/modules-load.d" in finding.remedy
 
 
 def test_without_an_index_of_modules_it_is_unknown() -> None:
-    (note,) = examination.of_modules(Inventory(("nft_redir",)), loads_modules=True)
+    (note,) = examination.module_findings(ModuleInventory(("nft_redir",)), loads_modules=True)
     assert (note.name, note.state) == ("modules", "note")
     assert note.message.startswith("those that can be loaded are unknown: no /lib/modules/")
 
 
 def test_faults_of_the_pod_are_not_about_drivers() -> None:
     cause = Cause("not-listening", "no process listens on tcp port 15001", "Start the proxy.", "tcp port 15001")
-    (finding,) = examination.of_pod(Diagnosis(None, None, (cause,)))
+    (finding,) = examination.pod_findings(Diagnosis(None, None, (cause,)))
     assert (finding.topic, finding.state, finding.kind) == ("pod", "error", "not-listening")
     assert can_work([finding])
 

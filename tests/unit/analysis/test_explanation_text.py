@@ -8,9 +8,9 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.diagram import Diagrams
+from capture.analysis.explanation import NO_RULE, statements_about
 from capture.analysis.outcome import Fate
-from capture.analysis.policy import NO_RULE, policy
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.space import PROTOCOLS, Field, PacketSpace
 from capture.backends.iptables.render import shown_rule
@@ -77,7 +77,7 @@ def foreign_filter(hook: str, *rules: model.Rule, drops: bool = False) -> BaseCh
 
 
 HTTP = model.Rule(model.Accept(), (model.Protocol("tcp"), model.DestinationPort((only(80),))))
-WITH_TWO = PodNetwork(others=("net1",))
+WITH_TWO = PodNetwork(other_interfaces=("net1",))
 BY_PREFIX = model.Rule(model.Drop(), (model.OutInterface("tun+"),))
 
 
@@ -99,7 +99,8 @@ SITUATIONS = {
     ),
     "emptied, and a foreign rule": Situation(build_ruleset(CaptureConfig()).with_chains(emptied)),
     "excludes an interface": Situation(
-        build_ruleset(CaptureConfig(excluded_interfaces=("net1",))), network=PodNetwork(others=("net1", "net2"))
+        build_ruleset(CaptureConfig(excluded_interfaces=("net1",))),
+        network=PodNetwork(other_interfaces=("net1", "net2")),
     ),
     "excludes an interface that is missing": Situation(build_ruleset(CaptureConfig(excluded_interfaces=("net1",)))),
     "drops what leaves by some": Situation(build_ruleset(CaptureConfig()), (foreign_filter(model.OUTPUT, BY_PREFIX),)),
@@ -116,13 +117,13 @@ def test_lines_share_no_packet_leave_none_out_and_have_the_reason_of_each(name: 
     situation = SITUATIONS[name]
     space = PacketSpace(family, (situation,))
     diagrams = space.diagrams
-    first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, model.ALL_BITS))
+    first = diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, model.ALL_BITS))
     compiler = Compiler(space, situation)
-    possible = realistic(space, (compiler,))
+    possible = possible_packets(space, (compiler,))
     for direction in (INBOUND, OUTBOUND):
         left = diagrams.both(possible[direction], first)
         fates = ReasonCompiler(compiler, direction, lambda rule: shown_rule(rule, family)).root()
-        for line in (each for each in policy({family: situation}, shown_rule) if each.direction == direction):
+        for line in (each for each in statements_about({family: situation}, shown_rule) if each.direction == direction):
             packets = diagrams.both(diagrams.both(possible[direction], first), packets_of(space, line.traffic))
             assert diagrams.both(packets, left) == packets, f"{line.traffic}: in a line above, too"
             met = diagrams.leaves(diagrams.choose(packets, fates, diagrams.leaf(None)))

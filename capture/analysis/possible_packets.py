@@ -1,4 +1,4 @@
-"""Which packets can occur in a pod: the others are no witness of anything.
+"""Which packets can occur in a pod; no other is a witness.
 
 The fields of a packet depend on each other in ways that rules do not know: a packet to an address of the pod goes
 over lo, the first packet of a connection has a socket and no mark on its connection, what comes in is for the pod.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, marks_of
+from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, mark_tests
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges, parse_network
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge_ranges, network_ranges, parse_network
 from capture.model.conventions import MAX_PORT
-from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Compiler, Direction
-    from capture.analysis.outcome import Fate, Held
+    from capture.analysis.outcome import Fate, PendingFate
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (parse_network("0.0.0.0/8"), parse_network("224.0.0.0/3")),  # RFC 1122 3.2.1.3, RFC 5771
@@ -29,17 +29,17 @@ NO_HOSTS: dict[Family, tuple[Network, ...]] = {
 """Networks to which no TCP connection is possible."""
 
 
-def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:
+def possible_packets(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:
     """Return for both directions whether a packet can occur, in the network of the first situation."""
-    packets = _Packets(space, compilers[0].situation)
-    possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
-    no_mark = space.marked("connection", 0, model.ALL_BITS)
-    marks = _kept_marks(space, compilers, possible)
-    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), marks, no_mark)
+    packets = _PossiblePackets(space, compilers[0].situation)
+    possible = {INBOUND: packets.incoming(), OUTBOUND: packets.outgoing()}
+    no_mark = space.has_mark("connection", 0, model.ALL_BITS)
+    marks = _connection_marks(space, compilers, possible)
+    mark = space.diagrams.choose(space.has_state(*KNOWN_CONNECTION_STATES), marks, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
 
 
-class _Packets:
+class _PossiblePackets:
     """Packets of one family, without what their connections remember."""
 
     def __init__(self, space: PacketSpace, situation: Situation) -> None:
@@ -53,52 +53,54 @@ class _Packets:
         local = [network for network in situation.network.local or () if network.family == self.family]
         self.local = (*self.own, *needed, *local, LOOPBACK_NETWORKS[self.family])
 
-    def coming_in(self) -> int:
-        """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
+    def incoming(self) -> int:
+        """Return packets from outside: to the pod's own addresses; by other interfaces than the outward one, to any."""
         space = self.space
         outward = space.interface(self.situation.network.interface)
-        for_us = self._inside(Field.DESTINATION, self.own)
-        elsewhere = self.diagrams.negation(self._inside(Field.DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
+        for_us = self._in_networks(Field.DESTINATION, self.own)
+        elsewhere = self.diagrams.negation(self._in_networks(Field.DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
         is_outward = space.numbers(Field.IN, [(outward, outward)])
         return self.diagrams.all_of(
             (
-                self._through(Field.IN),
-                *map(space.lacks, (Field.OUT, Field.UID, Field.GID)),
+                self._usable_interface(Field.IN),
+                *map(space.is_absent, (Field.OUT, Field.UID, Field.GID)),
                 self.diagrams.choose(is_outward, for_us, elsewhere),
-                self.diagrams.negation(space.lacks(Field.SOURCE)),
-                self.diagrams.negation(self._inside(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
-                space.marked("mark", 0, model.ALL_BITS),
+                self.diagrams.negation(space.is_absent(Field.SOURCE)),
+                self.diagrams.negation(self._in_networks(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
+                space.has_mark("mark", 0, model.ALL_BITS),
                 self._common(),
             )
         )
 
-    def sent(self) -> int:
+    def outgoing(self) -> int:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
-        stays = self._inside(Field.DESTINATION, self.local)
-        has_owner = self.diagrams.negation(self.diagrams.either(space.lacks(Field.UID), space.lacks(Field.GID)))
+        stays = self._in_networks(Field.DESTINATION, self.local)
+        has_owner = self.diagrams.negation(self.diagrams.either(space.is_absent(Field.UID), space.is_absent(Field.GID)))
         over_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
         marks = routed_marks(self.situation.ruleset)
-        marked = self.diagrams.any_of(space.marked("mark", mark, model.ALL_BITS) for mark in marks)
-        has_source = self.diagrams.negation(space.lacks(Field.SOURCE))
-        from_pod = choose(over_lo, self._inside(Field.SOURCE, self.local), self._inside(Field.SOURCE, self.own))
+        marked = self.diagrams.any_of(space.has_mark("mark", mark, model.ALL_BITS) for mark in marks)
+        has_source = self.diagrams.negation(space.is_absent(Field.SOURCE))
+        from_pod = choose(
+            over_lo, self._in_networks(Field.SOURCE, self.local), self._in_networks(Field.SOURCE, self.own)
+        )
         return self.diagrams.all_of(
             (
-                space.lacks(Field.IN),
-                choose(stays, over_lo, self._through(Field.OUT)),
+                space.is_absent(Field.IN),
+                choose(stays, over_lo, self._usable_interface(Field.OUT)),
                 # A transparent proxy sends to the app with its mark, and from the client's address.
                 self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
-                choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
-                self._as_routed_by_mark(),
+                choose(space.has_state("NEW", "RELATED"), has_owner, self.diagrams.yes),
+                self._routed_by_mark(),
                 self._common(),
             )
         )
 
-    def _as_routed_by_mark(self) -> int:
+    def _routed_by_mark(self) -> int:
         """Return packets that leave as the policy rules for their first mark let them, if any is for it."""
         node = self.diagrams.yes
         routes = self.situation.mark_routes(self.family)
-        for condition, interface, is_certain in reversed([*self.space.routed_by(routes)]):
+        for condition, interface, is_certain in reversed([*self.space.leaving_by_mark(routes)]):
             number = self.space.interface(interface)
             leaves = self.space.numbers(Field.OUT, [(number, number)]) if interface else self.diagrams.no
             is_free = interface == UNCHANGED or not is_certain
@@ -109,23 +111,23 @@ class _Packets:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
         space = self.space
         udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
-        no_hosts = self._inside(Field.DESTINATION, NO_HOSTS[self.family])
+        no_hosts = self._in_networks(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
-                space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
+                space.has_state("INVALID", "NEW", "RELATED", "ESTABLISHED"),
                 space.numbers(Field.PORT, [(1, MAX_PORT)]),
                 space.numbers(Field.SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
             )
         )
 
-    def _through(self, level: int) -> int:
+    def _usable_interface(self, level: int) -> int:
         """Return whether a packet uses an interface that exists, or that rules name, but not lo."""
         usable = self.space.usable_interfaces[level]
         return self.space.numbers(level, merge_ranges((number, number) for number in usable))
 
-    def _inside(self, level: int, networks: Iterable[Network]) -> int:
-        return self.space.numbers(level, merge(networks))
+    def _in_networks(self, level: int, networks: Iterable[Network]) -> int:
+        return self.space.numbers(level, network_ranges(networks))
 
 
 # --- marks of connections ------------------------------------------------------------------------
@@ -143,43 +145,43 @@ class MarkCompiler(PathCompiler):
         super().__init__(compiler, direction)
         self._marks = self.diagrams.leaf(OTHER_MARK)
         for mark in marks:
-            is_so = self.space.marked("connection", mark, model.ALL_BITS)
+            is_so = self.space.has_mark("connection", mark, model.ALL_BITS)
             self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
 
-    def _end(self, held: Held) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
+    def _end(self, pending: PendingFate) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
         return self._marks
 
     def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # PathCompiler asks for "dropped" alone here
         return self.diagrams.leaf(None)
 
-    def _lasting(self, node: int) -> int:
+    def _with_later_packets(self, node: int) -> int:
         return node
 
 
-def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
+def _connection_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
     udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
     node = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}
-        node = diagrams.either(node, diagrams.both(kind, _marks_left_by(packets, space, compilers)))
+        node = diagrams.either(node, diagrams.both(kind, _marks_saved_by(packets, space, compilers)))
     return node
 
 
-def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers: Sequence[Compiler]) -> int:
+def _marks_saved_by(possible: dict[Direction, int], space: PacketSpace, compilers: Sequence[Compiler]) -> int:
     """Return which marks connections can have: those that packets leave there, in any of the situations.
 
     That is the least set that holds 0 and, with a mark, every mark that rules make of it. If rules save marks that
     are no constants, it is every mark.
     """
     diagrams = space.diagrams
-    node = space.marked("connection", 0, model.ALL_BITS)
+    node = space.has_mark("connection", 0, model.ALL_BITS)
     rules = [rule for compiler in compilers for rule in compiler.situation.rules]
     if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
         return node
-    constants = sorted({0} | {mark for rule in rules for mark, _ in marks_of(rule)})
-    made = [
+    constants = sorted({0} | {mark for rule in rules for mark, _ in mark_tests(rule)})
+    saved_marks = [
         (space.switches.expanded(MarkCompiler(compiler, direction, constants).root()), packets)
         for compiler in compilers
         for direction, packets in possible.items()
@@ -187,12 +189,12 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
     of_connection = diagrams.no
     while of_connection != node:
         of_connection = node
-        for marks, packets in made:
+        for marks, packets in saved_marks:
             met = diagrams.choose(diagrams.both(packets, of_connection), marks, diagrams.leaf(None))
             for leaf in diagrams.leaves(met):
                 mark = diagrams.value(leaf)
                 if mark == OTHER_MARK:
                     return diagrams.yes
                 if isinstance(mark, int):
-                    node = diagrams.either(node, space.marked("connection", mark, model.ALL_BITS))
+                    node = diagrams.either(node, space.has_mark("connection", mark, model.ALL_BITS))
     return of_connection

@@ -1,4 +1,4 @@
-"""``apply`` and ``clean``: the verbs that change a namespace. Between settings and kernel here is the order of steps::
+"""``apply`` and ``clean``, the verbs that change a namespace. The steps of ``apply``, in order::
 
 settings -> configuration -> desired rules (pure)
 live rules read -> equal: done
@@ -20,7 +20,7 @@ from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
-from capture.state.directory import forget_ended
+from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
 from capture.state.netns import InNamespace, has_tcp_sockets, is_of_this_user_namespace, refuse_host
@@ -53,7 +53,7 @@ class Applied(Value):
     """What was recorded before."""
 
 
-class Existing(Value):
+class ExistingState(Value):
     """The state of a namespace before a change."""
 
     driver: Driver
@@ -143,7 +143,7 @@ def _apply(
         journal = Journal(Record(settings, recording.answers(), desired, *written_by, sysctls=sysctls))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired) | journal.turn_off_sysctls()
+            changed = routes.add_missing(desired) | journal.turn_off_sysctls()
             replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
             changed |= replaced | _remove_other_sets(existing)
             changed |= _reject_other_family(config, detected)  # last: what it rejected may be captured now
@@ -190,7 +190,7 @@ def _impediments(desired: Ruleset) -> list[str]:
     return [*lost, *(f"{impediment.message}. {impediment.remedy}" for impediment in impediments(desired))]
 
 
-def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
+def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
     place, own_users = detected.choice.place, detected.own_users
     driver = load(detected.choice, own_users=own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)
@@ -198,13 +198,13 @@ def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
     other_sets = tuple(_driver_with_rules(load(choice, own_users=own_users)) for choice in elsewhere)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
-    return Existing(
+    return ExistingState(
         driver,
         current,
         other_sets,
         recorded,
         recorded.ruleset if recorded else None,
-        routes.stale(desired, rulesets, recorded.routes if recorded else ()),
+        routes.stale_parts(desired, rulesets, recorded.routes if recorded else ()),
     )
 
 
@@ -216,7 +216,7 @@ def _read_current(driver: Driver, desired: Ruleset, *, is_empty: bool) -> Rulese
 
 
 def _replace_rules(
-    choice: BackendChoice, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
+    choice: BackendChoice, existing: ExistingState, config: CaptureConfig, desired: Ruleset, *, force: bool
 ) -> tuple[bool, tuple[str, ...]]:
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
     if not force and _is_up_to_date(choice, desired, existing.current):
@@ -235,12 +235,12 @@ def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bo
     """Return whether there is nothing to write; in nftables the policies of our tables are our own, too."""
     if live is desired or not live.tables:
         return live is desired
-    from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
+    from capture.analysis.compare import is_applied  # not in a new namespace, nor where nothing has changed
 
-    return can_stay(desired, live, writes_policies=choice.backend == "nftables")
+    return is_applied(desired, live, writes_policies=choice.backend == "nftables")
 
 
-def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+def _write(existing: ExistingState, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
     """Write the desired rules, and keep open connections; return warnings about those that may be cut."""
     driver, recorded = existing.driver, existing.recorded_rules
     tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
@@ -248,20 +248,20 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
     if is_running:
         from capture.state import connections  # not in a new pod
 
-        connections.track(None if any(tracked) else desired)
+        connections.track_open_connections(None if any(tracked) else desired)
         if not any(tracked):
             driver.write(build_tracking(config), live, recorded)
-            connections.track()
+            connections.track_open_connections()
             live = driver.read()
     driver.write(desired, live, recorded)
     if all(tracked) or not (is_running or has_tcp_sockets()):
         return ()
     from capture.state import connections
 
-    return connections.track()
+    return connections.track_open_connections()
 
 
-def _remove_other_sets(existing: Existing) -> bool:
+def _remove_other_sets(existing: ExistingState) -> bool:
     """Remove our sets in other places, now that the new one captures; return whether there were any."""
     for driver, ruleset in existing.other_sets:
         driver.clean(ruleset, existing.recorded_rules)
@@ -324,13 +324,13 @@ def clean(
             ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
-            removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
+            removed = routes.remove(routes.existing_parts(live, recorded.routes if recorded else ()))
             removed |= ensure_rejected(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = record.restore_sysctls(recorded.sysctls) if recorded else False
             record.forget()
-            forget_ended()
+            forget_ended_namespaces()
         return removed or restored or bool(live_sets)
 
 
@@ -339,7 +339,7 @@ def captured_connections(namespace: Namespace = None) -> int:
     from capture.state import connections
 
     with InNamespace(namespace):
-        return connections.captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
+        return connections.count_captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
 
 
 def cut_by_cleaning(namespace: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
 from injection import decision
 from injection.inject import SIDECAR
-from injection.plan import NATIVE_ANNOTATION, proxy_ids
+from injection.plan import NATIVE_ANNOTATION, proxy_uid_and_gid
 from injection.pods import Workload
 from injection.settings import (
     DEFAULT_STATUS_PORT,
@@ -121,14 +121,11 @@ class _Policy:
         self._template = template
         self._base = base
         self._any = Workload("Pod", "default", "pod", (), {"metadata": {}, "spec": {}})
-        self._fixed = PodSettings(base, {}, {}, *self._proxy_ids())
+        context = template.proxy_of_fragment().get("securityContext") or {}
+        self._fixed = PodSettings(base, {}, {}, *proxy_uid_and_gid(base, context))
         self._fixed.checked()
         if template.uses_plugin:
             self._fixed.plugin_annotations()  # refuses settings that have no annotation
-
-    def _proxy_ids(self) -> tuple[int, int]:
-        context = self._template.proxy_of_fragment().get("securityContext") or {}
-        return proxy_ids(self._base, context)
 
     def spec(self) -> dict[str, Any]:
         """Return the policy's specification."""
@@ -170,7 +167,7 @@ class _Policy:
     # -- who, and with what settings
 
     def _variables(self) -> list[Variable]:
-        annotation = _annotation(option.EXCLUDED_INBOUND_PORTS, self._more_ports())
+        ports = self._base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
         return [
             Variable("labels", "has(object.metadata.labels) ? object.metadata.labels : {}"),
             Variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}"),
@@ -180,8 +177,8 @@ class _Policy:
             Variable("mode", _annotation(option.INTERCEPTION_MODE, self._fixed.mode)),
             Variable("native", _native(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
-            Variable("statusPort", f"{_named(STATUS_PORT, DEFAULT_STATUS_PORT)}.trim()"),
-            Variable("given", annotation),
+            Variable("statusPort", f"{_first_annotation((STATUS_PORT,), DEFAULT_STATUS_PORT)}.trim()"),
+            Variable("given", _annotation(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
             Variable("arguments", self._arguments()),
@@ -189,10 +186,6 @@ class _Policy:
             Variable("proxy", self._proxy(native=False)),
             Variable("nativeProxy", self._proxy(native=True)),
         ]
-
-    def _more_ports(self) -> str:
-        given = self._base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
-        return given.text if given else ""
 
     def _arguments(self) -> str:
         """Return the arguments of ``istio-init`` as a list, in the order of ``PodSettings.arguments``."""
@@ -293,7 +286,8 @@ class _Policy:
             )
             for name, value in needed.items()
         ]
-        differs = f"{captured} && variables.more != {_named(ports, '')} && variables.more != '{DEFAULT_STATUS_PORT}'"
+        own = _first_annotation((ports,), "")
+        differs = f"{captured} && variables.more != {own} && variables.more != '{DEFAULT_STATUS_PORT}'"
         return [*parts, _if(differs, _add_annotation(ports, "variables.more"))]
 
     def _status(self, first: str) -> str:
@@ -332,14 +326,14 @@ _WITH_STATUS_PORT = (
 )
 
 
-def _named(name: str, default: str) -> str:
-    return f"('{name}' in {ANNOTATIONS} ? string({ANNOTATIONS}['{name}']) : {json.dumps(default)})"
-
-
 def _annotation(each: Option[Any], default: str) -> str:
-    """Return the text of the first annotation of an option that is there, else the default."""
+    return _first_annotation(each.annotations, default)
+
+
+def _first_annotation(names: tuple[str, ...], default: str) -> str:
+    """Return the text of the first of these annotations that is there, else the default."""
     text = json.dumps(default)
-    for name in reversed(each.annotations):
+    for name in reversed(names):
         text = f"('{name}' in {ANNOTATIONS} ? string({ANNOTATIONS}['{name}']) : {text})"
     return text
 
@@ -354,7 +348,7 @@ def _injects() -> str:
     """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; no pod gets two."""
     inject, label, revision = INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
     own = f"('{inject}' in variables.labels ? string(variables.labels['{inject}']) : '')"
-    word = f"('{inject}' in variables.labels ? {own} : {_named(inject, '')})"
+    word = f"('{inject}' in variables.labels ? {own} : {_first_annotation((inject,), '')})"
     default = decision.DEFAULT_REVISION
     selected = (
         f"({own} == 'false' ? false"
@@ -363,14 +357,14 @@ def _injects() -> str:
         f" : '{revision}' in variables.labels ? string(variables.labels['{revision}']) == '{default}'"
         f" : {own} == 'true')"
     )
-    templates = _named(TEMPLATES_ANNOTATION, SIDECAR)
+    templates = _first_annotation((TEMPLATES_ANNOTATION,), SIDECAR)
     wants_sidecar = f"{templates}.split(',').exists(t, t.trim() == '{SIDECAR}')"
     host = "(has(object.spec.hostNetwork) && object.spec.hostNetwork)"
     return f"{selected} && {word} != 'false' && !{host} && {wants_sidecar} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
 
 
 def _native(*, default: bool) -> str:
-    word = _named(NATIVE_ANNOTATION, "")
+    word = _first_annotation((NATIVE_ANNOTATION,), "")
     return f"{word} in ['true', 'false'] ? {word} == 'true' : {json.dumps(default)}"
 
 

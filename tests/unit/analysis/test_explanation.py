@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from capture.analysis.base_chains import Situation
-from capture.analysis.policy import captured_ports, policy
+from capture.analysis.explanation import captured_ports, statements_about
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILIES, parse_network
 from capture.model.ruleset import (
@@ -49,7 +49,7 @@ def lines(config: CaptureConfig, *foreign: Rule) -> list[tuple[str, str, str]]:
     situation = Situation(ruleset.replace(tables=tuple(tables)))
     return [
         (each.direction, each.traffic, fate_text(each.fate) if each.fate else "?")
-        for each in policy({"ipv4": situation}, shown_rule)
+        for each in statements_about({"ipv4": situation}, shown_rule)
     ]
 
 
@@ -84,7 +84,7 @@ def test_what_the_proxy_sends_is_routine_unless_it_comes_back_to_it() -> None:
         changed = ruleset.with_chains(
             lambda table, chain: chain.replace(rules=(*foreign, *chain.rules)) if chain.name == OUTPUT else chain
         )
-        return {each.traffic: each.is_routine for each in policy({"ipv4": Situation(changed)}, shown_rule)}
+        return {each.traffic: each.is_routine for each in statements_about({"ipv4": Situation(changed)}, shown_rule)}
 
     healthy = statements()
     assert next(iter(healthy)) == "tcp, user other than 1337, group other than 1337, leaving the pod"
@@ -99,7 +99,9 @@ def test_ports_that_fare_alike_have_their_own_reasons() -> None:
     situation = Situation(build_ruleset(CaptureConfig(excluded_inbound_ports=excluded)))
 
     assert {
-        each.traffic: each.why for each in policy({"ipv4": situation}, shown_rule) if each.direction == "inbound"
+        each.traffic: each.why
+        for each in statements_about({"ipv4": situation}, shown_rule)
+        if each.direction == "inbound"
     } == {
         "tcp, port other than 22, 15007-15008, 15020-15021": "all other inbound connections",
         "tcp, port 22": "ssh is left alone",
@@ -117,7 +119,7 @@ def test_what_a_reason_names() -> None:
             return chain.replace(rules=(*foreign, *chain.rules), policy=policy_of_output)
 
         situation = Situation(build_ruleset(CaptureConfig()).with_chains(changed))
-        found = policy({"ipv4": situation}, shown_rule)
+        found = statements_about({"ipv4": situation}, shown_rule)
         return {each.traffic: each.why for each in found if each.direction == "outbound"}
 
     captured = "tcp, user other than 1337, group other than 1337, leaving the pod"
@@ -154,7 +156,7 @@ def test_every_line_has_its_reason_and_what_is_alike_is_told_once() -> None:
     config = CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True, drops_invalid=True)
     situation = Situation(build_ruleset(config))
 
-    found = policy({"ipv4": situation, "ipv6": situation}, shown_rule)
+    found = statements_about({"ipv4": situation, "ipv6": situation}, shown_rule)
 
     assert all(statement.why for statement in found)
     assert ("ipv4", "ipv6") in [statement.families for statement in found]

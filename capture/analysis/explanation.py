@@ -1,4 +1,4 @@
-"""The whole policy in words: the fate of every connection, by sets of packets that do not overlap, and why.
+"""The fate of every connection in words, by sets of packets that do not overlap, and why.
 
 It covers first packets of connections without a mark, which is all connections but those of programs that set one.
 Everything that decides on them counts, second captures and foreign chains included.
@@ -6,12 +6,12 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
-from capture.analysis.captured_pod import proxy_ids
+from capture.analysis.captured_pod import proxy_id_ranges
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.reasons import ReasonCompiler
-from capture.analysis.regions import is_over_lo, is_told_apart_from_lo, parts, region_text
+from capture.analysis.regions import is_leaving_pod, is_over_lo, region_text, regions_of
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges
 from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid
@@ -37,7 +37,7 @@ MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PRO
 
 
 class Statement(Value):
-    """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
+    """One line of ``capture explain``: traffic of some families in one direction, its fate, and the reason.
 
     ``fate`` is None where it depends on something that cannot be judged. It is routine if it is about connections of
     the proxy itself, or over ``lo``, and these fare as with every capture.
@@ -51,14 +51,14 @@ class Statement(Value):
     is_routine: bool = False
 
 
-def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
-    """Return the policy of some families; a line that several share comes once.
+def statements_about(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
+    """Return what happens to connections of some families; a line that several share comes once.
 
     ``text_of`` gives a rule in words, for one without a reason. Raises TooLargeError where rules are too entangled.
     """
     joined: dict[tuple[Direction, str, Fate | None, str], Statement] = {}
     for family, situation in situations.items():
-        for statement in _FamilyPolicy(family, situation, text_of).statements():
+        for statement in _FamilyExplanation(family, situation, text_of).statements():
             key = (statement.direction, statement.traffic, statement.fate, statement.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else statement
@@ -73,8 +73,8 @@ def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     return *group, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
 
 
-class _FamilyPolicy:
-    """The policy of one family."""
+class _FamilyExplanation:
+    """The statements about one family."""
 
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
         self.family = family
@@ -82,7 +82,9 @@ class _FamilyPolicy:
         self.text_of = text_of
         self.space = PacketSpace(family, (situation,))
         kinds = (Field.UID, OwnerUid), (Field.GID, OwnerGid)
-        self.proxy_ids = {level: {*merge_ranges(proxy_ids(situation.ruleset, kind))} for level, kind in kinds}
+        self.proxy_id_ranges = {
+            level: {*merge_ranges(proxy_id_ranges(situation.ruleset, kind))} for level, kind in kinds
+        }
 
     def statements(self) -> Iterator[Statement]:
         """Yield the lines of each direction, outcome by outcome, and of each outcome by its reasons."""
@@ -96,13 +98,13 @@ class _FamilyPolicy:
                 if isinstance(value, tuple):
                     reasons.setdefault(value[0], []).append(value[1])
             for fate, whys in reasons.items():
-                for traffic, why, path in self._parts(explained, among, fate, whys):
-                    yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(path, fate))
+                for traffic, why, region in self._parts(explained, among, fate, whys):
+                    yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(region, fate))
 
-    def _is_routine(self, path: Region, fate: Fate | None) -> bool:
+    def _is_routine(self, region: Region, fate: Fate | None) -> bool:
         """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
-        is_proxy = any(path.get(level) and {*path[level]} <= known for level, known in self.proxy_ids.items())
-        over_lo = is_over_lo(self.space, path)
+        is_proxy = any(region.get(level) and {*region[level]} <= known for level, known in self.proxy_id_ranges.items())
+        over_lo = is_over_lo(self.space, region)
         if fate is None or fate.address or fate.interface:
             return False
         return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
@@ -111,11 +113,11 @@ class _FamilyPolicy:
         diagrams = self.space.diagrams
 
         def settled(node: int) -> int | None:
-            if diagrams.level(node) < self.space.first_unknown:
+            if diagrams.level(node) < self.space.first_unknown_level:
                 return None
             return diagrams.leaf(self._in_words(node))
 
-        return diagrams.changed(fates, settled, "policy")
+        return diagrams.rewritten(fates, settled, "policy")
 
     def _in_words(self, node: int) -> tuple[Fate | None, str]:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
@@ -146,11 +148,11 @@ class _FamilyPolicy:
         for packets_of, fates_here in (*[(few, (each,)) for each in listed], *[(node, rest)] * bool(rest)):
             meant = {(fate, why) for why in fates_here}
             packets = diagrams.mapped(packets_of, meant.__contains__, ("one of", fate, fates_here))
-            for path in parts(space, packets, among):
+            for region in regions_of(space, packets, among):
                 count += 1
                 if count <= MAX_PARTS:
-                    leaves = ", leaving the pod" if is_told_apart_from_lo(space, path) else ""
-                    yield f"{region_text(space, path)}{leaves}", fates_here[0], path
+                    leaves = ", leaving the pod" if is_leaving_pod(space, region) else ""
+                    yield f"{region_text(space, region)}{leaves}", fates_here[0], region
         if count > MAX_PARTS:
             yield f"{count - MAX_PARTS} more sets of packets", "", {}
 
@@ -162,7 +164,8 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """
     space = PacketSpace(family, (situation,))
     diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
-    by_link = merge_ranges((number, number) for number in map(space.interface, (network.interface, *network.others)))
+    links = map(space.interface, (network.interface, *network.other_interfaces))
+    by_link = merge_ranges((number, number) for number in links)
     ports: dict[Outcome, int] = {}
     for direction, first in _first_packets(space, compiler):
         through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)
@@ -178,7 +181,7 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
 
 def _first_packets(space: PacketSpace, compiler: Compiler) -> Iterator[tuple[Direction, int]]:
     """Yield which first packets of connections, without a mark, can occur in each direction."""
-    possible = realistic(space, (compiler,))
-    first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+    possible = possible_packets(space, (compiler,))
+    first = space.diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
     for direction in (INBOUND, OUTBOUND):
         yield direction, space.diagrams.both(possible[direction], first)

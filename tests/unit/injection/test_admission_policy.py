@@ -8,7 +8,7 @@ import yaml
 
 from capture.cli.group import run
 from capture.settings.settings import Settings
-from injection.policy import expression, literal, policy_objects
+from injection.admission_policy import expression, literal, policy_objects
 from injection.settings import parse_set
 from injection.template import Fragment, InjectionError, Template
 from sidecar.bootstrap import MeshObjects, read_mesh_objects

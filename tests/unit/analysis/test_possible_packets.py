@@ -6,7 +6,7 @@ import pytest
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.space import PacketSpace
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
@@ -29,9 +29,9 @@ def can_occur(packet: Packet, config: CaptureConfig | None = None, network: PodN
     family = packet.destination.family
     situation = Situation(build_ruleset(config or CaptureConfig()), network=network or PodNetwork())
     space = PacketSpace(family, [situation])
-    possible = realistic(space, [Compiler(space, situation)])
+    possible = possible_packets(space, [Compiler(space, situation)])
     direction = INBOUND if packet.in_interface else OUTBOUND
-    return bool(space.diagrams.at(possible[direction], numbers_of(space, packet)))
+    return bool(space.diagrams.evaluate(possible[direction], numbers_of(space, packet)))
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.conventions import AGENT_DNS_PORT
 from sidecar.envoy import (
     ADMIN_PORT,
     HEALTH_PORT,
-    LOOPBACK_OF,
     METRICS_PORT,
-    assignment,
     cluster,
+    extension,
     http_manager,
     listening_on,
+    load_assignment,
     socket_address,
     tcp_proxy,
-    typed,
 )
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ PATHS = ((HEALTH_PORT, "/healthz/ready", "/ready"), (METRICS_PORT, "/stats/prome
 
 def admin_cluster() -> Json:
     """Return the cluster of Envoy's own administration, which only the pod itself can reach."""
-    where = assignment(ADMIN, [("127.0.0.1", ADMIN_PORT)])
+    where = load_assignment(ADMIN, [("127.0.0.1", ADMIN_PORT)])
     return cluster(ADMIN, "STATIC", http2=False, load_assignment=where)
 
 
@@ -58,7 +58,7 @@ def _status(config: CaptureConfig, port: int, path: str, to: str) -> Json:
 
 def dns_clusters(resolvers: Sequence[str]) -> list[Json]:
     """Return the cluster of the name servers, for DNS over TCP."""
-    where = assignment(DNS_UPSTREAM, [(resolver, 53) for resolver in resolvers])
+    where = load_assignment(DNS_UPSTREAM, [(resolver, 53) for resolver in resolvers])
     return [cluster(DNS_UPSTREAM, "STATIC", load_assignment=where)] if resolvers else []
 
 
@@ -78,12 +78,12 @@ def dns_listeners(config: CaptureConfig, services: Iterable[Service], resolvers:
 def _dns_udp(family: Family, table: Json, resolvers: Sequence[str]) -> Json:
     name = f"dns-udp-{family}"
     addresses = {"resolvers": [socket_address(resolver, 53) for resolver in resolvers]} if resolvers else {}
-    resolver = typed(
+    resolver = extension(
         "envoy.network.dns_resolver.cares",
         "extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
         **addresses,
     )
-    answers = typed(
+    answers = extension(
         "envoy.filters.udp.dns_filter",
         "extensions.filters.udp.dns_filter.v3.DnsFilterConfig",
         stat_prefix=name,
@@ -92,7 +92,7 @@ def _dns_udp(family: Family, table: Json, resolvers: Sequence[str]) -> Json:
     )
     return {
         "name": name,
-        "address": socket_address(LOOPBACK_OF[family], AGENT_DNS_PORT, protocol="UDP"),
+        "address": socket_address(LOOPBACK_ADDRESSES[family].shown, AGENT_DNS_PORT, protocol="UDP"),
         "udp_listener_config": {},
         "listener_filters": [answers],
     }
@@ -102,7 +102,7 @@ def _dns_tcp(family: Family) -> Json:
     name = f"dns-tcp-{family}"
     return {
         "name": name,
-        "address": socket_address(LOOPBACK_OF[family], AGENT_DNS_PORT),
+        "address": socket_address(LOOPBACK_ADDRESSES[family].shown, AGENT_DNS_PORT),
         "filter_chains": [{"filters": tcp_proxy(name, DNS_UPSTREAM, [])}],
     }
 
