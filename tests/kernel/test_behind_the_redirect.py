@@ -16,6 +16,7 @@ from pytest_netns import Endpoint, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
 from support.processes.our_programs import run_program
+from support.traffic.proxies import one_proxy
 from support.traffic.transparent_proxy import GID, MARK, UID
 
 ELSEWHERE = "203.0.113.7"
@@ -368,7 +369,7 @@ OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
 def served(pod_pair: PodPair) -> PodPair:
     pod, peer = pod_pair
     peer.own_every_address()
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     pod.listener(("0.0.0.0", 8080), ("0.0.0.0", 80), label="app", uid=1000)
     peer.listener(("198.51.100.7", 80), label="app")
     return pod_pair
@@ -522,7 +523,7 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), label="world")
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     run_program(pod, "capture", "apply")
     assert pod.client(1337).connect(ELSEWHERE, 80, timeout=0.5).label == "world"
 

@@ -52,6 +52,12 @@ def listen_as_proxy(namespace: Namespace) -> None:
         namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
 
 
+def one_proxy(namespace: Namespace, *, transparent: bool = False) -> None:
+    """Answer connections to the proxy's ports, as its user, with ``proxy``."""
+    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
+    namespace.listener(*ends, label="proxy", uid=1337, transparent=transparent)
+
+
 def echo(listener: socket.socket) -> None:
     """Answer one connection with its own bytes."""
     connection, _ = listener.accept()
