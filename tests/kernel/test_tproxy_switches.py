@@ -176,7 +176,7 @@ def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodP
 
 
 @pytest.mark.parametrize(
-    ("owner", "rp_filter", "accept_local"), pairwise([["all", "eth0", "lo"], ["0", "1", "2"], ["0", "1"]])
+    ("owner", "rp_filter", "accept_local"), list(pairwise([["all", "eth0", "lo"], ["0", "1", "2"], ["0", "1"]]))
 )
 def test_verify_shows_what_happens_to_calls_when_switches_change_later(
     pod_pair: PodPair, owner: str, rp_filter: str, accept_local: str
