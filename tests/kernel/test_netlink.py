@@ -50,7 +50,7 @@ def netfilter(space: Namespace) -> Iterator[NetlinkSocket]:
 
 
 @pytest.fixture
-def route(space: Namespace) -> Iterator[NetlinkSocket]:
+def rtnetlink(space: Namespace) -> Iterator[NetlinkSocket]:
     with space.call(open_rtnetlink) as opened:
         yield opened
 
@@ -135,8 +135,8 @@ class TestBatch:
             space,
             """
             from capture.netlink.batch import Change, commit
-            from capture.netlink.nfnetlink import open_netfilter
-            with open_netfilter() as netfilter:
+            from capture.netlink.nfnetlink import open_nfnetlink
+            with open_nfnetlink() as netfilter:
                 commit(netfilter, [Change(0, 1, b"", "create a table")], doing="program the pod")
             """,
             uid=1000,
@@ -152,8 +152,8 @@ class TestBatch:
         printed = run_python(  # the kernel takes messages of zeros for the end of a datagram
             space,
             f"""
-            from capture.netlink.nfnetlink import open_netfilter
-            with open_netfilter() as netfilter:
+            from capture.netlink.nfnetlink import open_nfnetlink
+            with open_nfnetlink() as netfilter:
                 netfilter.send(bytes({at_first}), "send what needs a larger buffer")
                 print("sent")
                 netfilter.send(bytes({3 * at_most}), "send too much")
@@ -335,8 +335,8 @@ def test_without_privilege_routes_stay(space: Namespace) -> None:
         """
         from capture.netlink.interfaces import read_addresses
         from capture.netlink.policy_rules import put_mark_rule
-        from capture.netlink.rtnetlink import open_route
-        with open_route() as route:
+        from capture.netlink.rtnetlink import open_rtnetlink
+        with open_rtnetlink() as route:
             print(len(read_addresses(route)))
             put_mark_rule(route, 2, 1337, 133, 1)
         """,
