@@ -1,15 +1,14 @@
 """What is a difference and what is not: laws, with the way of a packet as the judge of what matters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
+from random import Random
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences, is_applied
-from capture.model.addresses import BITS, FAMILIES, Network
+from capture.model.addresses import BITS, FAMILIES, Family, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -25,6 +24,7 @@ from capture.model.ruleset import (
     InInterface,
     Jump,
     Log,
+    Match,
     OutInterface,
     OwnerGid,
     OwnerUid,
@@ -37,6 +37,8 @@ from capture.model.ruleset import (
     SetMark,
     Source,
     Table,
+    TableName,
+    Verdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
@@ -44,14 +46,6 @@ from support.generators.configurations import configs
 from support.generators.rules import Place, rules, rulesets
 from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.traced import trace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from random import Random
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match, TableName, Verdict
-
 
 HARMLESS: list[Verdict] = [Continue(), Log("x")]
 MARKING: list[Verdict] = [SetMark(7), RestoreMark(), SaveMark()]

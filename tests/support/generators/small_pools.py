@@ -5,14 +5,13 @@ addresses, three ports and two marks, so that packets come in again over lo, mee
 back that they left on their connections.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from random import Random
 
 from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
-from capture.analysis.space import NONE, PROTOCOLS, gathered
-from capture.model.addresses import IPV4, Network, parse_address
+from capture.analysis.space import NONE, PROTOCOLS, PacketSpace, gathered
+from capture.model.addresses import IPV4, Family, Network, parse_address
 from capture.model.foreign import InterfaceIndex, LocalAddress, Protocols, TcpFlags, TranslatedConnection
 from capture.model.packet import Packet
 from capture.model.routing import PolicyRoute
@@ -36,6 +35,7 @@ from capture.model.ruleset import (
     Jump,
     Log,
     Mark,
+    Match,
     OutInterface,
     OwnerGid,
     OwnerUid,
@@ -51,19 +51,13 @@ from capture.model.ruleset import (
     Source,
     SourcePort,
     Table,
+    TableName,
     TransparentProxy,
     UnknownMatch,
+    Verdict,
     only,
 )
 from support.rules.foreign import foreign_match, foreign_verdict
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.space import PacketSpace
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match, TableName, Verdict
 
 ADDRESSES: dict[Family, tuple[Network, ...]] = {
     "ipv4": tuple(map(parse_address, ("127.0.0.1", "10.0.0.2", "203.0.113.7", "203.0.113.8"))),

@@ -1,7 +1,5 @@
 """The kinds of matches and verdicts that the model has."""
 
-from __future__ import annotations
-
 from capture.model import ruleset
 
 

@@ -1,7 +1,5 @@
 """The order of base chains is that of the kernel, which is written here as its source has it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -134,7 +132,7 @@ def test_connection_tracking_has_seen_what_comes_behind_it(
     assert foreign(1, priority, is_older=is_older).replace(hook=hook).is_tracked == is_tracked
 
 
-def test_chains_of_a_second_capture_are_entered_where_iptables_has_them_with_all_that_they_jump_to() -> None:
+def test_a_second_captures_chains_are_read_with_all_that_they_jump_to() -> None:
     jump = Rule(Jump("X"), why="of its program")
     chains = tuple(Chain(name, (jump,), "ACCEPT") for name in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING))
     ruleset = Ruleset(FAMILIES, tuple(Table(name, (*chains, Chain("X", ()))) for name in (MANGLE, NAT)))

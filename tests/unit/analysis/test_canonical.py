@@ -1,7 +1,5 @@
 """The canonical form by example; its laws are in ``tests/property``."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.canonical import CanonicalChain, canonical, canonical_rules
@@ -12,6 +10,7 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Jump,
+    Match,
     OwnerGid,
     OwnerUid,
     Protocol,
@@ -26,10 +25,6 @@ from capture.model.ruleset import (
 )
 from support.rules.foreign import foreign_match
 from support.rules.notation import lines, rule_line
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match
 
 TCP = Protocol("tcp")
 

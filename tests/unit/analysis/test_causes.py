@@ -375,9 +375,7 @@ TO_OUTBOUND = Step(NAT, "ISTIO_REDIRECT", 1, Rule(Redirect(15001)))
         ),
     ],
 )
-def test_a_filter_behind_the_redirect_is_told_with_the_ports_that_packets_have_there(
-    live: Trace, others: list[Trace], what: str
-) -> None:
+def test_a_filter_behind_the_redirect_names_the_redirected_port(live: Trace, others: list[Trace], what: str) -> None:
     ports = what.partition("what goes to ")[2]
     expected = cause(
         "filtered", "redirected" if ports else "", where=AT_FOREIGN, filter=f"a foreign rule drops {what}: drop it",

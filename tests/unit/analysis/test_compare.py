@@ -1,6 +1,6 @@
 """Differences by example; the laws are in ``tests/property``, the packets that notice in ``tests/kernel``."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
 import pytest
 
@@ -21,18 +21,14 @@ from capture.model.ruleset import (
     SaveMark,
     SetMark,
     Table,
+    TableName,
+    Verdict,
     only,
 )
 from capture.settings import options as option
 from support.captures.fake_pod import IPV4_ALONE, POD, ruleset_of
 from support.rules.foreign import foreign_verdict
 from support.rules.notation import lines, rule_line
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from capture.model.ruleset import TableName, Verdict
 
 
 def nat(change: Callable[[str, tuple[Rule, ...]], tuple[Rule, ...]], ruleset: Ruleset | None = None) -> Ruleset:

@@ -1,17 +1,16 @@
 """What two situations do differently, for all packets: the cases that a search for examples overlooked, and laws."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.effects import Comparison
+from capture.analysis.effects import Comparison, Effect
 from capture.analysis.possible_packets import possible_packets
 from capture.analysis.trace import trace_whole_path
-from capture.model.addresses import FAMILIES, parse_address, parse_network
+from capture.model.addresses import FAMILIES, Family, parse_address, parse_network
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -32,9 +31,11 @@ from capture.model.ruleset import (
     Redirect,
     Return,
     Rule,
+    Ruleset,
     SetMark,
     SetZone,
     Table,
+    TableName,
     only,
 )
 from capture.rules import build_ruleset
@@ -42,14 +43,6 @@ from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts
 from support.generators.small_pools import Pools, numbers_of
 from support.rules.foreign import foreign_match, foreign_verdict
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset, TableName
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")

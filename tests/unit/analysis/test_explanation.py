@@ -110,7 +110,7 @@ def test_ports_that_fare_alike_have_their_own_reasons() -> None:
     }
 
 
-def test_a_reason_is_the_rule_that_chose_the_policy_that_dropped_or_what_cannot_be_judged() -> None:
+def test_what_a_reason_names() -> None:
     def reasons(*foreign: Rule, policy_of_output: str | None = None) -> dict[str, str]:
         def changed(table: TableName, chain: Chain) -> Chain:
             if (table, chain.name) != (NAT, OUTPUT):

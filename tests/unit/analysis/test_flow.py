@@ -1,13 +1,11 @@
 """The packet's path as a tree with counters."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
 from capture.backends.iptables.render import shown_rule
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -30,7 +28,9 @@ from capture.model.ruleset import (
     SetMark,
     SetZone,
     Table,
+    TableName,
     TransparentProxy,
+    Verdict,
     only,
 )
 from capture.report.flow_svg import picture
@@ -38,11 +38,6 @@ from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.foreign import foreign_verdict
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName, Verdict
 
 HTTP = (Protocol("tcp"), DestinationPort((only(80),)))
 

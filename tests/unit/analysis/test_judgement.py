@@ -1,6 +1,6 @@
 """Which foreign rules are drift, which cannot be judged, and which are worth a note; the kernel's word is elsewhere."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
 import pytest
 
@@ -8,9 +8,10 @@ from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.compare import Difference, differences
 from capture.analysis.culprits import Obstacle
 from capture.analysis.diagram import TooLargeError
-from capture.analysis.judgement import judge, second_set_effect
+from capture.analysis.effects import Effect
+from capture.analysis.judgement import Judgement, judge, second_set_effect
 from capture.analysis.own_effects import MAX_JUDGED, NOT_JUDGED
-from capture.model.addresses import FAMILIES, Network
+from capture.model.addresses import FAMILIES, Family, Network
 from capture.model.chain_names import DASH
 from capture.model.ruleset import (
     MANGLE,
@@ -25,16 +26,19 @@ from capture.model.ruleset import (
     InInterface,
     Jump,
     Log,
+    Match,
     OwnerUid,
     Protocol,
     Redirect,
     RestoreMark,
     Return,
     Rule,
+    Ruleset,
     SaveMark,
     SetMark,
     Source,
     Table,
+    TableName,
     UnknownVerdict,
     only,
 )
@@ -44,15 +48,6 @@ from capture.settings.config import CaptureConfig
 from support.captures.fake_pod import ruleset_of
 from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.notation import rule_line
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.analysis.effects import Effect
-    from capture.analysis.judgement import Judgement
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Ruleset, TableName
 
 REDIRECT = ruleset_of({})
 TPROXY = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"})

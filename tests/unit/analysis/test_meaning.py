@@ -240,7 +240,7 @@ def test_the_source_of_another_host_loses_what_is_sent_over_lo() -> None:
 
 
 @pytest.mark.parametrize("state", CONNECTION_STATES)
-def test_what_connection_tracking_has_not_seen_is_invalid_or_untracked_and_has_no_mark(state: str) -> None:
+def test_the_state_of_what_is_not_tracked(state: str) -> None:
     packet = Packet("tcp", ADDRESS, 80, state=state, connection_mark=1)
 
     def holds(match: Match) -> bool | None:

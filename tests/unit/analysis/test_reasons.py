@@ -1,9 +1,8 @@
 """The reasons of ``explain`` against ``trace``: the rule that decides on a packet, packet by packet."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,7 @@ from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
 from capture.analysis.reasons import DECIDES, ReasonCompiler
 from capture.analysis.space import PacketSpace
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
 from capture.model.ruleset import (
     NAT,
@@ -28,19 +27,13 @@ from capture.model.ruleset import (
     Redirect,
     Rule,
     Table,
+    TableName,
     TransparentProxy,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.small_pools import Pools, numbers_of
 from support.rules.foreign import foreign_verdict
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.trace import Step, Trace
-    from capture.model.ruleset import TableName
 
 SAMPLE = range(50)
 PACKETS = 40

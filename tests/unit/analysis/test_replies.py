@@ -136,7 +136,7 @@ def test_answers_to_what_is_not_tracked_are_taken_for_calls() -> None:
     assert untracking_step(way(BY_APP)) is None
 
 
-def test_a_call_that_is_not_tracked_has_answers_that_the_proxy_takes_for_calls_of_the_pod() -> None:
+def test_answers_to_an_untracked_call_are_taken_for_calls_of_the_pod() -> None:
     there = foreign(Rule(foreign_verdict("NOTRACK"), (Protocol("tcp"), DestinationPort((only(22),)))), PREROUTING, -300)
     lost = lost_reply(way(TO_22, there), situation(there))
     assert lost is not None

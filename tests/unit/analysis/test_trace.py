@@ -1,7 +1,5 @@
 """What happens to a packet, told by the rules alone."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
@@ -236,7 +234,7 @@ def test_a_rule_that_cannot_be_judged_is_marked(rule: Rule) -> None:
         InterfaceIndex(OutInterface, 7),
     ],
 )
-def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_judged(test: Match) -> None:
+def test_what_an_unknown_namespace_has_cannot_be_judged(test: Match) -> None:
     foreign = with_foreign(Rule(Return(), (*HTTPS, UnknownMatch("?", test))))
     known = PodNetwork(local=(), names=((2, "eth0"),))
 

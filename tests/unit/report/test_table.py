@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, parse_network

@@ -1,7 +1,5 @@
 """Rules as the kernel dumps them, assembled from expressions: in all the ways in which programs write one thing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
