@@ -1,14 +1,9 @@
 """Foreign matches and verdicts in the words of iptables, as its decoder reads them."""
 
-from __future__ import annotations
-
 from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
 from capture.backends.iptables.parse import parse_rule
 from capture.model.addresses import IPV4
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match, Verdict
+from capture.model.ruleset import Match, Verdict
 
 
 def foreign_match(words: str) -> Match:

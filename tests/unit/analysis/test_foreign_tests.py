@@ -1,15 +1,10 @@
 """Tests of a connection's direction and of nat, for packets in each state."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.foreign_tests import holds_for_connection
 from capture.model.foreign import ConnectionDirection, States, TcpFlags, TranslatedConnection
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match
+from capture.model.ruleset import Match
 
 STATES = ("NEW", "RELATED", "ESTABLISHED", "INVALID", "UNTRACKED")
 

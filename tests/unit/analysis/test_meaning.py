@@ -1,13 +1,11 @@
 """What foreign rules mean, by the decoder of iptables' words; ``test_decode`` has those of nft."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.foreign_tests import holds_for_flags, holds_for_protocol
 from capture.analysis.meaning import losing_rule, meaning, modelled_matches, rule_matches
-from capture.model.addresses import parse_address, parse_network
+from capture.model.addresses import Family, parse_address, parse_network
 from capture.model.foreign import (
     AddressRanges,
     ConnectionDirection,
@@ -35,6 +33,7 @@ from capture.model.ruleset import (
     Drop,
     Goto,
     InInterface,
+    Match,
     OutInterface,
     Protocol,
     Redirect,
@@ -43,13 +42,9 @@ from capture.model.ruleset import (
     Source,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
 )
 from support.rules.foreign import foreign_match, foreign_verdict
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Verdict
 
 ADDRESS, ADDRESS6 = parse_address("10.0.0.1"), parse_address("fd00::1")
 NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9")), names=((2, "eth0"),))
