@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 def jumps_to_own_chain(rule: model.Rule) -> bool:
     """Return whether the rule sends packets to one of our chains, by jump or by goto."""
-    if isinstance(rule.verdict, model.Jump):
-        return is_own_chain(rule.verdict.chain)
-    return isinstance(rule.verdict, model.UnknownVerdict) and is_own_chain(rule.verdict.text.removeprefix("-g "))
+    return is_own_chain(model.called_chain(rule.verdict))
 
 
 def may_divert(rule: model.Rule) -> bool:

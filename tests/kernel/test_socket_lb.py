@@ -1,24 +1,18 @@
 """Addresses that a program of a cgroup translates at connect(), as Cilium does: `capture why` names it."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.state import socket_lb
 from pytest_netns import PodPair, require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-pytestmark = pytest.mark.kernel
+from support.processes.our_programs import run_program
 
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 SERVICE, ENDPOINT = "203.0.113.9", "203.0.113.50"
@@ -85,7 +79,7 @@ def test_a_service_that_is_translated_at_connect(pod_pair: PodPair, cgroup: Path
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], uid=1337)
-    pod.run([CAPTURE, "apply"])
+    run_program(pod, "capture", "apply")
 
     def why(*connection: str, within: bool = True) -> dict[str, list[dict[str, str]]]:
         enter = f"echo $$ > {cgroup}/cgroup.procs; " if within else ""
