@@ -1,8 +1,9 @@
-"""What every test shares: the namespace fixtures, how hypothesis runs, and that nothing is left under /run."""
+"""What every test shares: marks by folder, the namespace fixtures, how hypothesis runs, and nothing left in /run."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -10,7 +11,7 @@ import pytest
 
 from support.processes import private_mounts
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pytest imports it, and rewrites its asserts
     from collections.abc import Iterator
 
     from pytest_netns import Namespace, NamespaceFactory
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytest_netns.fixtures"]
 
 # Examples that program a kernel take as long as the kernel takes; pytest-timeout bounds each test.
-hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True, max_examples=60)
 hypothesis.settings.load_profile("kernel")
 
 
@@ -27,6 +28,17 @@ def pytest_configure() -> None:
     private_mounts.make_private()
     # grpc starts threads in forked children, and a process with several may not enter a user namespace (setns(2)).
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
+
+MARKS = {"kernel": "kernel", "runtime": "runtime", "vm": "vm", "cluster": "cluster", "cluster_injection": "cluster"}
+"""What every test of a folder is marked as."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if mark := MARKS.get(item.path.relative_to(Path(__file__).parent).parts[0]):
+            item.add_marker(mark)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 Not part of `make test`: `make test-cluster` builds what is needed, or takes it from PATH.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

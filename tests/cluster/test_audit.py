@@ -1,7 +1,5 @@
 """What the agent finds and mends on a real node: each fault is made there."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 
@@ -13,8 +11,6 @@ from support.cluster.installed import Cluster
 from support.cluster.node import NAME
 from support.cluster.pods import APP_PORT, deployment, pod
 from support.processes.waiting import wait_until
-
-pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")

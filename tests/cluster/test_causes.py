@@ -1,7 +1,5 @@
 """``kubectl capture why POD tcp ...`` names the cause in each broken situation, made in real pods with real Envoys."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,8 +10,6 @@ from support.cluster.agent import InPod, expect_state, first_object
 from support.cluster.calls import address
 from support.cluster.installed import Cluster
 from support.cluster.pods import pod
-
-pytestmark = pytest.mark.cluster
 
 TRAFFIC = "traffic.sidecar.istio.io"
 WORLD = {"ipv4": "203.0.113.9", "ipv6": "[2001:db8::9]"}

@@ -4,8 +4,6 @@ The node has a real API server and real network namespaces with rules and listen
 cores would be busy with five hundred real pods for longer than that. The agent is the image's, in a control group.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -23,7 +21,7 @@ from support.cluster.installed import NAMESPACE, ROOT
 from support.cluster.node import KubernetesNode
 from support.processes.waiting import wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 PODS = int(os.environ.get("CAPTURE_CROWD", "500"))
 SECONDS = float(os.environ.get("CAPTURE_CROWD_SECONDS", "600"))

@@ -1,7 +1,5 @@
 """What a node may meet: restarts, reboots, rivals, updates; and that the agent goes as it came."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import threading
@@ -19,8 +17,6 @@ from support.cluster.installed import NAMESPACE, ROOT, Cluster
 from support.cluster.node import LIST, NAME
 from support.cluster.pods import deployment, pod
 from support.processes.waiting import wait_until
-
-pytestmark = pytest.mark.cluster
 
 
 def quiet(name: str, **options: Any) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Which way traffic goes in pods that the agent's plugin captured, by what the application saw."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 
@@ -10,8 +8,6 @@ import pytest
 from support.cluster.calls import BOTH, IN, NONE, OUT, address, seen, service_address, way
 from support.cluster.installed import Cluster
 from support.cluster.pods import APP_PORT, HOST_PORT, PYTHON, ROOT, container, deployment, pod, service
-
-pytestmark = pytest.mark.cluster
 
 TRAFFIC = "traffic.sidecar.istio.io"
 PROXIED_FROM = {"127.0.0.6", "::6", "::ffff:127.0.0.6"}

@@ -1,18 +1,12 @@
 """The agent goes as it came. The last of the tests of a node, by the name of this file."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
 
-import pytest
-
 from support.cluster.installed import NAMESPACE, ROOT, Cluster
 from support.cluster.pods import pod
 from support.processes.waiting import wait_until
-
-pytestmark = pytest.mark.cluster
 
 
 def test_not_chosen(cluster: Cluster) -> None:

@@ -1,7 +1,5 @@
 """The seed's pods on a real node: kubelet, containerd and a real Envoy, injected by command and by namespace."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -25,7 +23,7 @@ from support.processes.waiting import wait_until
 from support.runtimes.oci_image import write_archive
 from support.traffic.envoy_proxy import envoy_program
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 BUNDLE = ROOT / "dist" / "bundle"
 INIT_IMAGE, ENVOY_IMAGE = "capture.test/istio-init:1", "capture.test/envoy:1"

@@ -1,7 +1,5 @@
 """Injection by the API server itself: a real kube-apiserver answers as Istio's webhooks and injector do."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from pytest_netns import CommandError, NamespaceFactory
 from support.cluster.api_server import ApiServer
 from support.cluster.injection_matrix import INJECTED, NAMESPACES, PODS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 ``installer_disks.py DIRECTORY`` prints what happened as JSON, or ends with what was wrong.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

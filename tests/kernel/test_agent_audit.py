@@ -1,7 +1,5 @@
 """The agent's audit in real namespaces: the kernel reports where something changed, and a look finds what is wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -27,8 +25,6 @@ from cni.agent.runtime import Sandbox
 from pytest_netns import PodPair
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
-
-pytestmark = pytest.mark.kernel
 
 TRAFFIC = "traffic.sidecar.istio.io/"
 STATUS = json.dumps({"containers": ["istio-proxy"]})

@@ -1,7 +1,5 @@
 """The kernel reports which process wrote into the directory of network configurations."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
@@ -11,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from cni.agent.writers import UNKNOWN_PROGRAM, ConfigurationWriters, name_of_rival
-
-pytestmark = pytest.mark.kernel
 
 RIVAL = """
 import pathlib, sys

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
     from capture.backends import Driver
 
-pytestmark = pytest.mark.kernel
-
 DRIVERS = {
     "nftables-netlink": BackendChoice("nftables", "netlink", "", ""),
     "nftables-libnftables": BackendChoice("nftables", "libnftables", "", ""),

@@ -1,15 +1,11 @@
 """Waiting until packets have passed: the kernel must know the request, or we have only slept."""
 
-from __future__ import annotations
-
 import os
 import time
 
 import pytest
 
 from capture.state import barrier
-
-pytestmark = pytest.mark.kernel
 
 MEMBARRIER_CMD_QUERY = 0  # linux/membarrier.h
 

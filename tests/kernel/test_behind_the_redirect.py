@@ -1,13 +1,9 @@
 """Filters that meet a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,11 +15,10 @@ from capture.settings.options import INTERCEPTION_MODE, IP_FAMILIES
 from pytest_netns import Endpoint, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
+from support.processes.our_programs import run_program
+from support.traffic.proxies import one_proxy
 from support.traffic.transparent_proxy import GID, MARK, UID
 
-pytestmark = pytest.mark.kernel
-
-CAPTURE = str(Path(sys.executable).with_name("capture"))
 ELSEWHERE = "203.0.113.7"
 TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
 NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c '%s'"
@@ -374,7 +369,7 @@ OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
 def served(pod_pair: PodPair) -> PodPair:
     pod, peer = pod_pair
     peer.own_every_address()
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     pod.listener(("0.0.0.0", 8080), ("0.0.0.0", 80), label="app", uid=1000)
     peer.listener(("198.51.100.7", 80), label="app")
     return pod_pair
@@ -387,9 +382,18 @@ def causes_of_inbound(pair: PodPair, port: int) -> list[str]:
     return [each.kind for each in why(packet).causes]
 
 
-@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
-@pytest.mark.parametrize("name", CASES)
-def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, driver: str, name: str) -> None:
+NEXT_TO_OURS = ("-t nat", "-t mangle", "-t raw", "type nat")
+"""In the commands of rules for which it matters where ours are: others are filters, at another hook or priority."""
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"),
+    [
+        *((name, "iptables-netlink") for name in CASES),
+        *((name, "nftables-netlink") for name in CASES if any(word in CASES[name][0] for word in NEXT_TO_OURS)),
+    ],
+)
+def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, name: str, driver: str) -> None:
     """Outbound, inbound, and from the proxy on to the app; `verify` holds where nothing of it is wrong."""
     commands, expected = CASES[name]
     pod, peer = served
@@ -519,16 +523,16 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), label="world")
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
-    pod.run([CAPTURE, "apply"])
+    one_proxy(pod)
+    run_program(pod, "capture", "apply")
     assert pod.client(1337).connect(ELSEWHERE, 80, timeout=0.5).label == "world"
 
     other_device = CASES["marked for another device"][0].replace("1000", "1337")
     pod.run(["sh", "-ec", other_device])
 
     words = "`32765: from all fwmark 0x5 lookup 7`"
-    traced = pod.run([CAPTURE, "trace", "tcp", f"{ELSEWHERE}:80", "--uid", "1337"]).stdout
-    verified = pod.run([CAPTURE, "verify"], check=False)
+    traced = run_program(pod, "capture", "trace", "tcp", f"{ELSEWHERE}:80", "--uid", "1337").stdout
+    verified = run_program(pod, "capture", "verify", code=None)
     assert f"the policy rule {words} lets it leave by net1" in traced
     assert (verified.returncode, f"by which the policy rule {words} routes" in verified.stdout) == (4, True)
     assert "direct -> direct, out by net1" in verified.stdout
@@ -538,9 +542,9 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
     pod.run(
         ["sh", "-ec", "ip route replace blackhole default table 7; iptables -t mangle -I OUTPUT -j MARK --set-mark 5"]
     )
-    (cause,) = json.loads(pod.run([CAPTURE, "why", "tcp", f"{ELSEWHERE}:80", "--format", "json"], check=False).stdout)[
-        "causes"
-    ]
+    (cause,) = json.loads(
+        run_program(pod, "capture", "why", "tcp", f"{ELSEWHERE}:80", "--format", "json", code=None).stdout
+    )["causes"]
     assert cause["kind"] == "rerouted"
     assert f"{words} refuses it: -j MARK --set-xmark 0x5/0xffffffff" in cause["says"]
 
@@ -548,11 +552,11 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
 def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
     """A policy drops all but answers; what `why` says to accept is accepted, and nothing else."""
     pod, peer = served
-    pod.run([CAPTURE, "apply", "--ip-families", "ipv4"])
+    run_program(pod, "capture", "apply", "--ip-families", "ipv4")
     pod.run(["sh", "-ec", "iptables -P INPUT DROP; iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"])
     ways: tuple[list[str], ...] = ([], ["tcp", f"{ELSEWHERE}:80"], ["tcp", f"{pod.ipv4}:8080", "--in", "eth0"])
 
-    (broken,) = json.loads(pod.run([CAPTURE, "why", "--format", "json"], check=False).stdout)["causes"]
+    (broken,) = json.loads(run_program(pod, "capture", "why", "--format", "json", code=None).stdout)["causes"]
     assert broken["kind"] == "filtered"
     remedy = broken["remedy"].partition("not the port")[0]
     accepted = [f"-p tcp --dport {port} -j ACCEPT" for port in re.findall(r"\d+", remedy)]
@@ -560,8 +564,8 @@ def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
     assert len(accepted) == 3
     pod.run(["sh", "-ec", "; ".join(f"iptables -A INPUT {rule}" for rule in accepted)])
 
-    assert [pod.run([CAPTURE, "why", *way]).returncode for way in ways] == [0, 0, 0]
-    assert pod.run([CAPTURE, "verify"]).returncode == 0
+    assert [run_program(pod, "capture", "why", *way).returncode for way in ways] == [0, 0, 0]
+    assert run_program(pod, "capture", "verify").returncode == 0
     assert pod.client(1000).connect(ELSEWHERE, 80, timeout=5).label == "proxy"
     assert peer.client().connect(pod.ipv4, 8080, timeout=5).label == "proxy"
     assert pod.client(1337).connect(pod.ipv4, 8080, source="127.0.0.6", timeout=5).label == "app"
@@ -579,7 +583,7 @@ def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: 
     peer.listener(("0.0.0.0", 80), label="world")
     ends = [(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)]
     pod.listener(*ends, label="proxy", uid=1337, transparent=mode == "TPROXY")
-    pod.run([CAPTURE, "apply", "--ip-families", "ipv4", "-m", mode, "-g", "0"])
+    run_program(pod, "capture", "apply", "--ip-families", "ipv4", "-m", mode, "-g", "0")
     with pod.entered():
         assert why(OUTBOUND).causes == ()
     assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
@@ -645,7 +649,7 @@ def test_a_direct_connection_whose_answers_are_lost_hangs(served: PodPair, name:
     pod, peer = served
     peer.listener(("::", 80), label="world")
     pod.listener(("::", 8080), label="app", uid=1000)
-    pod.run([CAPTURE, "apply", *options])
+    run_program(pod, "capture", "apply", *options)
     pod.run(["sh", "-ec", commands])
     address, port, client = {
         "out": ("198.51.100.7", 80, pod.client(1000)),
@@ -657,19 +661,19 @@ def test_a_direct_connection_whose_answers_are_lost_hangs(served: PodPair, name:
     end = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     way = ["tcp", end, *(["--in", "eth0", "--src", source] if client.namespace is not pod else [])]
 
-    assert f"direct: it bypasses the proxy\nbut {words}\n" in pod.run([CAPTURE, "trace", *way]).stdout
-    found = json.loads(pod.run([CAPTURE, "why", *way, "--format", "json"], check=False).stdout)
+    assert f"direct: it bypasses the proxy\nbut {words}\n" in run_program(pod, "capture", "trace", *way).stdout
+    found = json.loads(run_program(pod, "capture", "why", *way, "--format", "json", code=None).stdout)
     assert found["verdict"] == "broken"
     (cause,) = found["causes"]
     if cause["kind"] == "foreign-rule":
         assert words in cause["says"]
-        verified = pod.run([CAPTURE, "verify"], check=False).stdout
+        verified = run_program(pod, "capture", "verify", code=None).stdout
         assert f"keeps captured traffic out of connection tracking, and {words}: " in verified
         assert " -> direct, and hangs; witness: " in verified
     else:
         is_rejected = options == REJECT
         assert cause["kind"] == ("family-not-captured" if is_rejected else "filtered")
-        explained = pod.run([CAPTURE, "explain"]).stdout
+        explained = run_program(pod, "capture", "explain").stdout
         assert ("it may drop answers to what it lets pass" in " ".join(explained.split())) is is_rejected
     assert client.connect(address, port, timeout=0.5).label == ""
 

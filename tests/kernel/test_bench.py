@@ -1,7 +1,5 @@
 """The benchmarks time the program that a variable names as Istio's, in the same run as the others."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -11,8 +9,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import upstream
 from measure import Command, Namespace, interleaved
-
-pytestmark = pytest.mark.kernel
 
 INIT = Path(sys.executable).with_name("istio-init")
 

@@ -1,7 +1,5 @@
 """The commands as people call them: exit codes, words, and what they leave in a namespace."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -9,18 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.backends import request
-from pytest_netns import NamespaceFactory, PodPair
+from pytest_netns import Namespace, NamespaceFactory, PodPair
+from support.processes.our_programs import run_program as run
 from support.traffic.proxies import listen_as_proxy
-
-if TYPE_CHECKING:
-    from pytest_netns import Namespace
-
-pytestmark = pytest.mark.kernel
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -63,15 +56,6 @@ DRIVERS = [
     for driver in drivers
     for variant in (VARIANTS[driver] if backend == "iptables" else ("",))
 ]
-
-
-def run(
-    namespace: Namespace, program: str, *arguments: str, code: int = 0, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run one of our programs in the namespace and check its exit code."""
-    done = namespace.run([PROGRAMS / program, *arguments], check=False, env=env)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def state(namespace: Namespace) -> str:

@@ -1,7 +1,5 @@
 """What a pod writes into its rules never drives the terminal of a reader, nor forges a line."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pty
@@ -15,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_netns import Namespace, NamespaceFactory
-
-pytestmark = pytest.mark.kernel
+from support.processes.our_programs import run_program
 
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 TITLE, CYAN = "\033]0;owned\007", "\033[36m"
@@ -42,7 +39,7 @@ def hostile(request: pytest.FixtureRequest) -> Iterator[Namespace]:
     """Return a captured namespace with hostile rules, in all places that hold text."""
     with NamespaceFactory() as namespaces:
         pod = namespaces.pod()
-        pod.run([CAPTURE, "apply", "--backend", request.param])
+        run_program(pod, "capture", "apply", "--backend", request.param)
         chain = f"EVIL{CYAN}"
         for rule in (
             ["-I", "OUTPUT", "-p", "tcp", "--dport", "80", "-m", "comment", "--comment", COMMENT, "-j", "RETURN"],

@@ -1,21 +1,13 @@
 """The init container's program: its flags and environment, and everything that it does apart from programming."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_netns import NamespaceFactory
+from pytest_netns import Namespace, NamespaceFactory
 from support.captures.init_program import AS_PROXY, init
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 from support.processes.private_mounts import OWN_MOUNTS
-
-if TYPE_CHECKING:
-    from pytest_netns import Namespace
-
-pytestmark = pytest.mark.kernel
 
 
 def save(namespace: Namespace) -> str:

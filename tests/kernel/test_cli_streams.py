@@ -1,7 +1,5 @@
 """The exit code is about the rules, whatever happens to the output."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -10,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from capture import make_settings, operations
 from pytest_netns import Namespace, NamespaceFactory
-
-pytestmark = pytest.mark.kernel
 
 BIN = Path(sys.executable).parent
 CAPTURE, INIT = str(BIN / "capture"), str(BIN / "istio-init")
@@ -49,14 +46,14 @@ def test_rules_that_were_written_are_a_success(netns: NamespaceFactory, words: l
     done = run(pod, words, redirection)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert run(pod, [CAPTURE, "verify"], ">/dev/null").returncode == 0
+    assert operations.verify(namespace=pod.path).holds
     if redirection == FULL:
         assert "the output cannot be written: No space left on device; exit code 0 is about" in done.stderr
 
 
 def test_drift_is_an_exit_code(netns: NamespaceFactory) -> None:
     pod = netns.pod()
-    pod.run([CAPTURE, "apply"])
+    operations.apply(make_settings(), pod.path)
     for code in (0, 4):
         for redirection in (FULL, CLOSED, HUNG_UP, ALL_CLOSED):
             done = run(pod, [CAPTURE, "verify"], redirection)
@@ -67,7 +64,7 @@ def test_drift_is_an_exit_code(netns: NamespaceFactory) -> None:
 @pytest.mark.parametrize("words", SHOW)
 def test_a_command_that_is_there_for_its_output_fails_without_it(netns: NamespaceFactory, words: str) -> None:
     pod = netns.pod()
-    pod.run([CAPTURE, "apply"])
+    operations.apply(make_settings(), pod.path)
     for redirection, code, message in (
         (FULL, 1, "error: the output cannot be written: No space left on device\n"),
         (CLOSED, 1, "error: the output cannot be written: it is closed\n"),

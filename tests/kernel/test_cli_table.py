@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant
     from capture.model.ruleset import Match
 
-pytestmark = pytest.mark.kernel
-
 PROTOCOLS = {"0": "all", "6": "tcp", "17": "udp", "132": "sctp"}
 """iptables 1.8.9 prints protocols as numbers with the option to look no names up; others print words."""
 

@@ -1,7 +1,5 @@
 """The imports of a call of the plugin. It starts cold for every pod of a node, and imports are most of its time."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -15,8 +13,6 @@ from cni import codes
 from pytest_netns import Pod, PodPair
 from support.cluster.fake_kubernetes import FakeKubernetes
 from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
-
-pytestmark = pytest.mark.kernel
 
 ROOT = Path(cni.__file__).parents[1]
 START = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cni.__main__ import main; main()"

@@ -1,24 +1,16 @@
 """Annotations as long as Kubernetes allows them: what they cost, next to a pod without any, in one interleaved run."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.settings.pod import MAX_CHARACTERS
-from pytest_netns import NamespaceFactory
+from pytest_netns import NamespaceFactory, Pod
 from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
-
-if TYPE_CHECKING:
-    from pytest_netns import Pod
-
-pytestmark = pytest.mark.kernel
 
 PORTS = "traffic.sidecar.istio.io/excludeOutboundPorts"
 NETWORKS = "traffic.sidecar.istio.io/excludeOutboundIPRanges"

@@ -1,17 +1,11 @@
 """A look-up at the API server ends by its deadline, in any network of the node."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-
-import pytest
 
 import cni
 from pytest_netns import PodPair
 from support.processes.private_mounts import OWN_MOUNTS
-
-pytestmark = pytest.mark.kernel
 
 ROOT = Path(cni.__file__).parents[1]
 

@@ -1,7 +1,5 @@
 """ADD together with the plugin "loopback", which refuses a ``lo`` that has our address before it has seen it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -15,8 +13,6 @@ import pytest
 from cni import plugin
 from pytest_netns import NamespaceFactory, Pod, require
 from support.runtimes.cni_calls import INJECTED, call, configuration
-
-pytestmark = pytest.mark.kernel
 
 DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 OF_BOTH = {"cniVersion": "1.0.0", "ips": [{"address": "10.77.0.2/24"}, {"address": "fd77::2/64"}]}

@@ -1,7 +1,5 @@
 """The plugin and a real kernel: what ADD does to packets, what CHECK sees, what is remembered and forgotten."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -22,8 +20,6 @@ from support.cluster.fake_kubernetes import FakeKubernetes, status
 from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration, error_of
 from support.traffic.proxies import listen_as_proxy
-
-pytestmark = pytest.mark.kernel
 
 BACKENDS = ["nftables", "iptables"]
 TRAFFIC = "traffic.sidecar.istio.io/"
@@ -148,7 +144,7 @@ def test_add_twice_is_add_once(attachment: Attachment, tmp_path: Path) -> None:
     assert [json.loads(line)["changed"] for line in log.read_text().splitlines()] == [True, False]
 
 
-def test_another_interface_of_the_pod_changes_nothing_and_its_end_takes_nothing_away(attachment: Attachment) -> None:
+def test_another_interface_of_the_pod_changes_nothing(attachment: Attachment) -> None:
     """Multus calls a chain for each network of a pod, in the same namespace."""
     attachment.add()
     rules = attachment.rules()

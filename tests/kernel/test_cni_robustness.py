@@ -1,7 +1,5 @@
 """With every runtime, disk and node: the plugin answers with an error of its own, and no defect, in time."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -15,8 +13,6 @@ import pytest
 from cni import codes, protocol
 from pytest_netns import NamespaceFactory, Pod
 from support.runtimes.cni_calls import ENVIRON, INJECTED, RESULT, call, configuration, error_of
-
-pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Entering namespaces, distinguishing the host's from a pod's, and the facts of a pod, all as the kernel has them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -16,13 +15,7 @@ from capture.state import netns as capture_netns
 from capture.state.netns import CURRENT, InNamespace, namespace_id, path_of_process, refuse_host
 from pytest_netns import Namespace, NamespaceFactory, require
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Veth = Callable[[Namespace, Namespace], None]
-
-pytestmark = pytest.mark.kernel
+Veth = Callable[[Namespace, Namespace], None]
 
 HERE = "/proc/thread-self/ns/net"
 

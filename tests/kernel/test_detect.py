@@ -1,7 +1,5 @@
 """Detection in a real namespace: it sees what is live, decides the same each time, and makes nothing."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture import operations
@@ -21,8 +19,6 @@ from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace
 from support.captures.settings import settings
 from support.rules.iptables_drivers import DRIVERS, DriverCase
-
-pytestmark = pytest.mark.kernel
 
 DESIRED = build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))
 NOTHING = Ruleset(FAMILIES, ())

@@ -1,7 +1,5 @@
 """DNS by traffic: each question of the app reaches the agent, and each of the agent's own reaches the server."""
 
-from __future__ import annotations
-
 import itertools
 import socket
 from collections import Counter
@@ -18,9 +16,7 @@ from capture.operations import diagnosis
 from capture.settings import options as option
 from pytest_netns import Answer, Client, Pod, PodPair
 from support.captures.fake_pod import FakePod
-from support.captures.settings import DRIVERS, Texts, settings
-
-pytestmark = pytest.mark.kernel
+from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, Texts, settings
 
 APP, AGENT = 1000, 1337
 AGENT_PORT = 15053
@@ -58,9 +54,7 @@ def pair(module_pod_pair: PodPair) -> PodPair:
 
 @pytest.fixture(
     scope="module",
-    params=[
-        (driver, how) for driver in DRIVERS for how in HOW if driver != "iptables-iptc" or how == "servers, classic"
-    ],
+    params=[(driver, how) for driver in ONE_FOR_EACH_PLACE for how in HOW],
 )
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[tuple[PodPair, bool]]:
     """The pod, captured; and whether all DNS is, or that for the servers of resolv.conf."""

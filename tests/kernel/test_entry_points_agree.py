@@ -1,29 +1,20 @@
 """One pod gets one rule set, whichever way it is captured: by the init container, by the plugin, by the library."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import pytest
 
 from capture import operations
+from capture.model.ruleset import Ruleset
 from capture.settings.keywords import OPTIONS_BY_NAME, make_settings
 from initcontainer.__main__ import run
 from initcontainer.printer import Printer
-from pytest_netns import NamespaceFactory
+from pytest_netns import NamespaceFactory, Pod
 from support.runtimes.cni_calls import INJECTED, call, configuration
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.model.ruleset import Ruleset
-    from pytest_netns import Pod
-
-pytestmark = pytest.mark.kernel
 
 SAMPLE, ALL = range(8), range(500)
 PORTS = (

@@ -10,8 +10,6 @@ What is checked is what the app saw, and what Envoy logged: its access log has t
 Istio's default format. The virtual addresses of services belong to no host, so that only Envoy can reach an endpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import socket
@@ -30,8 +28,6 @@ from support.captures.settings import Texts, settings
 from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Service, Sidecar
 from support.traffic.envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
 from support.traffic.proxies import APP_UID, echo, get, http_answer, start_app
-
-pytestmark = pytest.mark.kernel
 
 HTTP, TCP, GRPC, UNDECLARED, NO_HOST = 9080, 3306, 9090, 7000, 9081
 DETAILS = ("10.96.94.35", "fd00:96::35")

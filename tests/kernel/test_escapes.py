@@ -1,7 +1,5 @@
 """Ways round the capture, each tried, as docs/what-capture-is-not.md describes them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -12,8 +10,6 @@ import pytest
 from capture import operations
 from pytest_netns import PodPair
 from support.captures.settings import settings
-
-pytestmark = pytest.mark.kernel
 
 OUTSIDE_PORT = 8080
 

@@ -3,13 +3,11 @@
 pod  eth0 ---- eth0  peer        app 1000 and proxy 1337 in the pod; servers on every address at both ends
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,18 +16,13 @@ from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError, KernelError
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
-from capture.operations import diagnosis
+from capture.model.ruleset import Ruleset
+from capture.operations import Verified, diagnosis
 from capture.report.difference_text import difference_lines
 from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
 from pytest_netns import Kind, Namespace, NamespaceFactory, Pod, PodPair
-from support.captures.fake_pod import explicit
-
-if TYPE_CHECKING:
-    from capture.model.ruleset import Ruleset
-    from capture.operations import Verified
-    from support.captures.fake_pod import Texts
-
-pytestmark = pytest.mark.kernel
+from support.captures.fake_pod import Texts, explicit
+from support.processes.our_programs import run_program
 
 PORT = 80
 CAPTURE, ISTIO_INIT = (str(Path(sys.executable).with_name(name)) for name in ("capture", "istio-init"))
@@ -88,7 +81,7 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
     """Fail if a verb is not of the kernel's opinion: TCP of IPv6 is refused, both ways, but not over lo."""
 
     def printed(*words: str) -> str:
-        return pod.run([CAPTURE, *words], check=False).stdout
+        return run_program(pod, "capture", *words, code=None).stdout
 
     elsewhere, own = f"[{ELSEWHERE['ipv6']}]:{PORT}", f"[fd77::2]:{PORT}"
     for way in ((elsewhere,), (own, "--in", "eth0")):
@@ -110,7 +103,7 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
 
 def assert_what_is_rendered_rejects(pod: Pod) -> None:
     """Fail if nft does not take what is printed, or what it makes of it does not reject."""
-    text = pod.run([CAPTURE, "render", *REJECTS, "--family", "ipv6"]).stdout
+    text = run_program(pod, "capture", "render", *REJECTS, "--family", "ipv6").stdout
     dry = pod.run([ISTIO_INIT, "--dry-run", *REJECTS]).stdout
     assert dry.endswith(text.partition("\n")[2])
     pod.run(["nft", "-f", "-"], stdin=text)
@@ -124,9 +117,9 @@ def assert_foreign_rules_are_told_from_the_rejecting_one(pod: Pod) -> None:
         pod.run(["nft", "insert", "rule", "inet", "istio-proxy-reject", "output", *rule.split()])
     causes = {"tcp [2001:db8:9::9]:80": "family-not-captured", "udp [2001:db8:9::6]:80": "filtered"}
     for sent, kind in ({**causes, "tcp [2001:db8:9::9]:81": "family-not-captured"}).items():
-        assert f"\ncause {kind}: " in pod.run([CAPTURE, "why", *sent.split()], check=False).stdout
-    assert "tcp dport 80 accept\ndirect" in pod.run([CAPTURE, "trace", "tcp", "[2001:db8:9::9]:80"]).stdout
-    explained = json.loads(pod.run([CAPTURE, "explain", "--format", "json"]).stdout)["ipv6"]
+        assert f"\ncause {kind}: " in run_program(pod, "capture", "why", *sent.split(), code=None).stdout
+    assert "tcp dport 80 accept\ndirect" in run_program(pod, "capture", "trace", "tcp", "[2001:db8:9::9]:80").stdout
+    explained = json.loads(run_program(pod, "capture", "explain", "--format", "json").stdout)["ipv6"]
     reasons = {each["outcome"]: each["why"] for each in explained if "2001:db8:9::9, port 80" in each["traffic"]}
     assert reasons["direct"].endswith("tcp dport 80 accept")
 
@@ -232,7 +225,9 @@ REJECT_FAULTS = {
 LEAVING = Packet("tcp", parse_address(ELSEWHERE["ipv6"]), PORT + 1, uid=1000)
 
 
-def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPair, backend: str) -> None:
+def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPair) -> None:
+    """By a table of its own, whatever the backend of the rules: here another one."""
+    backend = "iptables"
     serve(pod_pair)
     pod = pod_pair.pod
     texts = {IP_FAMILIES: "ipv4", OTHER_FAMILY: "reject"}

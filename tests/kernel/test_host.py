@@ -1,7 +1,5 @@
 """``capture host``: a machine that captures itself stays reachable, and is as before unless that is confirmed."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -11,8 +9,7 @@ import pytest
 
 from pytest_netns import Pod, PodPair
 from support.processes.on_terminal import PATIENCE, Terminal
-
-pytestmark = pytest.mark.kernel
+from support.traffic.proxies import one_proxy
 
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 PROMPT = "press Enter within"
@@ -24,9 +21,7 @@ def machine(pod_pair: PodPair) -> Pod:
     machine = pod_pair.pod
     machine.listener(*((address, port) for address in ("0.0.0.0", "::") for port in (22, 2222)), label="sshd")
     machine.listener(("0.0.0.0", 8080), label="application", uid=1000)
-    machine.listener(
-        *((address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)), label="proxy", uid=1337
-    )
+    one_proxy(machine)
     return machine
 
 

@@ -1,17 +1,11 @@
 """The installer on disks without room, without free names, and read-only."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-
-import pytest
 
 from pytest_netns import require
 from support.processes.private_mounts import OWN_MOUNTS
 from support.processes.system_calls import run_alone
-
-pytestmark = pytest.mark.kernel
 
 DISKS = Path(__file__).with_name("installer_disks.py")
 

@@ -1,19 +1,18 @@
 """Each match and verdict, written by each driver, as the kernel's own listing shows it."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.canonical import canonical
 from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.model.addresses import FAMILIES, IPV4
+from capture.model.addresses import FAMILIES, IPV4, Family
 from capture.model.ruleset import (
     NAT,
     TABLES,
     Chain,
     Destination,
     DestinationPort,
+    Match,
     Return,
     Rule,
     Ruleset,
@@ -25,13 +24,6 @@ from capture.model.ruleset import (
 from pytest_netns import NamespaceFactory
 from support.rules.iptables_cases import OWN, TCP, TO_CHAIN, Case, networks
 from support.rules.iptables_drivers import DRIVERS, DriverCase
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match
-
-pytestmark = pytest.mark.kernel
 
 CHAIN = "ISTIO_OUTPUT"
 

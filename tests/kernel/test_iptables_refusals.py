@@ -1,7 +1,5 @@
 """Each reason that keeps iptables from being written is an error that names what is missing."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import signal
@@ -26,8 +24,6 @@ from pytest_netns import Namespace
 from support.captures.init_program import require_open_checkout
 from support.rules.iptables_cases import TCP
 from support.rules.iptables_drivers import DRIVERS, DriverCase
-
-pytestmark = pytest.mark.kernel
 
 DESIRED = build_ruleset(CaptureConfig())
 NOTHING = Ruleset(FAMILIES, ())

@@ -1,7 +1,5 @@
 """Every command's JSON, of real namespaces, by the schemas that the package brings; also where a command fails."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator
@@ -18,8 +16,6 @@ from cni.agent.health import Health
 from cni.agent.server import AgentServer
 from pytest_netns import NamespaceFactory, Pod
 from support.output.json_schemas import SCHEMAS, check
-
-pytestmark = pytest.mark.kernel
 
 WITHOUT_JSON = {"node agent", "node pod"}
 """The agent itself, which writes a log, and what runs another command."""

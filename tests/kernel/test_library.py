@@ -1,7 +1,5 @@
 """The library as docs/library.md shows it."""
 
-from __future__ import annotations
-
 import doctest
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """The library in threads: each enters a namespace of its own, and calls on one namespace take turns."""
 
-from __future__ import annotations
-
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +9,6 @@ import pytest
 import capture
 from capture import apply, clean, dump, make_settings, verify
 from pytest_netns import NamespaceFactory
-
-pytestmark = pytest.mark.kernel
 
 ROOT = Path(capture.__file__).parents[1]
 

@@ -1,16 +1,10 @@
 """Listeners by sock_diag: port, families, user and transparency, as the sockets were made."""
 
-from __future__ import annotations
-
 import socket
-
-import pytest
 
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.netlink.sock_diag import Listener, open_sock_diag, read_listeners
 from pytest_netns import Namespace, NamespaceFactory
-
-pytestmark = pytest.mark.kernel
 
 
 def listeners(namespace: Namespace, protocol: int) -> dict[int, Listener]:

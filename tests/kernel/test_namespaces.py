@@ -1,7 +1,5 @@
 """The namespace plugin against the kernel: what it promises is what the kernel does."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -17,8 +15,6 @@ import pytest
 
 from pytest_netns import CommandError, Endpoint, Kind, NamespaceFactory, Pod, PodPair
 from support.processes.waiting import wait_until
-
-pytestmark = pytest.mark.kernel
 
 FAMILIES = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 PROTOCOLS = pytest.mark.parametrize("protocol", ["tcp", "udp"])

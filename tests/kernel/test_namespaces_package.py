@@ -1,7 +1,5 @@
 """pytest-netns as a package of its own: installed into an empty environment, its README's example runs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -9,11 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from pytest_netns import require
-
-pytestmark = pytest.mark.kernel
 
 PACKAGE = Path(__file__).parents[1] / "pytest_netns"
 
@@ -22,9 +16,9 @@ def test_the_readme_example_runs_where_only_the_package_is_installed(tmp_path: P
     require(os.geteuid() == 0, "network namespaces need root")
     source = shutil.copytree(PACKAGE, tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     installed = subprocess.run(
-        [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", source],
+        [sys.executable, "-m", "pip", "--python", environment, "--disable-pip-version-check", "install", "-q", source],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert installed.returncode == 0, installed.stderr

@@ -1,7 +1,5 @@
 """Nothing foreign belongs in our native tables: a base chain that another program adds there is drift."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.compare import differences
@@ -11,8 +9,6 @@ from capture.operations.applying import ensure_written
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import NamespaceFactory
-
-pytestmark = pytest.mark.kernel
 
 
 def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:

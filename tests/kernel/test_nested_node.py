@@ -1,15 +1,11 @@
 """A node that is itself a container is refused by evidence, and a pod that looks a little like one is not."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.kernel
 
 CAPTURE = Path(sys.executable).with_name("capture")
 OWN = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"]

@@ -1,7 +1,5 @@
 """Both drivers of the nftables backend in a real kernel: writing, replacing, cleaning, drift, refusals."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
@@ -13,7 +11,6 @@ import pytest
 from capture.analysis.canonical import canonical
 from capture.backends.nftables import libnftables
 from capture.backends.nftables.libnftables import LibnftablesDriver
-from capture.backends.nftables.lower import render_text
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
@@ -39,32 +36,11 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace, NamespaceFactory, PodPair
 
-pytestmark = pytest.mark.kernel
-
 Driver = NftablesNetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())
 REDIRECTS = build_ruleset(CaptureConfig(excluded_inbound_ports=(only(15020), only(15090))))
 PROXIES = build_ruleset(CaptureConfig(mode="TPROXY", chain_names="underscore", profile="1.30"))
-
-FOREIGN = """
-table ip nat {
-    chain PREROUTING {
-        type nat hook prerouting priority dstnat
-        tcp dport 9999 redirect to :9998
-    }
-}
-table inet filter {
-    set blocked {
-        type ipv4_addr
-        elements = { 192.0.2.1 }
-    }
-    chain input {
-        type filter hook input priority filter
-        ip saddr @blocked drop
-    }
-}
-"""
 
 
 @pytest.fixture
@@ -98,21 +74,6 @@ def differs(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> bool:
 
 
 # --- writing and reading -------------------------------------------------------------------------
-
-
-def test_reading_an_empty_namespace_makes_nothing(namespace: Namespace, driver: Driver) -> None:
-    assert namespace.call(driver.read).tables == ()
-    assert listing(namespace) == ""
-
-
-@pytest.mark.parametrize("ruleset", [REDIRECTS, PROXIES], ids=["redirects", "proxies"])
-def test_writing_twice_changes_nothing(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
-    write(namespace, driver, ruleset)
-    once = listing(namespace)
-    write(namespace, driver, ruleset)
-
-    assert listing(namespace) == once
-    assert_live(namespace, driver, ruleset)
 
 
 def test_base_chains_are_kept_while_their_rules_are_replaced(namespace: Namespace, driver: Driver) -> None:
@@ -164,31 +125,10 @@ def test_ten_thousand_networks_are_read_back(namespace: Namespace, driver: Drive
 # --- what is foreign -----------------------------------------------------------------------------
 
 
-def test_foreign_tables_stay(namespace: Namespace, driver: Driver) -> None:
-    namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
-    before = listing(namespace)
-
-    write(namespace, driver, REDIRECTS)
-    write(namespace, driver, PROXIES)
-    assert listing(namespace).startswith(before)
-    namespace.call(driver.clean, PROXIES, PROXIES)
-
-    assert listing(namespace) == before
-
-
 def test_cleaning_an_empty_namespace_makes_nothing(namespace: Namespace, driver: Driver) -> None:
     namespace.call(driver.clean, NOTHING, None)
 
     assert listing(namespace) == ""
-
-
-def test_the_tables_of_upstreams_native_mode_are_taken_over(namespace: Namespace, driver: Driver) -> None:
-    namespace.run(["nft", "-f", "-"], stdin=render_text(PROXIES))
-
-    write(namespace, driver, REDIRECTS)
-
-    assert_live(namespace, driver, REDIRECTS)
-    assert "istio-inbound" not in listing(namespace)
 
 
 def test_foreign_rules_in_our_tables_go_with_them(namespace: Namespace, driver: Driver) -> None:

@@ -1,11 +1,6 @@
 """Foreign chains next to our own: read in the order in which packets meet them, and judged by where packets go."""
 
-from __future__ import annotations
-
 import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +10,7 @@ from capture.analysis.culprits import Obstacle
 from capture.backends.foreign_chains import read_foreign_chains
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.model.packet import Packet
 from capture.model.ruleset import (
     INPUT,
     OUTPUT,
@@ -39,14 +35,8 @@ from capture.settings.settings import Settings
 from capture.state.pod_network import read_pod_network
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 from support.captures.settings import DRIVERS, settings
+from support.processes.our_programs import run_program
 from support.rules.nftables_cases import networks
-
-if TYPE_CHECKING:
-    from capture.model.packet import Packet
-
-PROGRAM = str(Path(sys.executable).with_name("capture"))
-
-pytestmark = pytest.mark.kernel
 
 FOREIGN = """
 table ip foreign {
@@ -438,9 +428,9 @@ def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["redirect"])
 
-    explicit = pair.pod.run([PROGRAM, "verify"], check=False)
-    plain = json.loads(pair.pod.run([PROGRAM, "verify", "--format", "json"], check=False).stdout)
-    traced = pair.pod.run([PROGRAM, "trace", "tcp", "203.0.113.7:80", "--uid", "1000"])
+    explicit = run_program(pair.pod, "capture", "verify", code=None)
+    plain = json.loads(run_program(pair.pod, "capture", "verify", "--format", "json", code=None).stdout)
+    traced = run_program(pair.pod, "capture", "trace", "tcp", "203.0.113.7:80", "--uid", "1000")
 
     assert explicit.returncode == 4
     assert "ip other x, hook OUTPUT, priority -150, rule 1: foreign rule precedes ours and diverts" in explicit.stdout

@@ -4,10 +4,7 @@ Three ways into the kernel (our messages, ``nft -f``, libnftables' JSON), three 
 and rules in all the forms that nft has, read by our messages and by libnftables.
 """
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,7 +13,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.lower import render_text
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
-from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Family
 from capture.model.ruleset import (
     Accept,
     ConnectionMark,
@@ -26,6 +23,7 @@ from capture.model.ruleset import (
     DestinationPort,
     InInterface,
     Mark,
+    Match,
     OutInterface,
     OwnerUid,
     Protocol,
@@ -39,6 +37,7 @@ from capture.model.ruleset import (
     Span,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
     only,
 )
 from capture.netlink.attributes import decode_fields
@@ -46,12 +45,6 @@ from capture.netlink.nfnetlink import open_nfnetlink, read_objects
 from pytest_netns import Namespace, NamespaceFactory
 from support.rules.libnftables_listing import Listing
 from support.rules.nftables_cases import CASES, Case, networks
-
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Verdict
-
-pytestmark = pytest.mark.kernel
 
 NOTHING = Ruleset(FAMILIES, ())
 NETLINK = NftablesNetlinkDriver()

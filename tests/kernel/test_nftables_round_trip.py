@@ -1,7 +1,5 @@
 """Random rule sets in a real kernel: what we write is what we read, and what nft makes of the same rules."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -15,14 +13,12 @@ from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.libnftables_listing import Listing
 
-pytestmark = pytest.mark.kernel
-
 Driver = NftablesNetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())
 
 # A namespace for a whole module: each example replaces the rules of the one before, which is a law of its own.
-in_one_namespace = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_namespace = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

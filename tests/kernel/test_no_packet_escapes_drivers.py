@@ -1,9 +1,5 @@
 """The rules that each driver reads back capture exactly the packets that the written ones do."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -14,14 +10,10 @@ from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace, NamespaceFactory
 from support.captures.documented import DOCUMENTED
 from support.generators.agreement import configs
-
-if TYPE_CHECKING:
-    from capture.settings.config import CaptureConfig
-
-pytestmark = pytest.mark.kernel
 
 DRIVERS = {
     "nftables-netlink": BackendChoice("nftables", "netlink", ""),

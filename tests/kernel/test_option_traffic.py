@@ -1,7 +1,5 @@
 """Options by traffic: what each one changes, and what it leaves as it is."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import socket
@@ -14,11 +12,8 @@ from capture import operations
 from capture.analysis.trace import Trace
 from capture.settings import options as option
 from pytest_netns import Client, NamespaceFactory, Pod, PodPair
-from support.captures.settings import DRIVERS, Texts, settings
+from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, Texts, settings
 
-pytestmark = pytest.mark.kernel
-
-QUICK = [driver for driver in DRIVERS if driver != "iptables-iptc"]
 PROXY = 1337
 OUTSIDE = {"ipv4": "203.0.113.7", "ipv6": "2001:db8::7"}
 ELSEWHERE = {"ipv4": "198.51.100.1", "ipv6": "2001:db8:1::1"}
@@ -42,7 +37,7 @@ def serve(pair: PodPair) -> None:
     pod.listener(*[(address, 15006) for address in BOTH], label="inbound", uid=PROXY, transparent=True)
 
 
-@pytest.fixture(params=QUICK)
+@pytest.fixture(params=ONE_FOR_EACH_PLACE)
 def driver(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
     """Settings for each driver; the pod is cleaned afterwards."""
     yield DRIVERS[request.param]
@@ -105,19 +100,11 @@ def test_excluded_sources_are_left_alone(pair: PodPair, driver: Texts, mode: str
         assert peer.client().connect(inside, 8080, source=source, timeout=3).label == "inbound"
 
 
-@pytest.fixture(params=DRIVERS)
-def every_way(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
-    """As ``driver``, with the slowest driver too."""
-    yield DRIVERS[request.param]
-    with pair.pod.entered():
-        operations.clean()
-
-
-def test_ports_that_are_too_many_for_a_rule_each(pair: PodPair, every_way: Texts) -> None:
+def test_ports_that_are_too_many_for_a_rule_each(pair: PodPair, driver: Texts) -> None:
     """Two thousand ports, no two adjacent: a range and 15 ports to a rule in iptables; read back as they were given."""
     pod, _ = pair
     many = ",".join(["400-500", *map(str, range(20001, 24001, 2))])
-    apply(pod, every_way, {option.EXCLUDED_OUTBOUND_PORTS: many, option.INBOUND_PORTS: f"8080,{many}"})
+    apply(pod, driver, {option.EXCLUDED_OUTBOUND_PORTS: many, option.INBOUND_PORTS: f"8080,{many}"})
     for inside, outside in zip((pod.ipv4, pod.ipv6), OUTSIDE.values(), strict=True):
         assert ends(pod.client(1000), outside, 443) == "outside"
         assert ends(pod.client(1000), outside, 80) == "outbound"
@@ -156,7 +143,7 @@ def test_excluded_interfaces_are_left_alone(netns: NamespaceFactory, mode: str) 
         one.add_address(f"10.78.0.{last}/24", "net1")
         one.add_address(f"fd78::{last}/64", "net1")
     serve(PodPair(pod, peer))
-    for driver in QUICK:
+    for driver in ONE_FOR_EACH_PLACE:
         apply(pod, DRIVERS[driver], {option.EXCLUDED_INTERFACES: "net1", option.INTERCEPTION_MODE: mode})
         for inside, outside in (("10.78.0.2", "10.78.0.3"), ("fd78::2", "fd78::3")):
             assert ends(pod.client(1000), outside, 80) == "outside"
@@ -181,7 +168,7 @@ def test_packets_of_virtual_machines_are_outbound(netns: NamespaceFactory) -> No
     peer.ip(f"route add 192.168.99.0/24 via {pod.ipv4}", f"route add fd99::/64 via {pod.ipv6}")
     serve(PodPair(pod, peer))
     pod.ip(f"route replace default via {peer.ipv4}", f"route replace default via {peer.ipv6}")
-    for driver in QUICK:
+    for driver in ONE_FOR_EACH_PLACE:
         apply(pod, DRIVERS[driver], {option.REROUTED_INTERFACES: "tap0"})
         for address in (*OUTSIDE.values(), *ELSEWHERE.values()):
             assert ends(machine.client(), address, 80) == "outbound"
@@ -226,7 +213,7 @@ def test_an_invalid_packet_is_dropped_instead_of_answered(netns: NamespaceFactor
     pair = netns.pod_pair()
     pod, peer = pair
     peer.run(["nft", "-f", "-"], stdin=COUNTS_RESETS)
-    for name in QUICK:
+    for name in ONE_FOR_EACH_PLACE:
         for inside in (pod.ipv4, pod.ipv6):
             apply(pod, DRIVERS[name])
             assert resets_for_stray_segments(pair, inside) > 0
@@ -287,15 +274,12 @@ EVERYTHING: Texts = {
 }
 LISTINGS = {
     "nftables-netlink": ["nft list ruleset"],
-    "nftables-libnftables": ["nft list ruleset"],
     "iptables-netlink": ["iptables-nft-save", "ip6tables-nft-save"],
-    "iptables-nft": ["iptables-nft-save", "ip6tables-nft-save"],
     "iptables-legacy": ["iptables-legacy-save", "ip6tables-legacy-save"],
-    "iptables-iptc": ["iptables-legacy-save", "ip6tables-legacy-save"],
 }
 
 
-@pytest.mark.parametrize("name", DRIVERS)
+@pytest.mark.parametrize("name", LISTINGS)
 def test_comments_and_logs_are_seen_and_never_drift(netns: NamespaceFactory, name: str) -> None:
     pair = netns.pod_pair()
     pod, peer = pair

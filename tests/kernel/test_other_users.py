@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, Ruleset
     from capture.settings.options import Option
 
-pytestmark = pytest.mark.kernel
-
 FIRST = 200_000
 """Which user of the node the pod's root is."""
 APP, PROXY = FIRST + 1000, FIRST + 1337

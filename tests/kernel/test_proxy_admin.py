@@ -1,26 +1,20 @@
 """``verify --proxy-admin``: a real Envoy's listeners against the capture."""
 
-from __future__ import annotations
-
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from pytest_netns import Pod, PodPair
+from support.processes.our_programs import run_program
 from support.traffic.envoy_bootstrap import ADMIN_PORT, Sidecar
 from support.traffic.envoy_proxy import start_envoy
 
-pytestmark = pytest.mark.kernel
-
-CAPTURE = Path(sys.executable).with_name("capture")
 ADMIN = f"http://127.0.0.1:{ADMIN_PORT}"
 
 
 def proxy_causes(pod: Pod, *arguments: str) -> list[tuple[str, str]]:
-    pod.run([CAPTURE, "apply", "--backend", "nftables", *arguments])
-    done = pod.run([CAPTURE, "verify", "--proxy-admin", ADMIN, "--format", "json"], check=False)
+    run_program(pod, "capture", "apply", "--backend", "nftables", *arguments)
+    done = run_program(pod, "capture", "verify", "--proxy-admin", ADMIN, "--format", "json", code=None)
     causes = json.loads(done.stdout)["proxy"]
     assert done.returncode == (4 if causes else 0), done.stdout
     return [(cause["kind"], cause["where"]) for cause in causes]
@@ -45,7 +39,7 @@ def test_a_transparent_envoy_has_to_fit_mode_and_mark(pod_pair: PodPair) -> None
 
 
 def test_no_admin_interface_is_an_error_with_a_remedy(pod_pair: PodPair) -> None:
-    done = pod_pair.pod.run([CAPTURE, "verify", "--proxy-admin", ADMIN], check=False)
+    done = run_program(pod_pair.pod, "capture", "verify", "--proxy-admin", ADMIN, code=None)
 
     assert done.returncode == 1
     assert f"Envoy's admin interface {ADMIN}: " in done.stderr
@@ -54,7 +48,7 @@ def test_no_admin_interface_is_an_error_with_a_remedy(pod_pair: PodPair) -> None
 
 @pytest.mark.parametrize("url", ["127.0.0.1:15000", "unix:///admin", "http://:15000", "http://127.0.0.1:99999"])
 def test_a_text_that_is_no_url_is_wrong_usage(pod_pair: PodPair, url: str) -> None:
-    done = pod_pair.pod.run([CAPTURE, "verify", "--proxy-admin", url], check=False)
+    done = run_program(pod_pair.pod, "capture", "verify", "--proxy-admin", url, code=None)
 
     assert done.returncode == 2
     assert f"--proxy-admin: invalid value '{url}': expected an http URL" in done.stderr

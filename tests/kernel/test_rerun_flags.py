@@ -1,18 +1,11 @@
 """The flags of ``istio-init`` about where rules go, given to a pod one after the other."""
 
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
 import pytest
 
 from pytest_netns import Namespace, NamespaceFactory, PodPair
 from support.processes.namespace_state import state
+from support.processes.our_programs import run_program
 
-pytestmark = pytest.mark.kernel
-
-ISTIO_INIT = Path(sys.executable).with_name("istio-init")
 PLACES = {
     "--native-nftables": "native",
     "--force-iptables-binary=nft": "nft",
@@ -26,8 +19,7 @@ PLACES = {
 
 def istio_init(namespace: Namespace, *flags: str, code: int = 0) -> str:
     """Run it, check its exit code, and return its output."""
-    done = namespace.run([ISTIO_INIT, *flags], check=False)
-    assert done.returncode == code, done.stderr
+    done = run_program(namespace, "istio-init", *flags, code=code)
     return done.stdout + done.stderr
 
 

@@ -1,7 +1,5 @@
 """Earlier captures are taken over or removed, in any place and spelling; foreign rules stay to the byte."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture import operations
@@ -13,8 +11,6 @@ from support.captures.settings import DRIVERS, OUTSIDE, VARIANTS, settings
 from support.processes.namespace_state import state
 from support.rules.iptables_drivers import writes_as_we_do
 from support.rules.leftovers import LEFTOVERS, put
-
-pytestmark = pytest.mark.kernel
 
 QUICK = [driver for driver in DRIVERS if driver != "iptables-iptc"]
 SOME_VARIANTS = ("classic", "TPROXY", "TPROXY by other numbers", "DNS")
@@ -179,7 +175,8 @@ def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) ->
 def test_clean_undoes_everything(pair: PodPair, driver: str, *, remembers: bool) -> None:
     pod = pair.pod
     pristine = state(pod)
-    for variant in SOME_VARIANTS if remembers else VARIANTS:
+    turn = QUICK.index(driver)
+    for variant in SOME_VARIANTS if remembers else [*VARIANTS, *VARIANTS][turn : turn + len(VARIANTS) : 2]:
         with pod.entered():
             operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
             if not remembers:
@@ -202,8 +199,9 @@ def test_redirect_becomes_transparent_without_a_rule_too_many(netns: NamespaceFa
     assert " -j " not in pod.run(["sh", "-c", "iptables-nft-save; iptables-legacy-save"]).stdout
 
 
-@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink", "iptables-nft"])
-@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+@pytest.mark.parametrize(
+    ("family", "driver"), [("ipv4", "nftables-netlink"), ("ipv6", "iptables-netlink"), ("ipv4", "iptables-legacy")]
+)
 def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, family: str, driver: str) -> None:
     none = (None, None)
     made = netns.pod_pair(ipv6=none) if family == "ipv4" else netns.pod_pair(ipv4=none)

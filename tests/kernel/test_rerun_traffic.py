@@ -1,7 +1,5 @@
 """Settings change under load, again and again, and no new connection gets past the proxy."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 
@@ -13,9 +11,7 @@ from pytest_netns import NamespaceFactory
 from support.captures.settings import APP_PORT, DRIVERS, VARIANTS, settings
 from support.traffic.steady import UnderLoad, start_load
 
-pytestmark = pytest.mark.kernel
-
-CHANGES = dict.fromkeys(DRIVERS, 30) | {"iptables-iptc": 5, "nftables-libnftables": 15}
+CHANGES = dict.fromkeys(DRIVERS, 20) | {"iptables-iptc": 5, "nftables-libnftables": 10}
 """How often the settings change; importing python-iptables takes half a second each time."""
 
 

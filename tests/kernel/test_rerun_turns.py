@@ -1,7 +1,5 @@
 """Runs at the same time, runs that fail, and what is left of unrecorded runs."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
@@ -20,8 +18,7 @@ from capture.state.lock import LOCK_NAME, NamespaceLock
 from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.settings import DRIVERS, VARIANTS, Texts, arguments, settings
 from support.processes.namespace_state import state
-
-pytestmark = pytest.mark.kernel
+from support.processes.waiting import wait_until
 
 ISTIO_INIT = Path(sys.executable).with_name("istio-init")
 TPROXY: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
@@ -88,9 +85,8 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
     )
     began = time.monotonic()
     process = pod.popen([sys.executable, "-c", script])
-    while "begun" not in process.output():
-        time.sleep(0.01)
-    time.sleep(0.1)
+    wait_until(lambda: "begun" in process.output())
+    wait_until(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text)
     os.kill(process.pid, 9)
     process.wait()
     with pod.entered(), NamespaceLock():

@@ -1,14 +1,11 @@
 """The steps of docs/sidecar.md, done: namespaces play the pods, and kubectl's part is played here."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 from pytest_netns import PodPair
@@ -16,8 +13,6 @@ from support.captures.injected_pod import VENV, InjectedPod
 from support.traffic.envoy_proxy import envoy_program
 from support.traffic.proxies import start_app
 from support.traffic.sidecar_lab import ENDPOINTS
-
-pytestmark = pytest.mark.kernel
 
 PAGE = Path(__file__).parents[2] / "docs" / "sidecar.md"
 SECTION = "## The seed, step by step"

@@ -1,7 +1,5 @@
 """scripts/setup prints one sentence where it cannot go on, and no output of the program that failed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

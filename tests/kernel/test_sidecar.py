@@ -1,7 +1,5 @@
 """A captured pod with a real Envoy as its sidecar: load balancing, access logs, endpoints that change."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket
@@ -16,8 +14,6 @@ from sidecar.fields import FieldError
 from support.generators.meshes import random_mesh
 from support.processes.waiting import wait_until
 from support.traffic.sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, fetch
-
-pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture

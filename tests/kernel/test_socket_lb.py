@@ -1,14 +1,12 @@
 """Addresses that a program of a cgroup translates at connect(), as Cilium does: `capture why` names it."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
 import struct
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,11 +16,8 @@ from capture.model.packet import Packet
 from capture.operations import diagnosis
 from capture.state import socket_lb
 from pytest_netns import Pod, PodPair, require
+from support.processes.our_programs import run_program
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-pytestmark = pytest.mark.kernel
 
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 SERVICE, ENDPOINT = "203.0.113.9", "203.0.113.50"
@@ -91,7 +86,7 @@ def test_a_service_that_is_translated_at_connect(pod_pair: PodPair, cgroup: Path
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], uid=1337)
-    pod.run([CAPTURE, "apply"])
+    run_program(pod, "capture", "apply")
 
     def why(*connection: str, within: bool = True) -> dict[str, list[dict[str, str]]]:
         enter = f"echo $$ > {cgroup}/cgroup.procs; " if within else ""

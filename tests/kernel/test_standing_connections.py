@@ -1,7 +1,5 @@
 """Connections that are open when the first rules come stay as they are; later ones are captured."""
 
-from __future__ import annotations
-
 import contextlib
 import selectors
 import socket
@@ -22,8 +20,6 @@ from pytest_netns import Pod, PodPair
 from support.captures.settings import DRIVERS, Texts, settings
 from support.processes.waiting import wait_until
 from support.traffic.transparent_proxy import TransparentProxy
-
-pytestmark = pytest.mark.kernel
 
 APP = 8080
 MODES: dict[str, Texts] = {

@@ -29,8 +29,6 @@ from support.generators.agreement import QUICK
 if TYPE_CHECKING:
     from capture.analysis.effects import Effect
 
-pytestmark = pytest.mark.kernel
-
 MANY_NETWORKS = ",".join(f"198.18.{number}.0/24" for number in range(0, 60, 2))
 """More than 16, so that nftables holds them in a set."""
 
@@ -149,8 +147,8 @@ CASES = [
     *[pytest.param(NFTABLES, change, id=f"nftables-{name}") for name, change in IN_NFTABLES.items()],
     *[
         pytest.param(IPTABLES[variant], change, id=f"{variant}-{name}")
-        for variant in IPTABLES
-        for name, change in in_iptables(variant).items()
+        for variant, step in (("nft", 1), ("legacy", 2))  # one verification, and only the reader is another
+        for name, change in list(in_iptables(variant).items())[::step]
     ],
 ]
 

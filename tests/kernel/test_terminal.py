@@ -4,8 +4,6 @@ The texts are in ``terminal/``. After a change that is meant, run this with CAPT
 difference. What differs between two runs has the names of ``docs_examples.NORMALISERS``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -24,8 +22,6 @@ from pytest_netns import Namespace, NamespaceFactory
 from support.output.docs_examples import NORMALISERS
 from support.processes.on_terminal import on_terminal
 from support.runtimes.fake_plugin import ANSWER
-
-pytestmark = pytest.mark.kernel
 
 PROGRAMS = Path(sys.executable).parent
 TEXTS = Path(__file__).with_name("terminal")

@@ -1,7 +1,5 @@
 """TPROXY by traffic: the proxy sees the client's own address, and so does the app behind it."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,11 +9,9 @@ import pytest
 from capture import operations
 from capture.settings import options as option
 from pytest_netns import Endpoint, Kind, Pod, PodPair
-from support.captures.settings import DRIVERS, Texts, settings
+from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, Texts, settings
 from support.traffic.proxies import echo, get, start_app
 from support.traffic.transparent_proxy import GID, UID, TransparentProxy
-
-pytestmark = pytest.mark.kernel
 
 APP = 8080
 TPROXY: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
@@ -39,7 +35,7 @@ def pair(module_pod_pair: PodPair) -> PodPair:
     return module_pod_pair
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=ONE_FOR_EACH_PLACE)
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[PodPair]:
     with pair.pod.entered():
         operations.apply(settings(TPROXY, DRIVERS[request.param]))
@@ -141,7 +137,7 @@ def echoed(connection: socket.socket, explicit: bytes) -> int:
     return heard
 
 
-@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if driver != "iptables-iptc"])
+@pytest.mark.parametrize("driver", ONE_FOR_EACH_PLACE)
 def test_other_marks_tables_and_ports(pair: PodPair, driver: str) -> None:
     pod, peer = pair
     with pod.entered():

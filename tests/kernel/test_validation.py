@@ -1,7 +1,5 @@
 """``istio-init --run-validation``: by effect, with and without capabilities, before and with a running proxy."""
 
-from __future__ import annotations
-
 import time
 
 import pytest
@@ -10,8 +8,6 @@ from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.init_program import AS_PROXY, init
 from support.captures.injected_arguments import injected
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration
-
-pytestmark = pytest.mark.kernel
 
 EVERYTHING = [
     *(f"{family} {way}" for family in ("IPv4", "IPv6") for way in ("outbound", "inbound")),

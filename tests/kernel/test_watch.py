@@ -1,29 +1,22 @@
 """``capture watch``: traffic makes the right edges count, and the terminal is left as it was."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from capture import operations
+from capture.analysis.flow import Edge
 from capture.cli.watch import take_snapshot
 from capture.model.addresses import FAMILIES
 from capture.settings.options import BACKEND, INTERCEPTION_MODE
 from pytest_netns import PodPair
 from support.captures.settings import Texts, settings
 from support.processes.on_terminal import Terminal
-
-if TYPE_CHECKING:
-    from capture.analysis.flow import Edge
-
-pytestmark = pytest.mark.kernel
 
 PROGRAM = Path(sys.executable).with_name("capture")
 FOREIGN = "table ip other { chain first { type nat hook output priority -150; tcp dport 8888 counter accept; }; }"

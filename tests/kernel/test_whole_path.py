@@ -1,7 +1,5 @@
 """The whole path of a packet: every table, second captures, DNAT, routes; in the kernel's order."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -15,11 +13,10 @@ from capture.settings.options import PROXY_PORT
 from capture.state import record
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.settings import DRIVERS, settings
+from support.processes.our_programs import run_program
 from support.processes.waiting import wait_until
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
-
-pytestmark = pytest.mark.kernel
 
 ELSEWHERE = "203.0.113.7"
 NFT = (
@@ -38,7 +35,7 @@ def pair(netns: NamespaceFactory) -> PodPair:
 
 
 def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
-    done = pair.pod.run([PROGRAM, "trace", *arguments, "--format", "json"])
+    done = run_program(pair.pod, "capture", "trace", *arguments, "--format", "json")
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["schema"] == "capture/v1"
     return found
@@ -74,9 +71,9 @@ def test_dnat_next_to_our_rules_in_any_table(pair: PodPair, driver: str, command
     pair.peer.listener(("203.0.113.200", 8080), label="translated")
 
     found = trace(pair, "tcp", f"{ELSEWHERE}:80")
-    printed = pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
-    verified = pair.pod.run([PROGRAM, "verify"], check=False)
-    of_connection = pair.pod.run([PROGRAM, "why", "tcp", f"{ELSEWHERE}:80"], check=False)
+    printed = run_program(pair.pod, "capture", "trace", "tcp", f"{ELSEWHERE}:80").stdout
+    verified = run_program(pair.pod, "capture", "verify", code=None)
+    of_connection = run_program(pair.pod, "capture", "why", "tcp", f"{ELSEWHERE}:80", code=None)
 
     is_known = (driver, command) in ORDERED
     assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == ("15001" if is_older else "translated")
@@ -99,24 +96,26 @@ def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> No
 
     assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "15009"
     assert trace(pair, "tcp", f"{ELSEWHERE}:80")["port"] == 15009
-    assert "proxy-outbound 15009" in pair.pod.run([PROGRAM, "explain"]).stdout
-    assert "proxy-outbound 15001 -> proxy-outbound 15009" in pair.pod.run([PROGRAM, "verify"], check=False).stdout
+    assert "proxy-outbound 15009" in run_program(pair.pod, "capture", "explain").stdout
+    assert (
+        "proxy-outbound 15001 -> proxy-outbound 15009" in run_program(pair.pod, "capture", "verify", code=None).stdout
+    )
 
 
 @pytest.mark.parametrize(
     "command", ["ip rule del fwmark 0x539 lookup 133", "ip route del local default dev lo table 133"]
 )
 def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, command: str) -> None:
-    pair.pod.run([PROGRAM, "apply", "-m", "TPROXY"])
+    run_program(pair.pod, "capture", "apply", "-m", "TPROXY")
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == []
 
     pair.pod.run(command.split())
 
     add = command.replace(" del ", " add ")
-    printed = pair.pod.run([PROGRAM, "verify"], check=False).stdout
+    printed = run_program(pair.pod, "capture", "verify", code=None).stdout
     half, other = ("policy rule", "route") if " rule " in command else ("route", "policy rule")
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [add]
-    shown = pair.pod.run([PROGRAM, "trace", "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0"]).stdout
+    shown = run_program(pair.pod, "capture", "trace", "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0").stdout
     missing = f"IPv4: the {half} for mark 0x539 is missing: `{add}` adds it"
     assert f"\nbut the app's answers leave the pod and miss the proxy; {missing}\n" in shown
     assert missing in printed
@@ -130,14 +129,14 @@ def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, comma
 
 def test_trace_names_a_missing_route(netns: NamespaceFactory) -> None:
     namespace = netns()
-    namespace.run([PROGRAM, "apply"])
+    run_program(namespace, "capture", "apply")
 
-    printed = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    printed = run_program(namespace, "capture", "trace", "tcp", f"{ELSEWHERE}:80").stdout
 
     assert f"no route: the namespace has no route to {ELSEWHERE}" in printed
 
     namespace.ip(f"route add blackhole {ELSEWHERE}")
-    printed = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    printed = run_program(namespace, "capture", "trace", "tcp", f"{ELSEWHERE}:80").stdout
     assert f"no route: a blackhole route or policy rule refuses {ELSEWHERE}; the connection fails" in printed
 
 
@@ -151,7 +150,7 @@ def test_trace_names_a_missing_route(netns: NamespaceFactory) -> None:
 def test_redirected_packets_that_do_not_arrive(
     pair: PodPair, breaks: str, message: str, *, is_ipv6_reached: bool
 ) -> None:
-    pair.pod.run([PROGRAM, "apply"])
+    run_program(pair.pod, "capture", "apply")
     assert trace(pair, "tcp", f"{ELSEWHERE}:80")["impediments"] == []
 
     pair.pod.run(breaks.split())
@@ -159,10 +158,10 @@ def test_redirected_packets_that_do_not_arrive(
     (found,) = trace(pair, "tcp", f"{ELSEWHERE}:80")["impediments"]
     assert found.startswith(message)
     for command in ("trace", "tcp", f"{ELSEWHERE}:80"), ("explain",):
-        assert f"but {message}" in pair.pod.run([PROGRAM, *command]).stdout
-    explained = json.loads(pair.pod.run([PROGRAM, "explain", "--format", "json"]).stdout)
+        assert f"but {message}" in run_program(pair.pod, "capture", *command).stdout
+    explained = json.loads(run_program(pair.pod, "capture", "explain", "--format", "json").stdout)
     assert explained["impediments"][0].startswith(message)
-    verified = pair.pod.run([PROGRAM, "verify"], check=False).stdout.splitlines()
+    verified = run_program(pair.pod, "capture", "verify", code=None).stdout.splitlines()
     assert verified[0].startswith("drift: 1 difference from")
     assert message in verified[1]
     assert "`ip " in verified[1]
@@ -171,7 +170,7 @@ def test_redirected_packets_that_do_not_arrive(
 
 
 def test_answers_of_the_proxy_that_are_lost_are_told(pair: PodPair) -> None:
-    pair.pod.run([PROGRAM, "apply"])
+    run_program(pair.pod, "capture", "apply")
     inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0", "--src", pair.peer.ipv4)
     for drop, sent in (
         (("-o", "lo", "-p", "tcp", "--sport", "15001", "-j", "DROP"), ("tcp", f"{ELSEWHERE}:80")),
@@ -192,18 +191,18 @@ def test_answers_of_the_proxy_that_are_lost_are_told(pair: PodPair) -> None:
 
 def test_what_comes_in_by_an_interface_that_is_down_does_not_arrive(pair: PodPair) -> None:
     inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")
-    pair.pod.run([PROGRAM, "apply"])
+    run_program(pair.pod, "capture", "apply")
     assert trace(pair, *inbound)["impediments"] == []
 
     pair.pod.ip("link set eth0 down")
 
-    assert "\nbut the interface eth0 is down" in pair.pod.run([PROGRAM, "trace", *inbound]).stdout
+    assert "\nbut the interface eth0 is down" in run_program(pair.pod, "capture", "trace", *inbound).stdout
     assert pair.peer.client().connect(pair.pod.ipv4, 8080, timeout=0.1).label == ""
 
 
 @pytest.mark.parametrize("blocked", ["ipproto tcp dport 80", "ipproto udp", "uidrange 1000-1000"])
 def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> None:
-    pair.pod.run([PROGRAM, "apply"])
+    run_program(pair.pod, "capture", "apply")
     for family in ("-4", "-6"):
         pair.pod.run(["ip", family, "rule", "add", *blocked.split(), "prohibit"])
 
@@ -224,11 +223,11 @@ def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> 
 
 
 def test_trace_takes_user_and_namespace_of_a_process(pair: PodPair) -> None:
-    pair.pod.run([PROGRAM, "apply"])
+    run_program(pair.pod, "capture", "apply")
     process = pair.pod.popen(["sleep", "60"], uid=1337)
     wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")  # setpriv changes the user first
 
-    found = pair.peer.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80", "--as-pid", str(process.pid)]).stdout
+    found = run_program(pair.peer, "capture", "trace", "tcp", f"{ELSEWHERE}:80", "--as-pid", str(process.pid)).stdout
 
     assert "of user 1337, group 1337" in found
     assert "direct: " in found
@@ -236,13 +235,13 @@ def test_trace_takes_user_and_namespace_of_a_process(pair: PodPair) -> None:
 
 def test_without_a_record_there_is_no_reference(pair: PodPair) -> None:
     """As on a node for a pod whose init container kept its record in its own /run."""
-    pair.pod.run([PROGRAM, "apply", "-x", "10.96.0.0/12"])
+    run_program(pair.pod, "capture", "apply", "-x", "10.96.0.0/12")
     with pair.pod.entered():
         record.forget()
 
-    consistent = pair.pod.run([PROGRAM, "verify"], check=False)
+    consistent = run_program(pair.pod, "capture", "verify", code=None)
     pair.pod.run(["iptables", "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "RETURN"])
-    diverted = pair.pod.run([PROGRAM, "verify"], check=False)
+    diverted = run_program(pair.pod, "capture", "verify", code=None)
 
     assert consistent.returncode == 5
     assert "-p 15001 -z 15006 -u 1337 -g 1337 -e 15008 -d 15090,15021,15020 -x 10.96.0.0/12" in consistent.stdout
@@ -258,9 +257,9 @@ def test_without_a_record_a_policy_that_drops_is_drift(pair: PodPair, driver: st
     variant = "iptables-legacy" if driver == "iptables-legacy" else "iptables-nft"
 
     pair.pod.run([variant, "-t", "raw", "-P", "PREROUTING", "DROP"])
-    dropped = pair.pod.run([PROGRAM, "verify"], check=False)
+    dropped = run_program(pair.pod, "capture", "verify", code=None)
     pair.pod.run([variant, "-t", "raw", "-P", "PREROUTING", "ACCEPT"])
-    accepted = pair.pod.run([PROGRAM, "verify"], check=False)
+    accepted = run_program(pair.pod, "capture", "verify", code=None)
 
     assert dropped.returncode == 4
     assert "proxy-inbound 15006 -> dropped" in dropped.stdout
@@ -269,9 +268,9 @@ def test_without_a_record_a_policy_that_drops_is_drift(pair: PodPair, driver: st
 
 def test_nothing_applied_is_one_line(netns: NamespaceFactory) -> None:
     namespace = netns()
-    done = namespace.run([PROGRAM, "verify", "-p", "15001"], check=False)
+    done = run_program(namespace, "capture", "verify", "-p", "15001", code=None)
 
     assert done.returncode == 4
     assert done.stdout == "nothing is applied here: the namespace has no rules of the capture\n"
     assert "\n  Recreate the pod, so that istio-init or the CNI plugin captures it" in done.stderr
-    assert namespace.run([PROGRAM, "explain"]).stdout.startswith(done.stdout)
+    assert run_program(namespace, "capture", "explain").stdout.startswith(done.stdout)

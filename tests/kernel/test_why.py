@@ -3,10 +3,7 @@
 ``test_why_situations`` has the broken pods and the healthy ones, each with its one cause.
 """
 
-from __future__ import annotations
-
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +12,20 @@ import pytest
 from capture.state import record
 from capture.state.netns import namespace_id
 from pytest_netns import Pod, PodPair
+from support.processes.our_programs import run_program
 from support.runtimes.cni_calls import call, configuration
 
-pytestmark = pytest.mark.kernel
-
-CAPTURE = Path(sys.executable).with_name("capture")
 ELSEWHERE = "203.0.113.9"
 SETPRIV = ("setpriv", "--inh-caps=-all")
 OUT = ("tcp", f"{ELSEWHERE}:80", "--uid", "1000")
 
 
 def apply(pod: Pod, *arguments: str, backend: str = "nftables") -> None:
-    pod.run([CAPTURE, "apply", "--backend", backend, *arguments])
+    run_program(pod, "capture", "apply", "--backend", backend, *arguments)
 
 
 def why(pod: Pod, *connection: str) -> dict[str, Any]:
-    done = pod.run([CAPTURE, "why", *connection, "--format", "json"], check=False)
+    done = run_program(pod, "capture", "why", *connection, "--format", "json", code=None)
     found: dict[str, Any] = json.loads(done.stdout)
     without_cause = 5 if found["verdict"] == "cannot be told" else 0
     assert done.returncode == (4 if found["causes"] else without_cause), done.stderr
@@ -49,10 +44,6 @@ def with_proxy(pair: PodPair, *, addresses: tuple[str, ...] = ("0.0.0.0", "::"))
     peer.listener(("0.0.0.0", 80), ("::", 80), label="world")
     pod.listener(*((address, port) for address in addresses for port in (15001, 15006)), label="proxy", uid=1337)
     return pod
-
-
-def reached(pod: Pod) -> str:
-    return pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).label
 
 
 def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:
@@ -84,7 +75,7 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
         path = Path(record.record_path(namespace_id()))
         path.write_text("{")
     for command in (["verify"], ["why"], ["why", *OUT], ["dump"], ["doctor"], ["why", "--format", "json"]):
-        done = pod.run([CAPTURE, *command], check=False)
+        done = run_program(pod, "capture", *command, code=None)
         shown = done.stderr if command == ["dump"] else done.stdout
         assert f"the record {path} cannot be used: it is not JSON" in shown
     (note,) = why(pod)["notes"]
@@ -96,17 +87,17 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
         assert "list indices" not in why(pod)["notes"][0]["says"]
     path.unlink()
     pod.run(["iptables", "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "ISTIO-OUTPUT"])
-    done = pod.run([CAPTURE, "why"], check=False)
+    done = run_program(pod, "capture", "why", code=None)
     assert (done.returncode, done.stdout.startswith("cannot be told: whether anything is wrong")) == (5, True)
     assert "a rule may be missing" in done.stdout
     for words in ("iptables -t nat -F OUTPUT", "ip6tables -t nat -F OUTPUT", "iptables -t nat -F PREROUTING"):
         pod.run(words.split())
     best = "these settings fit the live rules best, with 3 differences: -b '*' -i '' -z 16006 -e 15008 -d 15090,"
-    assert best in pod.run([CAPTURE, "verify"], check=False).stdout
+    assert best in run_program(pod, "capture", "verify", code=None).stdout
     pod.run(["ip6tables", "-t", "nat", "-F", "PREROUTING"])
     (cause,) = why(pod)["causes"]
     assert (cause["kind"], "nothing is captured by the live rules" in cause["says"]) == ("excluded", True)
-    assert "the live rules amount to: no capture\n" in pod.run([CAPTURE, "verify"], check=False).stdout
+    assert "the live rules amount to: no capture\n" in run_program(pod, "capture", "verify", code=None).stdout
 
 
 def test_a_message_names_what_differs_and_the_remedy_the_option(pod_pair: PodPair) -> None:
@@ -117,28 +108,6 @@ def test_a_message_names_what_differs_and_the_remedy_the_option(pod_pair: PodPai
     assert "takes IPv4 only" in cause["says"]
     (cause,) = why(pod, "tcp", f"{pod.ipv4}:22", "--in", "eth0")["causes"]
     assert (cause["kind"], "--profile current" in cause["remedy"]) == ("excluded", True)
-
-
-def iptables(pod: Pod, words: str) -> None:
-    pod.run(["iptables-nft", *words.split()])
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        "-A INPUT -p tcp --dport 80 -j DROP",
-        "-A OUTPUT -p tcp --dport 443 -j DROP",
-        "-A OUTPUT -o lo -p tcp --dport 15001 -j DROP",
-        "-A INPUT -i eth0 -j DROP",
-    ],
-)
-def test_a_filter_that_the_connection_does_not_meet_is_no_cause(pod_pair: PodPair, rule: str) -> None:
-    pod = with_proxy(pod_pair)
-    apply(pod)
-    iptables(pod, rule)
-
-    assert kinds(pod, *OUT) == []
-    assert reached(pod) == "proxy"
 
 
 @pytest.mark.parametrize(("qdisc", "place"), [("ingress", "parent ffff:"), ("clsact", "ingress")])
@@ -163,7 +132,7 @@ def test_a_filter_that_sends_what_comes_in_to_a_virtual_machine(pod_pair: PodPai
 
 
 def test_half_a_connection_is_a_usage_error(pod_pair: PodPair) -> None:
-    done = pod_pair.pod.run([CAPTURE, "why", "tcp"], check=False)
+    done = run_program(pod_pair.pod, "capture", "why", "tcp", code=None)
 
     assert done.returncode == 2
     assert "name a protocol and a destination" in done.stderr

@@ -40,8 +40,9 @@ from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
-from support.captures.settings import DRIVERS, settings
+from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, settings
 from support.processes.waiting import wait_until
+from support.traffic.proxies import one_proxy
 
 if TYPE_CHECKING:
     from typing import Any
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
     from capture.state.record import Record
 
-pytestmark = pytest.mark.kernel
+from support.processes.our_programs import run_program
 
 ELSEWHERE, ELSEWHERE6 = "203.0.113.9", "2001:db8::9"
 APP_PORT = 8080
@@ -621,7 +622,7 @@ def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(po
     """A rule of nft by its handle; of iptables, whose numbers change, one of a chain, by its number in the kernel."""
     pod, peer = pod_pair
     operations.apply(given("--backend iptables"), pod.path)
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     for rule in ("-t nat -I OUTPUT -p tcp --dport 80 -j ACCEPT", "-t nat -I OUTPUT -p tcp -m multiport --dports 8,9"):
         pod.run(["iptables-nft", *rule.split()])
     for port in (15001, 15006):
@@ -700,9 +701,7 @@ UNJUDGED = {
 @pytest.mark.parametrize("breaks", UNJUDGED.values(), ids=list(UNJUDGED))
 def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: PodPair, breaks: str) -> None:
     pod, _ = pod_pair
-    pod.listener(
-        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
-    )
+    one_proxy(pod)
     with pod.entered():
         operations.apply(given(""))
     pod.run(["sh", "-ec", breaks])
@@ -718,24 +717,22 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)
     for command in ("verify", "why"):
-        done = pod.run([CAPTURE, command], check=False)
+        done = run_program(pod, "capture", command, code=None)
         assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
     trace = [str(CAPTURE), "trace", "tcp", f"{ELSEWHERE}:80"]
     is_spared = json.loads(pod.run([*trace, "--format", "json"]).stdout)["may_be_spared"]
     *_, verdict = pod.run(trace).stdout.splitlines()
     assert (", unless a rule marked ? accepts it, which" in verdict) is is_spared is ("-160" not in breaks)
-    dumped = pod.run([CAPTURE, "dump"]).stdout
+    dumped = run_program(pod, "capture", "dump").stdout
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
-    assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False
-    assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
+    assert json.loads(run_program(pod, "capture", "dump", "--format", "json").stdout)["certain"] is False
+    assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
 
 
 def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
-    pod.listener(
-        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
-    )
+    one_proxy(pod)
     with pod.entered():
         operations.apply(given("-c net7"))
     outbound, inbound = (packet(BrokenPod("", goes=goes), pod_pair) for goes in ("out", "in"))
@@ -778,8 +775,7 @@ def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb
 
 def test_foreign_rules_are_named_by_family_and_chain_the_heaviest_first(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
-    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
-    pod.listener(*ends, label="proxy", uid=1337)
+    one_proxy(pod)
     pod.listener(("::", APP_PORT), label="app", uid=1000)
     operations.apply(given("--backend iptables"), pod.path)
     for command in (
@@ -810,16 +806,14 @@ def test_foreign_rules_are_named_by_family_and_chain_the_heaviest_first(pod_pair
 
 def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
-    pod.listener(
-        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
-    )
+    one_proxy(pod)
     with pod.entered():
         operations.apply(given(""))
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
     pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
 
     assert why(pod).verdict == "captured"
-    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in pod.run([CAPTURE, "verify"]).stdout
+    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in run_program(pod, "capture", "verify").stdout
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
 
     pod.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
@@ -898,8 +892,7 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
 
 def test_one_diagnosis_is_of_one_state_of_the_kernel(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
     pod, _ = pod_pair
-    ports = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
-    pod.listener(*ports, label="proxy", uid=1337)
+    one_proxy(pod)
     operations.apply(given(""), pod.path)
     readings: list[Ruleset] = []
 
@@ -919,9 +912,7 @@ def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
     pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod, _ = pod_pair
-    pod.listener(
-        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
-    )
+    one_proxy(pod)
     operations.apply(given(""), pod.path)
     monkeypatch.setattr(ipsec, "SOCKETS", "/proc/none")
 
@@ -1020,7 +1011,7 @@ def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path:
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener((ELSEWHERE, 53), label="world")
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     pod.listener(("127.0.0.1", 15053), label="proxy", uid=1337)
     operations.apply(given("--redirect-dns"), pod.path, PodFromInside(servers=(parse_address("203.0.113.1"),)))
     (tmp_path / "resolv.conf").write_text(f"nameserver {ELSEWHERE}\n")
@@ -1039,7 +1030,7 @@ def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path:
 
 def test_a_resolv_conf_that_is_a_fifo_keeps_nothing_waiting(pod_pair: PodPair, tmp_path: Path) -> None:
     pod, _ = pod_pair
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     pod.listener(("127.0.0.1", 15053), label="proxy", uid=1337)
     operations.apply(given("--redirect-dns"), pod.path, PodFromInside(servers=(parse_address("203.0.113.1"),)))
     os.mkfifo(tmp_path / "fifo")
@@ -1054,7 +1045,7 @@ def test_another_source_of_what_leaves_the_pod_is_a_note(pod_pair: PodPair) -> N
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), label="world")
-    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    one_proxy(pod)
     operations.apply(given(""), pod.path)
     assert pod.client(uid=1337, gid=1337).connect(ELSEWHERE, 80).label == "world"
     pod.run(["nft", "table ip t { chain p { type nat hook postrouting priority 99; oif eth0 snat to 10.88.99.9; }; }"])
@@ -1114,8 +1105,7 @@ def test_without_a_record_the_live_rules_tell(
     pod_pair: PodPair, options: str, breaks: str, cause: str, note: str, of_inbound: str
 ) -> None:
     pod, _ = pod_pair
-    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
-    pod.listener(*ends, label="proxy", uid=1337, transparent="TPROXY" in options)
+    one_proxy(pod, transparent="TPROXY" in options)
     with pod.entered():
         operations.apply(given(options))
         record.forget()
@@ -1134,7 +1124,7 @@ def test_without_a_record_the_live_rules_tell(
     assert_the_connections_agree(pod_pair)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", ONE_FOR_EACH_PLACE)
 def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> None:
     pair = netns.pod_pair()
     pod = pair.pod
@@ -1142,7 +1132,7 @@ def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> Non
     pod.run(["sh", "-ec", HARMLESS])
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
     for number, texts in enumerate(FIFTY):
-        if number % len(DRIVERS) == list(DRIVERS).index(driver):
+        if number % len(ONE_FOR_EACH_PLACE) == ONE_FOR_EACH_PLACE.index(driver):
             with pod.entered():
                 operations.apply(settings(texts, DRIVERS[driver]))
             assert why(pod).causes == (), texts

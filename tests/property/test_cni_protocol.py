@@ -1,7 +1,5 @@
 """For every input of a runtime: standard output is CNI JSON or empty, and it agrees with the exit status."""
 
-from __future__ import annotations
-
 import json
 from random import Random
 

@@ -1,7 +1,5 @@
 """Networks against ``ipaddress``, the standard library's own, which costs 5 ms to import."""
 
-from __future__ import annotations
-
 import ipaddress
 import itertools
 
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from capture.model.addresses import (
     BITS,
     FAMILIES,
+    Family,
     Network,
     address_text,
     collapse,
@@ -23,11 +22,7 @@ from capture.model.addresses import (
     parse_network,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-
-    StandardNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+StandardNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 families = st.sampled_from(FAMILIES)
 

@@ -1,14 +1,14 @@
 """The canonical form: one for each meaning, however a backend writes and lists it."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical, canonical_rule, canonical_rules, joined_spans
-from capture.model.addresses import FAMILIES, IPV4, Network, collapse
+from capture.model.addresses import FAMILIES, IPV4, Family, Network, collapse
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     MAX_SINGLE_RULES,
@@ -22,6 +22,7 @@ from capture.model.ruleset import (
     Drop,
     Jump,
     Mark,
+    Match,
     OwnerGid,
     OwnerUid,
     Protocol,
@@ -37,18 +38,10 @@ from capture.model.ruleset import (
     only,
 )
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from support.generators.configurations import configs, many_networks, many_ports, seeds
 from support.generators.rules import Place, rules, rulesets
 from support.rules.traced import trace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from random import Random
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match
-    from capture.settings.config import CaptureConfig
 
 FIELDS: dict[type, str] = {
     Source: "networks",

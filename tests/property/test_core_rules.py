@@ -1,6 +1,6 @@
 """What holds for the rules of every configuration."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
 from capture.backends import detect, load
 from capture.backends.request import DRIVERS, BackendRequest
-from capture.model.addresses import FAMILIES, Network, parse_network
+from capture.model.addresses import FAMILIES, Family, Network, parse_network
 from capture.model.chain_names import NAMES_BY_SPELLING
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -19,6 +19,7 @@ from capture.model.ruleset import (
     OUTPUT,
     PREROUTING,
     TABLES,
+    Chain,
     Destination,
     DestinationPort,
     InInterface,
@@ -38,16 +39,9 @@ from capture.model.ruleset import (
     only,
 )
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from support.generators.configurations import configs
 from support.rules.traced import trace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Chain
-    from capture.settings.config import CaptureConfig
 
 TCP = Protocol("tcp")
 

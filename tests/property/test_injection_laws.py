@@ -1,7 +1,5 @@
 """Laws of injection, for manifests in every layout."""
 
-from __future__ import annotations
-
 import json
 
 import yaml

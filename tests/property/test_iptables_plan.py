@@ -1,7 +1,5 @@
 """Laws of plans, on tables that keep what edits do to them, with rules of others in between."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +81,7 @@ def test_a_plan_leads_to_the_desired_rules_and_a_second_plan_is_empty(
 
 @settings(max_examples=40)
 @given(foreign(), rulesets(), rulesets())
-def test_another_rule_set_replaces_the_first_and_cleaning_leaves_what_was_there_before(
+def test_replacing_and_cleaning_leave_foreign_rules_alone(
     others: tuple[Ruleset, ...], first: Ruleset, second: Ruleset
 ) -> None:
     tables = Tables(*others)

@@ -1,7 +1,5 @@
 """The text of iptables-save: writing is the opposite of reading, and no value becomes an option or a rule."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

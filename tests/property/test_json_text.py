@@ -1,7 +1,5 @@
 """The json package is the oracle: same values, same refusals, and what we write it reads back."""
 
-from __future__ import annotations
-
 import json
 from typing import NoReturn
 

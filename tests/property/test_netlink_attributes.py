@@ -1,7 +1,5 @@
 """Laws of the attribute codec: what is encoded comes back, and no bytes make it hang or lie."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Messages to nf_tables are the opposite of what is read there, for any rule set that capture could write."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

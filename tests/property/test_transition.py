@@ -4,8 +4,6 @@ The live rules are replaced step by step; a packet in flight meets mangle as it 
 is after, or each table by itself where a backend replaces them one after the other.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise, product
 
 from hypothesis import assume, given, settings

@@ -1,7 +1,5 @@
 """What is written for iptables-nft is read back, for every rule; and no bytes are too strange to be read."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,15 +10,10 @@ from capture.backends.iptables.xt_encode import encode_rule
 from capture.backends.iptables.xt_text import MATCHES, XT_TARGETS, match_text, target_text
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
-from capture.model.addresses import FAMILIES, FAMILY_NUMBERS
-from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Continue, Rule
+from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, Family
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Continue, Rule, TableName
 from capture.netlink.attributes import attribute, decode, nested, text, u64be
 from support.generators.rules import Place, rules
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
 
 TABLES: list[TableName] = [NAT, MANGLE, RAW]
 PLACES = [Place(table, side, ("ISTIO_OUTPUT",)) for table in TABLES for side in (PREROUTING, OUTPUT)]

@@ -3,8 +3,6 @@
 Settings that have reasons are commented; they are also right on ordinary machines.
 """
 
-from __future__ import annotations
-
 import fcntl
 import glob
 import json

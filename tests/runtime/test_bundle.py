@@ -1,7 +1,5 @@
 """The bundle in a root file system that holds nothing else: no interpreter, no C library, no shell, no tools."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -13,8 +11,6 @@ import pytest
 from pytest_netns import NamespaceFactory, Pod
 from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
-
-pytestmark = pytest.mark.runtime
 
 ENTER = 'mount --rbind /proc "$0/proc" && exec chroot "$0" "$@"'
 """In a mount namespace of its own: /proc, which every node has, and the new root."""

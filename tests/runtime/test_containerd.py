@@ -1,7 +1,5 @@
 """containerd, driven over CRI as kubelet drives it."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time
@@ -19,8 +17,6 @@ from support.runtimes.node import Node
 from support.traffic.envoy_bootstrap import HEADER, INBOUND_PORT, OUTBOUND_PORT, Sidecar
 from support.traffic.envoy_proxy import envoy_command
 from support.traffic.proxies import Seen, app_command, get, listen_as_proxy
-
-pytestmark = pytest.mark.runtime
 
 TRAFFIC = "traffic.sidecar.istio.io/"
 APP_PORT = 8080

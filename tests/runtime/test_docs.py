@@ -1,7 +1,5 @@
 """What README and docs show is done, in a captured pod of a node, and prints what they show."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -27,8 +25,6 @@ from support.traffic.envoy_bootstrap import Sidecar
 from support.traffic.envoy_proxy import envoy_program, start_envoy
 from support.traffic.proxies import start_app
 from support.traffic.sidecar_lab import SERVICES
-
-pytestmark = pytest.mark.runtime
 
 ROOT = Path(capture.__file__).parents[1]
 WRITTEN = docs_pages.END.strip()

@@ -1,7 +1,5 @@
 """The image of the init container, built and run by podman as a real init container of a pod."""
 
-from __future__ import annotations
-
 import glob
 import json
 import os
@@ -20,8 +18,6 @@ from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.node import Node
 from support.runtimes.podman_pods import Podman, PodmanPod, podman_in
 from support.traffic.proxies import listen_as_proxy
-
-pytestmark = pytest.mark.runtime
 
 ROOT = Path(initcontainer.__file__).parents[1]
 ON_NOTHING = "capture.test/istio-init:scratch"

@@ -1,7 +1,5 @@
 """libcni, the library of the specification: the whole life of an attachment, and CHECK, which no runtime sends."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -15,8 +13,6 @@ from pytest_netns import Namespace, require
 from support.runtimes.cni_calls import INJECTED, POD_ARGUMENTS
 from support.runtimes.networks import bridge, capture, network
 from support.runtimes.node import Node
-
-pytestmark = pytest.mark.runtime
 
 GO_PATH = "/usr/share/gocode"
 """Where Debian puts the sources of Go libraries."""

@@ -1,7 +1,5 @@
 """podman's pods on a CNI network: no Kubernetes, so the network configuration captures them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +11,6 @@ from support.runtimes.podman_pods import IMAGE, Podman, PodmanPod, podman_in
 from support.traffic.envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
 from support.traffic.envoy_proxy import envoy_command
 from support.traffic.proxies import Seen, app_command, get, listen_as_proxy
-
-pytestmark = pytest.mark.runtime
 
 APP_PORT = 8080
 SIDECAR = Sidecar(http_ports=(APP_PORT,), log="/dev/null")

@@ -17,8 +17,6 @@
     floor 0   model, errors, lazy     values
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

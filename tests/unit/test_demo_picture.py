@@ -1,7 +1,5 @@
 """The picture of a run of the demo: what is drawn stays in its frame, in whichever font."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET

@@ -1,7 +1,5 @@
 """Errors are for the person who reads them: exit codes, sentences, what to do."""
 
-from __future__ import annotations
-
 import errno
 
 import pytest

@@ -3,8 +3,6 @@
 When one no longer applies, the place that it changes has moved: make the patch anew, and see that it is still small.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

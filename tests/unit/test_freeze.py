@@ -1,7 +1,5 @@
 """What the builder of the bundle makes of source files: the same program, with what only people read taken out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import dedent
 from typing import Any

@@ -1,7 +1,5 @@
 """The list of mutants that change nothing keeps up with the code."""
 
-from __future__ import annotations
-
 import mutants
 
 

@@ -1,6 +1,5 @@
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,9 +13,6 @@ from capture.settings.settings import ExplicitValue, Settings, from_environment
 from initcontainer.arguments import parse
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """What is released: the same bytes each time, manual pages, completions, and a description that works elsewhere."""
 
-from __future__ import annotations
-
 import email
 import importlib.util
 import json

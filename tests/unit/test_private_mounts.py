@@ -1,7 +1,5 @@
 """What tests keep under /run is gone with their process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

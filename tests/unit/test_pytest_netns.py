@@ -1,7 +1,5 @@
 """What the namespace plugin does without a kernel: answers, command lines, skip or fail."""
 
-from __future__ import annotations
-
 import socket
 import struct
 

@@ -1,7 +1,5 @@
 """Shell scripts that run in machines which no test of `make test` starts: they parse, at least."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -13,8 +13,6 @@ To start Python and import click takes an emulated processor a second. So one of
 its entry point, "capture.cli:main": then it runs in a fork of this process, which has imported it.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -1,7 +1,5 @@
 """One guest for each pytest process; with pytest-xdist, one for each worker."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

@@ -11,8 +11,6 @@ talked to through its second serial port, one command after the other::
 The first serial port is the kernel's console; what it printed is in every error.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fcntl
 import json

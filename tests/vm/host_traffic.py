@@ -3,8 +3,6 @@
 ``host_traffic.py CAPTURE``: the path of the program. The outside is a network namespace, the machine is the guest.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -7,8 +7,6 @@ unpacks into its root file system. So the checkout, its virtual environment and 
 where every test expects them, and what a test writes is gone with the guest.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re

@@ -1,7 +1,5 @@
 """``capture host`` on a machine of its own: in the network namespace that the kernel began with."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 from vm.guest import Guest
 from vm.image import CHECKOUT
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_machine_captures_itself_and_is_released(guest: Guest) -> None:

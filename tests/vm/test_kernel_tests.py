@@ -1,7 +1,5 @@
 """A part of the kernel tests, in a guest that has all modules: every driver writes, reads back and captures."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from vm.guest import Guest
 from vm.image import CHECKOUT
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 SLOW = ("many_networks", "same_time", "bindings", "drift", "200000", "Lookup", "PolicyRouting")
 PARTS = {

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.needed_modules import Flavour
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PRINTED = {
     "ISTIO_INBOUND_INTERCEPTION_MODE": "TPROXY",

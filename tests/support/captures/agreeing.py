@@ -1,7 +1,5 @@
 """What the verbs say of one pod: of its connections one by one, and of all together; and what traffic says."""
 
-from __future__ import annotations
-
 from capture import operations
 from capture.cli.doctor.examination import pod_findings as doctor_findings
 from capture.model.addresses import address_text, parse_address

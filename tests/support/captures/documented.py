@@ -1,7 +1,5 @@
 """A capture for each documented setting, and for those that belong together."""
 
-from __future__ import annotations
-
 from capture.model.addresses import parse_address, parse_network
 from capture.model.ruleset import Span
 from capture.model.ruleset import only as P  # noqa: N812  # a port, or an id, in a table of many

@@ -1,25 +1,18 @@
 """A pod whose facts are given, not read: what ``resolve`` reads from a host, from memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
+from typing import Any
 
 from capture.model.addresses import Network, parse_address
+from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
-from capture.settings.config import resolve
+from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import global_addresses
 from capture.settings.options import IP_FAMILIES
 from capture.settings.settings import ExplicitValue, Settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from capture.model.ruleset import Ruleset
-    from capture.settings.config import CaptureConfig
-
-    Texts = dict[Any, str]
-    """Values by option; options of all types are keys, which no type but Any expresses."""
+Texts = dict[Any, str]
+"""Values by option; options of all types are keys, which no type but Any expresses."""
 
 
 @dataclass

@@ -1,13 +1,12 @@
 """``istio-init`` as a process in a namespace."""
 
-from __future__ import annotations
-
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 from pytest_netns import Namespace, require
+from support.processes.our_programs import run_program
 
 PROGRAMS = Path(sys.executable).parent
 AS_PROXY = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--inh-caps=-all"]
@@ -29,8 +28,9 @@ def init(
     """Run istio-init and check its exit code; as another user without capabilities, if all may enter the checkout."""
     if before:
         require_open_checkout()
-    command = [*before, PROGRAMS / "istio-init", *arguments]
-    done = namespace.run(command, check=False, env=env, reads_everything=True)
+        done = namespace.run([*before, PROGRAMS / "istio-init", *arguments], check=False, env=env)
+    else:
+        done = run_program(namespace, "istio-init", *arguments, code=None, env=env)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done

@@ -1,7 +1,5 @@
 """Arguments as Istio's injector gives them to its init container, in the shapes that its templates have."""
 
-from __future__ import annotations
-
 LOG_FLAGS = (
     ["--log_output_level=default:info"],
     ["--log_output_level", "all:warn,grpc:none", "--log_as_json"],

@@ -1,7 +1,5 @@
 """A pod as it was injected, run in a namespace: its init containers in order, then its proxy, as kubelet would."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

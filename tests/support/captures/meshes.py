@@ -1,7 +1,5 @@
 """Fifty captures that meshes really have: all send TCP of an app to the proxy, out to port 80 and in to port 8080."""
 
-from __future__ import annotations
-
 from itertools import product
 
 from capture.settings import options as option

@@ -4,8 +4,6 @@ All of VARIANTS send TCP of uid 1000 to ``OUTSIDE`` to one of ``OUTBOUND_PORTS``
 ``APP_PORT`` to one of ``INBOUND_PORTS``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from capture.settings import options as option
@@ -62,6 +60,9 @@ DRIVERS: dict[str, Texts] = {
     "iptables-legacy": {option.BACKEND: "iptables", option.DRIVER: "restore", option.FORCE_IPTABLES_BINARY: "legacy"},
     "iptables-iptc": {option.BACKEND: "iptables", option.DRIVER: "iptc"},
 }
+ONE_FOR_EACH_PLACE = ("nftables-netlink", "iptables-netlink", "iptables-legacy")
+"""For what depends on the live rules alone: the other drivers make the same ones, as test_nftables_listings,
+test_iptables_netlink and test_iptables_cases compare."""
 
 
 def settings(*texts: Texts) -> Settings:

@@ -1,7 +1,5 @@
 """What a node's agent knows and reports, and doing things in a pod's namespace from the node."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess

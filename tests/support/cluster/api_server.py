@@ -6,8 +6,6 @@
         server.kubectl("get", "pods", stdin="") -> str
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

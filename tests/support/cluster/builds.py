@@ -7,8 +7,6 @@
 only server that is queried.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

@@ -1,7 +1,5 @@
 """Calling an application in a pod from another pod, and reading which way the request went."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -7,8 +7,6 @@ It prints ``ready`` when all pods are there, and ``done`` after each line. What 
 of two cores (500 pods) is made here in seconds; all that the agent sees of a pod is as on a real node.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

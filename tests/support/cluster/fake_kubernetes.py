@@ -8,8 +8,6 @@
 It listens on 127.0.0.1 with TLS; ``Authority`` makes the certificates. ``requests`` is what it was sent.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import ipaddress
@@ -189,7 +187,7 @@ class Recorded:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    fake: FakeKubernetes
+    fake: "FakeKubernetes"
     stopping: threading.Event
 
     def server_bind(self) -> None:

@@ -1,7 +1,5 @@
 """Container images made by hand, since there is no registry: OCI archives for ``ctr images import``."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path

@@ -3,8 +3,6 @@
 Measured with Istio's webhook configuration on a real API server, revision ``default``, without automatic injection.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 INJECT, INJECTION, REVISION = "sidecar.istio.io/inject", "istio-injection", "istio.io/rev"

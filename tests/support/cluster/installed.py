@@ -1,7 +1,5 @@
 """A Kubernetes node with the agent on it, installed as a person would."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from support.cluster import builds

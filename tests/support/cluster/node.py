@@ -12,8 +12,6 @@ It has its own network, mounts, processes and host name; of the machine it share
 reads. Its disk is ``directory``, and stays for a reboot. Everything ends with its process 1.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 They run the machine's own programs: /usr and this checkout are mounted read-only into an image that holds nothing.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 A manifest is drawn by its seed: shrinking layouts would cost more than it shows.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from typing import Any

@@ -1,7 +1,5 @@
 """Random meshes: services, endpoints, destination rules, telemetry and mesh config, and one call that must succeed."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import random

@@ -1,7 +1,5 @@
 """The agent's log in memory: tests read what it tells, and how often."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

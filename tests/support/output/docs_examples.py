@@ -16,8 +16,6 @@ A comment before a block, which readers do not see, names what is needed for it:
     <!-- elsewhere: a node with containerd -->                  what it prints is of a place that is not here
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path

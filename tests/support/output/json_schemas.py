@@ -3,8 +3,6 @@
 check("verify", plain)      raises jsonschema.ValidationError, also for a key that the schema does not name
 """
 
-from __future__ import annotations
-
 import importlib.resources
 import json
 from typing import Any

@@ -7,8 +7,6 @@ a run of each in an empty pod. Before each change that the killed run would make
 killed, and at its end; the next run is of the same settings, or of those from before.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

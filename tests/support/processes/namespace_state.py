@@ -1,7 +1,5 @@
 """Everything in a network namespace that a capture may touch, as its own tools print it: to be compared."""
 
-from __future__ import annotations
-
 import re
 
 from capture.backends.iptables.tables import legacy_tables

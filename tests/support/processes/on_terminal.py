@@ -4,8 +4,6 @@ on_terminal(["capture", "verify"], columns=80) -> (text, exit code)
 with Terminal(["capture", "watch"], columns=80) as terminal: terminal.read_until("proxy"); terminal.resize(120, 40)
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -15,12 +13,9 @@ import struct
 import subprocess
 import termios
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 PATIENCE = 20.0
 

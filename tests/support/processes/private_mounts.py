@@ -5,8 +5,6 @@ process, and with it all that it starts, has a mount namespace of its own with a
 names of namespaces. Of a run that is killed nothing is left.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -6,8 +6,6 @@ nothing changes that others can see, so these are all the moments there are.
 Uses ptrace(2) through ctypes and fork, so it belongs into a process with one thread: see ``run_alone``.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

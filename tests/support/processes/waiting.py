@@ -1,7 +1,5 @@
 """Waiting until something has happened: a condition that never holds is a failed assertion."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

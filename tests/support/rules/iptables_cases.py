@@ -3,11 +3,9 @@
 Texts are those of iptables 1.8.9, both variants (`iptables -A ...; iptables-save`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 
-from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.addresses import IPV4, IPV6, Family, Network, parse_network
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -19,6 +17,7 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Drop,
+    Goto,
     InInterface,
     Jump,
     Log,
@@ -37,16 +36,12 @@ from capture.model.ruleset import (
     Source,
     SourcePort,
     Span,
+    TableName,
     TransparentProxy,
     UnknownMatch,
     UnknownVerdict,
     only,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import TableName
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")
@@ -345,7 +340,7 @@ FOREIGN: list[Case] = [
     ),
     *_case("no-tracking", Rule(UnknownVerdict("CT --notrack")), "-j CT --notrack", RAW),
     *_case("log-level", Rule(UnknownVerdict("LOG --log-level 7")), "-j LOG --log-level 7"),
-    *_case("goto", Rule(UnknownVerdict("-g ISTIO_REDIRECT")), "-g ISTIO_REDIRECT"),
+    *_case("goto", Rule(UnknownVerdict("-g ISTIO_REDIRECT", Goto("ISTIO_REDIRECT"))), "-g ISTIO_REDIRECT"),
 ]
 
 OWN = MATCHES + VERDICTS

@@ -1,7 +1,5 @@
 """The drivers of iptables, each with the program that lists what it wrote."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import subprocess
@@ -11,12 +9,8 @@ from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.model.addresses import FAMILIES, IPV4
+from capture.model.addresses import FAMILIES, IPV4, Family
 from pytest_netns import Namespace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
 
 
 def writes_as_we_do() -> bool:

@@ -1,18 +1,11 @@
 """Foreign rules in a namespace: Docker's, a firewall's, look-alikes of our own."""
 
-from __future__ import annotations
-
 import random
 
-from capture.model.addresses import FAMILIES, IPV4
-from capture.model.ruleset import BUILT_IN_CHAINS, MANGLE, NAT, RAW
+from capture.model.addresses import FAMILIES, IPV4, Family
+from capture.model.ruleset import BUILT_IN_CHAINS, MANGLE, NAT, RAW, TableName
 from pytest_netns import Namespace
 from support.rules.iptables_drivers import DriverCase
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
 
 EVERYWHERE = (
     "-p tcp -m tcp --dport 9999 -j RETURN",

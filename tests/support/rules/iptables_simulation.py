@@ -1,21 +1,14 @@
 """Tables as a kernel keeps them: what the edits of a plan do, strictly, without a kernel."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
 from capture.backends.iptables.expansion import expanded
 from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.plan import TableEdit
-from capture.model.addresses import FAMILIES
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table
+from capture.model.addresses import FAMILIES, Family
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table, TableName
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
-
-    Chains = dict[str, list[Rule]]
+Chains = dict[str, list[Rule]]
 
 
 class Tables:

@@ -3,8 +3,6 @@
 put(namespace, "upstream, iptables-nft")      by the tool of the name
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pytest_netns import Namespace

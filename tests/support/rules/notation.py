@@ -9,8 +9,7 @@
 Chains without a rule for the family are left out. Blanks are for the eye: compare with ``lines(text)``.
 """
 
-from __future__ import annotations
-
+from capture.model.addresses import Family, Network
 from capture.model.ruleset import (
     ALL_BITS,
     Accept,
@@ -24,6 +23,7 @@ from capture.model.ruleset import (
     Jump,
     Log,
     Mark,
+    Match,
     OutInterface,
     OwnerGid,
     OwnerUid,
@@ -31,20 +31,19 @@ from capture.model.ruleset import (
     Redirect,
     RestoreMark,
     Return,
+    Rule,
+    Ruleset,
     SaveMark,
     SetMark,
     SetZone,
     Source,
     SourcePort,
+    TableName,
     TransparentProxy,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import Match, Rule, Ruleset, TableName, Verdict
 
 WORDS: dict[type, str] = {
     Source: "from",

@@ -1,17 +1,9 @@
 """The way of a packet through a rule set alone, or with foreign chains around it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from capture.analysis.base_chains import Situation
-from capture.analysis.trace import trace_whole_path
-
-if TYPE_CHECKING:
-    from capture.analysis.base_chains import BaseChain
-    from capture.analysis.trace import Trace
-    from capture.model.packet import Packet
-    from capture.model.ruleset import Ruleset
+from capture.analysis.base_chains import BaseChain, Situation
+from capture.analysis.trace import Trace, trace_whole_path
+from capture.model.packet import Packet
+from capture.model.ruleset import Ruleset
 
 
 def trace(

@@ -1,7 +1,5 @@
 """Calls of the plugin as a container runtime makes them: a process, variables, JSON on standard input."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

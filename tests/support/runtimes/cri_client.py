@@ -3,8 +3,6 @@
 The messages are those of ``cri.proto``, compiled when the tests run.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess
@@ -52,7 +50,7 @@ class Execution:
 class Container:
     """A running container."""
 
-    def __init__(self, client: CriClient, container_id: str) -> None:
+    def __init__(self, client: "CriClient", container_id: str) -> None:
         self._client = client
         self.id = container_id
 
@@ -67,7 +65,7 @@ class Container:
 class Sandbox:
     """A pod that the runtime has made."""
 
-    def __init__(self, client: CriClient, config: Any, sandbox_id: str) -> None:
+    def __init__(self, client: "CriClient", config: Any, sandbox_id: str) -> None:
         self._client = client
         self._config = config
         self.id = sandbox_id

@@ -1,7 +1,5 @@
 """A plugin that does what an installer can see of one: it starts, and answers VERSION."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

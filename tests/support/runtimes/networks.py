@@ -1,7 +1,5 @@
 """Network configurations for the runtime tests: a bridge with both families, then our plugin."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -9,8 +9,6 @@ From outside, files of the node are seen under /proc/PID/root; ``Node.outside`` 
 touches the machine's network, its mounts or its /run. Only control groups are shared, and are removed at the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os

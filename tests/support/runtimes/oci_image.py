@@ -5,8 +5,6 @@ so that containers which mount the machine's /usr have its programs. Both ``ctr 
 take it. Source: OCI image specification 1.1, image-layout.md, manifest.md, config.md.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """podman on a node: its pods, on CNI networks with the plugin last in the chain."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Answers queries of names by UDP and TCP, as Istio's agent at port 15053 of loopback."""
 
-from __future__ import annotations
-
 import socketserver
 import struct
 import threading

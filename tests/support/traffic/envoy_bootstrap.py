@@ -3,8 +3,6 @@
 Each request gets the header ``x-capture-proxy`` with the side that it passed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from typing import Any

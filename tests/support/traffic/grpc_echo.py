@@ -1,7 +1,5 @@
 """gRPC without generated code: `grpc_echo.py serve LABEL PORT`, and two calls by `grpc_echo.py call TARGET`."""
 
-from __future__ import annotations
-
 import sys
 from concurrent import futures
 

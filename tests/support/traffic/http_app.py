@@ -3,8 +3,6 @@
 It listens on every address of both families.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 import sys

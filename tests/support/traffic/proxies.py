@@ -7,8 +7,6 @@
 The proxy between them is in ``envoy_proxy``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import http.client
 import json
@@ -16,6 +14,7 @@ import re
 import socket
 import sys
 from pathlib import Path
+from typing import Self
 
 from pytest_netns import Client, Endpoint, Namespace, Pod, Process
 from support.traffic.envoy_bootstrap import HEADER
@@ -36,7 +35,7 @@ class Seen:
     """The sides on which a proxy had it, in order; empty if it came straight."""
 
     @classmethod
-    def decode(cls, body: bytes | str) -> Seen:
+    def decode(cls, body: bytes | str) -> Self:
         """Read the application's answer."""
         answer = json.loads(body)
         return cls(
@@ -51,6 +50,12 @@ def listen_as_proxy(namespace: Namespace) -> None:
     """Answer connections to the proxy's ports, as its user, with ``outbound`` and ``inbound``."""
     for port, label in ((15001, "outbound"), (15006, "inbound")):
         namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
+
+
+def one_proxy(namespace: Namespace, *, transparent: bool = False) -> None:
+    """Answer connections to the proxy's ports, as its user, with ``proxy``."""
+    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
+    namespace.listener(*ends, label="proxy", uid=1337, transparent=transparent)
 
 
 def echo(listener: socket.socket) -> None:

@@ -5,8 +5,6 @@
     pod: app (uid 1000) -> rules -> Envoy (uid 1337) -> peer: one application at three addresses
 """
 
-from __future__ import annotations
-
 import dataclasses
 import http.client
 import json

@@ -10,8 +10,6 @@
 Both ends are processes (``steady_process``): what the test does meanwhile keeps neither from its work.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys
@@ -40,7 +38,7 @@ class Load:
 
     process: Process
 
-    def stop(self) -> Counts:
+    def stop(self) -> "Counts":
         """End it and return what happened to its connections."""
         self.process._popen.send_signal(signal.SIGTERM)
         assert self.process.wait(10) == 0, self.process.output()

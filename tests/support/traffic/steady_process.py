@@ -7,8 +7,6 @@ python steady_process.py connect PER_SECOND ADDRESS|PORT...
     {"ADDRESS|PORT": {"label": 120, "refused": 1}}; ends with SIGTERM
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

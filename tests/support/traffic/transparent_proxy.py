@@ -5,8 +5,6 @@ the mark by which the answers find back. As upstream injects it in this mode, it
 runs as root (it needs CAP_NET_ADMIN) and is known by its group.
 """
 
-from __future__ import annotations
-
 import contextlib
 import select
 import socket

@@ -1,7 +1,5 @@
 """The order of base chains is that of the kernel, which is written here as its source has it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -27,10 +25,10 @@ from capture.model.ruleset import (
     Rule,
     Ruleset,
     Table,
-    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_verdict
 
 TRANSPARENT = build_ruleset(CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True))
 OWN = [("raw", -300, False), ("mangle", -150, False), ("nat", -100, True)]
@@ -134,7 +132,7 @@ def test_connection_tracking_has_seen_what_comes_behind_it(
     assert foreign(1, priority, is_older=is_older).replace(hook=hook).is_tracked == is_tracked
 
 
-def test_chains_of_a_second_capture_are_entered_where_iptables_has_them_with_all_that_they_jump_to() -> None:
+def test_a_second_captures_chains_are_read_with_all_that_they_jump_to() -> None:
     jump = Rule(Jump("X"), why="of its program")
     chains = tuple(Chain(name, (jump,), "ACCEPT") for name in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING))
     ruleset = Ruleset(FAMILIES, tuple(Table(name, (*chains, Chain("X", ()))) for name in (MANGLE, NAT)))
@@ -152,8 +150,8 @@ def test_chains_of_a_second_capture_are_entered_where_iptables_has_them_with_all
 
 
 def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() -> None:
-    maps = Rule(UnknownVerdict("SNAT --to-source 10.0.0.1"))
-    for rules, priorities in (((maps,), [100]), ((Rule(UnknownVerdict("MASQUERADE")),), [])):
+    maps = Rule(foreign_verdict("SNAT --to-source 10.0.0.1"))
+    for rules, priorities in (((maps,), [100]), ((Rule(foreign_verdict("MASQUERADE")),), [])):
         chains = (Chain(INPUT, rules, "ACCEPT"), Chain(POSTROUTING, rules, "ACCEPT"))
         ruleset = Ruleset(FAMILIES, (Table(RAW, ()), Table(NAT, chains)))
         second = [*base_chains_of_iptables(ruleset, lambda _: False)]

@@ -1,7 +1,5 @@
 """The canonical form by example; its laws are in ``tests/property``."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.canonical import CanonicalChain, canonical, canonical_rules
@@ -12,6 +10,7 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Jump,
+    Match,
     OwnerGid,
     OwnerUid,
     Protocol,
@@ -22,14 +21,10 @@ from capture.model.ruleset import (
     Source,
     Span,
     Table,
-    UnknownMatch,
     only,
 )
+from support.rules.foreign import foreign_match
 from support.rules.notation import lines, rule_line
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match
 
 TCP = Protocol("tcp")
 
@@ -118,7 +113,7 @@ EQUIVALENT = {
         "\n".join(f"tcp & port {number} -> A" for number in (*range(2, 40, 2), 8)),
     ),
     "nor where something unknown may count": (
-        [returning(TCP, port(7, 9), UnknownMatch("-m quota")), returning(UnknownMatch("-m limit"), to("10.0.0.0/8"))],
+        [returning(TCP, port(7, 9), foreign_match("-m quota")), returning(foreign_match("-m limit"), to("10.0.0.0/8"))],
         "tcp & port 7,9 & ?-m quota -> return\nto 10.0.0.0/8 & ?-m limit -> return",
     ),
     "a list that joins to every address meets the list after it": (

@@ -1,6 +1,6 @@
 """What Envoy's configuration says of its listeners, and where that does not fit the capture."""
 
-from __future__ import annotations
+from typing import Any
 
 import pytest
 
@@ -14,10 +14,6 @@ from capture.analysis.envoy_listeners import (
 )
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND
 from capture.model.addresses import FAMILIES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 PORTS = tuple(
     (outcome, family, port)

@@ -1,7 +1,5 @@
 """The policy as it is worded: parsed back, its lines share no packet, leave none out, and are true of each."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 
@@ -9,6 +7,7 @@ import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.diagram import Diagrams
 from capture.analysis.explanation import NO_RULE, statements_about
 from capture.analysis.outcome import Fate
 from capture.analysis.possible_packets import possible_packets
@@ -16,15 +15,10 @@ from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.space import PROTOCOLS, Field, PacketSpace
 from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model
-from capture.model.addresses import gaps, merge_ranges
+from capture.model.addresses import Family, gaps, merge_ranges
 from capture.model.ruleset import only
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.analysis.diagram import Diagrams
-    from capture.model.addresses import Family
 
 FIELDS = {
     "to": Field.DESTINATION,

@@ -1,13 +1,11 @@
 """The packet's path as a tree with counters."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
 from capture.backends.iptables.render import shown_rule
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -30,19 +28,16 @@ from capture.model.ruleset import (
     SetMark,
     SetZone,
     Table,
+    TableName,
     TransparentProxy,
-    UnknownVerdict,
+    Verdict,
     only,
 )
 from capture.report.flow_svg import picture
 from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName, Verdict
+from support.rules.foreign import foreign_verdict
 
 HTTP = (Protocol("tcp"), DestinationPort((only(80),)))
 
@@ -200,7 +195,7 @@ def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = 
         (Log("x"), NAT, ("goes on", "logged")),
         (SetZone(2), NAT, ("goes on", "zone 2")),
         (SetMark(1337), NAT, ("goes on", "mark 0x539")),
-        (UnknownVerdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
+        (foreign_verdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
         (Continue(), NAT, ("goes on", "counted")),
         (Jump("nowhere"), NAT, ("chain", "nowhere")),
         (TransparentProxy(15006, 1), MANGLE, ("proxy", "proxy :15006")),

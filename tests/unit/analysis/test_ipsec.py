@@ -1,7 +1,5 @@
 """Which IPsec policy decides on a packet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -60,7 +58,7 @@ def test_the_lowest_priority_decides_also_if_it_lets_a_packet_pass() -> None:
     assert policy_for(SENT, [first.replace(is_blocking=False, has_template=False), BLOCKS]) is None
 
 
-def test_a_packet_whose_source_is_not_known_is_covered_by_a_policy_for_every_source() -> None:
+def test_an_unknown_source_is_covered_by_a_policy_for_every_source() -> None:
     unknown = SENT.replace(source=None, source_port=None)
     assert policy_for(unknown, [BLOCKS]) == BLOCKS
     assert policy_for(unknown, [BLOCKS.replace(source=parse_network("10.0.0.0/8"))]) is None

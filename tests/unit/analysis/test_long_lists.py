@@ -1,7 +1,5 @@
 """A list of rules as one function: at every number it is what going through the rules gives."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from itertools import product

@@ -1,13 +1,13 @@
 """What each difference does by itself: laws over random sets of deleted, moved, changed, surplus and foreign rules."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
 
 import pytest
 
 from capture.analysis.base_chains import PodNetwork, Situation
+from capture.analysis.compare import Difference
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import judge, of_family
 from capture.analysis.own_effects import CHANGED, MAX_GROUPS, MOVED, NOT_ALONE
@@ -16,28 +16,24 @@ from capture.model.ruleset import (
     NAT,
     OUTPUT,
     Accept,
+    Chain,
     DestinationPort,
     OwnerUid,
     Protocol,
     Redirect,
     Return,
     Rule,
-    UnknownMatch,
+    Ruleset,
+    TableName,
     only,
 )
 from capture.report.difference_text import difference_text
 from capture.report.fate_text import effect_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_match
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from capture.analysis.compare import Difference
-    from capture.model.ruleset import Chain, Ruleset, TableName
-
-    Rules = tuple[Rule, ...]
+Rules = tuple[Rule, ...]
 
 TCP = Protocol("tcp")
 TAKES_80 = Rule(Accept(), (TCP, DestinationPort((only(80),))))
@@ -46,7 +42,7 @@ FOREIGN = (
     Rule(Return(), (OwnerUid((only(1337),)),)),
     Rule(Accept(), (Protocol("udp"),)),
     Rule(Redirect(9), (TCP, DestinationPort((only(443),)))),
-    Rule(Return(), (TCP, UnknownMatch("-m statistic --mode random"))),
+    Rule(Return(), (TCP, foreign_match("-m statistic --mode random"))),
 )
 """Rules of other programs."""
 CONFIGS = (

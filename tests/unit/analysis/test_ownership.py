@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.ownership import disturbance_test, may_divert, own_positions, without_foreign_rules
@@ -20,18 +18,16 @@ from capture.model.ruleset import (
     Jump,
     Log,
     Mark,
+    Match,
     RestoreMark,
     Return,
     Rule,
     Ruleset,
     SaveMark,
     SetMark,
+    TableName,
 )
 from support.rules.iptables_cases import FOREIGN, VERDICTS, Case
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match, TableName
 
 
 def live(**tables: str) -> Ruleset:

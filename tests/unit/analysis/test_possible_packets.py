@@ -1,7 +1,5 @@
 """Which packets can occur in a pod: of each possible one, what may differ, and what may not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,9 +1,8 @@
 """The reasons of ``explain`` against ``trace``: the rule that decides on a packet, packet by packet."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,35 +10,30 @@ from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
 from capture.analysis.explanation import NO_RULE
-from capture.analysis.meaning import Goto, meaning
+from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
 from capture.analysis.reasons import DECIDES, ReasonCompiler
 from capture.analysis.space import PacketSpace
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
 from capture.model.ruleset import (
     NAT,
     OUTPUT,
     Chain,
     Drop,
+    Goto,
     Jump,
     Protocol,
     Redirect,
     Rule,
     Table,
+    TableName,
     TransparentProxy,
-    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.small_pools import Pools, numbers_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.trace import Step, Trace
-    from capture.model.ruleset import TableName
+from support.rules.foreign import foreign_verdict
 
 SAMPLE = range(50)
 PACKETS = 40
@@ -122,7 +116,7 @@ def test_every_packet_has_the_reason_of_its_trace() -> None:
 
 
 def test_a_translation_to_one_of_several_addresses_is_the_reason_of_each() -> None:
-    rule = Rule(UnknownVerdict("DNAT --to-destination 10.0.0.1-10.0.0.9"), (Protocol("tcp"),))
+    rule = Rule(foreign_verdict("DNAT --to-destination 10.0.0.1-10.0.0.9"), (Protocol("tcp"),))
     foreign = BaseChain("ip other", ("ipv4",), OUTPUT, -110, True, Table(NAT, (Chain("x", (rule,), "ACCEPT"),)))
     situation = Situation(build_ruleset(CaptureConfig()), (foreign,))
     space = PacketSpace("ipv4", (situation,))

@@ -1,7 +1,5 @@
 """Kernel modules: what needs which, what is there, and what the error says when one is missing."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os
@@ -21,12 +19,8 @@ from capture.model.addresses import FAMILIES
 from capture.settings import options as option
 from capture.state import kernel_modules
 from capture.state.kernel_modules import ModuleInventory, look_up_modules
-from support.captures.fake_pod import ruleset_of
+from support.captures.fake_pod import Texts, ruleset_of
 from support.rules.vocabulary import kinds_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from support.captures.fake_pod import Texts
 
 DNS: Texts = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
 CONFIGURATIONS: dict[str, Texts] = {

@@ -1,7 +1,5 @@
 """What a shell offers: by `python -m capture`, as the scripts of the shells call it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Every value on the command line is checked by a kind, and every error about one has the same words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import click

@@ -1,7 +1,5 @@
 """Commands that look at the same things take the same options: docs/commands/ has them for each."""
 
-from __future__ import annotations
-
 import click
 import pytest
 

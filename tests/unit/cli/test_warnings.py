@@ -1,7 +1,5 @@
 """What a command warns of that reads options of the capture, and applies nothing."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.cli.group import run

@@ -5,8 +5,6 @@ A script, because ptrace and fork need a process with one thread:
 ends with the first thing that was wrong. STRIDE 5 tries every fifth of them, and begins elsewhere in each scenario.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -38,7 +36,7 @@ class WrongError(Exception):
 class Node:
     """A node's directories, made anew for each try."""
 
-    def __init__(self, scenario: Scenario, root: Path) -> None:
+    def __init__(self, scenario: "Scenario", root: Path) -> None:
         self.scenario, self.root = scenario, root
         self.bin_dir, self.conf_dir = root / "bin", root / "net.d"
         self.bundle = root / "bundle"

@@ -1,7 +1,5 @@
 """The decision list, line by line, as each source of facts knows a pod."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

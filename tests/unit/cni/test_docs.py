@@ -1,7 +1,5 @@
 """docs/cni.md explains every key."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """That Istio's own plugin captures the pods of a node, too or alone."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The client against a server that answers like the Kubernetes API: each way to fail is an error of its own."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Which file a runtime takes: by the rules of go-cni, ocicni and libcni, and where a list of our own stays closed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,8 @@ import pytest
 
 from cni import install, runtimes
 from cni.install_error import InstallError
-from cni.networks import Chosen, ListChoice, candidates, choose
+from cni.networks import Chosen, ListChoice, RuntimeName, candidates, choose
 from support.runtimes.fake_plugin import write_plugin
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni.networks import RuntimeName
 
 PODS = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 OTHER = {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "macvlan"}]}

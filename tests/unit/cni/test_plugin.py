@@ -1,7 +1,5 @@
 """What the plugin does without a kernel: whom it leaves alone, what it refuses, and what a process answers."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

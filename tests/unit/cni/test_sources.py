@@ -1,7 +1,5 @@
 """The plugin's sources, in what order, and where it stops."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What ``capture cni status`` prints about a node, as text and as JSON, and its exit code."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

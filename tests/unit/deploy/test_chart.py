@@ -1,7 +1,5 @@
 """The chart and the manifest, as far as no helm is needed; `make test-cluster` installs both on a real node."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

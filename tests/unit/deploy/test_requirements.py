@@ -1,7 +1,5 @@
 """docs/tested.md names a test for each thing that a node's agent has to do, and keeps what a run leaves out."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from capture.settings.options import OPTIONS
 from initcontainer.help import usage
 

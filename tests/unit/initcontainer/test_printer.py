@@ -1,8 +1,6 @@
-from __future__ import annotations
-
 import datetime as dt
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,9 +8,6 @@ from capture.errors import CaptureError, ConfigurationError
 from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
 from initcontainer.printer import Printer
 from support.captures.fake_pod import explicit
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ERROR = CaptureError("nothing works", "try again")
 

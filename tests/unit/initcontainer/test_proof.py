@@ -1,7 +1,5 @@
 """The error of a probe that did not arrive."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

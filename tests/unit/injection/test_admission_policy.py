@@ -1,7 +1,5 @@
 """The policy as data; what an API server makes of it is in tests/cluster."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

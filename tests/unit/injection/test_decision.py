@@ -1,7 +1,5 @@
 """Who gets a sidecar: Istio's answers, cell by cell."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

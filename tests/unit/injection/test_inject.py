@@ -1,7 +1,5 @@
 """Injection into texts: what it adds, where, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

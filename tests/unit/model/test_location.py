@@ -1,22 +1,15 @@
 """One printed form of where a rule is."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compare import Difference
 from capture.analysis.culprits import Obstacle
 from capture.analysis.trace import trace_whole_path
-from capture.model.addresses import IPV4, IPV6, parse_address
+from capture.model.addresses import IPV4, IPV6, Family, parse_address
 from capture.model.location import Location
 from capture.model.packet import Packet
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, Chain, Drop, Jump, Rule, Ruleset, Table
-
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
 
 DROPS = Rule(Drop())
 CALLED = Table(MANGLE, (Chain("out", (Rule(Jump("x"), number=3),), "ACCEPT"), Chain("x", (DROPS,))))

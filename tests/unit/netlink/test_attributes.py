@@ -1,7 +1,5 @@
 """Attributes against bytes written out by hand from linux/netlink.h."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

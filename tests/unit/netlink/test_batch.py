@@ -1,7 +1,5 @@
 """The datagram of a batch, from nfnetlink_rcv_batch in net/netfilter/nfnetlink.c."""
 
-from __future__ import annotations
-
 import _socket
 import errno
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Entries of connection tracking: what is sent for one, and what is read of one."""
 
-from __future__ import annotations
-
 import ipaddress
 
 import pytest

@@ -1,7 +1,5 @@
 """Messages and refusals, from bytes as the kernel writes them (linux/netlink.h, struct nlmsgerr)."""
 
-from __future__ import annotations
-
 import errno
 
 import pytest

@@ -1,7 +1,5 @@
 """Policy rules in the words of ip-rule(8), and which packets they may mean."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.netlink.policy_rules import FR_ACT_NOP, FR_ACT_TO_TBL, PolicyRule

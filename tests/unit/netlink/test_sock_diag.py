@@ -1,7 +1,5 @@
 """Sockets as sock_diag lists them."""
 
-from __future__ import annotations
-
 import ipaddress
 
 import pytest

@@ -1,7 +1,5 @@
 """What the socket makes of answers that a healthy kernel seldom gives; the other end is one of our sockets."""
 
-from __future__ import annotations
-
 import _socket
 import errno
 import os

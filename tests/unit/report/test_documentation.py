@@ -1,7 +1,5 @@
 """The pages of docs/: those that come from code are up to date, every link leads somewhere."""
 
-from __future__ import annotations
-
 import ast
 import errno
 import http

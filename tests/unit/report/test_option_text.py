@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from capture.report.option_text import by_topic, flags_text, help_text
 from capture.settings.options import DRY_RUN, OPTIONS, OWNER_GROUPS, PROXY_PORT, REDIRECT_DNS
 

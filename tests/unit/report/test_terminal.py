@@ -1,7 +1,5 @@
 """What a person sees: colours and folds on a terminal, plain lines in a pipe."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The last lines of a trace: where the packet ends, and which rule decides."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import BaseChain

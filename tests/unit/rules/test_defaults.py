@@ -1,17 +1,10 @@
 """The whole rule set for the settings that most pods have, in both profiles and both families."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.settings import options as option
-from support.captures.fake_pod import IPV4_ALONE, POD, ruleset_of
+from support.captures.fake_pod import IPV4_ALONE, POD, Texts, ruleset_of
 from support.rules.notation import lines, shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from support.captures.fake_pod import Texts
-
 
 ARGUMENTS_OF_THE_DOCUMENT: Texts = {
     option.PROXY_PORT: "15001",

@@ -1,17 +1,11 @@
 """The mangle table: TPROXY and dropping of invalid packets, alone and together."""
 
-from __future__ import annotations
-
 import pytest
 
+from capture.model.addresses import Family
 from capture.settings import options as option
-from support.captures.fake_pod import IPV4_ALONE, POD, ruleset_of
+from support.captures.fake_pod import IPV4_ALONE, POD, Texts, ruleset_of
 from support.rules.notation import chain_lines, lines, shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from support.captures.fake_pod import Texts
 
 TRANSPARENT: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
 UNDERSCORE: Texts = {option.CHAIN_NAMES: "underscore"}

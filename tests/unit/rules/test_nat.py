@@ -3,18 +3,12 @@
 Chains are spelled with underscores here, in both profiles, so that one table serves both.
 """
 
-from __future__ import annotations
-
 import pytest
 
+from capture.model.addresses import Family
 from capture.settings import options as option
-from support.captures.fake_pod import POD, FakePod, ruleset_of
+from support.captures.fake_pod import POD, FakePod, Texts, ruleset_of
 from support.rules.notation import chain_lines, lines
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from support.captures.fake_pod import Texts
 
 PROFILES = ("classic", "current")
 

@@ -1,17 +1,11 @@
 """The raw table: the two conntrack zones of DNS."""
 
-from __future__ import annotations
-
 import pytest
 
+from capture.model.addresses import Family
 from capture.settings import options as option
-from support.captures.fake_pod import IPV4_ALONE, POD, FakePod, ruleset_of
+from support.captures.fake_pod import IPV4_ALONE, POD, FakePod, Texts, ruleset_of
 from support.rules.notation import lines, shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from support.captures.fake_pod import Texts
 
 CAPTURED: Texts = {option.REDIRECT_DNS: "true"}
 ALL: Texts = {**CAPTURED, option.CAPTURE_ALL_DNS: "true"}

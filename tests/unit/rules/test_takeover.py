@@ -1,10 +1,8 @@
 """Facts about a rule set that takes over from another: what it tracks, and how it captures."""
 
-from __future__ import annotations
-
 import pytest
 
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4, IPV6, Family
 from capture.model.ruleset import (
     Chain,
     ConnectionMark,
@@ -23,10 +21,6 @@ from capture.rules import build_tracking, redirects_inbound, tracks_connections
 from capture.settings import options as option
 from support.captures.fake_pod import POD, config_of, ruleset_of
 from support.rules.notation import chain_lines
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
 
 
 def of_one(rule: Rule) -> Ruleset:

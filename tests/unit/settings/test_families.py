@@ -1,18 +1,12 @@
 """Which families are captured, why, and what the warnings say about the other one."""
 
-from __future__ import annotations
-
 import pytest
 
+from capture.model.addresses import Family
 from capture.settings.config import resolve
 from capture.settings.families import choose_families, judge_families, link_local_note
 from capture.settings.options import DUAL_STACK, IP_FAMILIES, OTHER_FAMILY
-from support.captures.fake_pod import FakePod, explicit
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from support.captures.fake_pod import Texts
+from support.captures.fake_pod import FakePod, Texts, explicit
 
 BOTH: tuple[Family, ...] = ("ipv4", "ipv6")
 IPV4: tuple[Family, ...] = ("ipv4",)

@@ -1,7 +1,5 @@
 """The facts of a host: what its files show, and what they cannot show about a pod."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -92,9 +90,7 @@ class TestUsers:
         ([(2, "fe80::2"), (2, "::1"), (1, "10.0.0.9")], None),
     ],
 )
-def test_the_primary_address_is_global_with_the_default_route_and_ipv4_where_there_are_several(
-    found: list[tuple[int, str]], primary: str | None
-) -> None:
+def test_which_address_is_primary(found: list[tuple[int, str]], primary: str | None) -> None:
     chosen = choose_primary([(interface, parse_address(address)) for interface, address in found], defaults={2})
     assert (str(chosen) if chosen else None) == primary
 

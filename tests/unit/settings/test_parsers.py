@@ -1,6 +1,6 @@
 """Parsers of single values: what they give, and all that is nearly right and is refused."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
 import pytest
 
@@ -8,10 +8,6 @@ from capture.model.addresses import Network, parse_network
 from capture.model.ruleset import Span
 from capture.settings import parsers
 from capture.settings.parsers import Selection, UidPorts
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def ipv4(text: str) -> Network:

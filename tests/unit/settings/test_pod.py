@@ -200,7 +200,7 @@ def test_hostile_annotations_are_refused_by_name_and_value(what: str, turn: int)
     assert len(error.message) < 600
 
 
-def test_an_annotation_longer_than_kubernetes_allows_is_refused_even_if_it_can_be_read() -> None:
+def test_an_annotation_longer_than_kubernetes_allows_is_refused() -> None:
     longest = "80," * (256 * 1024 // 3) + "8"
     settings = explicit({TRAFFIC + "excludeInboundPorts": longest})
     assert settings[option.EXCLUDED_INBOUND_PORTS][:2] == spans(8, 80)

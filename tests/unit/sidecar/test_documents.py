@@ -1,7 +1,5 @@
 """What documents mean, and what is refused: by the path of the field."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.settings.config import CaptureConfig

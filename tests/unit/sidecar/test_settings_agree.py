@@ -1,7 +1,5 @@
 """The bootstrap follows from the settings that give the rules, from wherever they come."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From sockets to entries of connection tracking: from where a connection began, and how far it is."""
 
-from __future__ import annotations
-
 from capture.netlink import conntrack, sock_diag
 from capture.netlink.conntrack import Flow, TrackedConnection
 from capture.netlink.sock_diag import TcpSocket

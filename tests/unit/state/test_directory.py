@@ -1,7 +1,5 @@
 """The state directory is private, with any maker; one that is not is refused, with the reason."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

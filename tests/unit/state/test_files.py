@@ -1,7 +1,5 @@
 """Files that may be missing, or belong to processes that have ended."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a person names is read to its end, to a limit, or until nothing comes any more."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

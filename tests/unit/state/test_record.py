@@ -1,7 +1,5 @@
 """Records: what was applied, written so that the same rules come of it again, and read with distrust."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -9,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,13 +24,7 @@ from capture.state.host_answers import HostAnswers, RecordingHost
 from capture.state.netns import namespace_id
 from capture.state.record import Record, as_json, from_json
 from pytest_netns import NamespaceFactory, require
-from support.captures.fake_pod import POD, FakePod, explicit
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from support.captures.fake_pod import Texts
+from support.captures.fake_pod import POD, FakePod, Texts, explicit
 
 NO_NAMES = HostAnswers(users={}, groups={}, proxy_user="istio-proxy", families=("ipv4", "ipv6"), ipv6=True, servers=())
 PLAIN = Record(Settings({}), NO_NAMES, build_ruleset(resolve(Settings({}), NO_NAMES)[0]), "nftables", "netlink")

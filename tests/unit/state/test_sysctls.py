@@ -1,7 +1,5 @@
 """The kernel's switches: their names, and which of them we may give back."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.state.sysctls import Sysctl, is_known

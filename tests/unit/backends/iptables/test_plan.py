@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
 from capture.backends.iptables.families import merge_families
@@ -19,6 +15,7 @@ from capture.model.ruleset import (
     ConnectionMark,
     Jump,
     Mark,
+    Match,
     OutInterface,
     Redirect,
     Return,
@@ -31,9 +28,6 @@ from capture.model.ruleset import (
 )
 from support.rules.iptables_cases import TCP, UDP
 from support.rules.iptables_simulation import Tables
-
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match
 
 NOTHING = Ruleset(FAMILIES, ())
 

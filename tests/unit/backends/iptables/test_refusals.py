@@ -1,7 +1,5 @@
 """What programs print when they fail (iptables 1.8.9, both variants, and older ones), and what we make of it."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.backends.iptables import refusals

@@ -1,6 +1,6 @@
 """From edits to messages: in which order, named by which handles, and what is tidied up in the end."""
 
-from __future__ import annotations
+from typing import Any
 
 import pytest
 
@@ -15,10 +15,6 @@ from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.ruleset import FORWARD, INPUT, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, Accept, Jump, Return, Rule
 from capture.netlink.attributes import decode_fields, decode_number
 from capture.netlink.messages import NLM_F_NONREC
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 NFTA_RULE_POSITION = 6  # linux/netfilter/nf_tables.h
 JUMP, OTHER = Rule(Jump("ISTIO_OUTPUT"), (), IPV4), Rule(Accept(), (), IPV4)

@@ -1,7 +1,5 @@
 """What older releases of iptables, nft and strangers leave in the tables, read as rules."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -10,7 +8,7 @@ from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables.xt_decode import RuleReader
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as kernel
-from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.addresses import IPV4, IPV6, Family, Network, parse_network
 from capture.model.ruleset import (
     Accept,
     ConnectionMark,
@@ -34,10 +32,6 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink.attributes import attribute, nested, text, u8, u16be, u32, u32be, u64be
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family, Network
 
 TCP = Protocol("tcp")
 OF_TCP = enc.PROTOCOL_TESTS["tcp"]

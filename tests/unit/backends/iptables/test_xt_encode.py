@@ -1,7 +1,5 @@
 """Expressions of nf_tables for rules of iptables: bytes as iptables-nft 1.8.9 had the kernel keep them."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -9,13 +7,14 @@ import pytest
 from capture.backends.iptables.xt_encode import encode_expressions, encode_matches, encode_rule
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
-from capture.model.addresses import IPV4, parse_network
+from capture.model.addresses import IPV4, Family, Network, parse_network
 from capture.model.ruleset import (
     Destination,
     DestinationPort,
     InInterface,
     Jump,
     Mark,
+    Match,
     OutInterface,
     OwnerUid,
     Protocol,
@@ -30,11 +29,6 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink.attributes import decode_elements, decode_fields, decode_text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import Match
 
 TCP = Protocol("tcp")
 little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes were noted on such a machine")

@@ -1,7 +1,5 @@
 """What the netlink driver of iptables costs a process that starts cold: only what it needs is imported."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

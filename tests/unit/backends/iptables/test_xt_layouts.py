@@ -1,7 +1,5 @@
 """Structures of x_tables against their definitions in the kernel's headers, as ctypes lays them out."""
 
-from __future__ import annotations
-
 import ctypes
 from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_void_p
 
@@ -12,7 +10,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_text import match_text, target_text
 from capture.backends.nf_tables import constants as nf
-from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.addresses import IPV4, IPV6, Family, parse_network
 from capture.model.ruleset import (
     Accept,
     ConnectionMark,
@@ -21,6 +19,7 @@ from capture.model.ruleset import (
     DestinationPort,
     Log,
     Mark,
+    Match,
     OwnerGid,
     OwnerUid,
     Protocol,
@@ -36,14 +35,10 @@ from capture.model.ruleset import (
     TransparentProxy,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
     only,
 )
 from capture.netlink.attributes import decode_elements, decode_fields, text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Verdict
 
 Address = c_uint8 * 16  # union nf_inet_addr
 

@@ -1,7 +1,5 @@
 """Matches and targets as the kernel keeps them, in the words of iptables-save; without words by name and bytes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -16,12 +14,8 @@ from capture.backends.iptables.xt_text import (
     protocol_text,
     target_text,
 )
-from capture.model.addresses import BITS, IPV4, IPV6, address_text
+from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text
 from capture.netlink.attributes import BYTE_ORDER
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
 
 
 def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields: dict[str, Any]) -> bytes:

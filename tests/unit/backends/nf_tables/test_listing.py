@@ -1,7 +1,5 @@
 """Tables and chains as the kernel lists them."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.backends.nf_tables import constants as nf

@@ -1,7 +1,5 @@
 """The messages that change a table of nf_tables: what they say that they do, and where a rule goes."""
 
-from __future__ import annotations
-
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, encode_hook
 from capture.backends.nf_tables.messages import TableMessages

@@ -1,17 +1,11 @@
 """Names of tables and chains, our own and foreign ones."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.names import REJECT_TABLE, TABLE_NAMES, model_chain, native_chain
-from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import TableName
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, TableName
 
 
 def test_tables_have_the_names_of_upstreams_native_mode() -> None:

@@ -1,7 +1,5 @@
 """Every match and verdict in the words of nft(8)."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.backends.nf_tables.native import Among, Named, NativeRule

@@ -1,7 +1,5 @@
 """Messages to the kernel: how long they get, what they leave out, how they are numbered."""
 
-from __future__ import annotations
-
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.messages import TableMessages

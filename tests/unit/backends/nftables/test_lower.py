@@ -1,9 +1,5 @@
 """From the model to native rules: what is written, what is left out, what is refused."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
 from capture.backends.nf_tables.hooks import Hook
@@ -23,6 +19,7 @@ from capture.model.ruleset import (
     DestinationPort,
     Drop,
     InInterface,
+    Match,
     OwnerUid,
     Protocol,
     Return,
@@ -30,14 +27,12 @@ from capture.model.ruleset import (
     Ruleset,
     Source,
     Table,
+    TableName,
     UnknownMatch,
     UnknownVerdict,
     only,
 )
 from support.rules.nftables_cases import networks
-
-if TYPE_CHECKING:
-    from capture.model.ruleset import Match, TableName
 
 BOTH = Ruleset(FAMILIES, ())
 

@@ -1,8 +1,8 @@
-from __future__ import annotations
-
 import json
 import os
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,18 +12,13 @@ from capture.cli.doctor import examination
 from capture.cli.doctor.examination import CAPABILITIES, can_work
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
+from capture.report.terminal import Finding
 from capture.state.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import findings_of_this_node
 from pytest_netns import require
 from support.captures.hosts import WITH_EVERYTHING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from capture.report.terminal import Finding
 
 
 def texts(found: Iterable[Finding], state: str) -> list[str]:
@@ -159,7 +154,7 @@ def test_an_absent_feature_names_the_missing_module() -> None:
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
-def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
+def test_missing_modules_matter_only_where_none_can_be_loaded() -> None:
     modules = ModuleInventory(("nft_redir",), (), is_indexed=True)
     (ok,) = examination.module_findings(modules, loads_modules=True)
     assert (ok.state, ok.message) == ("ok", "all that a capture may need are there")

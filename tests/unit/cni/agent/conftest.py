@@ -1,7 +1,5 @@
 """The agent's own packages come with the extra ``agent``; without them its tests cannot run."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 

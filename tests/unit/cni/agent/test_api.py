@@ -1,7 +1,5 @@
 """What the agent writes into the API: Events, evictions, taints."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

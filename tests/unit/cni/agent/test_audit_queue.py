@@ -1,7 +1,5 @@
 """Which pods get a look, and at which of them the network is read again. Each pod's namespace has its id as number."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +57,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     return made
 
 
-def test_the_network_is_read_where_an_event_came_and_everywhere_in_a_sweep_or_after_lost_events(node: Node) -> None:
+def test_the_network_is_read_again_after_events_and_in_sweeps(node: Node) -> None:
     assert node.turn(5) == {5: True}
     assert node.turn(EVERYWHERE) == {5: True, 6: True}
     assert node.turn(5, after=SWEEP_INTERVAL) == {5: True, 6: True}

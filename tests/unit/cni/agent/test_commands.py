@@ -1,7 +1,5 @@
 """`capture node`: an agent that only notes how it would run, and one that answers from memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -30,7 +28,7 @@ def options(tmp_path: Path) -> Options:
     return Options("node-1", "", {}, conf_dir=str(tmp_path / "cni" / "net.d"), service_account=str(account))
 
 
-def test_the_plugin_gets_what_it_needs_for_root_alone_and_outside_of_the_runtimes_directory(options: Options) -> None:
+def test_the_plugins_credentials_are_for_root_alone(options: Options) -> None:
     written = credentials.renew(options, ADDRESS)
     assert [os.path.relpath(path, options.credentials) for path in written] == ["ca.crt", "token", "kubeconfig"]
     assert os.path.dirname(options.credentials) == os.path.dirname(options.conf_dir)

@@ -1,7 +1,5 @@
 """Calls against the real library's server, and against sockets that are none."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterator
 from concurrent import futures

@@ -1,7 +1,5 @@
 """What the agent knows about itself, and how it is put into words."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -259,7 +257,7 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
     assert node.health.is_ready
 
 
-def test_a_runtime_that_loads_nothing_new_is_looked_at_often_and_named_after_a_while(node: Node) -> None:
+def test_a_runtime_that_loads_nothing_new_is_named_after_a_while(node: Node) -> None:
     node.write()
     runtime = FakeRuntime(LoadedNetwork(("bridge",), "lab", str(node.conf_dir), (str(node.bin_dir),)))
     node.installation.runtime = runtime

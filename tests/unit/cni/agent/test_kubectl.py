@@ -1,7 +1,5 @@
 """`kubectl capture` against a kubectl that answers from files and notes how it was called."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

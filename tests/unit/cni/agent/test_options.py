@@ -1,7 +1,5 @@
 """Where the agent's things are by default."""
 
-from __future__ import annotations
-
 import pytest
 
 from cni.agent import options as options_module

@@ -1,7 +1,5 @@
 """Warnings to the owner of a pod: once for each pod, from whichever agent."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace

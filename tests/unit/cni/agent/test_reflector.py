@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,7 +136,7 @@ def test_no_fault_makes_it_ask_more_than_twice_a_second(tmp_path: Path) -> None:
             watched.wait_until(partial(watched.knows, "a", "b"), 20)
 
 
-def test_while_the_api_server_is_away_nothing_is_certain_and_the_status_says_since_when(tmp_path: Path) -> None:
+def test_while_the_api_server_is_away_nothing_is_certain(tmp_path: Path) -> None:
     with watching(tmp_path, "a") as watched:
         watched.server.always(fake_kubernetes.nothing())
         watched.server.history.cut()

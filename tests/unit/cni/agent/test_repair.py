@@ -1,7 +1,5 @@
 """What is done about a pod that is not captured, by its state and by what the options allow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

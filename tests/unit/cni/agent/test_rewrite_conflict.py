@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from cni.agent.rewrite_conflict import RestoreBackoff
 
 

@@ -1,0 +1,55 @@
+"""``capture`` and ``istio-init`` in a namespace, by a child that has loaded them: few tests are about the start."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import capture.cli
+import initcontainer.__main__
+from pytest_netns import Namespace
+
+MAIN = {"capture": capture.cli.main, "istio-init": initcontainer.__main__.main}
+
+
+def run_program(
+    namespace: Namespace, program: str, *arguments: str, code: int | None = 0, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of our programs in the namespace as root, check its exit code, if any, and return what it printed."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            _become(namespace, [program, *arguments], env, [out, err])
+        returned = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        printed = [_text(file) for file in (out, err)]
+    assert code in (None, returned), f"exit code {returned}\n{printed[0]}\n{printed[1]}"
+    return subprocess.CompletedProcess([program, *arguments], returned, *printed)
+
+
+def _become(namespace: Namespace, words: list[str], env: Mapping[str, str] | None, output: list[BinaryIO]) -> None:
+    """Run the program in this child, with streams of its own, and end."""
+    code = 1
+    try:
+        for number, stream in enumerate((open(os.devnull, "rb"), *output)):  # noqa: SIM115  # it ends with the child
+            os.dup2(stream.fileno(), number)
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "r" if number == 0 else "w") for number in range(3))
+        if env is not None:
+            os.environ.clear()
+            os.environ.update(env)
+        sys.argv = words
+        with namespace.entered():
+            code = MAIN[words[0]]()
+        sys.stdout.flush()
+    except BaseException:  # noqa: BLE001  # nothing of the test goes on here
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _text(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode()
