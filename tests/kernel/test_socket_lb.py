@@ -18,7 +18,6 @@ from capture.state import socket_lb
 from pytest_netns import Pod, PodPair, require
 from support.processes.our_programs import run_program
 
-
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 SERVICE, ENDPOINT = "203.0.113.9", "203.0.113.50"
 # linux/bpf.h
