@@ -63,8 +63,9 @@ class ConfigurationError(CaptureError):
 
     def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
         shown = value if len(value) <= 80 else f"{value[:77]}... ({len(value)} characters)"
-        came_from = f" ({origin})" if origin != "command line" else ""
-        super().__init__(f"{option}{came_from}: invalid value {shown!r}: expected {expected}")
+        named = f"{option} ({origin})" if origin != "command line" else option
+        named = origin if origin.endswith(f" {option}") else named  # "environment NAME" names both
+        super().__init__(f"{named}: invalid value {shown!r}: expected {expected}")
         self.option = option
         self.value = value
         self.origin = origin

@@ -42,11 +42,11 @@ def _answer() -> int:
     except CniError as error:
         answer = failure(error, "")
     else:
-        answer = dispatch(os.environ, stdin, dict.fromkeys(SINCE_VERSION, _work), KNOWN_ARGUMENTS)
+        answer = dispatch(os.environ, stdin, dict.fromkeys(SINCE_VERSION, _handle), KNOWN_ARGUMENTS)
     if answer.error is not None:
-        from cni.log import complain
+        from cni.log import print_failure
 
-        complain(command, answer.error.message)
+        print_failure(command, answer.error.message)
         if command == "DEL":
             return 0  # a pod that cannot be taken down is worse than anything that is left behind
     return answer.exit_status if _is_written(command, answer.stdout) else 1
@@ -64,9 +64,9 @@ def _check_output(command: str) -> None:
             raise CniError(IO_FAILURE, "standard output is closed", "A runtime reads the result there.") from None
 
 
-def _work(request: Request) -> None:
+def _handle(request: Request) -> None:
     if request.command in ("DEL", "GC"):
-        from cni.forgetting import HANDLERS  # which need little of the plugin
+        from cni.cleanup import HANDLERS  # which need little of the plugin
     else:
         from cni.plugin import HANDLERS  # VERSION does without
     HANDLERS[request.command](request)
@@ -100,8 +100,8 @@ def _give_up_on_stdin(_number: int, _frame: object) -> NoReturn:
 def _read_some() -> bytes:
     try:
         return os.read(0, 1 << 20)
-    except BlockingIOError:  # its giver does not wait on the descriptor, we do
-        os.set_blocking(0, True)  # as the name of the function requires
+    except BlockingIOError:  # O_NONBLOCK is of the open file, which the runtime shares with us
+        os.set_blocking(0, True)
         return os.read(0, 1 << 20)
 
 
@@ -112,11 +112,11 @@ def _is_written(command: str, text: bytes) -> bool:
             try:
                 text = text[os.write(1, text) :]
             except BlockingIOError:
-                os.set_blocking(1, True)  # as above
+                os.set_blocking(1, True)  # as in _read_some
     except OSError as error:
-        from cni.log import complain
+        from cni.log import print_failure
 
-        complain(command, f"the result cannot be written: {error.strerror}")
+        print_failure(command, f"the result cannot be written: {error.strerror}")
         return False
     return True
 
@@ -126,11 +126,11 @@ def _report_defect(kind: type[BaseException], error: BaseException, trace: Trace
     import traceback
 
     from cni.codes import DEFECT
-    from cni.log import complain
+    from cni.log import print_failure
 
     command = os.environ.get("CNI_COMMAND", "")
     summary = f"defect of the plugin: {kind.__name__}: {error}"
-    complain(command, summary)
+    print_failure(command, summary)
     if command == "DEL":
         os._exit(0)
     details = "".join(traceback.format_exception(kind, error, trace))

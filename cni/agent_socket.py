@@ -23,7 +23,7 @@ AGENT_SOCKET = "/run/istio-capture/agent/socket"
 """The agent's socket, if no other is given."""
 ANSWER_TIMEOUT = 0.5
 """Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
-LIMIT = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 SO_PEERCRED = 17
 """asm-generic/socket.h"""
 
@@ -35,25 +35,25 @@ class AgentAwayError(Exception):
 def probe(fact: str) -> int:
     """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent is."""
     try:
-        answer = request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0)
+        response = request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0)
     except AgentAwayError:
         return 1
-    return 0 if answer.get(fact) else 1
+    return 0 if response.get(fact) else 1
 
 
-def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
+def request_pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
-    question = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
+    query = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
-        answer = request(socket, question, timeout).get("pod")
+        pod = request(socket, query, timeout).get("pod")
     except AgentAwayError:
         return None
-    return answer if isinstance(answer, dict) else None
+    return pod if isinstance(pod, dict) else None
 
 
-def request(socket: str, question: Mapping[str, object], timeout: float) -> dict[str, Any]:
-    """Return the agent's answer. Raises AgentAwayError if there is none within ``timeout`` seconds."""
-    limit = time.monotonic() + timeout
+def request(socket: str, query: Mapping[str, object], timeout: float) -> dict[str, Any]:
+    """Return the agent's response. Raises AgentAwayError if there is none within ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         # A full queue of a server that hangs would hold a connect(2) back; an accepted one is at once.
@@ -63,19 +63,19 @@ def request(socket: str, question: Mapping[str, object], timeout: float) -> dict
         if credentials[4:8] != b"\0\0\0\0":
             raise AgentAwayError(f"{socket}: root does not listen there")
         connection.settimeout(timeout)
-        connection.send(encode(question).encode() + b"\n")
-        return _answer(connection, limit, socket)
+        connection.send(encode(query).encode() + b"\n")
+        return _receive_response(connection, deadline, socket)
     except OSError as error:
         raise AgentAwayError(f"{socket}: {error.strerror or 'no answer'}") from None
     finally:
         connection.close()
 
 
-def _answer(connection: _socket.socket, limit: float, socket: str) -> dict[str, Any]:
+def _receive_response(connection: _socket.socket, deadline: float, socket: str) -> dict[str, Any]:
     received = bytearray()
     while not received.endswith(b"\n"):
-        remaining = limit - time.monotonic()
-        if remaining <= 0 or len(received) > LIMIT:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or len(received) > MAX_BYTES:
             raise AgentAwayError(f"{socket}: no answer in time")
         connection.settimeout(remaining)
         chunk = connection.recv(1 << 18)
@@ -83,9 +83,9 @@ def _answer(connection: _socket.socket, limit: float, socket: str) -> dict[str, 
             break
         received += chunk
     try:
-        answer = decode(received.decode())
+        response = decode(received.decode())
     except (JsonError, UnicodeDecodeError):
-        raise AgentAwayError(f"{socket}: its answer is no JSON") from None
-    if not isinstance(answer, dict):
-        raise AgentAwayError(f"{socket}: its answer is no object")
-    return answer
+        raise AgentAwayError(f"{socket}: its answer is not JSON") from None
+    if not isinstance(response, dict):
+        raise AgentAwayError(f"{socket}: its answer is not an object")
+    return response

@@ -73,7 +73,7 @@ def create(path: str, content: bytes) -> None:
     sync(os.path.dirname(path))
 
 
-def put(path: str, content: bytes) -> bool:
+def write_if_changed(path: str, content: bytes) -> bool:
     """Let a file that no one else writes have this content, for root alone; return whether that was a change."""
     with suppress(FileNotFoundError):
         old = snapshot(path)
@@ -120,12 +120,12 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     _wait_for_writers(displaced)
     if snapshot(displaced) == old:
         return
-    put = new
+    placed = new
     while True:
         back = snapshot(displaced)
-        if not _exchange(displaced, old.path) or snapshot(displaced) == put:
+        if not _exchange(displaced, old.path) or snapshot(displaced) == placed:
             raise ChangedMeanwhileError(old.path)
-        put = back
+        placed = back
 
 
 def remove(old: Snapshot) -> None:

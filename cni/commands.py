@@ -19,7 +19,7 @@ from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
-from cni.install import OWN_CONFIG, Desired
+from cni.install import OWN_CONFIG_NAME, DesiredConfiguration
 from cni.log import DEFAULT_FILE, LEVELS
 from cni.networks import PLUGIN, ListChoice
 from cni.plugin_files import BUNDLE_MARK, FileChange
@@ -47,7 +47,7 @@ def cni_group() -> None:
     """Put the CNI plugin on a node, look at it, or take it away."""
 
 
-def _in_entry(key: str, expected: str) -> ParameterType:
+def _entry_value(key: str, expected: str) -> ParameterType:
     """Return the type of texts that the plugin takes for a key of its entry; an empty one leaves the key out."""
 
     def accepts(text: str) -> bool:
@@ -69,39 +69,39 @@ AGENT_POD = ParameterType(
     "NAMESPACE/PREFIX, such as istio-system/capture-agent-",
     lambda pod: conf.is_label(pod["namespace"]) and pod["name_prefix"],
 )
-DIRECTORIES = [
+DIRECTORY_OPTIONS = [
     click.Option(["--bin-dir"], metavar="DIR",
                  help="Where the container runtime looks for plugins."
                  f"  [default: {runtimes.BIN_DIR}, or the runtime's]"),
     click.Option(["--conf-dir"], metavar="DIR",
                  help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]"),
 ]  # fmt: skip
-CHOICE = [
+CHOICE_OPTIONS = [
     click.Option(["--runtime", "runtime_name"], type=one_of("auto", "containerd", "crio"), default="auto",
                  show_default=True, help="The container runtime by whose rules the list is chosen."),
     click.Option(["--network"], metavar="NAME", default="",
                  help="Take the list of this network.  [default: the one that the container runtime takes]"),
 ]  # fmt: skip
-ENTRY = [
+ENTRY_OPTIONS = [
     click.Option(["--own-config"], type=LIST_NAME, metavar="[NAME]",
-                 is_flag=False, flag_value=OWN_CONFIG, default="",
-                 help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
+                 is_flag=False, flag_value=OWN_CONFIG_NAME, default="",
+                 help=f"Write a list of our own, {OWN_CONFIG_NAME} or NAME, that sorts before the one that is taken."),
     click.Option(["--exclude-namespace", "exclude_namespaces"], metavar="NAMESPACE", multiple=True,
                  type=ParameterType(str, "a namespace of Kubernetes, such as kube-system", conf.is_label),
                  help="Kubernetes namespace whose pods are left alone; repeatable."),
     click.Option(["--log-file"], metavar="PATH", default=DEFAULT_FILE, show_default=True,
-                 type=_in_entry("log_file", "the absolute path of a file, no device"),
+                 type=_entry_value("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
     click.Option(["--log-level"], type=one_of(*LEVELS), help="How much is logged.  [default: info]"),
-    *(click.Option([f"--{key.replace('_', '-')}", key], type=_in_entry(key, option.expected), metavar="NAME",
+    *(click.Option([f"--{key.replace('_', '-')}", key], type=_entry_value(key, option.expected), metavar="NAME",
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
 """The options of the plugin's entry, whichever program writes it."""
-SOURCES = [
+SOURCE_OPTIONS = [
     click.Option(["--plugin"], metavar="PATH",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.Option(["--kubeconfig"], type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
+    click.Option(["--kubeconfig"], type=_entry_value("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
     click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
@@ -111,7 +111,10 @@ SOURCES = [
 ]  # fmt: skip
 
 
-@command(INSTALL_EXAMPLES, *DIRECTORIES, *CHOICE, *SOURCES, *ENTRY, format_option("text", "json"), group=cni_group)
+INSTALL_OPTIONS = (*DIRECTORY_OPTIONS, *CHOICE_OPTIONS, *SOURCE_OPTIONS, *ENTRY_OPTIONS)
+
+
+@command(INSTALL_EXAMPLES, *INSTALL_OPTIONS, format_option("text", "json"), group=cni_group)
 def install(
     bin_dir: str | None,
     conf_dir: str | None,
@@ -133,19 +136,19 @@ def install(
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
     source = plugin or installed_plugin()
-    upstream = _upstream(conf_path, choice)
+    upstream = _istio_entry(conf_path, choice)
     entry = _entry(values, upstream.entry if upstream else {})
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
-    replaced = (istio_cni.TYPE,) if upstream and not upstream.stays else ()
-    changes += installer.install(source, bin_path, Desired(conf_path, entry, own_config, choice, replaced))
-    warnings += upstream.warnings if upstream else _rivals(conf_path)
+    replaced = (istio_cni.TYPE,) if upstream and not upstream.must_stay else ()
+    changes += installer.install(source, bin_path, DesiredConfiguration(conf_path, entry, own_config, choice, replaced))
+    warnings += upstream.warnings if upstream else _rival_warnings(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
 
 
-@command(STATUS_EXAMPLES, *DIRECTORIES, *CHOICE, format_option("text", "json"), group=cni_group)
+@command(STATUS_EXAMPLES, *DIRECTORY_OPTIONS, *CHOICE_OPTIONS, format_option("text", "json"), group=cni_group)
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
     """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
@@ -157,7 +160,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     runtime = _runtime(runtime_name)
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     try:
-        state = node.look(bin_path, conf_path, runtime, network)
+        state = node.examine_node(bin_path, conf_path, runtime, network)
     except OSError as error:
         raise install_error_for(error, conf_path) from None
     if form == "json":
@@ -169,7 +172,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 
 @command(
     UNINSTALL_EXAMPLES,
-    *DIRECTORIES,
+    *DIRECTORY_OPTIONS,
     click.Option(["--keep-plugin"], is_flag=True, help="Keep the executable, which pods that run need when they end."),
     click.Option(["--grace"], type=number(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
                  help="How long runtimes may still call the plugin after its entry is gone."),
@@ -203,13 +206,13 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
     return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
 
 
-def _rivals(conf_dir: str) -> list[str]:
+def _rival_warnings(conf_dir: str) -> list[str]:
     """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
     rival = istio_cni.rival([conf_dir, *istio_cni.CONFIGURATIONS])
     return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
-def _upstream(conf_dir: str, choice: ListChoice) -> istio_cni.Upstream | None:
+def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry | None:
     """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
     try:
         return istio_cni.read(installer.main_network(conf_dir, choice))
@@ -262,14 +265,14 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[FileCha
 def installed_plugin() -> str:
     """Return the plugin that came together with this program."""
     own = os.path.dirname(os.path.abspath(sys.argv[0])) if "/" in sys.argv[0] else ""
-    candidates = [os.path.join(directory, PLUGIN) for directory in (_bundle(), own) if directory]
+    candidates = [os.path.join(directory, PLUGIN) for directory in (_running_bundle(), own) if directory]
     program = next((path for path in candidates if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not program:
         raise click.UsageError(f"no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH")
     return program
 
 
-def _bundle() -> str:
+def _running_bundle() -> str:
     """Return the bundle that this program runs from, if it does: what the kernel has started is its dynamic linker."""
     started = os.readlink("/proc/self/exe")
     directory, _, rest = started.rpartition(f"/{BUNDLE_MARK}")

@@ -111,18 +111,18 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
         try:
             Settings(explicit)[option]
         except ConfigurationError:
-            raise keys.unusable(key, configuration[key], option.expected) from None
+            raise keys.invalid_value(key, configuration[key], option.expected) from None
     return Settings(explicit)
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
     """Return the sources; those that there are, unless the configuration chooses."""
-    expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
+    expected = f"a list of one or more of {', '.join(map(repr, POD_SOURCES))}, each once"
     sources = keys.texts(configuration, "pod_sources", expected)
     if sources is None:
         return (RUNTIME, KUBERNETES) if kubeconfig else (RUNTIME,)
     if not sources or not set(sources) <= set(POD_SOURCES) or len(set(sources)) < len(sources):
-        raise keys.unusable("pod_sources", configuration["pod_sources"], expected)
+        raise keys.invalid_value("pod_sources", configuration["pod_sources"], expected)
     if KUBERNETES in sources and not kubeconfig:
         raise CniError(
             INVALID_CONFIGURATION,
@@ -136,7 +136,7 @@ def _namespaces(configuration: Mapping[str, Any], key: str) -> tuple[str, ...]:
     expected = 'a list of namespaces of Kubernetes, such as ["kube-system"]'
     namespaces = keys.texts(configuration, key, expected) or ()
     if not all(is_label(namespace) for namespace in namespaces):
-        raise keys.unusable(key, configuration[key], expected)
+        raise keys.invalid_value(key, configuration[key], expected)
     return namespaces
 
 
@@ -149,7 +149,7 @@ def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
         namespace, name_prefix = value.get("namespace"), value.get("name_prefix")
         if isinstance(namespace, str) and is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
             return AgentPod(namespace, name_prefix)
-    raise keys.unusable("agent_pod", value, expected)
+    raise keys.invalid_value("agent_pod", value, expected)
 
 
 def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
@@ -158,7 +158,7 @@ def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
         return None
     annotations = value.get("annotations") if isinstance(value, dict) else None
     if not isinstance(annotations, dict):
-        raise keys.unusable(
+        raise keys.invalid_value(
             "standalone", value, 'an object such as {"annotations": {"sidecar.istio.io/status": "..."}}'
         )
     return _checked_annotations("standalone.annotations", annotations)
@@ -169,7 +169,7 @@ def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     if runtime_config is None:
         return None
     if not isinstance(runtime_config, dict):
-        raise keys.unusable("runtimeConfig", runtime_config, "an object")
+        raise keys.invalid_value("runtimeConfig", runtime_config, "an object")
     if ANNOTATIONS_CAPABILITY not in runtime_config:
         return None
     annotations = runtime_config[ANNOTATIONS_CAPABILITY]
@@ -181,7 +181,7 @@ def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
 def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
     if isinstance(annotations, dict) and all(isinstance(value, str) for value in annotations.values()):
         return annotations
-    raise keys.unusable(key, annotations, "an object with texts as values")
+    raise keys.invalid_value(key, annotations, "an object with texts as values")
 
 
 def is_label(text: str) -> bool:

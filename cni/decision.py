@@ -79,7 +79,7 @@ EXEMPTIONS: tuple[tuple[Exemption, Callable[[Pod], bool]], ...] = (
     ),
     (OF_AMBIENT_MESH, _is_ambient),
     (Exemption(f"it has no container {PROXY_CONTAINER}", NOT_INJECTED), _has_no_proxy),
-    (Exemption("its proxy is no sidecar"), _is_no_sidecar),
+    (Exemption("its proxy is not a sidecar"), _is_no_sidecar),
     (REFUSES_INJECTION, lambda pod: _injection(pod)[1] in FALSE),
     (Exemption(f"{MODE} is NONE"), lambda pod: pod.annotations.get(MODE) == "NONE"),
     (

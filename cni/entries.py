@@ -17,11 +17,11 @@ from capture.state.directory import make_private
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
-from cni.networks import PLUGIN, ConfigurationFile, RuntimeName, network_in
+from cni.networks import PLUGIN, ConfigurationFile, RuntimeName, read_network
 from cni.plugin_files import FileChange
 from cni.protocol import SUPPORTED_VERSIONS
 
-SINGLE = (".conf", ".json")
+SINGLE_PLUGIN_SUFFIXES = (".conf", ".json")
 OWN_DIRECTORY = "istio-capture"
 """Our own directory in the parent of the configuration directory, where runtimes read nothing."""
 
@@ -39,24 +39,24 @@ def with_entry(
     return [*remaining[:position], entry, *remaining[position:]]
 
 
-def enter(
+def add_entry(
     network: ConfigurationFile, entry: dict[str, Any], replaced: Sequence[str] = (), *, is_urgent: bool = False
 ) -> tuple[str, list[FileChange]]:
     """Put the entry into a file; return the file that has it then, and what has changed."""
-    plugins = after_others(network, entry, replaced)
+    plugins = with_entry_after_others(network, entry, replaced)
     types = [plugin.get("type") for plugin in network.plugins]
     changes = [FileChange(network.path, f"entry of {each} replaced") for each in types if each in replaced]
     if network.is_list:
         change = "entry changed" if network.entries else "entry added"
         changes += rewrite(network, plugins, change, is_urgent=is_urgent)
         if not network.entries:
-            _keep(network)
+            _keep_original(network)
         return network.path, changes
     path, turned = _turn_into_list(network, plugins)
     return path, changes + turned
 
 
-def after_others(
+def with_entry_after_others(
     network: ConfigurationFile, entry: dict[str, Any], replaced: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return the plugins with the entry. Raises InstallError if there is none that makes the network."""
@@ -74,9 +74,9 @@ def check_callable(network: ConfigurationFile, runtime: RuntimeName) -> None:
         version = repr(network.version) if network.version else "missing"
         raise InstallError(
             network.path,
-            f"its cniVersion is {version}, and so {PLUGIN} could not be called",
-            "Every pod of this node would fail to start, so nothing was changed. Change cniVersion if the other "
-            "plugins support it.",
+            f"its cniVersion is {version}, and {PLUGIN} supports {', '.join(SUPPORTED_VERSIONS)}",
+            "Nothing was changed, since no pod of this node would start."
+            " Change cniVersion if the other plugins support it.",
         )
 
 
@@ -86,11 +86,12 @@ def rewrite(
     """Give a list these plugins, unless it has them."""
     if plugins == network.plugins:
         return []
-    atomic_files.replace(network.file, written(network.path, as_list(network, plugins)), is_urgent=is_urgent)
+    content = encode_configuration(network.path, as_list(network, plugins))
+    atomic_files.replace(network.file, content, is_urgent=is_urgent)
     return [FileChange(network.path, change)]
 
 
-def _keep(network: ConfigurationFile) -> None:
+def _keep_original(network: ConfigurationFile) -> None:
     """Keep a list as its owner wrote it, if that can be done. A copy that is cut off is not used."""
     original = kept_original(network.path)
     with suppress(OSError, CaptureError):
@@ -107,16 +108,16 @@ def _turn_into_list(network: ConfigurationFile, plugins: list[dict[str, Any]]) -
     single = network.file
     path = os.path.splitext(single.path)[0] + ".conflist"
     try:
-        atomic_files.create(path, written(path, as_list(network, plugins)))
+        atomic_files.create(path, encode_configuration(path, as_list(network, plugins)))
     except FileExistsError:
-        stale = network_in(path)
+        stale = read_network(path)
         if not stale.entries:
             raise InstallError(
                 single.path,
                 f"there is {path} too, written by another program; runtimes read only the first of the two",
                 "Remove the one that the network plugin does not use, then install again.",
             ) from None
-        atomic_files.replace(stale.file, written(path, as_list(network, plugins)))
+        atomic_files.replace(stale.file, encode_configuration(path, as_list(network, plugins)))
     make_private(os.path.dirname(kept_original(single.path)))
     atomic_files.set_aside(single, kept_original(single.path))
     return path, [
@@ -148,7 +149,7 @@ def as_list(network: ConfigurationFile, plugins: list[dict[str, Any]]) -> dict[s
     }
 
 
-def written(path: str, configuration: dict[str, Any]) -> bytes:
+def encode_configuration(path: str, configuration: dict[str, Any]) -> bytes:
     """Return a configuration as JSON. Raises InstallError about ``path`` where JSON cannot hold it."""
     import json
 
@@ -158,12 +159,12 @@ def written(path: str, configuration: dict[str, Any]) -> bytes:
         raise unexpected(path, "numbers of a usual size, and no very deep nesting") from None
 
 
-def take_out(path: str) -> list[FileChange]:
+def remove_entries(path: str) -> list[FileChange]:
     """Take our entries out of a file; if nothing but them is in it, it goes as a whole."""
     try:
         if not os.path.isfile(path):  # a FIFO, a link to nothing: no runtime could read it, either
             return []
-        network = network_in(path)
+        network = read_network(path)
     except FileNotFoundError:
         return []
     except InstallError:
@@ -180,12 +181,12 @@ def take_out(path: str) -> list[FileChange]:
     if _is_made_from(network, foreign, original, path):
         atomic_files.replace(network.file, atomic_files.snapshot(original).content)
         return [FileChange(path, "entry removed")]
-    return _give_back(network, foreign) or rewrite(network, foreign, "entry removed")
+    return _restore_original(network, foreign) or rewrite(network, foreign, "entry removed")
 
 
-def _give_back(network: ConfigurationFile, foreign: list[dict[str, Any]]) -> list[FileChange]:
+def _restore_original(network: ConfigurationFile, foreign: list[dict[str, Any]]) -> list[FileChange]:
     """Let the owner's file take the place of the list that was made from it; nothing if the list has changed since."""
-    for suffix in SINGLE:
+    for suffix in SINGLE_PLUGIN_SUFFIXES:
         owners = os.path.splitext(network.path)[0] + suffix
         saved = kept_original(owners)
         original = owners if os.path.lexists(owners) else saved
@@ -197,7 +198,7 @@ def _give_back(network: ConfigurationFile, foreign: list[dict[str, Any]]) -> lis
             atomic_files.remove(network.file)
         except ChangedMeanwhileError:
             if original == saved:
-                shutil.move(owners, saved)  # the list is its owner's newest word
+                shutil.move(owners, saved)  # another program changed the list: runtimes go on reading it
             raise
         return [FileChange(owners, "as it was"), FileChange(network.path, "removed")]
     return []
@@ -205,7 +206,7 @@ def _give_back(network: ConfigurationFile, foreign: list[dict[str, Any]]) -> lis
 
 def _is_made_from(network: ConfigurationFile, foreign: list[dict[str, Any]], original: str, owners: str) -> bool:
     try:
-        single = network_in(original, timeout=0).replace(path=owners)
+        single = read_network(original, timeout=0).replace(path=owners)
         return as_list(single, single.plugins) == network.configuration | {"plugins": foreign}
     except (CaptureError, OSError):
         return False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
 
 ALL_CAPABILITIES = "can change the rules, and take over the proxy's user"
-ADDED = ESCAPES | {"ALL": ALL_CAPABILITIES}
+CAPABILITY_EFFECTS = ESCAPES | {"ALL": ALL_CAPABILITIES}
 """What a container can do with an added capability."""
 
 OWN_NETWORK_STACKS = {
@@ -72,8 +72,8 @@ def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
         return
     added = _items(_mapping(context.get("capabilities")).get("add"))
     for capability in dict.fromkeys(str(name).upper().removeprefix("CAP_") for name in added):
-        if capability in ADDED:
-            yield f"container {name} has the capability {capability}: it {ADDED[capability]}"
+        if capability in CAPABILITY_EFFECTS:
+            yield f"container {name} has the capability {capability}: it {CAPABILITY_EFFECTS[capability]}"
 
 
 def _by_runtime(runtime_class: object) -> Iterator[str]:

@@ -17,14 +17,14 @@ import time
 
 from capture.model.addresses import is_decimal
 from capture.model.values import Value
-from cni import http_answer
+from cni import http_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.http_answer import HttpAnswer
+    from cni.http_response import HttpResponse
 
 TlsError = _ssl.SSLError
 """An OSError; ``reason`` has OpenSSL's words."""
@@ -109,33 +109,35 @@ class Socket(_socket.socket):
     __slots__ = ("__weakref__",)
 
 
-def exchange(server: UrlServer, tls: _ssl._SSLContext | None, name: str, request: bytes, limit: float) -> HttpAnswer:
+def exchange(
+    server: UrlServer, tls: _ssl._SSLContext | None, name: str, request: bytes, deadline: float
+) -> HttpResponse:
     """Send a request and return the answer. ``name`` is what the server's certificate has to be for.
 
-    ``limit`` is a moment of ``time.monotonic``. Raises TimeoutError after it, other kinds of OSError, and what
-    ``http_answer.parse`` raises; ConnectionResetError if there is no answer at all.
+    ``deadline`` is a moment of ``time.monotonic``. Raises TimeoutError after it, other kinds of OSError, and what
+    ``http_response.parse`` raises; ConnectionResetError if there is no answer at all.
     """
-    plain = connected(server, limit)
+    plain = connect(server, deadline)
     try:
         write, read = plain.send, plain.recv
         if tls is not None:
-            plain.settimeout(seconds_until(limit))
+            plain.settimeout(seconds_until(deadline))
             secured = tls._wrap_socket(plain, False, name)  # type: ignore[attr-defined]  # noqa: SLF001  # without the module ssl
             secured.do_handshake()
             write, read = secured.write, secured.read
-        plain.settimeout(seconds_until(limit))
+        plain.settimeout(seconds_until(deadline))
         while request:
             request = request[write(request) :]
-        return http_answer.parse(_received(plain, read, limit))
+        return http_response.parse(_received(plain, read, deadline))
     finally:
         plain.close()
 
 
-def _received(plain: Socket, read: Callable[[int], bytes], limit: float) -> bytearray:
+def _received(plain: Socket, read: Callable[[int], bytes], deadline: float) -> bytearray:
     """Return all that comes until the server closes the connection, as the request tells it to."""
     received = bytearray()
     while True:
-        plain.settimeout(seconds_until(limit))  # also against a server that sends a byte now and then
+        plain.settimeout(seconds_until(deadline))  # also against a server that sends a byte now and then
         try:
             piece = read(RECEIVE_SIZE)
         except HangupError:
@@ -145,17 +147,17 @@ def _received(plain: Socket, read: Callable[[int], bytes], limit: float) -> byte
         if not piece:
             return received
         received += piece
-        http_answer.require_http(received)
+        http_response.require_http(received)
 
 
-def connected(server: UrlServer, limit: float) -> Socket:
+def connect(server: UrlServer, deadline: float) -> Socket:
     """Return a connection to the first address of the server that takes one; each gets its share of the time."""
-    addresses = resolved(server.host, server.port, limit)
+    addresses = resolve(server.host, server.port, deadline)
     failure: OSError = TimeoutError()
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = Socket(family, kind | _socket.SOCK_CLOEXEC, protocol)
         try:
-            connection.settimeout(seconds_until(limit) / (len(addresses) - index))
+            connection.settimeout(seconds_until(deadline) / (len(addresses) - index))
             connection.connect(address)
             # The request comes right after the end of the handshake: it must not wait for an answer to that.
             connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
@@ -167,8 +169,8 @@ def connected(server: UrlServer, limit: float) -> Socket:
     raise failure
 
 
-def resolved(host: str, port: int, limit: float) -> list[tuple[int, int, int, str, Any]]:
-    """Return what getaddrinfo(3) knows of a host, or raise OSError; TimeoutError if it does not answer by ``limit``."""
+def resolve(host: str, port: int, deadline: float) -> list[tuple[int, int, int, str, Any]]:
+    """Return what getaddrinfo(3) knows of a host; raise OSError, and TimeoutError without an answer by ``deadline``."""
     text = host.encode()  # getaddrinfo would import the codec "idna" for str
     try:
         return _socket.getaddrinfo(text, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
@@ -178,24 +180,24 @@ def resolved(host: str, port: int, limit: float) -> list[tuple[int, int, int, st
     is_answered = _thread.allocate_lock()
     is_answered.acquire()
 
-    def resolve() -> None:
+    def query() -> None:
         try:
             answers.append(_socket.getaddrinfo(text, port, 0, _socket.SOCK_STREAM))
         except OSError as error:
             answers.append(error)
         is_answered.release()
 
-    _thread.start_new_thread(resolve, ())
-    if not is_answered.acquire(timeout=seconds_until(limit)):
+    _thread.start_new_thread(query, ())
+    if not is_answered.acquire(timeout=seconds_until(deadline)):
         raise UnresolvedError(f"its name {host} is not resolved in time")
     if isinstance(answers[0], OSError):
         raise answers[0]
     return answers[0]
 
 
-def seconds_until(limit: float) -> float:
+def seconds_until(deadline: float) -> float:
     """Return the seconds until a moment; TimeoutError if it has passed."""
-    remaining = limit - time.monotonic()
+    remaining = deadline - time.monotonic()
     if remaining <= 0:
         raise TimeoutError
     return remaining

@@ -19,12 +19,12 @@ from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError
 from cni.install_lock import clean_up, exclusive, retry_on_conflict
 from cni.networks import FIRST_BY_NAME, PLUGIN, Candidate, ConfigurationFile, ListChoice
-from cni.plugin_files import FileChange, put_plugin, remove_plugin
+from cni.plugin_files import FileChange, install_plugin, remove_plugin
 
-OWN_CONFIG = "00-capture.conflist"
+OWN_CONFIG_NAME = "00-capture.conflist"
 
 
-class Desired(Value):
+class DesiredConfiguration(Value):
     """The desired part of a node's network configuration."""
 
     conf_dir: str
@@ -37,7 +37,7 @@ class Desired(Value):
     """Types of plugins that do the same job, and leave the list."""
 
 
-def install(plugin: str, bin_dir: str, desired: Desired) -> list[FileChange]:
+def install(plugin: str, bin_dir: str, desired: DesiredConfiguration) -> list[FileChange]:
     """Put the plugin into ``bin_dir`` and its entry into the network configuration; return what has changed.
 
     ``plugin`` is an executable, or a directory that has one called ``capture-cni`` and everything it needs; of a file
@@ -51,10 +51,10 @@ def install(plugin: str, bin_dir: str, desired: Desired) -> list[FileChange]:
         # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
         is_tightened = narrow_mode(STATE_DIRECTORY)
         changes = [FileChange(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
-        return changes + put_plugin(plugin, bin_dir) + _put_entry(desired)
+        return changes + install_plugin(plugin, bin_dir) + _put_entry(desired)
 
 
-def enter(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
+def put_entry(desired: DesiredConfiguration, *, is_urgent: bool = False) -> list[FileChange]:
     """Put the entry into the network configuration as ``install`` does, for a plugin that is in its place already.
 
     It costs a millisecond: nothing is hashed, and where it is urgent, the disk is waited for afterwards.
@@ -72,7 +72,7 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
     """
     with exclusive(conf_dir, bin_dir):
         clean_up(conf_dir, bin_dir)
-        changes = _take_out(conf_dir)
+        changes = _remove_entries(conf_dir)
         entries.forget_originals(conf_dir)
         if keep_plugin:
             return changes
@@ -81,7 +81,7 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
         return changes + remove_plugin(bin_dir)
 
 
-def network_taken(
+def selected_network(
     conf_dir: str, choice: ListChoice = FIRST_BY_NAME, *, but_own: bool = False
 ) -> ConfigurationFile | None:
     """Return the network that a runtime takes, or would take without a list of our own; None if it takes none.
@@ -89,14 +89,15 @@ def network_taken(
     Raises ``InstallError``: the file that counts is broken.
     """
     if choice.runtime == "containerd" and not choice.network:
-        return next((network for network in networks.networks(conf_dir) if not (but_own and network.is_our_own)), None)
+        allowed = (each for each in networks.read_networks(conf_dir) if not (but_own and each.is_our_own))
+        return next(allowed, None)
     taken = networks.choose(_foreign_lists(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
     return taken.network if taken else None
 
 
 def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> ConfigurationFile:
     """Return the network that a runtime would take without a list of our own. Raises ``InstallError``."""
-    taken = network_taken(conf_dir, choice, but_own=True)
+    taken = selected_network(conf_dir, choice, but_own=True)
     if taken is not None:
         return taken
     lists = _foreign_lists(conf_dir)
@@ -115,28 +116,30 @@ def _foreign_lists(conf_dir: str) -> list[Candidate]:
     return [each for each in networks.candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 
-def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
+def _put_entry(desired: DesiredConfiguration, *, is_urgent: bool = False) -> list[FileChange]:
     """Put the entry where it belongs, and take it out of all other files."""
 
     def put() -> tuple[tuple[str, ...], list[FileChange]]:
         source = main_network(desired.conf_dir, desired.choice)
         entries.check_callable(source, desired.choice.runtime)
         if not desired.own_config:
-            path, changes = entries.enter(source, entry, desired.replaced, is_urgent=is_urgent)
+            path, changes = entries.add_entry(source, entry, desired.replaced, is_urgent=is_urgent)
             return (path,), changes
         path, changes = _write_own_list(desired, source, entry | {networks.OWN_CONFIG_MARK: True})
         if desired.choice.runtime != "crio":
             return (path,), changes
         # CRI-O skips a list whose plugin is missing, and takes the next one: that one must not lead past us.
-        main_path, entered = entries.enter(source, entry, desired.replaced)
+        main_path, entered = entries.add_entry(source, entry, desired.replaced)
         return (path, main_path), changes + entered
 
     entry = {"type": PLUGIN} | desired.entry
     targets, changes = retry_on_conflict(put, desired.conf_dir)
-    return changes + _take_out(desired.conf_dir, all_but=targets)
+    return changes + _remove_entries(desired.conf_dir, all_but=targets)
 
 
-def _write_own_list(desired: Desired, source: ConfigurationFile, entry: dict[str, Any]) -> tuple[str, list[FileChange]]:
+def _write_own_list(
+    desired: DesiredConfiguration, source: ConfigurationFile, entry: dict[str, Any]
+) -> tuple[str, list[FileChange]]:
     """Write a list of our own: what the runtime would read without it, and the entry."""
     path = os.path.join(desired.conf_dir, desired.own_config)
     if os.fsencode(source.path) < os.fsencode(path):
@@ -145,21 +148,21 @@ def _write_own_list(desired: Desired, source: ConfigurationFile, entry: dict[str
             f"{os.path.basename(source.path)} sorts before it, so runtimes would not read it",
             "Name our list so that it sorts first, or remove the other one.",
         )
-    configuration = entries.as_list(source, entries.after_others(source, entry, desired.replaced))
+    configuration = entries.as_list(source, entries.with_entry_after_others(source, entry, desired.replaced))
     try:
-        old = networks.network_in(path)
+        old = networks.read_network(path)
     except FileNotFoundError:
         try:
-            atomic_files.create(path, entries.written(path, configuration))
+            atomic_files.create(path, entries.encode_configuration(path, configuration))
         except FileExistsError:
             raise ChangedMeanwhileError(path) from None
         return path, [FileChange(path, f"made from {os.path.basename(source.path)}, with the entry")]
     if old.configuration == configuration:
         return path, []
-    atomic_files.replace(old.file, entries.written(path, configuration))
+    atomic_files.replace(old.file, entries.encode_configuration(path, configuration))
     return path, [FileChange(path, f"made anew from {os.path.basename(source.path)}, with the entry")]
 
 
-def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[FileChange]:
+def _remove_entries(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[FileChange]:
     paths = [path for path in networks.paths_in(conf_dir) if path not in all_but]
-    return [change for path in paths for change in retry_on_conflict(partial(entries.take_out, path), path)]
+    return [change for path in paths for change in retry_on_conflict(partial(entries.remove_entries, path), path)]

@@ -22,17 +22,17 @@ KUBECONFIG = "istio-cni-kubeconfig"
 LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "fatal": "error", "none": "error"}
 
 
-class Upstream(Value):
+class IstioEntry(Value):
     """The configuration of an entry of Istio's plugin, by the names of our keys."""
 
     entry: dict[str, Any]
     warnings: tuple[str, ...]
     """What a person should know about the change."""
-    stays: bool
+    must_stay: bool
     """Whether Istio's plugin also handles ambient pods, and must stay."""
 
 
-def read(network: ConfigurationFile) -> Upstream | None:
+def read(network: ConfigurationFile) -> IstioEntry | None:
     """Return the entry of Istio's plugin in the list; None if there is none."""
     plugin = next((plugin for plugin in network.plugins if plugin.get("type") == TYPE), None)
     if plugin is None:
@@ -51,7 +51,7 @@ def read(network: ConfigurationFile) -> Upstream | None:
         entry["log_level"] = LEVELS[level]
     if plugin.get("native_nftables") is True:
         entry["backend"] = "nftables"
-    return Upstream(entry, tuple(_warnings(plugin)), stays=plugin.get("ambient_enabled") is True)
+    return IstioEntry(entry, tuple(_warnings(plugin)), must_stay=plugin.get("ambient_enabled") is True)
 
 
 def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ def text(configuration: Mapping[str, Any], key: str, expected: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise unusable(key, value, expected)
+        raise invalid_value(key, value, expected)
     return value
 
 
@@ -29,7 +29,7 @@ def texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[st
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise unusable(key, value, expected)
+        raise invalid_value(key, value, expected)
     return tuple(value)
 
 
@@ -37,11 +37,11 @@ def path(configuration: Mapping[str, Any], key: str) -> str:
     """Return an absolute path, of characters that can be printed; "" without one."""
     value = text(configuration, key, "an absolute path")
     if value and not (value.startswith("/") and value.isprintable()):
-        raise unusable(key, value, "an absolute path")
+        raise invalid_value(key, value, "an absolute path")
     return value
 
 
-def unusable(key: str, value: object, expected: str) -> CniError:
+def invalid_value(key: str, value: object, expected: str) -> CniError:
     """Return the error for a value that cannot be used."""
     return CniError(
         INVALID_CONFIGURATION,

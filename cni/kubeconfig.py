@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (each of these also with -data)"
+CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (these two also with -data)"
 
 # Fields that change the login, and are not supported: programs, and old ways to log in.
 UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")
@@ -57,12 +57,12 @@ class Kubeconfig(Value):
     key_data: str = ""
 
 
-def unusable(path: str, problem: str, remedy: str = "") -> CniError:
+def unusable_kubeconfig(path: str, problem: str, remedy: str = "") -> CniError:
     """Return the error for a kubeconfig, or a file that it names, that cannot be used."""
     return CniError(
         BAD_KUBECONFIG,
         f"kubeconfig {path}: {problem}",
-        remedy or "`kubectl --kubeconfig FILE config view` prints a kubeconfig.",
+        remedy or f"Correct it, and try it with `kubectl --kubeconfig {path} get pods`.",
     )
 
 
@@ -71,9 +71,9 @@ def parse(text: str, path: str) -> Kubeconfig:
     try:
         plain = decode(text)
     except JsonError as error:
-        raise unusable(
+        raise unusable_kubeconfig(
             path,
-            f"it is no JSON: {error}",
+            f"it is not JSON: {error}",
             "`capture cni install --kubeconfig FILE` converts YAML; or write it as JSON: `kubectl config view --raw -o"
             " json`.",
         ) from None
@@ -88,7 +88,7 @@ def parse(text: str, path: str) -> Kubeconfig:
         **reader.fields(cluster, CLUSTER_FIELDS), **reader.fields(user, USER_FIELDS)
     )
     if not kubeconfig.server:
-        raise unusable(path, "the cluster of the current context has no 'server'")
+        raise unusable_kubeconfig(path, "the cluster of the current context has no 'server'")
     return kubeconfig
 
 
@@ -101,7 +101,7 @@ class _Reader:
     def mapping(self, value: object, name: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        raise unusable(self.path, f"{name} is no mapping of names to values")
+        raise unusable_kubeconfig(self.path, f"{name} is not a mapping of names to values")
 
     def text(self, holder: dict[str, Any], key: str) -> str:
         value = holder.get(key)
@@ -110,7 +110,7 @@ class _Reader:
         if key.endswith("-data") and isinstance(value, str):
             value = "".join(value.splitlines())  # base64 may have several
         if not isinstance(value, str) or not value.isprintable():
-            raise unusable(self.path, f"{key!r} is not a text on one line")
+            raise unusable_kubeconfig(self.path, f"{key!r} is not a text on one line")
         return value
 
     def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
@@ -127,20 +127,20 @@ class _Reader:
             return False
         if value in (True, "true", "True"):
             return True
-        raise unusable(self.path, f"{key!r} is neither true nor false")
+        raise unusable_kubeconfig(self.path, f"{key!r} is neither true nor false")
 
     def named(self, config: dict[str, Any], key: str, member: str, name: str) -> dict[str, Any]:
         """Return what a list of the file, such as ``clusters``, has under a name."""
         if not name:
             missing = "current-context" if key == "contexts" else f"{member} in the current context"
-            raise unusable(self.path, f"there is no {missing}")
+            raise unusable_kubeconfig(self.path, f"there is no {missing}")
         entries = config.get(key)
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("name") == name:
                 return self.mapping(entry.get(member), f"{key} {name!r}")
-        raise unusable(self.path, f"{key!r} has no entry {name!r}")
+        raise unusable_kubeconfig(self.path, f"{key!r} has no entry {name!r}")
 
     def refuse(self, holder: dict[str, Any], keys: tuple[str, ...], expected: str) -> None:
         for key in keys:
             if holder.get(key):
-                raise unusable(self.path, f"{key!r} is not supported: expected {expected}")
+                raise unusable_kubeconfig(self.path, f"{key!r} is not supported: expected {expected}")

@@ -14,8 +14,8 @@ from capture.errors import CaptureError
 from capture.state.directory import make_private
 from capture.state.json_text import JsonError, decode
 from cni import atomic_files
-from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
-from cni.kubernetes import content, server_of
+from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable_kubeconfig
+from cni.kubernetes import read_named_file, server_of
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
@@ -33,7 +33,7 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     not use: every pod of the mesh would fail.
     """
     try:
-        text = content(path, path).decode("utf-8", "replace")
+        text = read_named_file(path, path).decode("utf-8", "replace")
         as_json_text = _as_json(text, path)
         kubeconfig = parse(as_json_text, path)
         server_of(kubeconfig)
@@ -44,7 +44,7 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
         return path, [], []
     target = os.path.join(directory, NAME)
     make_private(directory)
-    is_new = atomic_files.put(target, as_json(kubeconfig))
+    is_new = atomic_files.write_if_changed(target, as_json(kubeconfig))
     warnings = []
     if kubeconfig.token:
         warnings.append(
@@ -77,7 +77,7 @@ def _as_json(text: str, path: str) -> str:
         import yaml
     except ImportError:
         remedy = "Write it as JSON: `kubectl config view --raw -o json`."
-        raise unusable(path, "it is YAML, and the package PyYAML is not installed", remedy) from None
+        raise unusable_kubeconfig(path, "it is YAML, which takes the package PyYAML to read", remedy) from None
 
     resolvers = {
         first: [each for each in found if each[0] in RESOLVED]
@@ -90,9 +90,9 @@ def _as_json(text: str, path: str) -> str:
         return json.dumps(plain)
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise unusable(path, f"line {line}: {error.problem}") from None
+        raise unusable_kubeconfig(path, f"it is not valid YAML: line {line}: {error.problem}") from None
     except (yaml.YAMLError, TypeError, ValueError, RecursionError):
-        raise unusable(path, "it is neither JSON nor YAML") from None
+        raise unusable_kubeconfig(path, "it is neither JSON nor YAML") from None
 
 
 def _require_bounded(value: Any, remaining: list[int]) -> None:
@@ -106,9 +106,9 @@ def _require_bounded(value: Any, remaining: list[int]) -> None:
 
 def _require_files(kubeconfig: Kubeconfig) -> None:
     for path in (kubeconfig.authority_file, kubeconfig.token_file, kubeconfig.certificate_file, kubeconfig.key_file):
-        if path and not content(path, kubeconfig.path):
+        if path and not read_named_file(path, kubeconfig.path):
             problem = f"{path}, which it names, is empty"
-            raise unusable(kubeconfig.path, problem, "Write it first: it is read for each pod.")
+            raise unusable_kubeconfig(kubeconfig.path, problem, "Write it first: it is read for each pod.")
 
 
 def as_json(config: Kubeconfig) -> bytes:

@@ -1,7 +1,7 @@
 """Reads one pod from the API server of Kubernetes, with a deadline; the error names what is wrong.
 
     kubeconfig ─> connect ─> GET ─┬─ 200 and the pod ──────────────────────────────> done
-                     ^            ├─ 404, 429, 5xx, no or half an answer ─> wait ─┐
+                     ^            ├─ 404, 429, 5xx, no or half a answer ─> wait ─┐
                      └────────────┼────────────────────────────────────────────<──┘ until the deadline
                                   └─ 401, 403, a wrong certificate, no API ────────> error at once
 
@@ -18,9 +18,9 @@ from capture.state.files import read_file
 from capture.state.json_text import JsonError, decode
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.http_answer import CutOffError, HttpAnswer, NotHttpError
-from cni.kubeconfig import parse, unusable
-from cni.pod_object import is_the_same
+from cni.http_response import CutOffError, HttpResponse, NotHttpError
+from cni.kubeconfig import parse, unusable_kubeconfig
+from cni.pod_object import is_same_pod
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
 TYPE_CHECKING = False
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from cni.kubeconfig import Kubeconfig
     from cni.pod import Identity
 
-DEADLINE = 10.0
+TIMEOUT = 10.0
 """Seconds for everything; kubelet tries again after an error."""
-ATTEMPT = 4.0
-"""Seconds for one question and its answer."""
+ATTEMPT_TIMEOUT = 4.0
+"""Seconds for one request and its response."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 MAX_FILE = 1024 * 1024
 """Bytes of a kubeconfig, a token, a certificate."""
@@ -45,46 +45,46 @@ MAX_FILE = 1024 * 1024
 # RFC 9110, 15
 OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 200, 401, 403, 404, 429, 500
 
-REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
+REACH_REMEDY = "Check from the node that the API server answers: `curl -k {server}/version`."
 
 
 class TransientError(CniError):
-    """An attempt failed, and the next one may succeed. If none does, the last one with an answer has the reason."""
+    """An attempt failed, and the next one may succeed. If none does, the last one that was answered has the reason."""
 
     def __init__(self, code: int, message: str, details: str = "", pause: float = 0.0) -> None:
         super().__init__(code, message, details)
         self.pause = pause
         self.is_silence = False
-        """Nothing was answered in time."""
+        """No response came in time."""
 
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    return parse(content(path, path).decode("utf-8", "replace"), path)
+    return parse(read_named_file(path, path).decode("utf-8", "replace"), path)
 
 
-def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
-    """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
+def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``timeout`` seconds at the latest."""
     for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
 
     def as_pod(body: bytes) -> dict[str, Any]:
-        plain = _json(body)
-        if not is_the_same(identity, plain):
+        plain = _decode_object(body)
+        if not is_same_pod(identity, plain):
             raise TransientError(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
         return plain
 
     path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
     try:
-        return _Query(kubeconfig, path).answer(as_pod, deadline)
+        return _Query(kubeconfig, path).fetch(as_pod, timeout)
     except CniError as error:
         raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
 
 
-def check_server(kubeconfig: Kubeconfig, deadline: float = DEADLINE) -> None:
+def check_server(kubeconfig: Kubeconfig, timeout: float = TIMEOUT) -> None:
     """Raise ``CniError`` unless the API server answers and accepts who we are."""
-    _Query(kubeconfig, "/version").answer(_json, deadline)
+    _Query(kubeconfig, "/version").fetch(_decode_object, timeout)
 
 
 def _is_name(text: str) -> bool:
@@ -98,11 +98,10 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
     server = https.parse_url(kubeconfig.server)
     if server is None:
         shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-        raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
+        raise unusable_kubeconfig(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
     if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
-        raise unusable(
-            kubeconfig.path, "'server' is http, which shows the token", "Use https in 'server', or leave the token out."
-        )
+        problem = "'server' is http, which would send the token in clear text"
+        raise unusable_kubeconfig(kubeconfig.path, problem, "Use https in 'server', or leave the token out.")
     return server
 
 
@@ -115,48 +114,48 @@ class _Query:
         self.target = self.server.path + path
         self.tls = _tls_context(kubeconfig) if self.server.scheme == "https" else None
 
-    def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
-        """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""
+    def fetch(self, read: Callable[[bytes], T], timeout: float) -> T:
+        """Return what ``read`` makes of the response's body; repeat the request as long as that may help."""
         started = time.monotonic()
-        give_up = started + deadline
-        attempts, why = 0, None
+        deadline = started + timeout
+        attempts, reason = 0, None
         while True:
             attempts += 1
             try:
-                return read(self._attempt(min(time.monotonic() + ATTEMPT, give_up)))
+                return read(self._attempt(min(time.monotonic() + ATTEMPT_TIMEOUT, deadline)))
             except TransientError as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
-                why = why if why is not None and failure.is_silence else failure
+                reason = reason if reason is not None and failure.is_silence else failure
                 wait = failure.pause or min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
-                if time.monotonic() + wait >= give_up:
+                if time.monotonic() + wait >= deadline:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
-                    raise CniError(why.code, f"{why.message} ({tried})", why.details) from None
+                    raise CniError(reason.code, f"{reason.message} ({tried})", reason.details) from None
             time.sleep(wait)
 
-    def _attempt(self, limit: float) -> bytes:
-        """Send the request once and return the body of a good answer; raise ``CniError`` for any other."""
+    def _attempt(self, deadline: float) -> bytes:
+        """Send the request once and return the body of the response; raise ``CniError`` for any status but 200."""
         token = self._token()
         name = self.kubeconfig.tls_server_name or self.server.host
         try:
-            answer = https.exchange(self.server, self.tls, name, self._request(token), limit)
+            response = https.exchange(self.server, self.tls, name, self._request(token), deadline)
         except (OSError, CutOffError, NotHttpError) as error:
             raise self._failure(error) from None
-        if answer.status == OK:
-            return answer.body
-        if answer.status == UNAUTHORIZED_STATUS and token != self._token():
+        if response.status == OK:
+            return response.body
+        if response.status == UNAUTHORIZED_STATUS and token != self._token():
             raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
-        raise self._refusal(answer)
+        raise self._refusal(response)
 
     def _token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
         config = self.kubeconfig
         token = config.token
         if config.token_file:
-            token = content(config.token_file, config.path).decode("ascii", "replace").strip()
+            token = read_named_file(config.token_file, config.path).decode("ascii", "replace").strip()
             if not token:
-                raise unusable(config.path, f"the token in {config.token_file} is empty")
+                raise unusable_kubeconfig(config.path, f"the token in {config.token_file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise unusable(config.path, "the token has characters that no token has")
+            raise unusable_kubeconfig(config.path, "the token has characters that no token has")
         return token
 
     def _request(self, token: str) -> bytes:
@@ -166,9 +165,9 @@ class _Query:
             f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
         ).encode("ascii", "replace")
 
-    def _refusal(self, answer: HttpAnswer) -> CniError:
-        status, words = answer.status, _message_of(answer.body)
-        refused = f"{status} {words or answer.reason}"
+    def _refusal(self, response: HttpResponse) -> CniError:
+        status, words = response.status, _message_of(response.body)
+        refused = f"{status} {words or response.reason}"
         if status == UNAUTHORIZED_STATUS:
             return CniError(
                 UNAUTHORIZED,
@@ -189,7 +188,7 @@ class _Query:
                 "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
             )
         if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
-            after = answer.headers.get("retry-after", "")
+            after = response.headers.get("retry-after", "")
             pause = float(after) if is_decimal(after, 6) else 0.0
             return TransientError(
                 TRY_AGAIN_LATER, f"the API server cannot answer now: {refused}", self._reach(), pause=pause
@@ -197,7 +196,7 @@ class _Query:
         return self._no_api(f"it says {refused}")
 
     def _failure(self, error: Exception) -> CniError:
-        """Return what it means that there is no answer, or none that is whole."""
+        """Return the error for a connection that failed, or a response that is incomplete or not HTTP."""
         if isinstance(error, TimeoutError):
             silence = self._unreachable(str(error) if isinstance(error, https.UnresolvedError) else "no answer in time")
             silence.is_silence = True
@@ -234,35 +233,35 @@ class _Query:
         )
 
     def _reach(self) -> str:
-        return REACH.format(server=self.kubeconfig.server)
+        return REACH_REMEDY.format(server=self.kubeconfig.server)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _decode_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; TransientError if there is none: half an answer without a length looks so."""
     try:
         plain = decode(body.decode())
     except (UnicodeDecodeError, JsonError) as error:
-        raise TransientError(BAD_ANSWER, f"the API server's answer is no JSON: {error}") from None
+        raise TransientError(BAD_ANSWER, f"the API server's answer is not JSON: {error}") from None
     if not isinstance(plain, dict):
-        raise TransientError(BAD_ANSWER, "the API server's answer is no JSON object")
+        raise TransientError(BAD_ANSWER, "the API server's answer is not a JSON object")
     return plain
 
 
 def _message_of(body: bytes) -> str | None:
     """Return the message of an object ``Status`` of the API; None if the body is none."""
     try:
-        plain = _json(body)
+        plain = _decode_object(body)
     except TransientError:
         return None
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    authority = _data_or_content(config, config.authority_data, config.authority_file)
-    certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
-    key = _data_or_content(config, config.key_data, config.key_file)
+    authority = _certificate(config, "certificate-authority", config.authority_data, config.authority_file)
+    certificate = _certificate(config, "client-certificate", config.certificate_data, config.certificate_file)
+    key = _certificate(config, "client-key", config.key_data, config.key_file)
     if (certificate is None) != (key is None):
-        raise unusable(config.path, "client-certificate and client-key belong together; one is missing")
+        raise unusable_kubeconfig(config.path, "client-certificate and client-key belong together; one is missing")
     try:
         return https.tls_context(
             authority.decode("ascii", "replace") if authority is not None else None,
@@ -271,27 +270,29 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         )
     except (OSError, ValueError) as error:  # https.TlsError is an OSError
         problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise unusable(config.path, f"its certificates cannot be used: {problem}") from None
+        raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
-def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
-    """Return what is in place (``-data``, base64), or in a file; None if neither is there."""
+def _certificate(config: Kubeconfig, field: str, data: str, path: str) -> bytes | None:
+    """Return a certificate or key of the kubeconfig (``-data``, base64), or of a file; None without either."""
     if not data:
-        return content(path, config.path) if path else None
+        return read_named_file(path, config.path) if path else None
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
-        raise unusable(config.path, "a certificate or key in it is no base64") from None
+        raise unusable_kubeconfig(config.path, f"{field}-data is not base64") from None
 
 
-def content(path: str, kubeconfig_path: str) -> bytes:
+def read_named_file(path: str, kubeconfig_path: str) -> bytes:
     """Return the content of a kubeconfig, or of a file that it names; raise ``CniError``."""
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:
-        problem = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
+        is_itself = path == kubeconfig_path
+        problem = "cannot be read" if is_itself else f"{path}, which it names, cannot be read"
+        where = "'kubeconfig' in the plugin's entry" if is_itself else f"the path in {kubeconfig_path}"
         raise CniError(
             BAD_KUBECONFIG,
             f"kubeconfig {kubeconfig_path}: {problem}: {error.strerror}",
-            "Put it there, or correct 'kubeconfig' in the plugin's entry.",
+            f"Put the file there, or correct {where}.",
         ) from None

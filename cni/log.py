@@ -45,19 +45,15 @@ class PluginLog:
         self._steps_ms: dict[str, float] = {}
 
     def debug(self, message: str, **facts: object) -> None:
-        """Write a line for those who look for a defect."""
         self._write("debug", message, facts)
 
     def info(self, message: str, **facts: object) -> None:
-        """Write a line on what was done."""
         self._write("info", message, facts)
 
     def warn(self, message: str, **facts: object) -> None:
-        """Write a line that a person should look at."""
         self._write("warn", message, facts)
 
     def error(self, message: str, **facts: object) -> None:
-        """Write a line on why the command failed."""
         self._write("error", message, facts)
 
     def step(self, name: str) -> TimedStep:
@@ -78,7 +74,7 @@ class PluginLog:
 
     def pass_on(self, line: bytes) -> None:
         """Write a line that is JSON already."""
-        append(self.path, line, self._rotate_at)
+        append_line(self.path, line, self._rotate_at)
 
 
 class TimedStep:
@@ -108,7 +104,7 @@ def timestamp(nanoseconds: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 1_000_000:03}Z"
 
 
-def append(path: str, line: bytes, rotate_at: int = ROTATE_AT) -> None:
+def append_line(path: str, line: bytes, rotate_at: int = ROTATE_AT) -> None:
     """Add ``line`` to the file, or do nothing if that cannot be done."""
     try:
         file = _open(path)
@@ -162,7 +158,7 @@ def _rotate(path: str, rotate_at: int) -> None:
         os.close(lock)
 
 
-def complain(command: str, message: str) -> None:
+def print_failure(command: str, message: str) -> None:
     """Print on standard error, in one line, why a command failed; runtimes put it into their own log."""
     try:
         os.write(2, one_line(f"capture-cni: {command or 'no command'}: {message}").encode() + b"\n")
@@ -170,7 +166,7 @@ def complain(command: str, message: str) -> None:
         pass
 
 
-def log_of(request: Request) -> PluginLog:
+def request_log(request: Request) -> PluginLog:
     """Return the log for a request; its lines name the command and the pod. Raises ``CniError``."""
     return PluginLog(
         log_file(request.configuration),
@@ -189,7 +185,7 @@ def log_file(configuration: Mapping[str, Any]) -> str:
     """Return the path of the log; a device could be standard output, which belongs to the protocol."""
     path = keys.path(configuration, "log_file")
     if path.startswith(("/dev/", "/proc/", "/sys/")):
-        raise keys.unusable("log_file", path, "a file, no device: standard output belongs to the CNI protocol")
+        raise keys.invalid_value("log_file", path, "a file, no device: standard output belongs to the CNI protocol")
     return path
 
 
@@ -198,5 +194,5 @@ def log_level(configuration: Mapping[str, Any]) -> str:
     expected = f"one of {', '.join(map(repr, LEVELS))}"
     level = keys.text(configuration, "log_level", expected) or "info"
     if level not in LEVELS:
-        raise keys.unusable("log_level", level, expected)
+        raise keys.invalid_value("log_level", level, expected)
     return level

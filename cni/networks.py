@@ -58,7 +58,6 @@ class ConfigurationFile(Value):
 
     @property
     def plugins(self) -> list[dict[str, Any]]:
-        """The plugins, in the order in which they are called."""
         return self.configuration["plugins"] if self.is_list else [self.configuration]
 
     @property
@@ -71,7 +70,6 @@ class ConfigurationFile(Value):
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """Our own among the plugins."""
         return [plugin for plugin in self.plugins if plugin.get("type") == PLUGIN]
 
     @property
@@ -113,10 +111,10 @@ def _is_list(path: str) -> bool:
     return path.endswith(".conflist")
 
 
-def networks(conf_dir: str) -> Iterator[ConfigurationFile]:
+def read_networks(conf_dir: str) -> Iterator[ConfigurationFile]:
     """Yield what runtimes read, in the order in which they do."""
     for path in paths_in(conf_dir):
-        yield network_in(path)
+        yield read_network(path)
 
 
 def paths_in(conf_dir: str) -> list[str]:
@@ -126,7 +124,7 @@ def paths_in(conf_dir: str) -> list[str]:
     return [path for path in paths if not os.path.isdir(path)]
 
 
-def network_in(path: str, timeout: float | None = None) -> ConfigurationFile:
+def read_network(path: str, timeout: float | None = None) -> ConfigurationFile:
     """Return the network in a file, waiting a moment if another program seems to be writing it.
 
     Raises InstallError, or OSError.
@@ -169,7 +167,7 @@ def candidates(conf_dir: str, timeout: float | None = None) -> list[Candidate]:
 
 def _candidate(path: str, timeout: float | None) -> Candidate:
     try:
-        return Candidate(path, network_in(path, timeout))
+        return Candidate(path, read_network(path, timeout))
     except InstallError as error:
         return Candidate(path, None, error.problem)
     except OSError as error:

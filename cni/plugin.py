@@ -1,4 +1,4 @@
-"""The plugin's ADD, CHECK and STATUS; DEL and GC are in ``cni.forgetting``.
+"""The plugin's ADD, CHECK and STATUS; DEL and GC are in ``cni.cleanup``.
 
     ADD ──> configuration ──> which pod ──> what is known about it ──> left alone, and why
                                                     └──> settings ──> rules in its namespace ──> record
@@ -27,7 +27,7 @@ from cni import conf, protocol
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
-from cni.log import PluginLog, log_of, timestamp
+from cni.log import PluginLog, request_log, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import CniError, Request, shown
 
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from capture.settings.config import Host
     from capture.settings.settings import Settings
 
-STATUS_DEADLINE = 3.0
+STATUS_TIMEOUT = 3.0
 """Seconds for the API server to answer when STATUS depends on it."""
-LOOK_DEADLINE = 1.0
+LOGGED_STATUS_TIMEOUT = 1.0
 """Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
-NOT_SHOWN = (
+UNKNOWN_ENVIRONMENT = (
     "part of the proxy's environment: ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK may also come from"
     " meshConfig.defaultConfig.proxyMetadata, or from a reference"
 )
@@ -62,7 +62,7 @@ IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 def handle(request: Request) -> None:
     """Do ADD, CHECK or STATUS. Raises ``CniError``; what fails after the configuration was read is in the log."""
     configuration = conf.parse(request.configuration)
-    log = log_of(request)
+    log = request_log(request)
     try:
         try:
             {"ADD": _add, "CHECK": _check, "STATUS": _status}[request.command](request, configuration, log)
@@ -74,7 +74,7 @@ def handle(request: Request) -> None:
     except CniError as error:
         log.error(error.message, code=error.code, details=error.details)
         if request.command == "ADD":
-            _remember(request, attachments.REFUSED, error.message)
+            _save_decision(request, attachments.REFUSED, error.message)
         raise
 
 
@@ -88,7 +88,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
-        _remember(request, attachments.LEFT_ALONE, desired.reason, desired.needs)
+        _save_decision(request, attachments.LEFT_ALONE, desired.reason, desired.needs)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -106,12 +106,12 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         backend=applied.choice.backend,
         driver=applied.choice.driver,
         changed=applied.changed,
-        **({} if desired.knows_proxy_environment else {"unknown": NOT_SHOWN}),
+        **({} if desired.knows_proxy_environment else {"unknown": UNKNOWN_ENVIRONMENT}),
     )
-    _remember(request, attachments.CAPTURED, "")
+    _save_decision(request, attachments.CAPTURED, "")
 
 
-def _remember(request: Request, decision: str, reason: str, needs: str = "") -> None:
+def _save_decision(request: Request, decision: str, reason: str, needs: str = "") -> None:
     """Keep the decision about the pod, for ``capture why``; not for a sandbox that is no pod."""
     name = request.arguments.get("K8S_POD_NAME", "")
     if not name:
@@ -154,10 +154,10 @@ def _desired_settings(request: Request, configuration: Configuration, log: Plugi
         log.error(f"pod {identity} is left alone: {NO_SOURCE}")
         return Exemption(NO_SOURCE)
     from capture.settings.pod import pod_settings  # most pods of a node may have no part in the mesh
-    from cni.sources import learn
+    from cni.sources import find_pod
 
     try:
-        pod, exemption = learn(identity, configuration, log)
+        pod, exemption = find_pod(identity, configuration, log)
         if exemption is not None:
             return exemption
         settings = pod_settings(pod, configuration.settings)
@@ -206,12 +206,12 @@ def _apply(request: Request, settings: Settings) -> Applied:
 
 
 LOOPBACK_ADDRESSES = "/proc/thread-self/net/if_inet6"
-OF_LOOPBACK = b"00000000000000000000000000000001 "
+LOOPBACK_ADDRESS_LINE = b"00000000000000000000000000000001 "
 """``::1``, which the kernel puts on ``lo`` as that comes up."""
 LOOPBACK_TIMEOUT = 1.0
 """Seconds to wait for ``lo``; without such a plugin, and with ``lo`` down, that time is lost."""
-PAUSE = 0.01
-TIME_TO_LIST = 0.05
+LOOPBACK_PAUSE = 0.01
+LISTING_SECONDS = 0.05
 """Seconds that the plugin may take from setting ``lo`` up to having seen its addresses."""
 
 
@@ -226,9 +226,9 @@ def wait_for_loopback() -> None:
         return
     end = time.monotonic() + LOOPBACK_TIMEOUT
     while time.monotonic() < end:
-        time.sleep(PAUSE)
+        time.sleep(LOOPBACK_PAUSE)
         if _is_lo_up():
-            time.sleep(TIME_TO_LIST)
+            time.sleep(LISTING_SECONDS)
             return
 
 
@@ -236,7 +236,7 @@ def _is_lo_up() -> bool:
     """Return whether ``lo`` is up. That ``::1`` is there is quickly seen, and nearly always so."""
     try:
         with open(LOOPBACK_ADDRESSES, "rb", buffering=0) as addresses:
-            if OF_LOOPBACK in addresses.read():
+            if LOOPBACK_ADDRESS_LINE in addresses.read():
                 return True
     except FileNotFoundError:  # no IPv6: no address that could be in the way
         return True
@@ -359,7 +359,7 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
     if not is_needed and not (KUBERNETES in configuration.pod_sources and log.path):
         return
     try:
-        _check_api_server(configuration, STATUS_DEADLINE if is_needed else LOOK_DEADLINE)
+        _check_api_server(configuration, STATUS_TIMEOUT if is_needed else LOGGED_STATUS_TIMEOUT)
         log.debug("the API server answers")
     except CniError as error:
         if is_needed:
@@ -388,7 +388,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         return CniError(
             HOST_NAMESPACE,
             f"refused: CNI_NETNS={request.namespace} is the node's own network namespace",
-            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
+            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin: find the program that called it.",
         )
     if isinstance(error, NamespaceError):
         code = protocol.UNKNOWN_CONTAINER if request.command == "CHECK" else protocol.INVALID_ENVIRONMENT

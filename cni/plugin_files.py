@@ -30,7 +30,7 @@ class FileChange(Value):
         return f"{self.path}: {self.what}"
 
 
-def put_plugin(source: str, bin_dir: str) -> list[FileChange]:
+def install_plugin(source: str, bin_dir: str) -> list[FileChange]:
     """Copy the plugin, try the copy, and give it its name only then: an earlier entry may be calling that name.
 
     A bundle gets a name made from its content, and the plugin's name points into it. The plugin of the previous bundle
@@ -43,7 +43,7 @@ def put_plugin(source: str, bin_dir: str) -> list[FileChange]:
     copy, called = os.path.join(bin_dir, name), os.path.join(bin_dir, PLUGIN)
     previous = _bundle_in_use(bin_dir)
     if os.path.lexists(copy) and _digest(copy) == digest:
-        _try(copy + inside, called)
+        _require_callable(copy + inside, called)
         if not is_bundle or previous == name:
             return []
     else:
@@ -67,11 +67,11 @@ def _original(source: str) -> str:
     return bundle if os.path.isfile(os.path.join(bundle, BUNDLE_MARK)) else file
 
 
-def _try(path: str, called: str) -> None:
+def _require_callable(path: str, called: str) -> None:
     """Raise ``InstallError`` about ``called`` unless the plugin can be called where it lies."""
     from cni import trial
 
-    tried = trial.run(path)
+    tried = trial.try_version(path)
     if tried.problem:
         raise InstallError(called, tried.problem, tried.remedy)
 
@@ -80,7 +80,7 @@ def _copy_and_try(original: str, copy: str, inside: str, called: str) -> None:
     temporary = atomic_files.temporary_name(copy)
     try:
         _copy(original, temporary)
-        _try(temporary + inside, called)
+        _require_callable(temporary + inside, called)
         if inside and os.path.lexists(copy):  # a directory is not replaced by a rename
             os.rename(copy, atomic_files.temporary_name(copy))  # the next installer removes it
         os.rename(temporary, copy)

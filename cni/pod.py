@@ -67,13 +67,13 @@ def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
         namespace=identity.namespace,
         name=identity.name,
         annotations=annotations,
-        containers=_injected(annotations.get(STATUS_ANNOTATION)),
+        containers=_injected_containers(annotations.get(STATUS_ANNOTATION)),
         proxy=proxy,
         knows_environment=False,
     )
 
 
-def _injected(status: str | None) -> tuple[str, ...] | None:
+def _injected_containers(status: str | None) -> tuple[str, ...] | None:
     """Return the containers that injection has added, by its annotation; none if it has not been here.
 
     The annotation is an object that names them. The bare word ``true`` means that there was an injection, and not

@@ -44,7 +44,7 @@ def from_object(identity: Identity, plain: object) -> Pod:
     )
 
 
-def is_the_same(identity: Identity, plain: object) -> bool:
+def is_same_pod(identity: Identity, plain: object) -> bool:
     """Return whether an object of the API is the very pod, and not another one of the same name, or what is no pod.
 
     A pod of a StatefulSet has the name of the one before it.
@@ -78,15 +78,15 @@ def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], wher
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
-    return _of_kind(dict, value, f"{where} is no object")
+    return _of_kind(dict, value, f"{where} is not an object")
 
 
 def _list(value: object, where: str) -> list[Any]:
-    return [] if value is None else _of_kind(list, value, f"{where} is no list")
+    return [] if value is None else _of_kind(list, value, f"{where} is not a list")
 
 
 def _text(value: object, where: str) -> str:
-    return _of_kind(str, value, f"{where} is no text")
+    return _of_kind(str, value, f"{where} is not a text")
 
 
 def _texts(value: object, where: str) -> dict[str, str]:
@@ -94,7 +94,7 @@ def _texts(value: object, where: str) -> dict[str, str]:
 
 
 def _number(value: object, where: str) -> int | None:
-    return None if value is None else _of_kind(int, value, f"{where} is no number")
+    return None if value is None else _of_kind(int, value, f"{where} is not a number")
 
 
 def _of_kind(kind: type[T], value: object, problem: str) -> T:
@@ -102,6 +102,6 @@ def _of_kind(kind: type[T], value: object, problem: str) -> T:
         return value
     raise CniError(
         BAD_ANSWER,
-        f"the API server's answer is no pod: {problem}",
-        "Check that 'server' in the kubeconfig is the Kubernetes API server, and not a proxy before it.",
+        f"the API server's answer is not a pod: {problem}",
+        "Check that 'server' in the kubeconfig is the API server of Kubernetes, not a proxy before it.",
     )

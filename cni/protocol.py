@@ -86,7 +86,7 @@ class Request(Value):
     """GC: container id and interface of what exists; everything else of this network is gone."""
 
 
-class Answer(Value):
+class Response(Value):
     """The output of the process and its exit status; ``error`` is that of ``stdout``, for the log."""
 
     stdout: bytes
@@ -135,10 +135,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         elif command in commands and (problem := problem_of(value)):
             problems.append(f"{variable}={_shortened(value, 80)!r}: {problem}")
     if problems:
-        raise CniError(
-            INVALID_ENVIRONMENT,
-            f"{command} needs other environment variables: {'; '.join(problems)}",
-        )
+        raise CniError(INVALID_ENVIRONMENT, f"environment of {command}: {'; '.join(problems)}")
 
 
 def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
@@ -161,7 +158,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
     unknown = ", ".join(key for key in arguments if key not in known)
     if unknown and not ignores_unknown:
-        raise _bad_arguments(text, f"unknown: {unknown} (IgnoreUnknown=1 would let them pass)")
+        raise _bad_arguments(text, f"unknown keys: {unknown}; IgnoreUnknown=1 makes the plugin ignore them")
     return arguments
 
 
@@ -188,16 +185,15 @@ def _decode_configuration(stdin: bytes) -> dict[str, Any]:
     try:
         plain = decode(stdin.decode())
     except UnicodeDecodeError as wrong:
-        problem, details = f"UTF-8: byte {wrong.start}", ""
+        problem, details = f"not UTF-8: byte {wrong.start}", ""
     except JsonError as wrong:
-        problem, details = f"a JSON object: {wrong}", f"It starts with {stdin[:200].decode(errors='replace')!r}\n"
+        problem = f"not a JSON object: {wrong}" if stdin.strip() else "empty"
+        details = f"It starts with {stdin[:200].decode(errors='replace')!r}\n" if stdin.strip() else ""
     else:
         if isinstance(plain, dict):
             return plain
-        problem, details = "a JSON object", f"It is {shown(plain)}\n"
-    raise CniError(
-        DECODING_FAILURE, f"the network configuration on standard input is not {problem}", details + WRONG_FILE
-    )
+        problem, details = "not a JSON object", f"It is {shown(plain)}\n"
+    raise CniError(DECODING_FAILURE, f"the network configuration on standard input is {problem}", details + WRONG_FILE)
 
 
 def _version_of(configuration: dict[str, Any]) -> str:
@@ -301,7 +297,7 @@ def _attachment(key: str, entry: object) -> tuple[str, str]:
 
 def dispatch(
     environ: Mapping[str, str], stdin: bytes, handlers: Handlers, known_arguments: Container[str] = ()
-) -> Answer:
+) -> Response:
     """Return the answer to one call of the plugin.
 
     ``handlers`` has a function for each command but VERSION; it does the work or raises ``CniError``. Other
@@ -309,7 +305,7 @@ def dispatch(
     """
     command = environ.get("CNI_COMMAND", "")
     if command == "VERSION":  # podman sends the word "dummy" in the other variables
-        return Answer(_version_result(stdin), 0)
+        return Response(_version_result(stdin), 0)
     version = NEWEST_VERSION
     try:
         if command not in SINCE_VERSION:
@@ -320,7 +316,7 @@ def dispatch(
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
         result = _result(request) if command == "ADD" else b""
         handlers[command](request)
-        return Answer(result, 0)
+        return Response(result, 0)
     except CniError as error:
         return failure(error, version)
 
@@ -381,12 +377,12 @@ def _supported(version: str) -> str:
     return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
-def failure(error: CniError, version: str) -> Answer:
+def failure(error: CniError, version: str) -> Response:
     """Return the answer with ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
     content: dict[str, object] = {"cniVersion": _supported(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
-    return Answer(encode(content).encode() + b"\n", 1, error)
+    return Response(encode(content).encode() + b"\n", 1, error)
 
 
 def _result(request: Request) -> bytes:

@@ -33,7 +33,7 @@ REMEDIES = {
 }
 
 
-def learn(identity: Identity, configuration: Configuration, log: PluginLog) -> tuple[Pod, Exemption | None]:
+def find_pod(identity: Identity, configuration: Configuration, log: PluginLog) -> tuple[Pod, Exemption | None]:
     """Return what is known about a pod, and why it is left alone; None if it is to be captured.
 
     Raises ``CniError`` if no source knows the pod, and ConfigurationError for a status that cannot be read.
@@ -74,7 +74,7 @@ def _pod_from(
         from cni import agent_socket
         from cni.pod_object import from_object
 
-        known = agent_socket.pod(configuration.agent_socket, identity)
+        known = agent_socket.request_pod(configuration.agent_socket, identity)
         return from_object(identity, known) if known else None
     from cni import kubernetes  # OpenSSL costs 5 ms
     from cni.pod_object import from_object

@@ -37,7 +37,7 @@ class Status(Value):
         return not any(finding.state == "error" for finding in self.findings)
 
 
-def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
+def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
     """Look at the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
     listed = candidates(conf_dir, timeout=0.2)
@@ -63,13 +63,13 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
     return Status(plain, tuple(findings))
 
 
-def of_this_node() -> tuple[Finding, ...]:
+def findings_of_this_node() -> tuple[Finding, ...]:
     """Return the findings about this node; none if it has neither the plugin nor its entry."""
     runtime = runtimes.detect()
     bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
     if not os.path.isdir(runtime.conf_dir):
         return ()
-    node_state = look((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
+    node_state = examine_node((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
     has_entry = any(each["has_entry"] for each in node_state.plain["files"])
     return node_state.findings if bin_dirs or has_entry else ()
 
@@ -139,7 +139,7 @@ def _about_plugin(path: str, taken: ConfigurationFile | None, entry: dict[str, A
         yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
         return
     where = f"{path} -> {os.readlink(path)}" if os.path.islink(path) else path
-    tried = trial.run(path)
+    tried = trial.try_version(path)
     if tried.problem:
         yield Finding("plugin", "file", "error", f"{where}: {tried.problem}", f"{INSTALL} puts a whole one there.")
         return
@@ -154,7 +154,7 @@ def _about_plugin(path: str, taken: ConfigurationFile | None, entry: dict[str, A
         remedy = f"Write one that it knows into {taken.path}, or install a newer plugin: {INSTALL}."
         yield Finding("plugin", "version", "error", message, remedy)
     if entry is not None:
-        code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
+        code, problem = trial.try_status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
         if code == NOT_AVAILABLE_LIMITED:
             remedy = "Make the API server reachable: until it answers, no pod of the mesh starts."
             yield Finding("plugin", "STATUS", "error", problem, remedy)
@@ -192,13 +192,13 @@ def _about_token(path: str, text: str) -> Finding:
         age = _age_of(path)
     except OSError as error:
         return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
-    seconds = token.left(time.time())
+    seconds = token.seconds_left(time.time())
     if seconds <= 0:
         message = f"{path}, written {age} ago, has ended {duration(-seconds)} ago: the API server refuses it"
         return Finding("pods", "token", "error", message, "Renew it; a token of a service account lives for an hour.")
     ends = f"ends in {duration(seconds)}" if token.expires else "never ends, or does not say so"
     message = f"{path}, written {age} ago, {ends}"
-    return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", message)
+    return Finding("pods", "token", "warning" if token.is_nearly_expired(time.time()) else "ok", message)
 
 
 def _age_of(path: str) -> str:
@@ -271,13 +271,13 @@ class Token(Value):
     issued: float
     expires: float
 
-    def left(self, now: float) -> float:
+    def seconds_left(self, now: float) -> float:
         """Return the seconds until it ends; infinite if it never does."""
         return self.expires - now if self.expires else float("inf")
 
-    def is_short(self, now: float) -> bool:
+    def is_nearly_expired(self, now: float) -> bool:
         """Return whether less is left than kubelet ever lets it come to."""
-        return bool(self.expires) and self.left(now) < LOW_LIFETIME_SHARE * (self.expires - self.issued)
+        return bool(self.expires) and self.seconds_left(now) < LOW_LIFETIME_SHARE * (self.expires - self.issued)
 
 
 def token_in(path: str) -> Token:

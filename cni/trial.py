@@ -32,13 +32,13 @@ class Trial(Value):
     remedy: str = ""
 
 
-def run(path: str, through: Sequence[str] = ()) -> Trial:
+def try_version(path: str, through: Sequence[str] = ()) -> Trial:
     """Read the plugin's versions (SPEC, "VERSION: probe plugin version support").
 
     ``through`` is a command that runs another one, such as ``nsenter --mount=/proc/1/ns/mnt``.
     """
     try:
-        done = _called([*through, path], b'{"cniVersion": "1.0.0"}')
+        done = _call([*through, path], b'{"cniVersion": "1.0.0"}')
     except OSError as error:
         return _not_started(path, error)
     except subprocess.TimeoutExpired:
@@ -51,10 +51,10 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
     return Trial((), problem, f"{NOTHING_CHANGED} Install the whole bundle: --plugin DIRECTORY.")
 
 
-def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
+def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
     """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
     try:
-        done = _called([path], encode(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path))
+        done = _call([path], encode(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path))
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
@@ -66,7 +66,7 @@ def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
         return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
 
 
-def _called(command: Sequence[str], stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
+def _call(command: Sequence[str], stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Return what happened to a call. Raises OSError, and TimeoutExpired after CALL_TIMEOUT seconds."""
     environment = ENVIRONMENT | variables
     return subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=CALL_TIMEOUT, check=False)
@@ -91,7 +91,9 @@ def _not_started(path: str, error: OSError) -> Trial:
         why = f"its interpreter {interpreter} is missing here"
         remedy = " Install the bundle (`make bundle`), which brings its own: --plugin DIRECTORY."
     else:
-        why = "it is no program for this machine" if error.errno == errno.ENOEXEC else str(error.strerror)
+        why = str(error.strerror)
+        if error.errno == errno.ENOEXEC:
+            why, remedy = "it is not a program for this machine", " Name one that is: --plugin PATH."
     return Trial((), f"cannot be started: {why}", NOTHING_CHANGED + remedy)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest_name
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
-from initcontainer.upstream_flags import PERSISTENT, REMOVED_FLAGS, SHORT, SWITCHES
+from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, SHORT_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ VERSION_SUBCOMMAND = "version"
 """The word for the version, of the program that holds upstream's (pilot-agent)."""
 
 
-OF_EVERY_COMMAND = (*PERSISTENT, LOG_OUTPUT_LEVEL.flag, LOG_AS_JSON.flag)
+FLAGS_OF_EVERY_COMMAND = (*PERSISTENT_FLAGS, LOG_OUTPUT_LEVEL.flag, LOG_AS_JSON.flag)
 
 
 class UsageError(CaptureError):
@@ -76,7 +76,7 @@ class CommandLine:
             else:
                 rest = [*self._words] if word == "--" else [word]
                 if rest:
-                    raise UsageError(f"unexpected argument {rest[0]!r}")
+                    raise UsageError(f"unexpected argument {rest[0]!r}: expected flags only")
 
     def _command(self, word: str) -> None:
         self._may_be_command = False
@@ -92,26 +92,26 @@ class CommandLine:
             raise HelpRequested(name)
         if name == "version":
             raise VersionRequested
-        self._may_be_command &= name in OF_EVERY_COMMAND
+        self._may_be_command &= name in FLAGS_OF_EVERY_COMMAND
         option = self._by_long.get(name)
         if option is not None:
             takes_value = not option.is_switch
-        elif name in REMOVED_FLAGS or name in PERSISTENT:
-            takes_value = name not in SWITCHES
+        elif name in REMOVED_FLAGS or name in PERSISTENT_FLAGS:
+            takes_value = name not in FLAGS_WITHOUT_VALUE
             self._warn_of_past_flag(f"--{name}", name)
         else:
             similar = closest_name(name, self._by_long)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
         if not equals:
-            value = self._value_of(f"--{name}") if takes_value else "true"
+            value = self._value_of(f"--{name}", option) if takes_value else "true"
         if option is not None:
             self.flags[option] = value
 
-    def _value_of(self, flag: str) -> str:
+    def _value_of(self, flag: str, option: Option[Any] | None) -> str:
         """Take the next word, in any form, as the value of a flag."""
         value = next(self._words, None)
         if value is None:
-            raise UsageError(f"{flag} needs a value")
+            raise UsageError(f"{flag} needs a value" + (f": expected {option.expected}" if option else ""))
         return value
 
     def _short(self, word: str) -> None:
@@ -122,16 +122,16 @@ class CommandLine:
             option = self._by_short.get(letter)
             if letter == "h" and option is None:
                 raise HelpRequested
-            if option is None and letter not in SHORT:
+            if option is None and letter not in SHORT_FLAGS:
                 raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
             if option is None:
-                self._warn_of_past_flag(f"-{letter}", SHORT[letter])
+                self._warn_of_past_flag(f"-{letter}", SHORT_FLAGS[letter])
                 if letters.startswith("="):
                     return
             elif option.is_switch and not letters.startswith("="):
                 self.flags[option] = "true"
             else:
-                self.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
+                self.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}", option)
                 return
 
     def _warn_of_past_flag(self, flag: str, name: str) -> None:

@@ -23,7 +23,7 @@ OUTSIDE_END = {IPV4: ("198.18.0.2", 30), IPV6: ("2001:2::2", 126)}
 """Networks for benchmarks (RFC 2544, RFC 5180), which no pod has."""
 
 
-class Outside:
+class OutsideNamespace:
     """A context in which the pod we are in has an outside. Raises CaptureError where none can be made.
 
     That takes the capabilities NET_ADMIN and SYS_ADMIN.

@@ -39,7 +39,6 @@ class Printer:
         self._level = settings[LOG_OUTPUT_LEVEL]
 
     def show(self, text: str) -> None:
-        """Print a text of one or more lines."""
         self._print("info", text.strip("\n"), [text])
 
     def warn(self, warnings: Iterable[str]) -> None:
@@ -51,7 +50,6 @@ class Printer:
         self._print("warn", text, [f"warning: {text}"])
 
     def report(self, error: CaptureError) -> None:
-        """Print the error that ends the program, and what to do about it."""
         more = {"remedy": error.remedy} if error.remedy else {}
         self._print("error", error.message, output.error_lines(error), is_output=False, **more)
 

@@ -17,13 +17,13 @@ from capture.model.values import Value
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import missing_capabilities
 from capture.state.pod_network import NO_ROUTE, with_route
-from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, Outside
+from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, OutsideNamespace
 
 Side = Literal["outbound", "inbound"]
 
-DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
+DOCUMENTATION_ADDRESSES = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
-OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
+USUAL_PORTS = (80, 443, 8080, 9080, 3306, 5432)
 ORDINARY_IDS = (65534, 1000, 12345)
 """Users and groups to act as, where our own is the proxy's or is left alone."""
 
@@ -71,7 +71,7 @@ def captured_sides(config: CaptureConfig) -> Iterator[Side]:
         yield "inbound"
 
 
-class Chooser:
+class ProbeChooser:
     """Knows a capture and the pod's own addresses, and chooses what to dial."""
 
     def __init__(self, config: CaptureConfig, ruleset: Ruleset, own: Iterable[Network], port: int) -> None:
@@ -86,7 +86,6 @@ class Chooser:
         return [family for family in self._config.families if family in present or not present]
 
     def own(self, family: Family) -> Iterator[Network]:
-        """Yield the pod's addresses of a family."""
         yield from (address for address in self._own if address.family == family)
 
     def choose(self, side: Side, family: Family) -> Probe | Proof:
@@ -108,7 +107,7 @@ class Chooser:
                 return Probe(side, destination, port, identity, traced.port)
         return Proof(f"{FAMILY_NAMES[family]} {side}: {why}", holds=False)
 
-    def from_outside(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
+    def inbound_packet(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
         for destination, port in product(self.own(family), self._ports()):
             packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
@@ -117,10 +116,10 @@ class Chooser:
                 return packet, traced.port
         return None
 
-    def by(self, outside: Outside, family: Family) -> Probe | Proof:
+    def choose_from_outside(self, outside: OutsideNamespace, family: Family) -> Probe | Proof:
         """Return a connection from an outside of our own, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        probe = self.from_outside(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
+        probe = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
         if probe:
             packet, arrives_on = probe
             if outside.answers_come_back(family, address_text(family, packet.destination.first)):
@@ -130,7 +129,7 @@ class Chooser:
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 
     def _ports(self) -> list[int]:
-        return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *OTHER_PORTS)))
+        return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *USUAL_PORTS)))
 
 
 def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
@@ -139,7 +138,7 @@ def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> I
         if network.family == family:
             first = network.first if network.is_address else network.first + 1  # more than the network's name
             yield parse_address(address_text(family, first))
-    for text in DOCUMENTATION:
+    for text in DOCUMENTATION_ADDRESSES:
         address = parse_address(text)
         if address.family == family:
             yield address

@@ -36,7 +36,7 @@ RETRY_AFTER = 0.05
 CONNECTION_TIMEOUT = 1.0
 """Seconds that one attempt may take, where nothing comes back."""
 
-CONNECTED, UNSEEN = "connected", "unseen"
+CONNECTED, UNKNOWN_PORT = "connected", "unseen"
 """Answers to an attempt: it went well, and nothing shows which port of a running proxy took it."""
 OPEN_STATES = (
     sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
@@ -72,7 +72,7 @@ class Prover:
         answer = os.strerror(errno.ETIMEDOUT)  # should the time be over before the first attempt
         while (seconds := self._deadline - time.monotonic()) > 0:
             answer = self._attempt(probe, token, seconds)
-            if answer == UNSEEN:
+            if answer == UNKNOWN_PORT:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
@@ -178,7 +178,7 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         connection.settimeout(timeout)
         connection.connect(probe.dialled)
         connection.sendall(token)
-        return CONNECTED if token or _is_taken_on(ports, connection) else UNSEEN
+        return CONNECTED if token or _is_taken_on(ports, connection) else UNKNOWN_PORT
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
     from capture.settings.settings import Settings
 
-PERSISTENT = (
+PERSISTENT_FLAGS = (
     "log_target", "log_caller", "log_stacktrace_level", "log_rotate", "log_rotate_max_age", "log_rotate_max_size",
     "log_rotate_max_backups", "vklog",
 )  # fmt: skip
@@ -33,7 +33,7 @@ REMOVED_FLAGS = {
 }
 """Flags of some versions between 1.1 and today, and why they are not needed any more."""
 
-SWITCHES = ("restore-format", "iptables-trace-logging", "host-nsenter-exec")
+FLAGS_WITHOUT_VALUE = ("restore-format", "iptables-trace-logging", "host-nsenter-exec")
 """Those among them that take no value."""
 
 NEWER_THAN_CLASSIC: dict[Option[Any], str] = {
@@ -61,4 +61,4 @@ def newer_mesh(settings: Settings) -> str:
     )
 
 
-SHORT = {"f": "restore-format"}
+SHORT_FLAGS = {"f": "restore-format"}

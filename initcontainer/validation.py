@@ -34,8 +34,8 @@ from capture.settings.settings import Settings
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
 from capture.state.routes import missing_parts
-from initcontainer.outside import Outside
-from initcontainer.probes import DOCUMENTATION, Chooser, Probe, Proof, captured_sides
+from initcontainer.outside import OutsideNamespace
+from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
 from initcontainer.proof import Prover
 
 FROM_OUTSIDE = "connections from outside the pod"
@@ -66,7 +66,7 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
         config, _ = resolve(settings, host)
         desired = build_ruleset(config)
         _require_delivery(desired, settings)
-        chooser = Chooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
+        chooser = ProbeChooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
         with ExitStack() as made:
             proofs = _by_connections(settings, host, config, chooser, made)
         if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
@@ -85,7 +85,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
 
 
 def _by_connections(
-    settings: Settings, host: Host, config: CaptureConfig, chooser: Chooser, made: ExitStack
+    settings: Settings, host: Host, config: CaptureConfig, chooser: ProbeChooser, made: ExitStack
 ) -> list[Proof]:
     """Return what connections proved, and what they could not."""
     sides = [*captured_sides(config)]
@@ -103,22 +103,22 @@ def _by_connections(
     return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 
 
-def _from_outside(chooser: Chooser, made: ExitStack) -> list[Probe | Proof]:
+def _from_outside(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]:
     """Return a connection from outside for each family, or why there is none."""
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
-        outside = made.enter_context(Outside(families))
+        outside = made.enter_context(OutsideNamespace(families))
     except CaptureError as error:
         return [Proof(f"{FROM_OUTSIDE}: {error.message}", holds=False)]
-    return [chooser.by(outside, family) for family in families]
+    return [chooser.choose_from_outside(outside, family) for family in families]
 
 
-def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
+def _by_rules(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
-        source = next(text for text in DOCUMENTATION if (":" in text) == (family == IPV6))
-        probe = chooser.from_outside(family, _interface(family), source)
+        source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
+        probe = chooser.inbound_packet(family, _interface(family), source)
         if probe is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
@@ -142,9 +142,8 @@ def _interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_rtnetlink() as rtnetlink:
         names = {link.index: link.name for link in read_links(rtnetlink) if not link.is_loopback}
-        addressed = [
-            names[a.interface] for a in read_addresses(rtnetlink, FAMILY_NUMBERS[family]) if a.interface in names
-        ]
+        addresses = read_addresses(rtnetlink, FAMILY_NUMBERS[family])
+        addressed = [names[each.interface] for each in addresses if each.interface in names]
     return next(iter(addressed), next(iter(names.values()), "eth0"))
 
 

@@ -47,7 +47,7 @@ def _listed(text: str) -> object:
     except (ValueError, RecursionError):
         listed = None
     if not isinstance(listed, dict) or not isinstance(listed.get("items"), list):
-        raise ToolError(" ".join(COMMAND), 0, "its output is no list of objects")
+        raise ToolError(" ".join(COMMAND), 0, "its output is not a list of objects")
     return listed
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from capture.settings.settings import Settings
     from injection.inject import Result
 
 EXAMPLES = """
@@ -99,18 +100,12 @@ def inject(
         template = _template(**given)
         if policy:
             _write([as_yaml(policy_objects(template, base, api_version))], output, form)
-            return EXIT_DONE
-        results: list[tuple[str, Result]] = []
-        for name in filenames:
-            result = inject_text(read_input(name), origin_of(name), template, base, namespace)
-            results.append((origin_of(name), result))
-            if not check:
-                _summarise(origin_of(name), result)
-        reports = [report(origin, outcome, template) for origin, result in results for outcome in result.outcomes]
-        if check:
-            _print_check(reports, form)
         else:
-            _write([result.text for _, result in results], output, form, reports)
+            texts, reports = _injected(filenames, template, base, namespace, is_quiet=check)
+            if check:
+                _print_check(reports, form)
+            else:
+                _write(texts, output, form, reports)
     return EXIT_DONE
 
 
@@ -135,6 +130,22 @@ def _template(
         fragment=read_fragment(proxy_file) if proxy_file else None,
         mesh_objects=read_mesh_files(mesh_files),
     )
+
+
+def _injected(
+    filenames: tuple[str, ...], template: Template, base: Settings, namespace: str, *, is_quiet: bool
+) -> tuple[list[str], list[Report]]:
+    """Return each file after injection, and a report about each workload; its result is printed on stderr, too."""
+    texts: list[str] = []
+    reports: list[Report] = []
+    for name in filenames:
+        origin = origin_of(name)
+        result = inject_text(read_input(name), origin, template, base, namespace)
+        texts.append(result.text)
+        reports += [report(origin, outcome, template) for outcome in result.outcomes]
+        if not is_quiet:
+            _summarise(origin, result)
+    return texts, reports
 
 
 def _summarise(origin: str, result: Result) -> None:

@@ -116,10 +116,8 @@ class _Remover:
         alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
         if self._remove_whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
             return
-        if (
-            self._remove_whole(metadata, "annotations", annotations, self._is_only_added(annotations))
-            or annotations is None
-        ):
+        is_only_added = self._is_only_added(annotations)
+        if annotations is None or self._remove_whole(metadata, "annotations", annotations, is_only_added):
             return
         for name in self._annotations:
             found = key_and_value(annotations, name)

@@ -7,14 +7,7 @@ import os
 
 import click
 
-from capture.cli.options import (
-    capture_options,
-    command,
-    explicit_settings,
-    format_option,
-    given_flags,
-    namespace_options,
-)
+from capture.cli.options import capture_options, command, flags_of, format_option, namespace_options, settings_of
 from capture.cli.parameter_types import ParameterType
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
@@ -137,13 +130,13 @@ def _pod(mesh_objects: MeshObjects, documents: list[Document], name: str | None)
 def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
     """Return what the capture is: as recorded, or as the pod, the environment and the options request."""
     if namespace is not None:
-        if given_flags(ctx):
+        if flags_of(ctx):
             raise click.UsageError("--netns and --pid take what was applied there; options of the capture exclude them")
         return _recorded(namespace)
-    settings = explicit_settings(ctx)
+    settings = settings_of(ctx)
     if document is not None:
         own = settings_of_object(document.plain, document.origin)
-        settings = with_flags(Settings({**settings.explicit, **own.explicit}), given_flags(ctx))
+        settings = with_flags(Settings({**settings.explicit, **own.explicit}), flags_of(ctx))
     config, warnings = resolve(with_dns_of_all_servers(settings), AnyPod())
     warn(warnings)
     return config

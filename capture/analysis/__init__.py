@@ -9,10 +9,10 @@
         diagram <- long_lists                           functions of numbered fields; they know no packet
         long_lists <- space <- chains <- compiler       rules as a diagram, long lists put aside
         compiler <- reasons                             the same, with the rule that decides on each packet
-        realistic, regions, reasons <- policy           ``explain``: the fate of every connection, in words
+        possible_packets, regions, reasons <- explanation   ``explain``: the fate of every connection, in words
     two rule sets
         canonical <- compare, ownership                 rule by rule: what differs, which rules are our own
-        realistic, regions <- effects                   which packets two situations treat differently
+        possible_packets, regions <- effects            which packets two situations treat differently
         effects <- culprits, own_effects                which foreign rule is the reason, what each difference does
         culprits, own_effects <- judgement              what is drift
     why

@@ -28,10 +28,7 @@ UNKNOWN_FATE = "anything"
 TRACKING_MATCHES = (model.ConnectionState, model.ConnectionMark)
 CONNECTION_VERDICTS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
 TRACKING_VERDICTS = (Untrack, model.SetZone)
-CHANGED_MATCH: dict[type, type] = {
-    **model.MARK_CHANGING_VERDICTS,
-    **dict.fromkeys(TRACKING_VERDICTS, model.ConnectionState),
-}
+CHANGED_MATCH: dict[type, type] = model.MARK_CHANGING_VERDICTS | dict.fromkeys(TRACKING_VERDICTS, model.ConnectionState)
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDING_VERDICTS = (
     model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto,
@@ -179,11 +176,7 @@ class ChainCompiler:
         key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
         lists = self.compiler.decision_lists.get(key)
         if lists is None:
-            deciding = [
-                (position, rule)
-                for position, rule in rules
-                if not isinstance(meaning(rule), model.VERDICTS_WITHOUT_EFFECT)
-            ]
+            deciding = [each for each in rules if not isinstance(meaning(each[1]), model.VERDICTS_WITHOUT_EFFECT)]
             positions = f"{first}-{rules[-1][0]}"
             boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
             lists = self.compiler.decision_lists[key] = self.compiler.lists.diagram(boxes)

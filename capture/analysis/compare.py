@@ -78,7 +78,7 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
-        own, foreign = own_and_foreign_differences(family, desired_forms, live_forms)
+        own, foreign = compare_family(family, desired_forms, live_forms)
         found += own
         for key, in_chain in by_chain(foreign).items():
             found += _disturbing(key, in_chain, own, desired_forms or {})
@@ -107,7 +107,7 @@ def _disturbing(
     return (each for each in foreign if each.rules_before <= last_own and each.rule and disturbs(each.rule))
 
 
-def own_and_foreign_differences(
+def compare_family(
     family: Family,
     desired_forms: CanonicalTables | None,
     live_forms: CanonicalTables,

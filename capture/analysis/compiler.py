@@ -35,7 +35,7 @@ INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
 REPLIES_TO_PROXY = "a mark leads its answers to the proxy, which has no part in the connection"
-TRANSLATED_SOMEWHERE = Fate("direct", 0)
+UNSETTLED = Fate("direct", 0)
 """The fate of translated packets until their destination is known."""
 
 
@@ -351,15 +351,14 @@ class PathCompiler:
             case model.Redirect(port=port):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 pending = stage.pending.replace(translated=Fate(outcome, port), interface=None)
-                return self._with_later_packets(
-                    self._redirected(self._at_base_chain(following.replace(pending=pending)), port, stage)
-                )
+                redirected = self._redirected(self._at_base_chain(following.replace(pending=pending)), port, stage)
+                return self._with_later_packets(redirected)
             case Either():
                 ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
                 return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
             case Translate():
                 sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
-                pending = stage.pending.replace(translated=TRANSLATED_SOMEWHERE, is_moved=sent.address is not None)
+                pending = stage.pending.replace(translated=UNSETTLED, is_moved=sent.address is not None)
                 later_stage = following.replace(pending=pending)
                 leaves = pending.is_moved and stage.leg == "out"
                 onward = self._routed_again(later_stage) if leaves else self._at_base_chain(later_stage)
@@ -367,9 +366,8 @@ class PathCompiler:
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 pending = stage.pending.replace(transparent=Fate(outcome, port))
-                return self.space.with_mark(
-                    self._after_base_chain(stage.replace(pending=pending), base_chain), mark, mask
-                )
+                after = self._after_base_chain(stage.replace(pending=pending), base_chain)
+                return self.space.with_mark(after, mark, mask)
             case _:
                 return self._after_base_chain(stage, base_chain)
 
@@ -397,10 +395,7 @@ class PathCompiler:
         """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
-            if (
-                isinstance(value, Fate)
-                and value.replace(marked=False, interface=None, reason=None) == TRANSLATED_SOMEWHERE
-            ):
+            if isinstance(value, Fate) and value.replace(marked=False, interface=None, reason=None) == UNSETTLED:
                 return value.replace(port=port, address=address)
             return value
 

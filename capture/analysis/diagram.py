@@ -313,7 +313,7 @@ class Diagrams:
         make: Callable[[int, Sequence[int]], int],
         memo: dict[Hashable, int],
     ) -> int:
-        """Return a function remade from below: ``make`` returns a node from the old one and what its kids became."""
+        """Return a function remade from below: ``make`` returns a node from the old one and its new children."""
 
         def result(node: int) -> int:
             replaced = change(node)
@@ -378,7 +378,7 @@ class Diagrams:
         return lambda each: each if self._levels[each] > lowest else None
 
     def _put_above(self, level: int, bounds: Splits, children: Sequence[int]) -> int:
-        """Return a node whose kids may test the fields above it."""
+        """Return a node whose children may test the fields above it."""
         node = children[-1]
         for bound, child in zip(reversed(bounds), reversed(children[:-1]), strict=True):
             node = self.choose(self.node(level, (bound,), (self.yes, self.no)), child, node)

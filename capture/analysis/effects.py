@@ -100,7 +100,7 @@ class Effect(Value):
 
 
 class Comparison:
-    """Two situations, as packets of one family meet them. The first one decides which packets are realistic.
+    """Two situations, as packets of one family meet them. The first one decides which packets are possible.
 
     ``compiler`` is one of the first situation, in a space that knows all rules of both. Raises TooLargeError where
     rules are too entangled to be judged.
@@ -114,7 +114,7 @@ class Comparison:
         self.diagrams = self.space.diagrams
         self.situations = before, after
         self._compilers = compiler or Compiler(self.space, before), Compiler(self.space, after)
-        self._realistic = possible_packets(self.space, self._compilers)
+        self._possible = possible_packets(self.space, self._compilers)
         self._nothing = self.diagrams.leaf(None)
         self._fates: dict[Direction, tuple[int, int]] = {}
 
@@ -199,7 +199,7 @@ class Comparison:
         before, after = self._fates[direction]
         if before == after:
             return self._nothing
-        among = self._realistic[direction]
+        among = self._possible[direction]
         if only_captured:
             among = self.diagrams.both(among, self._relevant_packets(direction, before, after))
         raw = self.diagrams.choose(among, self.diagrams.difference(before, after), self._nothing)
@@ -210,9 +210,8 @@ class Comparison:
         source = PASSTHROUGH_SOURCE[self.family].first
         passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
         for packets, loop_outcomes in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
-            looped = self.diagrams.mapped(
-                node, partial(_marked_as_loop, loop_outcomes=loop_outcomes), ("of the proxy", loop_outcomes)
-            )
+            mark = partial(_marked_as_loop, loop_outcomes=loop_outcomes)
+            looped = self.diagrams.mapped(node, mark, ("of the proxy", loop_outcomes))
             node = self.diagrams.choose(packets, looped, node)
         return node
 
@@ -232,7 +231,7 @@ class Comparison:
         """Return packets that the capture is for: captured ones, the proxy's own, and those that follow a first one."""
         diagrams, space = self.diagrams, self.space
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
-        captured = diagrams.both(known, self._realistic[direction])
+        captured = diagrams.both(known, self._possible[direction])
         if self.situations[0].ruleset.transparent_verdicts:
             captured = diagrams.both(captured, diagrams.negation(self._never_sent(direction)))
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
@@ -296,12 +295,11 @@ class Comparison:
         diagrams, space = self.diagrams, self.space
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
         other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
-        called = diagrams.exists(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
+        called = diagrams.exists(diagrams.both(captured, self._possible[INBOUND]), other_levels)
         of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
-        answering = diagrams.renamed(
-            called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers"
-        )
+        answer_levels = {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}
+        answering = diagrams.renamed(called, answer_levels, "answers")
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def over_lo(node: int, level: int, state: str) -> int:
@@ -314,7 +312,7 @@ class Comparison:
         return over_lo(called, Field.SOURCE, "NEW"), answer
 
     def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
-        among = self.diagrams.both(self._realistic[direction], frame)
+        among = self.diagrams.both(self._possible[direction], frame)
         node, changes = self._changes(node)
         for change in changes:
             packets = self.diagrams.mapped(node, change.__eq__, ("is", change))

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.canonical import canonical, canonical_rules
-from capture.analysis.compare import (
-    EMPTY_CHAIN,
-    Difference,
-    own_and_foreign_differences,
-    with_differences,
-    with_foreign_chains,
-)
+from capture.analysis.compare import EMPTY_CHAIN, Difference, compare_family, with_differences, with_foreign_chains
 from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
@@ -68,9 +62,8 @@ def judge(
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
-        own, foreign = own_and_foreign_differences(
-            family, desired_forms, live_forms, canonical(recorded, family) if recorded else None
-        )
+        recorded_forms = canonical(recorded, family) if recorded else None
+        own, foreign = compare_family(family, desired_forms, live_forms, recorded_forms)
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:

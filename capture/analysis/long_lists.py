@@ -86,9 +86,8 @@ class DecisionList:
         pieces = self._pieces(boxes, indexes, testing, level)
         if pieces is None:
             half = len(indexes) // 2
-            return self._joined(
-                self._diagram_of(boxes, indexes[:half], levels), self._diagram_of(boxes, indexes[half:], levels)
-            )
+            halves = (self._diagram_of(boxes, each, levels) for each in (indexes[:half], indexes[half:]))
+            return self._joined(*halves)
         known: dict[Indexes, int] = {}
         bounds, children = [], []
         for end, active in pieces:
@@ -242,10 +241,8 @@ class Switches:
         if len(others) > MAX_SINGLE_CHOICES:
             return self.diagrams.cases(decision_list, functions)
         for other in others:
-            leads_there = self.diagrams.reaches(
-                decision_list, {leaf for leaf, child in functions.items() if child == other}
-            )
-            node = self.diagrams.choose(leads_there, other, node)
+            leaves = {leaf for leaf, child in functions.items() if child == other}
+            node = self.diagrams.choose(self.diagrams.reaches(decision_list, leaves), other, node)
         return node
 
     def _changed(self, node: int, change: Callable[[int], int], name: Hashable) -> int:

@@ -145,13 +145,8 @@ def meaning(rule: model.Rule) -> Meaning:
         return Goto(words.split(" ")[1])
     if first in PASSING_TARGETS:
         return model.Continue()
-    return (
-        _redirection(words)
-        or _translation(words)
-        or _network_translation(words)
-        or _source_translation(words)
-        or verdict
-    )
+    translated = _redirection(words) or _translation(words) or _network_translation(words)
+    return translated or _source_translation(words) or verdict
 
 
 def rejects(rule: model.Rule) -> bool:

@@ -9,14 +9,7 @@ from __future__ import annotations
 from itertools import islice, pairwise
 
 from capture.analysis.space import MARK_KINDS, PROTOCOLS, Field, scattered
-from capture.model.addresses import (
-    LOOPBACK_ADDRESSES,
-    Family,
-    address_text,
-    gaps,
-    merge_ranges,
-    networks_in_range,
-)
+from capture.model.addresses import LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, networks_in_range
 from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES

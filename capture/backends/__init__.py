@@ -4,7 +4,7 @@ A *backend* is a place in the kernel where rules live (``iptables``, ``nftables`
 way to write and read there. Every driver offers the same five calls, documented here once:
 
 ``render(ruleset)``  pure; what would be sent into an empty namespace, as titled texts
-``holds(desired)``   quick: whether the kernel holds exactly what ``write`` makes; False means "read it"
+``has_exactly(desired)``   quick: whether the kernel holds exactly what ``write`` makes; False means "read it"
 ``read()``           everything in the tables we may touch, foreign chains and rules included
 ``write(desired, live, recorded)``   make our rules those of ``desired``; what is foreign stays
 ``clean(live, recorded)``            remove everything of the capture; what is foreign stays
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
         name: str
 
         def render(self, ruleset: Ruleset) -> list[tuple[str, str]]: ...
-        def holds(self, desired: Ruleset) -> bool: ...
+        def has_exactly(self, desired: Ruleset) -> bool: ...
         def read(self) -> Ruleset: ...
         def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None: ...
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
 
 
-def load(choice: BackendChoice, *, own_users: bool = True) -> Driver:
+def load(choice: BackendChoice, *, has_own_users: bool = True) -> Driver:
     """Return the driver of a choice; only its module is imported.
 
-    Who writes says whether the network namespace belongs to our user namespace (``own_users``).
+    Who writes says whether the network namespace belongs to our user namespace (``has_own_users``).
     """
     if choice.driver == "libnftables":
         from capture.backends.nftables.libnftables import LibnftablesDriver
@@ -64,7 +64,7 @@ def load(choice: BackendChoice, *, own_users: bool = True) -> Driver:
         from capture.backends.iptables.restore import RestoreDriver
 
         driver = RestoreDriver(choice.variant)
-    return driver if own_users else DriverForOtherUsers(driver)
+    return driver if has_own_users else DriverForOtherUsers(driver)
 
 
 class DriverForOtherUsers:
@@ -76,7 +76,7 @@ class DriverForOtherUsers:
 
     def __init__(self, driver: Driver) -> None:
         self.backend, self.name = driver.backend, driver.name
-        self.render, self.holds, self.read = driver.render, driver.holds, driver.read
+        self.render, self.has_exactly, self.read = driver.render, driver.has_exactly, driver.read
         self._driver = driver
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:

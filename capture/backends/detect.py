@@ -13,9 +13,9 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.host_facts import BY_PREFERENCE, PURPOSES, HostFacts, gather
+from capture.backends.host_facts import FLAVOURS_BY_PREFERENCE, PURPOSES, HostFacts, gather_facts
 from capture.backends.iptables.tables import VARIANTS
-from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, flavours_allowed, requested_backend
+from capture.backends.request import DRIVERS, VARIANTS_BY_DRIVER, BackendRequest, flavours_allowed, requested_backend
 from capture.errors import PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -62,7 +62,7 @@ class Detected(Value):
     """Sets of our own and of upstream's."""
     is_empty: bool
     """There is no chain at all where the rules will go, so that nothing needs to be read there."""
-    own_users: bool
+    has_own_users: bool
     """The network namespace belongs to our user namespace, so that iptables can be written from here."""
     has_reject_table: bool
     """The table that rejects the other family may be there."""
@@ -82,7 +82,7 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
 
     Programs and packages are looked for only where they matter to the request or to what is live.
     """
-    facts = gather(request, desired)
+    facts = gather_facts(request, desired)
     try:
         choice = choose(facts, request)
     except UnsupportedError as error:
@@ -96,24 +96,24 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
         choice,
         live_sets_in(facts),
         is_empty=(choice.variant or "nftables") not in used,
-        own_users=facts.own_users,
+        has_own_users=facts.has_own_users,
         has_reject_table="reject" in used,
     )
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:
     """Return where our sets are in the namespace we are in. Raise PrivilegeError if we may not know."""
-    facts = gather(NETLINK)
-    if facts.nf_tables is None:
+    facts = gather_facts(NETLINK_REQUEST)
+    if facts.has_nf_tables is None:
         raise PrivilegeError("list the rules of this network namespace")
     return live_sets_in(facts)
 
 
-NETLINK = BackendRequest("nftables", "netlink")
+NETLINK_REQUEST = BackendRequest("nftables", "netlink")
 """Needs no programs and packages, unless legacy tables are there."""
 
 
-def without_kernel(request: BackendRequest) -> BackendChoice:
+def choose_without_kernel(request: BackendRequest) -> BackendChoice:
     """Return the choice that a request names, where nothing is to be touched; by default that of most hosts.
 
     Raises ConfigurationError for a request that contradicts itself.
@@ -122,7 +122,7 @@ def without_kernel(request: BackendRequest) -> BackendChoice:
     if backend == "nftables":
         return BackendChoice("nftables", request.driver or "netlink", "", "requested")
     variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
-    driver = request.driver or next(driver for driver in DRIVERS["iptables"] if variant in VARIANTS_OF[driver])
+    driver = request.driver or next(driver for driver in DRIVERS["iptables"] if variant in VARIANTS_BY_DRIVER[driver])
     return BackendChoice("iptables", driver, variant, "requested" if backend else "the default")
 
 
@@ -130,12 +130,13 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     """Return the choice, from facts and a request. Pure; raises as ``decide``."""
     backend = requested_backend(request)
     if backend == "nftables":
-        return _nftables(facts, request.driver or "netlink", "requested")
+        return _choose_nftables(facts, request.driver or "netlink", "requested")
     if not backend and facts.hindrance and not facts.uses("legacy"):
-        return _nftables(facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.hindrance}")
+        reason = f"iptables-nft cannot be used here: {facts.hindrance}"
+        return _choose_nftables(facts, request.driver or "netlink", reason)
     has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
-    if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
-        return _nftables(facts, request.driver or "netlink", OTHER_USERS)
+    if not backend and not facts.has_own_users and facts.has_nf_tables and not has_own_in_iptables:
+        return _choose_nftables(facts, request.driver or "netlink", OTHER_USERS_REASON)
     unusable: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_drivers(facts, request):
         why = _why_unusable(facts, driver, variant, certain=not backend)
@@ -147,7 +148,7 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     if backend == "iptables":
         raise UnsupportedError(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
     try:
-        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
+        return _choose_nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
     except UnsupportedError as error:
         raise UnsupportedError(
             f"neither backend can be used here. {reasons}; nftables: {error.message}", error.remedy
@@ -177,7 +178,7 @@ def _iptables_drivers(facts: HostFacts, request: BackendRequest) -> Iterator[tup
     for variant in order:
         for driver in DRIVERS["iptables"]:
             fits = request.driver in ("", driver) and request.variant in ("", variant)
-            if fits and variant in VARIANTS_OF[driver]:
+            if fits and variant in VARIANTS_BY_DRIVER[driver]:
                 yield driver, variant
 
 
@@ -199,15 +200,15 @@ def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: b
     lacking = dict(facts.lacking).get(variant)
     if lacking:
         return f"this kernel cannot load the module {', '.join(lacking)}"
-    if variant == "nft" and facts.nf_tables is False:
+    if variant == "nft" and facts.has_nf_tables is False:
         return "this kernel has no nf_tables"
-    if variant == "nft" and facts.nft_compat is False:
+    if variant == "nft" and facts.has_nft_compat is False:
         return "nf_tables of this kernel takes no matches of iptables (module nft_compat, or xt_owner)"
     if variant == "legacy" and facts.legacy == "absent":
         return "this kernel has no legacy tables (modules ip_tables, iptable_nat)"
-    if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:
+    if variant == "legacy" and facts.legacy == "unknown" and certain and facts.has_nf_tables is not False:
         return "cannot tell whether this kernel supports legacy tables: none is loaded, and /lib/modules is missing"
-    if driver == "iptc" and not facts.python_iptables:
+    if driver == "iptc" and not facts.has_python_iptables:
         return "the package python-iptables is not installed"
     for family in (FAMILIES if facts.ipv6 else (IPV4,)) if driver == "restore" else ():
         for purpose in PURPOSES:
@@ -216,22 +217,22 @@ def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: b
     return None
 
 
-OTHER_USERS = (
+OTHER_USERS_REASON = (
     "this network namespace belongs to another user namespace (a pod with hostUsers: false); nftables can be written"
     " from here, while iptables takes its owner match only from a process in that one"
 )
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
-def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
+def _choose_nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
     lacking = dict(facts.lacking).get("nftables")
     if lacking:
         from capture.backends.missing_modules import remedy_for
 
         raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
-    if facts.nf_tables is False:
+    if facts.has_nf_tables is False:
         raise UnsupportedError("this kernel has no nf_tables", "Load the module nf_tables, or use iptables-legacy.")
-    if driver == "libnftables" and not facts.libnftables:
+    if driver == "libnftables" and not facts.has_libnftables:
         raise UnsupportedError(
             "the bindings of libnftables are not installed",
             "Install python3-nftables or the extra [libnftables]; the driver netlink needs neither.",
@@ -242,14 +243,14 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
 def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     live_sets = []
-    for flavour in BY_PREFERENCE:
+    for flavour in FLAVOURS_BY_PREFERENCE:
         own = [chain for chain in facts.chains if chain.flavour == flavour and chain.is_own]
         if own:
             families = tuple(dict.fromkeys(chain.family for chain in own))
             has_programs = all(
                 (flavour, family, purpose) in facts.programs for family in families for purpose in PURPOSES
             )
-            by_program = "iptc" if not has_programs and facts.python_iptables else "restore"
+            by_program = "iptc" if not has_programs and facts.has_python_iptables else "restore"
             choice = BackendChoice(
                 "nftables" if flavour == "nftables" else "iptables",
                 by_program if flavour == "legacy" else "netlink",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
     ProgramKey = tuple[str, str, str]
+    FlavourModules = tuple[Flavour, tuple[str, ...]]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -60,9 +61,9 @@ class HostFacts(Value):
     """The paths of iptables-nft-save and the like, as far as they are installed: by variant, family and purpose."""
     ipv6: bool
     """The kernel has IPv6."""
-    nf_tables: bool | None
+    has_nf_tables: bool | None
     """The kernel has nf_tables: what nftables and iptables-nft need."""
-    nft_compat: bool | None
+    has_nft_compat: bool | None
     """nf_tables takes matches and targets of iptables (module nft_compat): what iptables-nft needs."""
     legacy: LegacySupport
     """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or unknown."""
@@ -70,15 +71,15 @@ class HostFacts(Value):
     """The legacy tables that exist in the namespace."""
     chains: tuple[LiveChain, ...]
     """All chains in tables that we might use, of all flavours that could be read."""
-    python_iptables: bool
+    has_python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
-    libnftables: bool
+    has_libnftables: bool
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
-    own_users: bool = True
+    has_own_users: bool = True
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     hindrance: str = ""
     """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
-    lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
+    lacking: tuple[FlavourModules, ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
     def uses(self, flavour: Flavour, *, own: bool = False) -> int:
@@ -86,17 +87,17 @@ class HostFacts(Value):
         return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
-def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
+def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains, hindrance = _read_nf_tables(desired)
     try:
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
     except PrivilegeError:
         tables = ()
-    flavours = BY_PREFERENCE if request is None else flavours_allowed(request)
+    flavours = FLAVOURS_BY_PREFERENCE if request is None else flavours_allowed(request)
     is_open = "nftables" in flavours[1:]
     is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
-    lacking = tuple(_lacking(desired, flavours)) if is_in_doubt else ()
+    lacking = tuple(_lacking_modules(desired, flavours)) if is_in_doubt else ()
     # Our own netlink messages need nothing that is installed.
     only_netlink = request is not None and not tables and request.driver in ("", "netlink")
     if request is not None and request.backend != "nftables":
@@ -106,27 +107,27 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
     return HostFacts(
         programs=programs,
         ipv6=IPV6 in families_here(),
-        nf_tables=nf_tables,
-        nft_compat=nft_compat,
+        has_nf_tables=nf_tables,
+        has_nft_compat=nft_compat,
         legacy="unknown" if only_netlink else _legacy_support(),
         legacy_tables=tables,
         chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
-        python_iptables=has_python_iptables,
-        libnftables=not only_netlink and _is_importable("nftables"),
-        own_users=is_of_this_user_namespace(),
+        has_python_iptables=has_python_iptables,
+        has_libnftables=not only_netlink and _is_importable("nftables"),
+        has_own_users=is_of_this_user_namespace(),
         hindrance=hindrance,
         lacking=lacking,
     )
 
 
-def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
+def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[FlavourModules]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
-    from capture.backends.needed_modules import needed  # where a request leaves the backend open
+    from capture.backends.needed_modules import needed_modules  # where a request leaves the backend open
     from capture.state.kernel_modules import look_up_modules
 
     families = families_here() if desired is None else desired.families
     for flavour in flavours:
-        lacking = look_up_modules(needed(desired, families, flavour)).lacking
+        lacking = look_up_modules(needed_modules(desired, families, flavour)).lacking
         if lacking:
             yield flavour, lacking
         elif flavour == flavours[0]:
@@ -134,17 +135,17 @@ def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator
 
 
 def _installed_programs() -> Iterator[tuple[ProgramKey, str]]:
-    from capture.backends.iptables.programs import find  # where a request leaves the backend open
+    from capture.backends.iptables.programs import find_iptables  # where a request leaves the backend open
 
     for variant in VARIANTS:
         for family in families_here():
             for purpose in PURPOSES:
-                path = find(variant, family, purpose)
+                path = find_iptables(variant, family, purpose)
                 if path is not None:
                     yield (variant, family, purpose), path
 
 
-BY_PREFERENCE: tuple[Flavour, ...] = ("nft", "legacy", "nftables")
+FLAVOURS_BY_PREFERENCE: tuple[Flavour, ...] = ("nft", "legacy", "nftables")
 
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
@@ -191,15 +192,12 @@ def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
 def _legacy_support() -> LegacySupport:
     if has_legacy(IPV4):
         return "present"
-    from capture.state.kernel_modules import (  # where a request leaves the backend open
-        can_load_modules,
-        look_up_modules,
-    )
+    from capture.state import kernel_modules  # where a request leaves the backend open
 
-    inventory = look_up_modules(("iptable_nat",))
+    inventory = kernel_modules.look_up_modules(("iptable_nat",))
     if not inventory.is_indexed:
         return "unknown"
-    return "absent" if inventory.lacking or not can_load_modules() else "loadable"
+    return "absent" if inventory.lacking or not kernel_modules.can_load_modules() else "loadable"
 
 
 def _legacy_chains(

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import os
 
-from capture.backends.needed_modules import FLAVOUR_NAMES, needed
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
-from capture.state.kernel_modules import (
-    can_load_modules,
-    has_ipv6,
-    is_loaded_module,
-    look_up_modules,
-    read_prohibitions,
-)
+from capture.state import kernel_modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +25,10 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
     """
     if not _may_come_from_missing_module(error):
         return error
-    if desired is not None and IPV6 in desired.families and not has_ipv6():
+    if desired is not None and IPV6 in desired.families and not kernel_modules.has_ipv6():
         return error  # it is IPv6 that this kernel lacks
     needed_modules, flavour_name = _needed_by(desired, flavour), FLAVOUR_NAMES[flavour]
-    inventory = look_up_modules(needed_modules)
+    inventory = kernel_modules.look_up_modules(needed_modules)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error
@@ -45,13 +39,13 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
         else:
             words = f"loading module {lacking} is forbidden by modprobe's configuration; {flavour_name} needs it"
         return UnsupportedError(words, remedy_for(inventory.lacking) + _remedy_by_other_flavour(desired, flavour))
-    if not can_load_modules():
+    if not kernel_modules.can_load_modules():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 forbids loading more: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
     if inventory.is_indexed:
         words = f"these modules are not loaded, though this kernel has them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
-    if not any(map(is_loaded_module, needed_modules)):
+    if not any(map(kernel_modules.is_loaded_module, needed_modules)):
         return error  # this kernel has them built in, for all that can be seen
     suspicion = f"Not loaded, and {flavour_name} needs them: {unloaded}; one of these modules is probably missing."
     return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")
@@ -61,7 +55,7 @@ def _may_come_from_missing_module(error: CaptureError) -> bool:
     import errno  # only here: where something has failed already
 
     if isinstance(error, PrivilegeError):
-        return not can_load_modules()  # modprobe is not permitted to, nor is root
+        return not kernel_modules.can_load_modules()  # modprobe is not permitted to, nor is root
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
     if isinstance(error, ToolError):
@@ -74,7 +68,7 @@ def _may_come_from_missing_module(error: CaptureError) -> bool:
 def remedy_for(lacking: Iterable[str]) -> str:
     """Return what to do about modules that a kernel does not have, or that modprobe's configuration forbids."""
     names = tuple(lacking)
-    forbidden = look_up_modules(names).forbidden
+    forbidden = kernel_modules.look_up_modules(names).forbidden
     absent = [name for name in names if name not in forbidden]
     remedies = []
     if absent:
@@ -83,13 +77,13 @@ def remedy_for(lacking: Iterable[str]) -> str:
             f"Install the package with {named} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
             f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
         )
-    prohibitions = read_prohibitions() if forbidden else {}
+    prohibitions = kernel_modules.read_prohibitions() if forbidden else {}
     remedies += [f"{prohibitions[name]} on the host forbids {name}: take that line out." for name in forbidden]
     return " ".join(remedies)
 
 
 def _needed_by(desired: Ruleset | None, flavour: Flavour) -> dict[str, str]:
-    return needed(desired, FAMILIES if desired is None else desired.families, flavour)
+    return needed_modules(desired, FAMILIES if desired is None else desired.families, flavour)
 
 
 def _remedy_by_other_flavour(desired: Ruleset | None, flavour: Flavour) -> str:
@@ -97,7 +91,7 @@ def _remedy_by_other_flavour(desired: Ruleset | None, flavour: Flavour) -> str:
     words = ", ".join(
         f"{FLAVOUR_NAMES[other]} ({option})"
         for other, option in FLAVOUR_OPTIONS.items()
-        if other != flavour and not look_up_modules(_needed_by(desired, other)).lacking
+        if other != flavour and not kernel_modules.look_up_modules(_needed_by(desired, other)).lacking
     )
     return f" Or choose what has its modules here: {words}." if words else ""
 

@@ -47,7 +47,7 @@ REQUIRES: dict[str, tuple[str, ...]] = {
 }
 """The modules that each module needs in turn."""
 
-VOCABULARY: dict[type, tuple[str, str, str]] = {
+MODULES_BY_KIND: dict[type, tuple[str, str, str]] = {
     model.SourcePort: ("ports", "", "xt_tcpudp"),
     model.DestinationPort: ("ports", "", "xt_tcpudp"),
     model.OwnerUid: ("the owner match", "", "xt_owner"),
@@ -65,15 +65,15 @@ VOCABULARY: dict[type, tuple[str, str, str]] = {
 }
 """For each kind of match or verdict: its name, its module in nftables ("" if nf_tables has it), and in iptables."""
 
-OTHER_NAMES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "MARK": "xt_mark", "CONNMARK": "xt_connmark"}
+MODULE_NAMES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "MARK": "xt_mark", "CONNMARK": "xt_connmark"}
 
 
-def module_of(extension: str) -> str:
+def extension_module(extension: str) -> str:
     """Return the module of a match or target of x_tables."""
-    return OTHER_NAMES.get(extension, f"xt_{extension}")
+    return MODULE_NAMES.get(extension, f"xt_{extension}")
 
 
-def needed(desired: model.Ruleset | None, families: Iterable[Family], flavour: Flavour) -> dict[str, str]:
+def needed_modules(desired: model.Ruleset | None, families: Iterable[Family], flavour: Flavour) -> dict[str, str]:
     """Return the modules that a rule set needs, those that they need in turn included, and what for.
 
     Without a rule set: those that every capture of these families needs.
@@ -133,14 +133,14 @@ def _of_table(table: model.TableName, families: tuple[Family, ...], flavour: Fla
 
 
 def _of_kind(kind: type, flavour: Flavour, *, is_one_match: bool) -> Iterator[tuple[str, str]]:
-    purpose, native, extension = VOCABULARY.get(kind, ("", "", ""))
+    purpose, native, extension = MODULES_BY_KIND.get(kind, ("", "", ""))
     if not is_one_match:
         module = native if flavour == "nftables" else extension
-        if module and (module, flavour) not in DISPENSABLE:
+        if module and (module, flavour) not in DISPENSABLE_MODULES:
             yield module, purpose
     elif flavour != "nftables":
         yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
 
 
-DISPENSABLE: tuple[tuple[str, Flavour], ...] = (("xt_tcpudp", "nft"),)
+DISPENSABLE_MODULES: tuple[tuple[str, Flavour], ...] = (("xt_tcpudp", "nft"),)
 """Since 1.8.9 iptables-nft warns that it is not there, and lets nf_tables itself compare the ports."""

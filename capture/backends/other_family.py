@@ -11,7 +11,7 @@ answer with a reset (nf_send_reset6() in net/ipv6/netfilter/nf_reject_ipv6.c), w
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.exact import holds_exactly
+from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
@@ -45,23 +45,23 @@ MESSAGES = TableMessages(nf.NFPROTO_INET, REJECT_TABLE)
 class RejectTable(Value):
     """The live table; ``fault`` is in words what is wrong with it, "" if it has exactly the rules that were written."""
 
-    is_there: bool
+    exists: bool
     fault: str = ""
 
 
-NO_TABLE = RejectTable(is_there=False, fault="is missing: TCP over IPv6 is not rejected")
+NO_REJECT_TABLE = RejectTable(exists=False, fault="is missing: TCP over IPv6 is not rejected")
 
 
-def ensure(*, is_desired: bool) -> bool:
+def update_reject_table(*, is_desired: bool) -> bool:
     """Make the table, or remove it if it is not desired; return whether that changed anything.
 
     Raises UnsupportedError with what to do instead, if the kernel has no nf_tables or cannot reject.
     """
     try:
         with open_nfnetlink() as netfilter:
-            if is_desired == (_is_there if is_desired else _has_table)(netfilter):
+            if is_desired == (_is_intact if is_desired else _has_table)(netfilter):
                 return False
-            does = [*changes()] if is_desired else [MESSAGES.delete_table()]
+            does = [*table_messages()] if is_desired else [MESSAGES.delete_table()]
             commit(netfilter, does, doing=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
@@ -75,29 +75,29 @@ def read_reject_table() -> RejectTable:
     """Return whether the table is there, and what is wrong with it."""
     try:
         with open_nfnetlink() as netfilter:
-            if _is_there(netfilter):
-                return RejectTable(is_there=True)
+            if _is_intact(netfilter):
+                return RejectTable(exists=True)
             if not _has_table(netfilter):
-                return NO_TABLE
+                return NO_REJECT_TABLE
             live = [decode_fields(attributes) for attributes in read_rules(netfilter, nf.NFPROTO_INET, REJECT_TABLE)]
     except UnsupportedError:
-        return NO_TABLE
+        return NO_REJECT_TABLE
     live_rules = {(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule[nf.NFTA_RULE_EXPRESSIONS]) for rule in live}
     lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in live_rules]
     lacks = f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
     changed = "is not as it was written: it is switched off, or other rules are in it"
-    return RejectTable(is_there=True, fault=lacks if lost else changed)
+    return RejectTable(exists=True, fault=lacks if lost else changed)
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:
     return any(table.name == REJECT_TABLE for table in read_tables(netfilter, nf.NFPROTO_INET))
 
 
-def _is_there(netfilter: NetlinkSocket) -> bool:
-    return holds_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), changes())
+def _is_intact(netfilter: NetlinkSocket) -> bool:
+    return has_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), table_messages())
 
 
-def changes() -> Iterator[Change]:
+def table_messages() -> Iterator[Change]:
     """Yield the messages that make the table anew."""
     yield from (MESSAGES.add_table(), MESSAGES.delete_table(), MESSAGES.add_table())
     for chain, interface in CHAINS.items():
@@ -109,7 +109,7 @@ def written_table() -> NativeTable:
     """Return the table that the messages make, decoded: one description for the kernel and for people."""
     from capture.backends.nf_tables.decode import decode_table  # few captures reject anything
 
-    sent = list(changes())
+    sent = list(table_messages())
     chains = [chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN]
     rules = [change.attributes for change in sent if change.kind == nf.NFT_MSG_NEWRULE]
     sets: dict[str, NativeSet] = {}

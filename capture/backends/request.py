@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DRIVERS = {"iptables": ("netlink", "restore", "iptc"), "nftables": ("netlink", "libnftables")}
 """The drivers of each backend, the best first."""
-VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": VARIANTS, "iptc": ("legacy",)}
+VARIANTS_BY_DRIVER: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": VARIANTS, "iptc": ("legacy",)}
 """The variants of iptables that a driver knows."""
 
 
@@ -40,17 +40,13 @@ def requested_backend(request: BackendRequest) -> str:
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
-        expected = f"only with --backend iptables, not with {named}"
+        expected = f"none with {named}; variants are those of --backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
-    if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):
-        fitting = " or ".join(driver for driver, variants in VARIANTS_OF.items() if request.variant in variants)
-        raise ConfigurationError(
-            "--driver",
-            request.driver,
-            request.driver_origin,
-            f"{fitting} for the variant {request.variant} of iptables",
-        )
+    if request.variant and request.variant not in VARIANTS_BY_DRIVER.get(request.driver, VARIANTS):
+        fitting = " or ".join(driver for driver, variants in VARIANTS_BY_DRIVER.items() if request.variant in variants)
+        expected = f"{fitting} for the variant {request.variant} of iptables"
+        raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     return backend
 
 
@@ -59,6 +55,6 @@ def flavours_allowed(request: BackendRequest) -> tuple[Flavour, ...]:
     backend = requested_backend(request)
     if backend == "nftables":
         return ("nftables",)
-    fitting = VARIANTS_OF.get(request.driver, VARIANTS)
+    fitting = VARIANTS_BY_DRIVER.get(request.driver, VARIANTS)
     variants = tuple(variant for variant in VARIANTS if variant in fitting and request.variant in ("", variant))
     return variants if backend else (*variants, "nftables")

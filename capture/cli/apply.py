@@ -5,14 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import (
-    capture_options,
-    command,
-    explicit_settings,
-    format_option,
-    given_flags,
-    namespace_options,
-)
+from capture.cli.options import capture_options, command, flags_of, format_option, namespace_options, settings_of
 from capture.errors import EXIT_DONE
 from capture.report.applied_text import applied_as_plain, applied_text, replaced_by_defaults, start_line
 from capture.report.output import print_json, warn
@@ -47,7 +40,7 @@ def apply(ctx: click.Context, namespace: str | None, form: str, *, recorded: boo
     before. With --recorded, one that is left out has its recorded value, and the environment does not count. An
     option that takes a list replaces the recorded list.
     """
-    settings = with_flags(Settings({}), given_flags(ctx)).checked() if recorded else explicit_settings(ctx)
+    settings = with_flags(Settings({}), flags_of(ctx)).checked() if recorded else settings_of(ctx)
     applied = operations.apply(settings, namespace, recorded=recorded, force=settings[FORCE_APPLY])
     lost = () if recorded else replaced_by_defaults(applied)
     return print_applied(applied.replace(warnings=(*applied.warnings, *lost)), form)

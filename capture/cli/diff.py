@@ -11,7 +11,7 @@ import click
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
-from capture.cli.options import CaptureCommand, capture_options, command, format_option, given_flags
+from capture.cli.options import CaptureCommand, capture_options, command, flags_of, format_option
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationError
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
@@ -79,7 +79,7 @@ def _capture(text: str) -> Ruleset:
     except (ValueError, click.UsageError) as error:
         words = error.message if isinstance(error, click.UsageError) else str(error)
         raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None
-    config, warnings = resolve(with_flags(Settings({}), given_flags(context)).checked(), AnyPod())
+    config, warnings = resolve(with_flags(Settings({}), flags_of(context)).checked(), AnyPod())
     warn(warnings)
     return build_ruleset(config)
 

@@ -10,14 +10,7 @@ import click
 from capture import operations
 from capture.analysis.explanation import Statement, statements_about
 from capture.backends.iptables.render import shown_rule
-from capture.cli.options import (
-    capture_options,
-    command,
-    explicit_settings_if,
-    family_option,
-    format_option,
-    namespace_options,
-)
+from capture.cli.options import capture_options, command, family_option, format_option, namespace_options, settings_if
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, LOOPBACK_ADDRESSES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import NOTHING_APPLIED, PASSTHROUGH_SOURCE
@@ -57,7 +50,7 @@ def explain(
     Each line is a set of connections; no two overlap. The proxy's own connections and those over lo are left out where
     they fare as in every capture; --all shows them. All tables count, foreign ones and second captures too.
     """
-    settings = explicit_settings_if(ctx, requested=from_options)
+    settings = settings_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
     of_pod = [address.family for address in global_addresses(() if settings else situation.network.local or ())]
     of_pod += FAMILIES if any(each.is_own for each in situation.other_chains) else ()  # one of them is rejected
@@ -73,14 +66,14 @@ def explain(
         return
     if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
         print_lines([NOTHING_APPLIED])
-    rows = _rows(each for each in statements if is_whole or not each.is_routine)
-    routine = _rows(each for each in statements if each.is_routine and not is_whole)
+    rows = table_rows(each for each in statements if is_whole or not each.is_routine)
+    routine = table_rows(each for each in statements if each.is_routine and not is_whole)
     rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
     lines = folded_table([HEADINGS, *rows], columns())
     print_lines([*lines, *(rest if routine else ()), *(f"but {each}" for each in impediments)])
 
 
-def _rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
+def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     """Return a row for each statement, one for those of two families that differ in the pod's own addresses on lo."""
     alike: dict[tuple[object, ...], list[Statement]] = {}
     for each in statements:

@@ -12,7 +12,7 @@ import click
 from capture import operations
 from capture.cli.apply import print_applied
 from capture.cli.clean import clean_namespace
-from capture.cli.options import CommandGroup, capture_options, command, explicit_settings, format_option
+from capture.cli.options import CommandGroup, capture_options, command, format_option, settings_of
 from capture.cli.parameter_types import number
 from capture.cli.why import print_diagnosis
 from capture.errors import CaptureError
@@ -66,7 +66,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     if not keep and not (sys.stdin and sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to confirm at; --keep captures without a confirmation", ctx)
     refuse_cluster_node()
-    settings = without_ssh(explicit_settings(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
+    settings = without_ssh(settings_of(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
     require_proxy(settings)
     if not keep:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # no end between the rules and the way back

@@ -190,20 +190,20 @@ def capture_options(*further: Option[Any]) -> list[click.Parameter]:
     return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *further) if setting.flag]
 
 
-def explicit_settings(ctx: click.Context) -> Settings:
+def settings_of(ctx: click.Context) -> Settings:
     """Return the settings of flags and environment; every value is checked now, before anything is done with one.
 
     Raises ConfigurationError.
     """
     options = (*RULE_OPTIONS, *BACKEND_OPTIONS, ALLOW_HOST, FORCE_APPLY)
-    return with_flags(from_environment(os.environ, options), given_flags(ctx)).checked()
+    return with_flags(from_environment(os.environ, options), flags_of(ctx)).checked()
 
 
-def explicit_settings_if(ctx: click.Context, *, requested: bool) -> Settings | None:
+def settings_if(ctx: click.Context, *, requested: bool) -> Settings | None:
     """Return the settings of flags and environment with ``--from-options``; else flags are only checked."""
     if requested:
-        return explicit_settings(ctx)
-    given = given_flags(ctx)
+        return settings_of(ctx)
+    given = flags_of(ctx)
     if given:
         with_flags(Settings({}), given).checked()
         names = ", ".join(option.name for option in given)
@@ -211,7 +211,7 @@ def explicit_settings_if(ctx: click.Context, *, requested: bool) -> Settings | N
     return None
 
 
-def given_flags(ctx: click.Context) -> dict[Option[Any], str]:
+def flags_of(ctx: click.Context) -> dict[Option[Any], str]:
     """Return the flags of the option table that were given."""
     given: dict[Option[Any], str] = ctx.meta.get(GIVEN_FLAGS, {})
     return given

@@ -5,14 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import (
-    capture_options,
-    command,
-    explicit_settings,
-    family_option,
-    format_option,
-    namespace_options,
-)
+from capture.cli.options import capture_options, command, family_option, format_option, namespace_options, settings_of
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.report.applied_text import start_line
 from capture.report.output import print_json, print_on_stderr, warn
@@ -43,7 +36,7 @@ def render(ctx: click.Context, namespace: str | None, family: Family | None, for
     --pid name a pod: then families and users are those of the pod. Headings are comments, so that the output for one
     backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore or nft.
     """
-    settings = explicit_settings(ctx)
+    settings = settings_of(ctx)
     host: Host = AnyPod() if namespace is None else operations.host_of(namespace)
     families = (family,) if family else FAMILIES
     with InNamespace(namespace):

@@ -11,10 +11,10 @@ from capture.cli.options import (
     capture_options,
     command,
     dns_servers_option,
-    explicit_settings_if,
     format_option,
     namespace_options,
     part_options,
+    settings_if,
 )
 from capture.cli.packets import packet_from, packet_options
 from capture.model.addresses import Family, Network
@@ -64,7 +64,7 @@ def trace(
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
         raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
-    settings = explicit_settings_if(ctx, requested=from_options)
+    settings = settings_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     print_start_line(operations.read_reference(settings, namespace, host), form)

@@ -60,16 +60,16 @@ def verify(
     counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
     captured connection takes another way because of it. With --family and --table, only what differs there counts.
     """
-    settings = options.explicit_settings(ctx)
+    settings = options.settings_of(ctx)
     host = operations.host_of(namespace, dns_servers)
-    prefer_recorded = not options.given_flags(ctx)
+    prefer_recorded = not options.flags_of(ctx)
     verified = operations.verify(settings, namespace, host, prefer_recorded=prefer_recorded)
     verified = verified.part(family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
         from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
-        causes = check_proxy(proxy_admin, settings if options.given_flags(ctx) else None, namespace)
+        causes = check_proxy(proxy_admin, settings if options.flags_of(ctx) else None, namespace)
     print_start_line(operations.read_reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(named(verified_as_plain(verified, causes), namespace))

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capture import operations
-from capture.cli.options import (
-    capture_options,
-    command,
-    explicit_settings,
-    format_option,
-    given_flags,
-    namespace_options,
-)
+from capture.cli.options import capture_options, command, flags_of, format_option, namespace_options, settings_of
 from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
@@ -57,7 +50,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     if is_partial:
         raise click.UsageError("name a protocol and a destination, such as tcp 203.0.113.9:80, or neither", ctx)
     packet = packet_from(options, ctx) if options["protocol"] else None
-    settings = explicit_settings(ctx) if given_flags(ctx) else None
+    settings = settings_of(ctx) if flags_of(ctx) else None
     diagnosed = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     print_start_line(operations.read_reference(settings, namespace, operations.host_of(namespace)), form)
     return print_diagnosis(diagnosed.with_commands(lambda remedy: named(remedy, namespace)), form)

@@ -59,7 +59,6 @@ class Network(Value):
 
     @property
     def is_address(self) -> bool:
-        """Return whether the network holds a single address."""
         return self.prefix == BITS[self.family]
 
     @property
@@ -199,8 +198,8 @@ def networks_in_range(family: Family, first: int, last: int) -> Iterator[Network
 def collapse(networks: Iterable[Network]) -> tuple[Network, ...]:
     """Return the fewest networks, in order, that hold the same addresses as ``networks`` of one family.
 
-    Most lists hold few networks that touch each other, and long lists are compared often: what stays as it is, is
-    not made anew.
+    Networks that nothing merges with are returned as they are: that is most of them, and creating new ones for a
+    long list takes time.
     """
     networks = tuple(networks)
     if len(networks) < 2:

@@ -1,4 +1,4 @@
-"""Numbers on which kernel, proxy, agent and capture agree."""
+"""Numbers on which kernel, proxy, agent and capture agree, and sentences that several of our programs print."""
 
 from __future__ import annotations
 

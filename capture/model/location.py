@@ -31,5 +31,4 @@ class Location(Value):
 
     @property
     def of_chain(self) -> Location:
-        """Return the location of its chain."""
         return self.replace(position=0)

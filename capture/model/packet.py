@@ -47,7 +47,6 @@ class Packet(Value):
 
     @property
     def family(self) -> Family:
-        """Return the packet's address family."""
         return self.destination.family
 
     @property

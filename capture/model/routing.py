@@ -17,7 +17,6 @@ class LoopbackAddress(Value):
 
     @property
     def message(self) -> str:
-        """Return that it is missing, and the command that adds it, for a person."""
         return f"the address {self.network} on lo is missing: `ip address add {self.network} dev lo` adds it"
 
 
@@ -44,7 +43,6 @@ class MissingRoute(Value):
 
     @property
     def message(self) -> str:
-        """Return what is missing, and the commands that add it, for a person."""
         halves = (*(() if self.has_rule else ("the policy rule",)), *(() if self.has_route else ("the route",)))
         verb, add = ("are", "add them") if len(halves) > 1 else ("is", "adds it")
         missing = f"{' and '.join(halves)} for mark {self.policy.mark:#x} {verb} missing"

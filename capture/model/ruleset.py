@@ -82,7 +82,6 @@ class Span(Value):
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
     def contains(self, number: int) -> bool:
-        """Return whether ``number`` is one of the span's."""
         return self.first <= number <= self.last
 
 
@@ -327,7 +326,6 @@ class Chain(Value):
     ipv6_counters: Counters | None = None
 
     def policy_for(self, family: Family) -> str | None:
-        """Return the policy that a packet of the family meets."""
         return self.ipv6_policy if family == IPV6 and self.ipv6_policy is not None else self.policy
 
     def counters_for(self, family: Family) -> Counters | None:
@@ -335,7 +333,6 @@ class Chain(Value):
         return self.ipv6_counters if family == IPV6 and self.ipv6_policy is not None else self.counters
 
     def rules_for(self, family: Family) -> Iterator[Rule]:
-        """Yield the rules that a packet of the family meets."""
         for rule in self.rules:
             if rule.family is None or rule.family == family:
                 yield rule

@@ -48,7 +48,6 @@ class Refusal(Value):
 
     @property
     def explanation(self) -> str:
-        """The kernel's report beyond the errno, for people; empty if there is none."""
         where = "" if self.offset is None else f"at byte {self.offset} of the message"
         return ", ".join(filter(None, (self.words, where)))
 

@@ -82,7 +82,6 @@ class PolicyRule(Value):
 
     @property
     def is_plain(self) -> bool:
-        """Return whether it is `fwmark MARK lookup TABLE` and nothing else."""
         has_more_conditions = self.selector or self.is_inverted or self.suppress_prefixlength is not None
         return not has_more_conditions and self.looks_up and self.mask == WHOLE_MARK
 
@@ -175,9 +174,8 @@ def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, 
     changes = []
     if preference is not None and preference not in preferences:
         rule = _mark_rule(family, mark, table, preference)  # another process may be faster: EEXIST
-        changes.append(
-            request_change(rtnetlink, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule, f"add {words}", errno.EEXIST)
-        )
+        flags = NLM_F_CREATE | NLM_F_EXCL
+        changes.append(request_change(rtnetlink, RTM_NEWRULE, flags, rule, f"add {words}", errno.EEXIST))
     for other_preference in preferences:
         if other_preference != preference:
             rule = _mark_rule(family, mark, table, other_preference)

@@ -111,7 +111,7 @@ class NetlinkSocket:
             raise failure(doing, _refusal_of(error, words)) from error
 
     def drain(self, doing: str) -> Iterator[messages.Message]:
-        """Yield all messages that are waiting. When the kernel had more than fit (ENOBUFS), those that did."""
+        """Yield the messages that are waiting. Those that the kernel dropped for lack of room (ENOBUFS) are missing."""
         while True:
             try:
                 datagram = self._receive(doing)

@@ -132,7 +132,7 @@ def _apply(
     with NamespaceLock(lock_timeout) as lock:
         detected = detect.detect(request_of(settings), desired)
         choice = detected.choice
-        if not detected.own_users:
+        if not detected.has_own_users:
             from capture.state.user_namespace import require_known_ids  # most pods share the node's users
 
             require_known_ids(settings, config)
@@ -165,9 +165,9 @@ def _reject_other_family(config: CaptureConfig, detected: Detected) -> bool:
     """Reject the family that is not captured, or stop rejecting it; return whether that changed anything."""
     if not config.rejects_ipv6 and not detected.has_reject_table:
         return False
-    from capture.backends.other_family import ensure  # few captures reject anything
+    from capture.backends.other_family import update_reject_table  # few captures reject anything
 
-    return ensure(is_desired=config.rejects_ipv6)
+    return update_reject_table(is_desired=config.rejects_ipv6)
 
 
 def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
@@ -191,11 +191,11 @@ def _impediments(desired: Ruleset) -> list[str]:
 
 
 def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
-    place, own_users = detected.choice.place, detected.own_users
-    driver = load(detected.choice, own_users=own_users)
+    place, has_own_users = detected.choice.place, detected.has_own_users
+    driver = load(detected.choice, has_own_users=has_own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)
     elsewhere = (live_set.choice for live_set in detected.live_sets if live_set.choice.place != place)
-    other_sets = tuple(_driver_with_rules(load(choice, own_users=own_users)) for choice in elsewhere)
+    other_sets = tuple(_driver_with_rules(load(choice, has_own_users=has_own_users)) for choice in elsewhere)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return ExistingState(
@@ -212,7 +212,7 @@ def _read_current(driver: Driver, desired: Ruleset, *, is_empty: bool) -> Rulese
     """Return the live rules where the desired ones go: read only if there are some, and not exactly these."""
     if is_empty:
         return Ruleset(desired.families, ())
-    return desired if driver.holds(desired) else driver.read()
+    return desired if driver.has_exactly(desired) else driver.read()
 
 
 def _replace_rules(
@@ -283,7 +283,7 @@ def _capture_both_ways(driver: Driver, both: Ruleset, live: Ruleset, recorded: R
 
 def ensure_written(driver: Driver, desired: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
-    if driver.holds(desired):
+    if driver.has_exactly(desired):
         return
     from capture.analysis.compare import differences  # not where all is well
     from capture.backends.iptables.render import shown_rule
@@ -309,7 +309,7 @@ def clean(
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
     """
-    from capture.backends.other_family import ensure as ensure_rejected
+    from capture.backends.other_family import update_reject_table as ensure_rejected
 
     with InNamespace(namespace):
         refuse_node(allowed=allow_host, verb="clean")
@@ -318,9 +318,10 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            own_users = is_of_this_user_namespace()
+            has_own_users = is_of_this_user_namespace()
             live_sets = [
-                _driver_with_rules(load(live_set.choice, own_users=own_users)) for live_set in detect.find_live_sets()
+                _driver_with_rules(load(live_set.choice, has_own_users=has_own_users))
+                for live_set in detect.find_live_sets()
             ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]

@@ -94,7 +94,7 @@ def _verify(
     if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
         choice = live_sets[0].choice  # without settings, the place that has our rules
     driver = load(choice)
-    live = desired if driver.holds(desired) else driver.read()
+    live = desired if driver.has_exactly(desired) else driver.read()
     judged = _verified_by_effects(desired, live, choice, live_sets, recorded=recorded)
     return judged.replace(uncaptured=uncaptured, notes=notes)
 
@@ -107,7 +107,7 @@ def reject_fault(captured: tuple[Family, ...], settings: Settings, *, has_table:
     from capture.backends.other_family import read_reject_table  # few captures reject anything
 
     table = read_reject_table()
-    undesired = "rejects IPv6, and no setting requests that" if table.is_there else ""
+    undesired = "rejects IPv6, and no setting requests that" if table.exists else ""
     words = table.fault if is_desired else undesired
     return f"table inet {REJECT_TABLE} {words}" if words else ""
 
@@ -213,7 +213,7 @@ def dump(namespace: Namespace = None) -> Dumped:
         from capture.backends.other_family import read_reject_table  # few captures reject anything
 
         recorded, table = record.read(), read_reject_table()
-        rejects, table_fault = not table.fault, table.fault if table.is_there else ""
+        rejects, table_fault = not table.fault, table.fault if table.exists else ""
         if recorded is None:
             return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.why_unusable())
         detected = detect.detect(_request_of(recorded))

@@ -77,11 +77,8 @@ class Connection(Value):
 def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
-    causes = [
-        each
-        for each in causes_of_pod(pod.facts, pod.capture)
-        if can_stop_connection(each, pod.capture, connection.live)
-    ]
+    of_pod = causes_of_pod(pod.facts, pod.capture)
+    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.live)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -133,9 +130,9 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
     live = connection.live
-    following = (
-        list(lost_later_packets(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
-    )
+    if live.outcome not in TO_PROXY:
+        return
+    following = list(lost_later_packets(live, connection.pod.situation, connection.owner))
     lost = [_loss_cause(traced) for traced in following if traced.certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 

@@ -225,9 +225,8 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     if reference is not None:
         candidates = [with_option_remedy(each, live.packet, reference) for each in candidates]
     else:
-        candidates = [
-            each if is_proven_without_record(each, live, desired) else uncaptured_cause() for each in candidates
-        ]
+        is_proven = partial(is_proven_without_record, live=live, own=desired)
+        candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
     doubts = [each for each in candidates if each.kind == "unjudged" or each == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
     from capture.settings.settings import Settings
 
+    Uncaptured = tuple[Outcome, list[Family], str]
+
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 NOTHING = "nothing "
@@ -86,10 +88,9 @@ def empty_capture_causes(reference: Reference | None, facts: PodFacts, capture: 
     if reference is None:
         yield cause("excluded", "live", what="nothing")
         return
-    options = _explicit_options(
-        reference.settings, lambda option: bool(_ports_without(option, reference.settings, facts))
-    )
-    yield cause("excluded", "everything", options=", ".join(options or _restrictions(reference.settings)))
+    settings = reference.settings
+    options = _explicit_options(settings, lambda option: bool(_ports_without(option, settings, facts)))
+    yield cause("excluded", "everything", options=", ".join(options or _restrictions(settings)))
 
 
 def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
@@ -99,11 +100,10 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
     if _has_no_name_server(reference):
         yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
-    restrictions = _restrictions(
-        reference.settings.without(EXCLUDED_INTERFACES) if is_only_missing else reference.settings
-    )
+    settings = reference.settings
+    restrictions = _restrictions(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
     for outcome, families, what in uncaptured_directions(reference, facts, capture) if capture.ports else ():
-        options = _options_against(outcome, families, reference.settings, facts) or restrictions
+        options = _options_against(outcome, families, settings, facts) or restrictions
         kept = () if what.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # it names those of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         names = " and ".join(each.partition(" ")[0] for each in options)
@@ -160,15 +160,12 @@ def is_proven_without_record(diagnosed: Cause, live: Trace, own: Ruleset) -> boo
     return bool(matches) and both_ways.issuperset(left_alone)  # else it may be one of -k, behind a redirect
 
 
-def uncaptured_directions(
-    reference: Reference | None, facts: PodFacts, capture: Capture
-) -> Iterator[tuple[Outcome, list[Family], str]]:
+def uncaptured_directions(reference: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Uncaptured]:
     """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
-    is_rerouted = (
-        reference is not None and reference.config.rerouted_interfaces
-    )  # what comes in there is captured as outbound
+    # What comes in by a rerouted interface is captured as outbound.
+    is_rerouted = reference is not None and reference.config.rerouted_interfaces
     for outcome in (PROXY_OUTBOUND,) if is_rerouted else (PROXY_OUTBOUND, PROXY_INBOUND):
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = CONNECTION_KINDS[outcome]

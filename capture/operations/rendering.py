@@ -30,7 +30,7 @@ def render(
     if not isinstance(families, tuple) or not set(families) <= set(FAMILIES):
         raise ConfigurationError("render()", repr(families), "the argument families", f"some of {FAMILIES}")
     config = config.replace(families=tuple(family for family in config.families if family in families))
-    texts = load(choice or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
+    texts = load(choice or detect.choose_without_kernel(request_of(settings))).render(build_ruleset(config))
     if not config.rejects_ipv6 or IPV6 not in families:
         return texts
     from capture.backends.nf_tables.render import table_text  # few captures reject anything

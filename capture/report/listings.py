@@ -69,6 +69,11 @@ def table(shown: list[ShownTable], verified: Verified | None, *, is_whole: bool,
     return "\n".join(listings)
 
 
+def dumped_text(dumped: Dumped) -> str:
+    """Return the listings of a whole namespace."""
+    return table([*shown_tables(dumped)], dumped.verified, is_whole=True).rstrip("\n")
+
+
 def save(shown: list[ShownTable]) -> str:
     """Return what iptables-save would print, with counters."""
     import functools
@@ -77,7 +82,7 @@ def save(shown: list[ShownTable]) -> str:
 
     texts = []
     for part in shown:
-        only = _restricted_to(part.live_set.live, (part.table,), part.family)
+        only = _part_of(part.live_set.live, (part.table,), part.family)
         left_out = ""
         if part.live_set.backend != "iptables":
             only, left_out = _without_words_of(only, part.live_set.backend)
@@ -95,7 +100,7 @@ def nft(shown: list[ShownTable]) -> str:
         of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
         live = live_set.live if live_set.backend == "nftables" else without_foreign_rules(live_set.live)
-        only, left_out = _without_words_of(_restricted_to(live, {part.table for part in of_it}), live_set.backend)
+        only, left_out = _without_words_of(_part_of(live, {part.table for part in of_it}), live_set.backend)
         text, unsayable = _rendered(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
     return "\n".join(texts)
@@ -119,9 +124,7 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
     return render(shown), left_out
 
 
-def _restricted_to(
-    live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None
-) -> model.Ruleset:
+def _part_of(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
     tables = [table for table in live.tables if table.name in names]
     if family is not None:
         tables = [
@@ -225,7 +228,7 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
 
     Raises KeyError, TypeError or ValueError for what is no dump.
     """
-    from capture.backends.iptables.families import merged
+    from capture.backends.iptables.families import merge_families
     from capture.backends.iptables.parse import parse_save
 
     blocks: dict[Family, dict[str, tuple[dict[str, str], list[str]]]] = {}
@@ -240,4 +243,4 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
     for family, tables in blocks.items():
         lines = [(f"*{name}", *declared.values(), *rules, "COMMIT\n") for name, (declared, rules) in tables.items()]
         read.append(parse_save("\n".join(line for of_table in lines for line in of_table), family))
-    return merged(read) if read else model.Ruleset((), ())
+    return merge_families(read) if read else model.Ruleset((), ())

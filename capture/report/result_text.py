@@ -10,9 +10,9 @@ from capture.analysis.trace import Trace
 from capture.model.packet import Packet
 from capture.model.values import STR_BY_CLASS
 from capture.operations import Applied, Dumped, Verified
-from capture.report import listings
 from capture.report.applied_text import applied_text
 from capture.report.difference_text import difference_text
+from capture.report.listings import dumped_text
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import trace_lines
 from capture.report.verified_text import verified_lines
@@ -23,7 +23,5 @@ STR_BY_CLASS[Difference] = difference_text
 STR_BY_CLASS[Packet] = packet_text
 STR_BY_CLASS[Settings] = lambda settings: "\n".join(settings.lines()) or "every option has its default"
 STR_BY_CLASS[Verified] = lambda verified: "\n".join(verified_lines(verified))
-STR_BY_CLASS[Dumped] = lambda dumped: listings.table(
-    [*listings.shown_tables(dumped)], dumped.verified, is_whole=True
-).rstrip("\n")
+STR_BY_CLASS[Dumped] = dumped_text
 STR_BY_CLASS[Trace] = lambda traced: "\n".join(trace_lines(traced))

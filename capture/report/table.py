@@ -9,7 +9,7 @@ rule shows them in one line, since they share one counter.
 
 from __future__ import annotations
 
-from capture.backends.iptables.expansion import bits_text, ports_text, slots
+from capture.backends.iptables.expansion import bits_text, multiport_slots, ports_text
 from capture.model import ruleset as model
 from capture.model.addresses import ANY_ADDRESS, Family, Network, address_text
 from capture.model.text import without_line_ends
@@ -117,9 +117,8 @@ def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
 
 
 def _counter_texts(row: Row) -> tuple[str, str]:
-    return (
-        (counter_text(row.counters.packets), counter_text(row.counters.bytes)) if row.counters else ("    -", "    -")
-    )
+    counters = row.counters
+    return (counter_text(counters.packets), counter_text(counters.bytes)) if counters else ("    -", "    -")
 
 
 def row_text(row: Row) -> str:
@@ -277,7 +276,7 @@ def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Ite
     """
     if len(match.ports) > 1:
         name = "sports" if isinstance(match, model.SourcePort) else "dports"
-        for some in slots(match.ports) if match.negated else [match.ports]:
+        for some in multiport_slots(match.ports) if match.negated else [match.ports]:
             yield f"multiport {name} {' !' if match.negated else ''}{ports_text(some)}"
         return
     single = [other for other in matches if isinstance(other, model.PortMatch) and len(other.ports) == 1]

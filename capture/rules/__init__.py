@@ -68,9 +68,8 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
 def build_tracking(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment before the first rules: it lets the kernel track connections, and no more."""
     names = NAMES_BY_SPELLING[config.chain_names]
-    conntrack_user = model.Rule(
-        model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked first"
-    )
+    is_invalid = model.ConnectionState(("INVALID",))  # a rule that needs conntrack makes the kernel track
+    conntrack_user = model.Rule(model.Return(), (is_invalid,), why="connections are tracked first")
     jump = model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),))
     chains = (jump, model.Chain(names.output, (conntrack_user,)))
     return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))

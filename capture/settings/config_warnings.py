@@ -23,7 +23,7 @@ SWAPPED_PORTS = (int(options.INBOUND_CAPTURE_PORT.default), int(options.PROXY_PO
 """Istio's inbound port for outbound connections, and the other way round."""
 
 DISTINCT_PORTS = (
-    (options.INBOUND_CAPTURE_PORT, options.PROXY_PORT, "the directions cannot be told apart"),
+    (options.INBOUND_CAPTURE_PORT, options.PROXY_PORT, "inbound and outbound connections cannot be told apart"),
     (options.PROXY_PORT, options.INBOUND_TUNNEL_PORT, "the proxy expects tunnels of the mesh there"),
     (options.INBOUND_CAPTURE_PORT, options.INBOUND_TUNNEL_PORT, "the proxy expects tunnels of the mesh there"),
 )
@@ -50,16 +50,11 @@ NUMBER_BOUNDS |= {f"{FAMILY_NAMES[family]} address": (0, (1 << bits) - 1) for fa
 
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, has no effect, or names what is not there."""
-    warnings = [
-        *_empty_entries(settings),
-        *_nothing_captured(config),
-        *_without_effect(settings, config),
-        *_overridden(settings),
-    ]
+    warnings = [*_empty_entries(settings), *_nothing_captured(config)]
+    warnings += [*_without_effect(settings, config), *_overridden(settings)]
     if _excludes_every_interface(config, host):
-        warnings.append(
-            (options.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo")
-        )
+        fault = "names every interface of the pod: nothing is captured but over lo"
+        warnings.append((options.EXCLUDED_INTERFACES, fault))
     return [*(f"{_where(settings, option)} {what}" for option, what in warnings), *_missing_interfaces(settings, host)]
 
 
@@ -76,11 +71,8 @@ def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
 
 def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
     for option, needed, value in REQUIRED_OPTIONS:
-        if (
-            option in settings.explicit
-            and settings[option] != option.parse(option.default)
-            and settings[needed] != value
-        ):
+        is_changed = option in settings.explicit and settings[option] != option.parse(option.default)
+        if is_changed and settings[needed] != value:
             yield option, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
     if IPV6 not in config.families:
         for networks in options.NETWORK_OPTIONS:
@@ -95,7 +87,7 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 def _overridden(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     for port, other, fault in DISTINCT_PORTS:
         if settings[port] == settings[other]:
-            yield port, f"is {other.name}, too: {fault}"
+            yield port, f"is the same as {other.name}: {fault}"
     for option, winner, verb in OVERRIDES:
         entries = _entries(settings, option) if settings.origin(option) != "default" else ()
         others = _entries(settings, winner)
@@ -139,15 +131,10 @@ def _nothing_captured(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]
 
 
 def _everything_excluded(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    gids, inbound = config.proxy_gids, config.excluded_inbound_ports
+    gids, inbound = config.proxy_gids, config.excluded_inbound_ports if config.inbound_ports.is_everything else ()
     lists: list[tuple[Option[Any], Iterable[Span | Network], str, str]] = [
         (options.EXCLUDED_OUTBOUND_PORTS, config.excluded_outbound_ports, "port", "nothing outbound"),
-        (
-            options.EXCLUDED_INBOUND_PORTS,
-            inbound if config.inbound_ports.is_everything else (),
-            "port",
-            "nothing inbound",
-        ),
+        (options.EXCLUDED_INBOUND_PORTS, inbound, "port", "nothing inbound"),
         (options.PROXY_UID, config.proxy_uids, "user", "nothing outbound"),
         (options.PROXY_GID, gids if gids != config.proxy_uids else (), "group", "nothing outbound"),
         (options.EXCLUDED_OWNER_GROUPS, config.excluded_owner_groups, "group", "nothing outbound"),

@@ -64,7 +64,6 @@ class PodFromInside:
         return choose_primary(addresses, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:
-        """Return the interfaces of the namespace we are in but ``lo``."""
         with open_rtnetlink() as rtnetlink:
             return tuple(link.name for link in read_links(rtnetlink) if not link.is_loopback)
 
@@ -111,7 +110,6 @@ class PodFromOutside(PodFromInside):
         return None
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Return the servers that are known already: the pod's resolv.conf is not here."""
         return self.servers
 
 
@@ -123,11 +121,9 @@ class AnyPod(PodFromInside):
         return ()
 
     def primary_address(self) -> None:
-        """Return None: there is no pod."""
         return
 
     def interface_names(self) -> None:
-        """Return None: they are not known."""
         return
 
     def has_ipv6(self) -> bool:

@@ -131,12 +131,9 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Expli
 def misspelling_warnings(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that resembles one with effect, up to MAX_MISSPELT."""
     unknown = (name for name in annotations if name not in ANNOTATION_NAMES)
-    meant = (
-        f"annotation {name} has no effect; is {known} meant?"
-        for name in unknown
-        if (known := _probable_annotation(name))
-    )
-    return [warning for _, warning in zip(range(MAX_MISSPELT), meant, strict=False)]
+    meant = ((name, probable) for name in unknown if (probable := _probable_annotation(name)))
+    first = zip(range(MAX_MISSPELT), meant, strict=False)
+    return [f"annotation {name} has no effect; is {probable} meant?" for _, (name, probable) in first]
 
 
 def _probable_annotation(name: str) -> str:

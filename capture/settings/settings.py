@@ -93,11 +93,9 @@ class Settings(Value):
         return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in given]
 
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
-        """Return settings in which one option has another value."""
         return self.replace(explicit={**self.explicit, option: ExplicitValue(text, origin)})
 
     def without(self, option: Option[Any]) -> Settings:
-        """Return settings in which one option has its default."""
         return self.replace(explicit={each: given for each, given in self.explicit.items() if each != option})
 
 

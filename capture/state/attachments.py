@@ -88,9 +88,8 @@ def save_decision(decision: RecordedDecision, directory: str = STATE_DIRECTORY) 
     try:
         make_private(directory)
         make_private(folder)
-        write_whole(
-            f"{folder}/{attachment_name(decision.network, decision.container, decision.interface)}", content[:MAX_BYTES]
-        )
+        name = attachment_name(decision.network, decision.container, decision.interface)
+        write_whole(f"{folder}/{name}", content[:MAX_BYTES])
     except (OSError, StateDirectoryError):
         return False
     return True

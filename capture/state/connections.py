@@ -83,9 +83,8 @@ def track_open_connections(first_ruleset: Ruleset | None = None) -> tuple[str, .
     """
     try:
         with sock_diag.open_sock_diag() as diag:
-            entries = [
-                *tracked_flows(list(sock_diag.read_tcp_sockets(diag, (*CONNTRACK_STATES, sock_diag.TCP_LISTEN))))
-            ]
+            sockets = list(sock_diag.read_tcp_sockets(diag, (*CONNTRACK_STATES, sock_diag.TCP_LISTEN)))
+        entries = list(tracked_flows(sockets))
         if not entries:
             return ()
         with open_nfnetlink() as netfilter:

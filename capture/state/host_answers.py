@@ -44,7 +44,7 @@ class HostAnswers(Value):
         return _any_address(self.primary)
 
     def interface_names(self) -> tuple[str, ...] | None:
-        """Return those of now; they matter for warnings only, and those of then were printed then."""
+        """Return those of now: only warnings need them, and those about the recorded ones were printed at that time."""
         return self.fallback.interface_names() if self.fallback else None
 
     def has_ipv6(self) -> bool:

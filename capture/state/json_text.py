@@ -92,6 +92,7 @@ def decode(text: str) -> Any:
         raise JsonError(text, start, "nested too deeply") from None
     except ValueError as wrong:  # JSONDecodeError knows the place, an integer too long for int() does not
         reason: str = getattr(wrong, "msg", str(wrong).partition("; ")[0])  # without advice for Python
+        reason = reason.replace("Expecting", "expected")
         for words in (" starting at", " at", ": "):  # before the place, which comes first here
             reason = reason.removesuffix(words)
         raise JsonError(text, getattr(wrong, "pos", start), reason) from None

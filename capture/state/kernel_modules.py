@@ -19,12 +19,8 @@ LOADED_MODULES = "/sys/module"
 MODULE_INDEXES = "/lib/modules"
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 LOADING_DISABLED = "/proc/sys/kernel/modules_disabled"
-MODPROBE_DIRECTORIES = (
-    "/etc/modprobe.d",
-    "/run/modprobe.d",
-    "/usr/local/lib/modprobe.d",
-    "/usr/lib/modprobe.d",
-    "/lib/modprobe.d",
+MODPROBE_DIRECTORIES = tuple(
+    f"{parent}/modprobe.d" for parent in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 )
 """Modprobe's configuration, files *.conf: modprobe.d(5)."""
 
@@ -100,13 +96,8 @@ def read_prohibitions() -> dict[str, str]:
     by another name, as the kernel requests matches and targets, and not where another module needs it.
     """
     prohibitions: dict[str, str] = {}
-    paths = (
-        f"{directory}/{name}"
-        for directory in MODPROBE_DIRECTORIES
-        for name in names_in(directory)
-        if name.endswith(".conf")
-    )
-    for path in paths:
+    paths = (f"{directory}/{name}" for directory in MODPROBE_DIRECTORIES for name in names_in(directory))
+    for path in (path for path in paths if path.endswith(".conf")):
         for line in content_of(path).decode(errors="replace").splitlines():
             words = line.split()
             if len(words) > 1 and _forbids(words):

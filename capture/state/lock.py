@@ -31,7 +31,7 @@ _held: set[int] = set()
 
 
 def held_descriptors() -> tuple[int, ...]:
-    """Return the descriptors that a program must inherit which we start while we hold the lock."""
+    """Return the locked descriptors, which every program that we start meanwhile has to inherit."""
     return tuple(_held)
 
 

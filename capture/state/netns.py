@@ -194,9 +194,9 @@ def _path_text(path: Path) -> str:
         text = os.fspath(path)
         os.fsencode(text)
     except (TypeError, UnicodeEncodeError):
-        raise NamespaceError(repr(path), "is no path") from None
+        raise NamespaceError(repr(path), "is not a path") from None
     if not isinstance(text, str) or "\0" in text:
-        raise NamespaceError(repr(text), "is no path")
+        raise NamespaceError(repr(text), "is not a path")
     return text
 
 
@@ -229,7 +229,7 @@ def _enter(descriptor: int, path: str) -> None:
     except PermissionError:
         raise PrivilegeError(f"enter {path}") from None
     except OSError as error:
-        words = "is no network namespace" if error.errno == errno.EINVAL else os.strerror(error.errno or 0)
+        words = "is not a network namespace" if error.errno == errno.EINVAL else os.strerror(error.errno or 0)
         raise NamespaceError(path, words) from None
     finally:
         os.close(descriptor)

@@ -35,9 +35,8 @@ def read_pod_network() -> PodNetwork:
         families = dict.fromkeys(each.address.family for each in all_addresses)
         default_routes = [outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]) for family in families]
         outer = [link.index for link in all_links.values() if not link.is_loopback]
-        answered = tuple(
-            family for family in families if len(outer) == 1 and _all_leaves_by(outer[0], rtnetlink, family)
-        )
+        single = outer[0] if len(outer) == 1 else 0
+        answered = tuple(family for family in families if single and _all_leaves_by(single, rtnetlink, family))
         by_marks = tuple(_read_mark_routes(rtnetlink, {index: link.name for index, link in all_links.items()}))
     links = {index: link for index, link in all_links.items() if not link.is_loopback}
     own = tuple(each.address for each in all_addresses if each.interface in links)
@@ -73,11 +72,8 @@ def _all_leaves_by(interface: int, rtnetlink: NetlinkSocket, family: Family) -> 
         rules = read_policy_rules(rtnetlink, number)
         interfaces = {each.interface for each in read_routes(rtnetlink, number) if each.table != RT_TABLE_LOCAL}
         is_usual = not any(rule.selector or rule.mask or rule.is_inverted for rule in rules)
-        return (
-            is_usual
-            and interfaces <= {interface, LOOPBACK_INDEX}
-            and outgoing_interface(rtnetlink, number) == interface
-        )
+        leaves_by_others = not interfaces <= {interface, LOOPBACK_INDEX}
+        return is_usual and not leaves_by_others and outgoing_interface(rtnetlink, number) == interface
     return False
 
 

@@ -55,5 +55,5 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     finally:
         connection.close()
     if not isinstance(dump, dict):
-        raise TypeError("its answer is no object")
+        raise TypeError("its answer is not an object")
     return dump

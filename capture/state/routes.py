@@ -147,11 +147,8 @@ def _routes_present(
     for rule in filter(lambda rule: rule.is_plain, read_policy_rules(rtnetlink)):
         policy = PolicyRoute(FAMILY_BY_NUMBER[rule.family], rule.mark, rule.table)
         of_upstream = (policy.mark, policy.table) == (ISTIO_MARK, ISTIO_ROUTE_TABLE)
-        if (
-            of_upstream
-            or policy in recorded_routes
-            or (policy.mark in marks and _has_rule_and_route(rtnetlink, policy)[1])
-        ):
+        is_own = of_upstream or policy in recorded_routes
+        if is_own or (policy.mark in marks and _has_rule_and_route(rtnetlink, policy)[1]):
             followed.add((policy.family, policy.mark))
             yield policy
     routes_alone = [PolicyRoute(family, mark, ISTIO_ROUTE_TABLE) for family in FAMILIES for mark in sorted(marks)]
@@ -191,11 +188,9 @@ def _has_address(rtnetlink: NetlinkSocket, desired: LoopbackAddress) -> bool:
 
 
 def _has_rule_and_route(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
-    family = FAMILY_NUMBERS[policy.family]
+    family, table = FAMILY_NUMBERS[policy.family], policy.table
     try:
-        return (
-            has_mark_rule(rtnetlink, family, policy.mark, policy.table),
-            has_local_route(rtnetlink, family, policy.table),
-        )
+        has_rule = has_mark_rule(rtnetlink, family, policy.mark, table)
+        return has_rule, has_local_route(rtnetlink, family, table)
     except UnsupportedError:
         return False, False  # a kernel without this family, or without policy routing, has none of our routes

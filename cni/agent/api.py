@@ -37,7 +37,7 @@ TIMEOUT = 10.0
 MIN_INTERVAL = 0.5
 """Seconds between two lists or watches, at least."""
 
-Unreachable = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
+API_ERRORS = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
 """Errors of calls: the API server cannot be reached, refuses (ApiError), or what answers is none."""
 
 
@@ -63,7 +63,7 @@ class Transport(httpx.BaseTransport):
                 {"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}
             )
             self._wait_for_turn()
-            return _slim(request, self._below.handle_request(request))
+            return _reduce_response(request, self._below.handle_request(request))
         return self._below.handle_request(request)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ def connect(service_account: str = "", kubeconfig: str = "") -> Client:
     return Client(single, timeout=httpx.Timeout(TIMEOUT), transport=transport)
 
 
-def _slim(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+def _reduce_response(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
     """Return a list with what decides of each pod: decoded as a whole, 500 pods take 40 MB.
 
     Pages would not help: the API server's cache sends everything at once.
@@ -100,13 +100,13 @@ def _slim(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
     if answer.status_code != httpx.codes.OK:
         return answer
     try:
-        content = slimmed(answer.read())
+        content = reduce_list(answer.read())
     finally:
         answer.close()
     return httpx.Response(answer.status_code, content=content, request=request)
 
 
-def slimmed(body: bytes) -> bytes:
+def reduce_list(body: bytes) -> bytes:
     """Return a list of pods in JSON, each reduced before the next is decoded; other texts as they are."""
     text = body.decode()
     head, separator, _ = text.partition('"items":[')
@@ -135,7 +135,7 @@ def watch_pods(client: Client, node: str, version: str) -> Iterator[tuple[str, d
     )
 
 
-def labels_of(client: Client, node: str) -> dict[str, str]:
+def node_labels(client: Client, node: str) -> dict[str, str]:
     """Return the labels of a node."""
     return dict((client.get(Node, node).get("metadata") or {}).get("labels") or {})
 
@@ -152,12 +152,12 @@ def evict(client: Client, namespace: str, name: str, uid: str) -> str:
     eviction: Any = PodEviction(metadata=ObjectMeta(name=name, namespace=namespace), deleteOptions=options)
     try:
         client.create(eviction, name, namespace=namespace)
-    except Unreachable as error:
+    except API_ERRORS as error:
         return error_text(error)
     return ""
 
 
-def code_of(error: Exception) -> int:
+def http_status(error: Exception) -> int:
     """Return the HTTP status of an answer; 0 if there was none."""
     if isinstance(error, ApiError):
         return int(error.status.code or 0)

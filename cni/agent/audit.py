@@ -35,7 +35,7 @@ from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
-from cni.pod_object import from_object, is_the_same
+from cni.pod_object import from_object, is_same_pod
 from cni.protocol import CniError
 
 FULL_INTERVAL = 1200.0
@@ -61,7 +61,7 @@ class Observation(Value):
     """When the pod was diagnosed the last time."""
 
 
-class Audited(Value):
+class AuditedPod(Value):
     """A pod as the last look found it."""
 
     netns: PodNamespace
@@ -72,11 +72,10 @@ class Audited(Value):
 
     @property
     def key(self) -> str:
-        """NAMESPACE/NAME."""
         return f"{self.netns.sandbox.namespace}/{self.netns.sandbox.name}"
 
 
-class Requested(Value):
+class RequestedCapture(Value):
     """The settings that a pod's object requests, and warnings for its owner."""
 
     pod: dict[str, Any]
@@ -98,23 +97,22 @@ class Audit:
         configuration: Configuration,
         health: Health,
         log: AgentLog,
-        on_change: Callable[[Audited, dict[str, Any] | None], None] = lambda _audited, _pod: None,
+        on_change: Callable[[AuditedPod, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
         self.pods, self.configuration = pods, configuration
         self.queue = AuditQueue(Sandboxes(runtime), pods, self._listeners)
         self.health, self.log, self.on_change = health, log, on_change
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Called at each look at a pod, with what its owner should know."""
-        self.known: dict[str, Audited] = {}
+        self.audited: dict[str, AuditedPod] = {}
         self.health.provide(pod_states=self._states)
-        self._hears = False
-        self._requested: dict[str, Requested] = {}
-        self._allowed: dict[str, tuple[float, float]] = {}
+        self._has_events = False
+        self._requested: dict[str, RequestedCapture] = {}
+        self._diagnosis_budgets: dict[str, tuple[float, float]] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Look until ``stop``."""
         events = self._listen()
-        self._hears = events is not None
+        self._has_events = events is not None
         try:
             while not stop.is_set():
                 self.run_once(_changed(events) if events else self._tick(stop))
@@ -133,19 +131,19 @@ class Audit:
         self.health.note(audit_problem="")
         self._forget(self.queue.take_gone())
         for netns, is_stale in running:
-            self.look(netns, is_stale=is_stale)
+            self.look_at_pod(netns, is_stale=is_stale)
         if running:
             self.health.note(audit_seconds=time.monotonic() - began)
 
-    def look(self, netns: PodNamespace, *, is_stale: bool = True) -> PodState:
+    def look_at_pod(self, netns: PodNamespace, *, is_stale: bool = True) -> PodState:
         """Look at one pod and remember its state; return it. ``is_stale`` is whether its network may have changed."""
-        known = self.known.get(netns.sandbox.id)
+        known = self.audited.get(netns.sandbox.id)
         state, observed, pod = self._examine(netns, known, is_stale=is_stale)
         now = time.time()
         is_new = known is None or known.state.name != state.name
         since = now if known is None or is_new else known.since
-        audited = Audited(netns, state, observed, since)
-        self.known[netns.sandbox.id] = audited
+        audited = AuditedPod(netns, state, observed, since)
+        self.audited[netns.sandbox.id] = audited
         self.queue.note_look(netns.sandbox.id, is_well=state.name in WELL)
         if is_new and (known is not None or state.name not in WELL):
             self.log.info("pod state", pod=audited.key, state=state.name, says=state.message)
@@ -156,7 +154,7 @@ class Audit:
     # --- one pod ----------------------------------------------------------------------------------------------
 
     def _examine(
-        self, netns: PodNamespace, known: Audited | None, *, is_stale: bool
+        self, netns: PodNamespace, known: AuditedPod | None, *, is_stale: bool
     ) -> tuple[PodState, Observation, dict[str, Any] | None]:
         sandbox = netns.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
@@ -165,7 +163,7 @@ class Audit:
         if exemption := exemption_by_name(identity, self.configuration):
             return PodState(LEFT_ALONE, exemption.reason), UNOBSERVED, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
-        if pod is None or not is_the_same(identity, pod):
+        if pod is None or not is_same_pod(identity, pod):
             return PodState(UNKNOWN, "the API server has not announced the pod yet"), UNOBSERVED, None
         settings = self._settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
@@ -180,25 +178,25 @@ class Audit:
         self.on_warnings(sandbox, requested.warnings)
         return requested.settings
 
-    def _read(self, identity: Identity, pod: dict[str, Any]) -> Requested:
+    def _read(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
         try:
             described = from_object(identity, pod)
             exemption = first_exemption(described)
             settings = pod_settings(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
-            return Requested(pod, PodState(UNKNOWN, error.message))
+            return RequestedCapture(pod, PodState(UNKNOWN, error.message))
         of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
         about_capture = (*described.escapes, *of_pod) if exemption in (None, PROGRAMS_ITSELF) else ()
         warnings = (*about_capture, *warnings_about(described, exemption))
-        return Requested(pod, PodState(LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
+        return RequestedCapture(pod, PodState(LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
     def _diagnosed(
-        self, netns: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_stale: bool
+        self, netns: PodNamespace, settings: Settings, known: AuditedPod | None, *, is_starting: bool, is_stale: bool
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
             rules, owners = examination.signature(netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
-            is_heard = self._hears and netns.number is not None and not is_stale
+            is_heard = self._has_events and netns.number is not None and not is_stale
             seen = known.observed.network if known and is_heard else ()
             network = seen or examination.network(netns.path)
         except CaptureError as error:
@@ -219,33 +217,32 @@ class Audit:
         return examination.diagnose(netns.path, settings, is_starting=is_starting), observed
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:
-        allowed, then = self._allowed.get(sandbox, (BURST, now))
-        allowed = min(allowed + now - then, BURST)
-        self._allowed[sandbox] = (max(allowed - 1, 0), now)
-        return allowed >= 1
+        budget, then = self._diagnosis_budgets.get(sandbox, (BURST, now))
+        budget = min(budget + now - then, BURST)
+        self._diagnosis_budgets[sandbox] = (max(budget - 1, 0), now)
+        return budget >= 1
 
     # --- all of them --------------------------------------------------------------------------------------------
 
     def _listeners(self) -> dict[PodNamespace, Owners]:
         """Return the listeners on the proxy's ports at each pod's last look, where they matter."""
-        return {each.netns: each.observed.owners for each in self.known.values() if each.observed.owners}
+        return {each.netns: each.observed.owners for each in self.audited.values() if each.observed.owners}
 
     def _forget(self, gone: Iterable[PodNamespace]) -> None:
         for netns in gone:
             sandbox = netns.sandbox
-            self.known.pop(sandbox.id, None)
-            self._allowed.pop(sandbox.id, None)
+            self.audited.pop(sandbox.id, None)
+            self._diagnosis_budgets.pop(sandbox.id, None)
             self._requested.pop(sandbox.uid, None)
 
     def _states(self) -> dict[str, list[str]]:
         """Return the pods of each state; for any thread."""
         states: dict[str, list[str]] = {}
-        for audited in list(self.known.values()):
+        for audited in list(self.audited.values()):
             states.setdefault(audited.state.name, []).append(audited.key)
         return {state: sorted(pods) for state, pods in states.items()}
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
-        """Return what is known, for JSON; of one pod, if it is named."""
         named = f"{namespace}/{name}" if name else ""
         return [
             {
@@ -257,7 +254,7 @@ class Audit:
                 "since": audited.since,
                 "namespace_path": audited.netns.path,
             }
-            for audited in list(self.known.values())
+            for audited in list(self.audited.values())
             if named in ("", audited.key)
         ]
 

@@ -70,7 +70,6 @@ class AuditQueue:
         self._stale.add(sandbox)
 
     def take_gone(self) -> list[PodNamespace]:
-        """Return the pods that have gone since the last call."""
         gone = self._sandboxes.take_gone()
         for netns in gone:
             self._first_looks.pop(netns.sandbox.id, None)
@@ -100,7 +99,7 @@ class AuditQueue:
         namespaces: list[PodNamespace] = []
         for namespace, name in announced:
             is_desired = self._pods.get(namespace, name) is not None
-            running = self._sandboxes.look_at(namespace, name, is_desired=is_desired)
+            running = self._sandboxes.look_up_pod(namespace, name, is_desired=is_desired)
             namespaces += running
             if running or not is_desired or self._awaited[namespace, name] < now:
                 del self._awaited[namespace, name]

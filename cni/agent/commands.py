@@ -17,7 +17,7 @@ from capture.report.terminal import print_lines
 from capture.settings.parsers import port
 from cni import agent_socket, conf
 from cni.agent.options import RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
-from cni.commands import ENTRY, checked_entry, installed_plugin, print_changes
+from cni.commands import ENTRY_OPTIONS, checked_entry, installed_plugin, print_changes
 from cni.networks import PLUGIN
 from cni.runtimes import BIN_DIR, CONF_DIR
 
@@ -45,11 +45,11 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 REPAIRS = ("report", "apply", "evict")
 STATUS_TIMEOUT = 3.0
-POD = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
-DAEMON_SET_NAME = ParameterType(
+POD_TYPE = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
+DAEMON_SET_TYPE = ParameterType(
     str, "NAMESPACE/NAME, such as istio-capture/capture-agent", lambda text: not text or all(text.partition("/"))
 )
-ADDRESS = ParameterType(
+ADDRESS_TYPE = ParameterType(
     str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or (":" in text and port(text.rpartition(":")[2]))
 )
 
@@ -62,13 +62,13 @@ def _is_api_server(url: str) -> bool:
     return not url or (server is not None and server.scheme == "https")
 
 
-API_SERVER = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
-TAINT_KEY = ParameterType(
+API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
+TAINT_KEY_TYPE = ParameterType(
     str,
     "the key of a taint, such as cni.istio.io/not-ready, without value and effect",
     lambda text: text and not {"=", ":", ",", " "} & {*text},
 )
-SOCKET_PATH = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
+SOCKET_PATH_TYPE = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
 
 
 def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
@@ -90,28 +90,28 @@ def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
 
-SOCKET = click.Option(
+SOCKET_OPTION = click.Option(
     ["--socket"], metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True, envvar="CAPTURE_AGENT_SOCKET",
     help="Where the agent listens for the plugin and for `capture node`.",
 )  # fmt: skip
-DAEMON_SET = click.Option(
-    ["--daemon-set"], type=DAEMON_SET_NAME, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
+DAEMON_SET_OPTION = click.Option(
+    ["--daemon-set"], type=DAEMON_SET_TYPE, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
     help="The DaemonSet of the agents: when it is deleted, each of them uninstalls the plugin.",
 )  # fmt: skip
-ACCOUNT = click.Option(
+ACCOUNT_OPTION = click.Option(
     ["--service-account"], metavar="DIR", default=SERVICE_ACCOUNT, show_default=True,
     help="The token and CA that kubelet renews for this pod.",
 )  # fmt: skip
-PLACES = [
+PATH_OPTIONS = [
     click.Option(["--bin-dir"], metavar="DIR", default=BIN_DIR, show_default=True, envvar="CAPTURE_BIN_DIR",
                  help="Where the container runtime looks for plugins."),
     click.Option(["--conf-dir"], metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
                  help="Where it looks for network configurations."),
     click.Option(["--credentials-dir"], metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
                  help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
-    SOCKET,
+    SOCKET_OPTION,
 ]  # fmt: skip
-AGENT = [
+AGENT_OPTIONS = [
     click.Option(["--node"], metavar="NAME", default="", envvar="NODE_NAME",
                  help="The node's name in Kubernetes; without it, the agent does not use the API server."),
     click.Option(["--plugin"], metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
@@ -119,12 +119,13 @@ AGENT = [
     click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
-    click.Option(["--runtime-socket"], type=SOCKET_PATH, metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
+    click.Option(["--runtime-socket"], type=SOCKET_PATH_TYPE, metavar="PATH", default="",
+                 envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
-    ACCOUNT,
-    click.Option(["--api-server"], type=API_SERVER, metavar="URL", default="",
+    ACCOUNT_OPTION,
+    click.Option(["--api-server"], type=API_SERVER_TYPE, metavar="URL", default="",
                  help="How the node reaches the API server.  [default: as the pod does]"),
-    DAEMON_SET,
+    DAEMON_SET_OPTION,
     click.Option(["--audit/--no-audit"], default=True, show_default=True,
                  help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN."),
     click.Option(["--repair-starting"], type=one_of(*REPAIRS[:2]), default="report", show_default=True,
@@ -133,15 +134,15 @@ AGENT = [
                  help="What to do about a ready pod without its rules."),
     click.Option(["--repairs-per-minute"], type=number(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
-    click.Option(["--remove-taint", "taints"], type=TAINT_KEY, metavar="KEY", multiple=True,
+    click.Option(["--remove-taint", "taints"], type=TAINT_KEY_TYPE, metavar="KEY", multiple=True,
                  help="Taint to remove from this node once pods are captured; repeatable."),
-    click.Option(["--metrics-address"], type=ADDRESS, metavar="HOST:PORT", default="",
+    click.Option(["--metrics-address"], type=ADDRESS_TYPE, metavar="HOST:PORT", default="",
                  envvar="CAPTURE_METRICS_ADDRESS",
                  help="Where Prometheus and probes are answered.  [default: nowhere]"),
 ]  # fmt: skip
 
 
-@command(AGENT_EXAMPLES, *PLACES, *AGENT, *ENTRY, group=node_group)
+@command(AGENT_EXAMPLES, *PATH_OPTIONS, *AGENT_OPTIONS, *ENTRY_OPTIONS, group=node_group)
 def agent(**values: Any) -> int:
     """Install the plugin, keep it and its entry in place, and answer it.
 
@@ -160,7 +161,7 @@ def agent(**values: Any) -> int:
 
 @command(
     STATUS_EXAMPLES,
-    SOCKET,
+    SOCKET_OPTION,
     format_option("text", "json"),
     click.Option(["--ready"], is_flag=True,
                  help="Print nothing; exit code 0 if pods that start now are captured, else 1."),
@@ -188,8 +189,8 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
 
 @command(
     PODS_EXAMPLES,
-    SOCKET,
-    click.Option(["--pod"], type=POD, metavar="NAMESPACE/NAME", help="This pod only."),
+    SOCKET_OPTION,
+    click.Option(["--pod"], type=POD_TYPE, metavar="NAMESPACE/NAME", help="This pod only."),
     format_option("text", "json"),
     group=node_group,
 )
@@ -214,15 +215,15 @@ def pods(socket: str, pod: str | None, form: str) -> int:
 
 @command(
     POD_EXAMPLES,
-    SOCKET,
-    click.Argument(["pod"], type=POD, metavar="NAMESPACE/NAME"),
+    SOCKET_OPTION,
+    click.Argument(["pod"], type=POD_TYPE, metavar="NAMESPACE/NAME"),
     click.Argument(["name"], type=one_of(*POD_COMMANDS), metavar="COMMAND"),
     click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     group=node_group,
     name="pod",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-def of_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
+def run_in_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     """Run a command of `capture` in the network namespace of a pod of this node.
 
     COMMAND is why, trace, verify, dump, explain, watch or doctor.
@@ -248,15 +249,16 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
         return agent_socket.request(socket, question, STATUS_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
-            f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
+            f"no agent answers: {away}",
+            "Start the agent (the chart's DaemonSet, or `capture node agent`); `capture cni status` needs none.",
         ) from None
 
 
 @command(
     UNINSTALL_EXAMPLES,
-    *PLACES,
-    DAEMON_SET,
-    ACCOUNT,
+    *PATH_OPTIONS,
+    DAEMON_SET_OPTION,
+    ACCOUNT_OPTION,
     click.Option(["--all-nodes"], is_flag=True,
                  help="With --daemon-set: delete it, so that each agent uninstalls; wait."),
     format_option("text", "json"),
@@ -283,7 +285,7 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
     try:
         from cni.agent import runtime as runtimes
 
-        runtime = runtimes.find("", RUNTIME_SOCKETS)
+        runtime = runtimes.find_runtime("", RUNTIME_SOCKETS)
     except ImportError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
     print_changes(take_away(_options(values), runtime), form, "nothing to remove")

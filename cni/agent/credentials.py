@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from cni.agent.options import Options
-from cni.atomic_files import put
+from cni.atomic_files import write_if_changed
 from cni.kubeconfig import Kubeconfig
 from cni.kubeconfig_file import as_json
 
@@ -31,7 +31,7 @@ def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list
         token_file=os.path.join(target, "token"),
     )
     desired = {"ca.crt": authority, "token": token, "kubeconfig": as_json(access)}
-    return [path for name, content in desired.items() if put(path := os.path.join(target, name), content)]
+    return [path for name, content in desired.items() if write_if_changed(path := os.path.join(target, name), content)]
 
 
 def remove(options: Options) -> list[str]:

@@ -17,8 +17,8 @@ from contextlib import suppress
 from inotify_simple import Event, INotify, flags
 
 # Files that are complete: written and closed, renamed in, linked in; and files that go.
-INSIDE = flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE
-OF_PARENT = flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE
+CHILD_EVENTS = flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE
+PARENT_EVENTS = flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE
 
 
 class Directories:
@@ -27,7 +27,7 @@ class Directories:
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = tuple(dict.fromkeys(os.path.abspath(path) for path in paths))
         self._inotify = INotify()
-        self._ears, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._watches: dict[str, tuple[int, tuple[int, int] | None]] = {}
         self._watch_all()
 
@@ -41,11 +41,11 @@ class Directories:
             if self._watch_all():
                 return True
             left = max(until - time.monotonic(), 0)
-            ready, _, _ = select.select([self._inotify.fd, self._ears], [], [], left)
+            ready, _, _ = select.select([self._inotify.fd, self._wake_reader], [], [], left)
             if not ready:
                 return self._watch_all()
-            if self._ears in ready:
-                os.read(self._ears, 4096)
+            if self._wake_reader in ready:
+                os.read(self._wake_reader, 4096)
                 return True
             if any(map(self._is_inside, self._inotify.read(timeout=0))):
                 self._watch_all()
@@ -56,20 +56,18 @@ class Directories:
         return any(self._watches[path][0] == event.wd for path in self.paths if path in self._watches)
 
     def wake(self) -> None:
-        """Let ``wait`` return now."""
         with suppress(OSError):  # the pipe is full, so the wait ends anyway
-            os.write(self._mouth, b"!")
+            os.write(self._wake_writer, b"!")
 
     def close(self) -> None:
-        """End watching."""
         self._inotify.close()
-        os.close(self._ears)
-        os.close(self._mouth)
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
 
     def _watch_all(self) -> bool:
         """Watch what the paths lead to now; return whether that is something else than before."""
-        watched = [(os.path.dirname(path), OF_PARENT) for path in self.paths] + [(path, INSIDE) for path in self.paths]
-        changed = [self._watch(path, mask) for path, mask in watched]
+        changed = [self._watch(os.path.dirname(path), PARENT_EVENTS) for path in self.paths]
+        changed += [self._watch(path, CHILD_EVENTS) for path in self.paths]
         return any(changed)
 
     def _watch(self, path: str, mask: flags) -> bool:

@@ -42,8 +42,8 @@ def once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, mes
     event = _event(about, {"name": name, "namespace": pod["namespace"]}, reason, message)
     try:
         client.create(event, namespace=pod["namespace"])
-    except api.Unreachable as error:
-        code = api.code_of(error)
+    except api.API_ERRORS as error:
+        code = api.http_status(error)
         if code == CONFLICT:
             return KNOWN
         return UNREACHABLE if code in PASSING or code >= SERVER_ERROR else REFUSED
@@ -56,7 +56,7 @@ def _publish(
     event = _event(about, {"generateName": "capture-", "namespace": namespace}, reason, message, kind)
     try:
         client.create(event, namespace=namespace)
-    except api.Unreachable:  # an Event is a help: the state is in the status and the metrics, too
+    except api.API_ERRORS:  # an Event is a help: the state is in the status and the metrics, too
         return False
     return True
 

@@ -40,11 +40,11 @@ UNKNOWN = "unknown"
 LEGACY_TABLES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 TABLE_OFFSET = 4
 """The offset of the table in struct rtmsg (linux/rtnetlink.h)."""
-KERNELS_TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL)
+KERNEL_TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL)
 """Tables whose routes come and go with addresses."""
-OF_THE_PROXY = ("not-listening",)
+STARTING_CAUSES = ("not-listening",)
 """Causes that are no fault while a pod starts."""
-SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
+ROOT_CAUSES = ("lo-down", "ingress-filter", "no-rules", "second-set")
 """Causes that have others as their consequences, and so come first."""
 
 
@@ -83,7 +83,7 @@ def network(path: str) -> tuple[object, ...]:
         routes_of_rules = tuple(
             (body[0], body[1], body[TABLE_OFFSET])
             for body in rtnetlink.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
-            if body[TABLE_OFFSET] not in KERNELS_TABLES
+            if body[TABLE_OFFSET] not in KERNEL_TABLES
         )
     return addresses, links, filters, rules, routes_of_rules
 
@@ -92,7 +92,7 @@ def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     """Return which of the namespaces have other listeners than the known ones; ended namespaces are left out."""
     changed = []
     for path in enter_each(known):
-        sockets = _first(known[path])
+        sockets = _first_owner(known[path])
         try:
             with open_sock_diag() as diag:
                 if read_owners(diag, sockets) != sockets:
@@ -102,7 +102,7 @@ def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     return changed
 
 
-def _first(owners: Owners) -> Owners:
+def _first_owner(owners: Owners) -> Owners:
     """Return one listener: a proxy that ends, or is replaced, does so on all ports and in both families."""
     key = min(owners)
     return {key: owners[key]}
@@ -118,12 +118,12 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
         with InNamespace(path):
             explicit = settings if record.read() is None else None
         diagnosis = why(None, explicit, path)
-        late = any(map(_is_late_family, diagnosis.causes)) and _complete(path)
+        late = any(map(_is_late_family, diagnosis.causes)) and _add_passthrough_address(path)
         if late:
             diagnosis = why(None, explicit, path)
     except CaptureError as error:
         return PodState(UNKNOWN, error.message, error.remedy)
-    causes = [cause for cause in diagnosis.causes if not (is_starting and cause.kind in OF_THE_PROXY)]
+    causes = [cause for cause in diagnosis.causes if not (is_starting and cause.kind in STARTING_CAUSES)]
     unjudged = next((note for note in diagnosis.notes if note.kind == "unjudged"), None)
     if not causes and unjudged is not None:
         return PodState(UNKNOWN, unjudged.message, unjudged.remedy)
@@ -131,7 +131,8 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
         return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     if all(cause.kind == "excluded" for cause in causes):  # the settings capture nothing
         return PodState(LEFT_ALONE, causes[0].message)
-    worst = min(causes, key=lambda cause: SPECIFIC.index(cause.kind) if cause.kind in SPECIFIC else len(SPECIFIC))
+    ranks = {kind: rank for rank, kind in enumerate(ROOT_CAUSES)}
+    worst = min(causes, key=lambda cause: ranks.get(cause.kind, len(ranks)))
     return PodState(worst.kind, worst.message, worst.remedy)
 
 
@@ -139,7 +140,7 @@ def _is_late_family(cause: Cause) -> bool:
     return (cause.kind, cause.where) == ("rule-missing", "lo")
 
 
-def _complete(path: str) -> bool:
+def _add_passthrough_address(path: str) -> bool:
     passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
     with InNamespace(path):
         return routes.add_missing(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))

@@ -22,21 +22,20 @@ class Handover:
         self.directory, self.name = directory, name
         self._claim = os.path.join(directory, "claim")
         self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        self.acts = False
+        self.is_acting = False
         self._write_claim()
 
-    def look(self) -> bool:
+    def update(self) -> bool:
         """Take the lock or release it, by the claim; return whether this agent acts."""
         claimed_by_other, is_old = self._claim_of_other()
-        if self.acts and claimed_by_other and not is_old:
+        if self.is_acting and claimed_by_other and not is_old:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self.acts = False
-        elif not self.acts and (not claimed_by_other or is_old):
-            self.acts = self._take()
-        return self.acts
+            self.is_acting = False
+        elif not self.is_acting and (not claimed_by_other or is_old):
+            self.is_acting = self._take()
+        return self.is_acting
 
     def close(self) -> None:
-        """Release the lock."""
         os.close(self._lock)
 
     def _take(self) -> bool:

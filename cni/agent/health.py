@@ -35,7 +35,6 @@ class Health:
             return before != problem
 
     def note(self, **facts: object) -> None:
-        """Remember facts for the status."""
         with self._lock:
             self._facts |= facts
 
@@ -48,7 +47,6 @@ class Health:
             self._counts[name, label] = self._counts.get((name, label), 0) + 1
 
     def note_loop(self) -> None:
-        """Note that the main loop runs."""
         self._turn = time.monotonic()
 
     @property
@@ -63,19 +61,16 @@ class Health:
         return time.monotonic() - self._turn < LOOP_LIMIT
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """Return the events counted, by name and label."""
         with self._lock:
             return dict(self._counts)
 
     def fact(self, name: str) -> Any:
-        """Return a fact; None if it is unknown."""
         if maker := self._makers.get(name):
             return maker()
         with self._lock:
             return self._facts.get(name)
 
     def as_plain(self) -> dict[str, Any]:
-        """Return everything, for JSON."""
         made = {name: maker() for name, maker in self._makers.items()}
         with self._lock:
             return (

@@ -24,10 +24,10 @@ from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.rewrite_conflict import RestoreBackoff
 from cni.agent.runtime import RuntimeClient, RuntimeSilentError
-from cni.agent.writers import Writers, name_of_rival
+from cni.agent.writers import ConfigurationWriters, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
-from cni.install import Desired
-from cni.networks import OWN_CONFIG_MARK, PLUGIN, networks
+from cni.install import DesiredConfiguration
+from cni.networks import OWN_CONFIG_MARK, PLUGIN, read_networks
 from cni.status import token_in
 
 LOOK_INTERVAL = 10.0
@@ -60,7 +60,7 @@ class Installation:
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
         )
-        self.writers = Writers()
+        self.writers = ConfigurationWriters()
         self._plugin: tuple[int, ...] = ()
         self._restore_at = 0.0
         self._was_in_place = False
@@ -70,7 +70,7 @@ class Installation:
         """Keep everything in place until ``stop``, which leaves it there; only while this agent acts."""
         while not stop.is_set():
             self.health.note_loop()
-            if handover.look():
+            if handover.update():
                 self.health.report("handover")
                 self.run_once(time.monotonic())
                 self.directories.wait(self._pause(time.monotonic()))
@@ -102,7 +102,7 @@ class Installation:
         try:
             changes = installer.install(self.options.plugin, self.options.bin_dir, self._desired())
         except CaptureError as error:
-            self._fails("plugin", error)
+            self._report_failure("plugin", error)
             return
         for change in changes:
             self.log.info("installed", path=change.path, what=change.what)
@@ -127,27 +127,27 @@ class Installation:
         try:
             if self._is_in_place():
                 if self._follow_main_list():
-                    self._in_place(now)
+                    self._note_in_place(now)
             elif self._was_in_place:
                 self._answer_loss(now)
             elif now >= self._restore_at:
-                self._enter(now)
+                self._restore_entry(now)
         except FileNotFoundError:  # a file or the directory went while it was read: the watch reports the next one
             self._was_in_place = False
         except CaptureError as error:
             self._was_in_place = False
-            self._fails("entry", error)
+            self._report_failure("entry", error)
 
-    def _enter(self, now: float) -> None:
-        changes = installer.enter(self._desired(), is_urgent=True)
+    def _restore_entry(self, now: float) -> None:
+        changes = installer.put_entry(self._desired(), is_urgent=True)
         self._was_in_place = True
         for change in changes:
             self.log.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
-        self._in_place(now)
+        self._note_in_place(now)
 
-    def _desired(self) -> Desired:
-        return Desired(self.options.conf_dir, self.entry(), self.options.own_config, self.options.choice)
+    def _desired(self) -> DesiredConfiguration:
+        return DesiredConfiguration(self.options.conf_dir, self.entry(), self.options.own_config, self.options.choice)
 
     def _follow_main_list(self) -> bool:
         """Let a list of our own be what the main one is now: an address range or an MTU may have changed.
@@ -158,12 +158,12 @@ class Installation:
         options = self.options
         if not options.own_config:
             return True
-        if all(network.is_our_own for network in networks(options.conf_dir)):
+        if all(network.is_our_own for network in read_networks(options.conf_dir)):
             changes = installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)
             self._was_in_place = False
             self.health.report("entry", "the main network configuration is gone, and with it the list of our own")
         else:
-            changes = installer.enter(self._desired())
+            changes = installer.put_entry(self._desired())
         for change in changes:
             self.log.info("list of our own renewed", path=change.path, what=change.what)
         return self._was_in_place
@@ -173,22 +173,22 @@ class Installation:
         desired = {"type": PLUGIN} | self.entry()
         if self.options.own_config:
             desired[OWN_CONFIG_MARK] = True
-        taken = installer.network_taken(self.options.conf_dir, self.options.choice)
+        taken = installer.selected_network(self.options.conf_dir, self.options.choice)
         return taken is not None and taken.entries == [desired]
 
-    def _in_place(self, now: float) -> None:
+    def _note_in_place(self, now: float) -> None:
         if self.conflict.note_quiet(now):
             self.log.info("no program has rewritten the network configuration for a minute")
         if not self.conflict.is_lasting:
             self.health.report("entry")
 
     def _answer_loss(self, now: float) -> None:
-        """Put the entry back, at once while there is peace; then publish who took it out."""
+        """Put the entry back, at once unless another program keeps removing it; then publish which one did."""
         self._was_in_place = False
         pause = self.conflict.note_loss(now)
         self._restore_at = now + pause
         if not pause:
-            self._enter(now)
+            self._restore_entry(now)
         rival = name_of_rival(self.options.conf_dir, self.writers)
         self.health.count("list_rewrites", rival)
         self.health.note(lost=time.time(), rival=rival)
@@ -258,10 +258,10 @@ class Installation:
         for path in written:
             self.log.info("credentials written", path=path)
         self.health.note(token_expires=token.expires)
-        short = token.is_short(time.time())
+        short = token.is_nearly_expired(time.time())
         self.health.report("credentials", "the token is about to end: kubelet does not renew it" if short else "")
 
-    def _fails(self, part: str, error: CaptureError) -> None:
+    def _report_failure(self, part: str, error: CaptureError) -> None:
         self.health.count("installs", "failure")
         if self.health.report(part, f"{error.message}. {error.remedy}".strip(". ")):
             self.log.error(error.message, remedy=error.remedy)

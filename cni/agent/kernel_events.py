@@ -61,7 +61,6 @@ class KernelEvents:
                 return changed
 
     def close(self) -> None:
-        """End listening."""
         for socket in self._sockets:
             socket.close()
 

@@ -96,18 +96,16 @@ class Kubectl:
         return self.get(*self._namespace, "pod", name.rpartition("/")[2])
 
     def agents(self) -> list[dict[str, Any]]:
-        """Return the agents' pods that run."""
         agent_pods = self.get("--all-namespaces", "pods", f"--selector={AGENTS}")["items"]
         return [pod for pod in agent_pods if pod["status"].get("phase") == "Running"]
 
     def agent_of(self, node: str) -> dict[str, Any]:
-        """Return the agent of a node."""
         for agent in self.agents():
             if agent["spec"].get("nodeName") == node:
                 return agent
         raise CaptureError(
             f"no agent runs on node {node or '(none: the pod is not scheduled yet)'}",
-            f"Look: kubectl get pods -A -l {AGENTS} -o wide",
+            f"List the agents: `kubectl get pods -A -l {AGENTS} -o wide`.",
         )
 
     def get(self, *arguments: str) -> dict[str, Any]:
@@ -117,11 +115,11 @@ class Kubectl:
             plain: dict[str, Any] = decode(done.stdout)
         except JsonError:
             words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
-            message = " ".join(words).strip() or "its output is no JSON"
+            message = " ".join(words).strip() or "its output is not JSON"
             remedy = "Name the cluster: --kubeconfig FILE or --context NAME." if UNCONFIGURED in message else ""
             raise CaptureError(f"kubectl: {message}", remedy) from None
         if not isinstance(plain, dict):
-            raise CaptureError("kubectl: its output is no object of Kubernetes")
+            raise CaptureError("kubectl: its output is not an object of Kubernetes")
         return plain
 
     def run(self, agent: dict[str, Any], *arguments: str) -> int:
@@ -140,7 +138,6 @@ class Kubectl:
         return plain
 
     def output(self, agent: dict[str, Any], *arguments: str) -> str:
-        """Run `capture` in an agent's pod and return what it prints."""
         done = self._call(self._exec(agent, arguments), capture_output=True)
         return done.stdout + done.stderr
 
@@ -162,7 +159,7 @@ class Kubectl:
             for pod in listed["items"]:
                 if pod["status"].get("phase") == phase:
                     return dict(pod)
-        raise CaptureError(f"no pod of {named} runs")
+        raise CaptureError(f"no pod of {named} is running", "Name a pod that runs: `kubectl get pods` lists them.")
 
     @staticmethod
     def _call(command: list[str], *, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
@@ -192,7 +189,7 @@ def selector_of(owner: dict[str, Any]) -> str:
 def _status(kubectl: Kubectl, options: list[str]) -> int:
     agents = kubectl.agents()
     if not agents:
-        raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
+        raise CaptureError("no agent runs in this cluster", "Install it as docs/agent.md describes.")
     if requests_json(options):
         statuses = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
         print_json({"agents": statuses})

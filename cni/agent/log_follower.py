@@ -28,7 +28,6 @@ class LogFollower:
         self._open(at_end=True)
 
     def run(self, log: AgentLog, stop: threading.Event) -> None:
-        """Pass lines on until ``stop``."""
         while not stop.wait(LOOK_INTERVAL):
             for line in self.lines():
                 log.pass_on(line)

@@ -66,5 +66,4 @@ class Options(Value):
 
     @property
     def kubeconfig(self) -> str:
-        """The path of the plugin's kubeconfig."""
         return os.path.join(self.credentials, "kubeconfig")

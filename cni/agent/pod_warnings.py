@@ -22,23 +22,23 @@ MAX_PUBLISHED = 10_000
 """Pods that are remembered; of an older one the API server still has the Event."""
 
 
-class Warnings:
+class WarningPublisher:
     """Warns of each pod once."""
 
     def __init__(self, client: Client | None, log: AgentLog) -> None:
         self._client, self._log = client, log
         self._published: dict[str, None] = {}
-        self._again = float("-inf")
+        self._retry_at = float("-inf")
 
     def __call__(self, sandbox: Sandbox, warnings: Sequence[str]) -> None:
         """Publish the warnings of a pod once; later again if the API server cannot take them now."""
-        if not warnings or sandbox.uid in self._published or time.monotonic() < self._again:
+        if not warnings or sandbox.uid in self._published or time.monotonic() < self._retry_at:
             return
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
         name = f"capture-warning-{sandbox.uid}"
         outcome = events.once_on_pod(self._client, about, name, REASON, "; ".join(warnings)) if self._client else ""
         if outcome == events.UNREACHABLE:
-            self._again = time.monotonic() + PAUSE_SECONDS
+            self._retry_at = time.monotonic() + PAUSE_SECONDS
             return
         self._published[sandbox.uid] = None
         if len(self._published) > MAX_PUBLISHED:

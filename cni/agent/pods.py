@@ -14,37 +14,38 @@ from typing import Any
 
 from capture.settings.pod import ENVIRONMENT_NAMES, PROXY_CONTAINER
 from cni.pod import DISABLE_ENVOY, Identity
-from cni.pod_object import is_the_same
+from cni.pod_object import is_same_pod
 
-Plain = dict[str, Any]
+PodObject = dict[str, Any]
 Key = tuple[str, str]
 
 FRESH_SECONDS = 90.0
 """Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""
-REMEMBERED = 1000
+MAX_GONE = 1000
 """Ended pods that are remembered for readers of changes."""
 WAIT_SECONDS = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
+SPEC_FIELDS = ("hostNetwork", "runtimeClassName", "securityContext")
 METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
-OF_KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that decides nothing and is as long as the rest of the pod."""
 VARIABLES = {DISABLE_ENVOY, *ENVIRONMENT_NAMES}
 """The variables of the proxy that decide on the capture."""
 
 
-def reduced(pod: Mapping[str, Any]) -> Plain:
+def reduced(pod: Mapping[str, Any]) -> PodObject:
     """Return what decides on a pod's capture and its repair, in the form of the API; of such a pod, itself."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
     annotations = metadata.get("annotations") or {}
-    kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "runtimeClassName", "securityContext") if key in spec}
+    kept_spec: PodObject = {key: spec[key] for key in SPEC_FIELDS if key in spec}
     for kind in ("initContainers", "containers"):
         containers = spec.get(kind) or []
         kept_spec[kind] = [_reduced_container(each) for each in containers]
-    ready: Plain = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
+    ready: PodObject = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
     return {
         "metadata": {key: metadata[key] for key in METADATA_FIELDS if key in metadata}
-        | {"annotations": {name: text for name, text in annotations.items() if name != OF_KUBECTL}},
+        | {"annotations": {name: text for name, text in annotations.items() if name != LAST_APPLIED}},
         "spec": kept_spec,
         "status": {
             "phase": status.get("phase", ""),
@@ -54,8 +55,8 @@ def reduced(pod: Mapping[str, Any]) -> Plain:
     }
 
 
-def _reduced_container(container: Mapping[str, Any]) -> Plain:
-    fields: Plain = {key: container[key] for key in ("name", "securityContext") if key in container}
+def _reduced_container(container: Mapping[str, Any]) -> PodObject:
+    fields: PodObject = {key: container[key] for key in ("name", "securityContext") if key in container}
     if fields.get("name") == PROXY_CONTAINER:
         fields["args"] = (container.get("args") or [])[:2]
         fields["env"] = [each for each in container.get("env") or [] if each.get("name") in VARIABLES]
@@ -68,7 +69,7 @@ class Pods:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._pods: dict[Key, Plain] = {}
+        self._pods: dict[Key, PodObject] = {}
         self._heard: float
         self._is_synced = False
         self._version = 0
@@ -87,7 +88,7 @@ class Pods:
             self._is_synced = True
             self._hear()
 
-    def put(self, pod: Mapping[str, Any]) -> None:
+    def store(self, pod: Mapping[str, Any]) -> None:
         """Take a pod that is new or has changed; most of what kubelet writes in its status decides nothing."""
         key, stored = _key(pod), reduced(pod)
         with self._changed:
@@ -106,12 +107,12 @@ class Pods:
                 self._note(key)
             self._hear()
 
-    def heard(self) -> None:
+    def note_contact(self) -> None:
         """Note that the API server was heard, and has nothing new (a bookmark)."""
         with self._changed:
             self._hear()
 
-    def lost_touch(self) -> None:
+    def note_outage(self) -> None:
         """Note that the API server cannot be heard: nothing here is certain until the next list."""
         with self._changed:
             self._is_synced = False
@@ -120,7 +121,7 @@ class Pods:
         self._version += 1
         self._changes.pop(key, None)  # so that the latest is the last
         self._changes[key] = self._version
-        if len(self._changes) > len(self._pods) + REMEMBERED:
+        if len(self._changes) > len(self._pods) + MAX_GONE:
             del self._changes[next(known for known in self._changes if known not in self._pods)]
 
     def _hear(self) -> None:
@@ -141,7 +142,7 @@ class Pods:
         """Return whether this table is as certain as an answer of the API server."""
         return self._is_synced and self._clock() - self._heard < FRESH_SECONDS
 
-    def find(self, identity: Identity, wait: float = WAIT_SECONDS) -> Plain | None:
+    def find(self, identity: Identity, wait: float = WAIT_SECONDS) -> PodObject | None:
         """Return the very pod, also if it comes within ``wait`` seconds; None if that is not certain."""
         if not identity.uid:
             return None
@@ -149,7 +150,7 @@ class Pods:
         with self._changed:
             while self.is_fresh:
                 pod = self._pods.get((identity.namespace, identity.name))
-                if pod is not None and is_the_same(identity, pod):
+                if pod is not None and is_same_pod(identity, pod):
                     return pod
                 if self._clock() >= until:
                     return None
@@ -161,12 +162,11 @@ class Pods:
         with self._changed:
             return self._version, {key for key, changed in self._changes.items() if changed > version}
 
-    def all(self) -> list[Plain]:
-        """Return every pod of the node."""
+    def all(self) -> list[PodObject]:
         with self._changed:
             return list(self._pods.values())
 
-    def get(self, namespace: str, name: str) -> Plain | None:
+    def get(self, namespace: str, name: str) -> PodObject | None:
         """Return the pod of that name, however old what is known of it is."""
         with self._changed:
             return self._pods.get((namespace, name))

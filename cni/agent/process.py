@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from cni.agent.options import Options
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-EXIT_LOST = 70
+EXIT_STRANDED = 70
 SWITCH_INTERVAL = 0.0005
 """Seconds that another thread may compute before the main one puts the entry back; Python's own default is 5 ms."""
 COLLECTIONS = (20_000, 20, 100)
@@ -64,7 +64,7 @@ class Agent:
         self.health = Health(PARTS)
         self.pods = Pods()
         self.stop = threading.Event()
-        self.runtime = runtimes.find(options.runtime_socket, RUNTIME_SOCKETS)
+        self.runtime = runtimes.find_runtime(options.runtime_socket, RUNTIME_SOCKETS)
         self.client = self._connect()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
         self.installation = Installation(options, self.health, self.log, self.runtime, self._publish)
@@ -72,7 +72,6 @@ class Agent:
         self.health.note(node=options.node, api_connected=None)
 
     def run(self) -> int:
-        """Run until a signal ends it; return the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         deferred_removal.cancel_removal()
@@ -93,8 +92,7 @@ class Agent:
         return 0
 
     def status(self) -> dict[str, Any]:
-        """Return what ``capture node status`` shows."""
-        return self.health.as_plain() | {"acts": self.handover.acts, "pods_known": len(self.pods.all())}
+        return self.health.as_plain() | {"acts": self.handover.is_acting, "pods_known": len(self.pods.all())}
 
     # --- threads --------------------------------------------------------------------------------------------
 
@@ -138,14 +136,14 @@ class Agent:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
             return None
         from cni.agent.audit import Audit
-        from cni.agent.pod_warnings import Warnings
+        from cni.agent.pod_warnings import WarningPublisher
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
         configuration = conf.parse(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.log)
-        audit.on_warnings = Warnings(self.client, self.log)
-        audit.on_change = Repair(self.options, configuration, self.client, self.health, self.log, audit.look)
+        audit.on_warnings = WarningPublisher(self.client, self.log)
+        audit.on_change = Repair(self.options, configuration, self.client, self.health, self.log, audit.look_at_pod)
         return audit
 
     def _run_audit(self) -> None:
@@ -153,11 +151,11 @@ class Agent:
         home = own_namespace()
         try:
             if self.audit is not None and self.pods.wait_until_filled(self.stop):
-                _spare_collections()
+                _tune_garbage_collection()
                 self.audit.run(self.stop)
         finally:
             if not os.path.samestat(home, own_namespace()):
-                os._exit(EXIT_LOST)
+                os._exit(EXIT_STRANDED)
 
     def _remove_taints(self) -> None:
         """Wait until pods are captured, then take the taints off the node."""
@@ -168,7 +166,7 @@ class Agent:
         while self.client is not None and not self.stop.wait(pause):
             if not self.health.is_ready:
                 continue
-            done, problem = taint.remove(self.client, self.options.node, self.options.taints)
+            done, problem = taint.remove_taints(self.client, self.options.node, self.options.taints)
             if done:
                 self.log.info("the node has none of the taints", taints=self.options.taints)
                 self.stop.wait()
@@ -209,10 +207,10 @@ class Agent:
         if not uninstall.is_gone(self.client, self.options.daemon_set, self.options.node):
             self.log.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
-        if not self.handover.look():
+        if not self.handover.update():
             self.log.info("ending; another agent of this node goes on")
             return
-        for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.look()):
+        for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.update()):
             self.log.info("uninstalled", what=change)
 
     def _connect(self) -> Client | None:
@@ -223,7 +221,7 @@ class Agent:
         return api.connect(self.options.service_account)
 
 
-def _spare_collections() -> None:
+def _tune_garbage_collection() -> None:
     """Keep the collector of cycles off what stays, and let it visit the pods more rarely: they have none."""
     gc.collect()
     gc.freeze()

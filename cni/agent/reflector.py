@@ -37,7 +37,6 @@ class Reflector:
         self._is_failing = False
 
     def run(self, stop: threading.Event) -> None:
-        """List and watch until ``stop``; after a failure, report it and pause."""
         while not stop.is_set():
             pause = self.run_once(stop)
             stop.wait(pause)
@@ -48,7 +47,7 @@ class Reflector:
             if not self._version:
                 self._list()
             self._watch(stop)
-        except api.Unreachable as error:
+        except api.API_ERRORS as error:
             return self._failed(error)
         return 0.0
 
@@ -63,11 +62,11 @@ class Reflector:
             self._works()
             self._version = pod["metadata"]["resourceVersion"]
             if kind == "BOOKMARK":
-                self.pods.heard()
+                self.pods.note_contact()
             elif kind == "DELETED":
                 self.pods.remove(pod)
             else:
-                self.pods.put(pod)
+                self.pods.store(pod)
             if stop.is_set():
                 return
 
@@ -80,7 +79,7 @@ class Reflector:
 
     def _failed(self, error: Exception) -> float:
         """Note a failure; return the pause after it."""
-        code = api.code_of(error)
+        code = api.http_status(error)
         self.health.count("watch_restarts", str(code or type(error).__name__))
         if code == GONE:
             self._version = ""
@@ -91,7 +90,7 @@ class Reflector:
         return self._pauses.pause() * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not call together
 
     def _is_away(self, problem: str) -> None:
-        self.pods.lost_touch()
+        self.pods.note_outage()
         self._version = ""
         if not self.health.fact("api_away_since"):
             self.health.note(api_connected=False, api_away_since=time.time())

@@ -20,7 +20,7 @@ from capture.operations import apply
 from capture.settings.pod import pod_settings
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
-from cni.agent.audit import Audited
+from cni.agent.audit import AuditedPod
 from cni.agent.backoff import Backoff
 from cni.agent.examination import UNKNOWN, PodState
 from cni.agent.health import Health
@@ -31,7 +31,7 @@ from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
 
-MENDED_BY_RULES = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
+REPAIRABLE = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
 EVENT_INTERVAL = 600.0
 """Seconds between two Events about one pod and state."""
@@ -62,8 +62,8 @@ class Repair:
         self._recent: list[float] = []
         self._is_busy = False
 
-    def __call__(self, audited: Audited, pod: dict[str, Any] | None) -> None:
-        """Answer the state of a pod."""
+    def __call__(self, audited: AuditedPod, pod: dict[str, Any] | None) -> None:
+        """Repair or report a pod whose capture is not as it should be, as the options say."""
         state = audited.state.name
         if state in WELL:
             self._failures.pop(audited.netns.sandbox.id, None)
@@ -80,12 +80,12 @@ class Repair:
             finally:
                 self._is_busy = False
 
-    def _action(self, audited: Audited, pod: dict[str, Any] | None) -> str:
-        if audited.state.name not in MENDED_BY_RULES or pod is None:
+    def _action(self, audited: AuditedPod, pod: dict[str, Any] | None) -> str:
+        if audited.state.name not in REPAIRABLE or pod is None:
             return "report"
         return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
 
-    def _may_act(self, audited: Audited) -> bool:
+    def _may_act(self, audited: AuditedPod) -> bool:
         now = self._clock()
         self._recent = [then for then in self._recent if now - then < 60]
         _, not_before = self._failures.get(audited.netns.sandbox.id, (None, 0.0))
@@ -100,7 +100,7 @@ class Repair:
         recent = {known: each for known, each in self._failures.items() if now - each[1] < FORGET_SECONDS}
         self._failures = recent | {sandbox: (pauses, now + pauses.pause())}
 
-    def _act(self, action: str, audited: Audited, pod: dict[str, Any]) -> None:
+    def _act(self, action: str, audited: AuditedPod, pod: dict[str, Any]) -> None:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
         result = "failure" if problem else "success"
         self.health.count("repairs", result)
@@ -112,7 +112,7 @@ class Repair:
         else:
             self._publish(audited, "CaptureRepaired", f"{audited.state.message}; {done}", kind="Normal")
 
-    def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
+    def _apply(self, audited: AuditedPod, pod: dict[str, Any]) -> str:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
         sandbox = audited.netns.sandbox
         try:
@@ -121,15 +121,15 @@ class Repair:
         except CaptureError as error:
             return error.message
         state = self.look(audited.netns)
-        return state.message if state.name in MENDED_BY_RULES else ""
+        return state.message if state.name in REPAIRABLE else ""
 
-    def _evict(self, audited: Audited) -> str:
+    def _evict(self, audited: AuditedPod) -> str:
         if self.client is None:
             return "no API server is known"
         sandbox = audited.netns.sandbox
         return api.evict(self.client, sandbox.namespace, sandbox.name, sandbox.uid)
 
-    def _publish(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
+    def _publish(self, audited: AuditedPod, reason: str, message: str, kind: str = "Warning") -> None:
         """Publish an Event about the pod, one in ten minutes for each reason."""
         now = self._clock()
         key = audited.netns.sandbox.id, f"{reason} {audited.state.name}"

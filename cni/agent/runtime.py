@@ -25,7 +25,7 @@ class RuntimeSilentError(OSError):
     """The runtime does not answer, or not as one; the message has the reason."""
 
 
-class Loaded(Value):
+class LoadedNetwork(Value):
     """The network configuration that a runtime has loaded."""
 
     plugins: tuple[str, ...]
@@ -52,7 +52,7 @@ class RuntimeClient:
     def __init__(self, socket: str) -> None:
         self.socket = socket
 
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedNetwork | None:
         """Return what is loaded; None if this runtime does not report it (CRI-O). Raises RuntimeSilentError."""
         answer = self._call("Status", protobuf.message(f1=True))
         config = protobuf.text_map(answer, 2).get("cniconfig")
@@ -90,17 +90,17 @@ class RuntimeClient:
             raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
 
 
-def find(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | None:
+def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | None:
     """Return the runtime at ``socket``, or, if that is not given, at the first of the candidates that is there."""
     path = socket or next((candidate for candidate in candidates if os.path.exists(candidate)), "")
     return RuntimeClient(path) if path else None
 
 
-def _loaded(plain: dict[str, Any]) -> Loaded:
+def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
     """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
     networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
     config = networks[0] if networks else {}
-    return Loaded(
+    return LoadedNetwork(
         plugins=tuple(plugin["Network"]["type"] for plugin in config.get("Plugins") or []),
         network=str(config.get("Name", "")),
         conf_dir=str(plain.get("PluginConfDir", "")),

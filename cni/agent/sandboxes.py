@@ -11,7 +11,7 @@ from capture.model.values import Value
 from cni.agent.kernel_events import namespace_number
 from cni.agent.runtime import RuntimeClient, Sandbox
 
-SAME_PLACE = ("/var/run/", "/run/")
+NETNS_PREFIXES = ("/var/run/", "/run/")
 """Runtimes name namespaces by the first; in the agent's container only the second is mounted."""
 
 
@@ -47,12 +47,12 @@ class Sandboxes:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
         for gone in self._by_sandbox.keys() - sandboxes.keys():
-            self._lose(gone)
+            self._drop(gone)
         for new in sandboxes.keys() - {known for known, netns in self._by_sandbox.items() if netns.is_complete}:
             self._keep(self._netns_of(sandboxes[new]))
         return list(self._by_sandbox.values())
 
-    def look_at(self, namespace: str, name: str, *, is_desired: bool) -> list[PodNamespace]:
+    def look_up_pod(self, namespace: str, name: str, *, is_desired: bool) -> list[PodNamespace]:
         """Return what runs of one pod now. Raises RuntimeSilentError.
 
         The runtime is queried if no live sandbox of the pod is known, and there should be one.
@@ -60,7 +60,7 @@ class Sandboxes:
         known = [self._by_sandbox[each] for each in self._of_pods.get((namespace, name), ())]
         for netns in known:
             if not netns.is_there:
-                self._lose(netns.sandbox.id)
+                self._drop(netns.sandbox.id)
         alive = [netns for netns in known if netns.is_there]
         if alive or not is_desired:
             return alive
@@ -70,7 +70,6 @@ class Sandboxes:
         return [self._by_sandbox[each] for each in sandboxes]
 
     def take_gone(self) -> list[PodNamespace]:
-        """Return the pods that are gone since the last call."""
         gone, self._gone = self._gone, []
         return gone
 
@@ -78,7 +77,7 @@ class Sandboxes:
         self._by_sandbox[netns.sandbox.id] = netns
         self._of_pods.setdefault((netns.sandbox.namespace, netns.sandbox.name), set()).add(netns.sandbox.id)
 
-    def _lose(self, sandbox: str) -> None:
+    def _drop(self, sandbox: str) -> None:
         netns = self._by_sandbox.pop(sandbox)
         key = netns.sandbox.namespace, netns.sandbox.name
         self._of_pods[key].discard(sandbox)
@@ -95,8 +94,8 @@ class Sandboxes:
 
     def _netns_of(self, sandbox: Sandbox) -> PodNamespace:
         path = self._runtime.network_namespace(sandbox.id)
-        if path.startswith(SAME_PLACE[0]):
-            path = path.replace(*SAME_PLACE, 1)
+        if path.startswith(NETNS_PREFIXES[0]):
+            path = path.replace(*NETNS_PREFIXES, 1)
         if path and os.path.exists("/proc/thread-self/ns/net") and os.path.exists(path):
             return PodNamespace(sandbox, path, namespace_number(path))
         return PodNamespace(sandbox, path, None)

@@ -14,7 +14,7 @@ from lightkube.types import PatchType
 from cni.agent import api
 
 
-def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]:
+def remove_taints(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]:
     """Remove the taints with these keys; return whether the node has none of them now, and what went wrong.
 
     The patch names what was read (RFC 6902, "test"): taints that another program changes meanwhile are not lost.
@@ -24,14 +24,14 @@ def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]
         positions = [number for number, taint in enumerate(taints) if taint.get("key") in keys]
         if not positions:
             return True, ""
-        patch: Any = operations(taints, positions)  # lightkube's types know objects alone
+        patch: Any = removal_patch(taints, positions)  # lightkube's types know objects alone
         client.patch(api.Node, node, patch, patch_type=PatchType.JSON)
-    except api.Unreachable as error:
+    except api.API_ERRORS as error:
         return False, api.error_text(error)
     return True, ""
 
 
-def operations(taints: list[dict[str, Any]], positions: list[int]) -> list[dict[str, Any]]:
+def removal_patch(taints: list[dict[str, Any]], positions: list[int]) -> list[dict[str, Any]]:
     """Return the JSON patch that removes the taints at these places."""
     same = [{"op": "test", "path": "/spec/taints", "value": taints}]
     return same + [{"op": "remove", "path": f"/spec/taints/{number}"} for number in reversed(positions)]

@@ -91,8 +91,8 @@ def from_all_nodes(client: Client, daemon_set: str, timeout: float = PODS_TIMEOU
         while time.monotonic() < until:
             client.get(api.DaemonSet, name, namespace=namespace)
             time.sleep(1)
-    except api.Unreachable as error:
-        if api.code_of(error) == NOT_FOUND:
+    except api.API_ERRORS as error:
+        if api.http_status(error) == NOT_FOUND:
             return
         raise CaptureError(f"DaemonSet {daemon_set}: {api.error_text(error)}", REMEDY) from None
     raise CaptureError(f"DaemonSet {daemon_set} is still there after {timeout:g} s: its pods have not ended", REMEDY)
@@ -108,14 +108,14 @@ def is_gone(client: Client, daemon_set: str, node: str) -> bool:
     namespace, _, name = daemon_set.partition("/")
     try:
         daemon_set_object = client.get(api.DaemonSet, name, namespace=namespace)
-    except api.Unreachable as error:
-        return api.code_of(error) == NOT_FOUND
+    except api.API_ERRORS as error:
+        return api.http_status(error) == NOT_FOUND
     if (daemon_set_object.get("metadata") or {}).get("deletionTimestamp"):
         return True
     template = (daemon_set_object.get("spec") or {}).get("template") or {}
     chosen = (template.get("spec") or {}).get("nodeSelector") or {}
     try:
-        labels = api.labels_of(client, node) if chosen else {}
-    except api.Unreachable:
+        labels = api.node_labels(client, node) if chosen else {}
+    except api.API_ERRORS:
         return False
     return any(labels.get(key) != value for key, value in chosen.items())

@@ -26,7 +26,7 @@ AT_FDCWD = -100  # linux/fcntl.h
 BUFFER = 1 << 16
 
 
-class Writers:
+class ConfigurationWriters:
     """Listens until ``close``; where the kernel or a capability lacks, it names no program."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Writers:
         path = os.fsencode(directory)
         return mark is not None and mark(self._group, FAN_MARK_ADD, ctypes.c_uint64(mask), AT_FDCWD, path) == 0
 
-    def since(self) -> list[int]:
+    def new_writers(self) -> list[int]:
         """Return the processes, other than this one, that have written since the last call, the latest last."""
         pids: list[int] = []
         while self._group >= 0:
@@ -55,7 +55,6 @@ class Writers:
         return [process for process in pids if process not in (0, os.getpid())]
 
     def close(self) -> None:
-        """End listening."""
         if self._group >= 0:
             os.close(self._group)
             self._group = -1
@@ -72,15 +71,16 @@ def _processes(events: bytes) -> list[int]:
     return pids
 
 
-def name_of_rival(conf_dir: str, writers: Writers) -> str:
+def name_of_rival(conf_dir: str, writers: ConfigurationWriters) -> str:
     """Return the program's name, or how its list names it."""
-    named = (content_of(f"/proc/{process}/comm").decode(errors="replace").strip() for process in writers.since()[::-1])
+    latest_first = reversed(writers.new_writers())
+    named = (content_of(f"/proc/{process}/comm").decode(errors="replace").strip() for process in latest_first)
     return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN_PROGRAM
 
 
 def _owner_of_list(conf_dir: str) -> str:
     try:
-        network = installer.network_taken(conf_dir, but_own=True)
+        network = installer.selected_network(conf_dir, but_own=True)
     except (CaptureError, OSError):
         return ""
     if network is None:

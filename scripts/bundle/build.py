@@ -39,7 +39,7 @@ PROGRAMS = {
     "kubectl-capture": "cni.agent.kubectl",
 }
 READ_TOGETHER = (
-    *("cni.__main__", "cni.plugin", "cni.forgetting", "capture.operations.applying", "capture.operations.comparison"),
+    *("cni.__main__", "cni.plugin", "cni.cleanup", "capture.operations.applying", "capture.operations.comparison"),
     *("capture.backends.nftables.netlink", "capture.backends.iptables.netlink"),
     *("initcontainer.__main__", "capture.cli"),
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cni.install import Desired, install, uninstall
+from cni.install import DesiredConfiguration, install, uninstall
 from cni.install_error import InstallError
 from support.runtimes.fake_plugin import SCRIPT
 
@@ -44,7 +44,7 @@ def act(root: Path, mounted: Path, *, remove: bool = False) -> str:
         if remove:
             uninstall(str(mounted / "bin"), str(mounted / "net.d"))
         else:
-            install(str(root / "capture-cni"), str(mounted / "bin"), Desired(str(mounted / "net.d"), {}))
+            install(str(root / "capture-cni"), str(mounted / "bin"), DesiredConfiguration(str(mounted / "net.d"), {}))
     except InstallError as error:
         outcome = error.message.removeprefix(f"{error.path}: ") if error.remedy else "an error without a remedy"
     network = json.loads((mounted / "net.d" / "10-main.conflist").read_text())

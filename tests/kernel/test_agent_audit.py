@@ -15,7 +15,7 @@ from capture.state.netns import InNamespace
 from cni import conf
 from cni.agent import api, examination, pod_warnings
 from cni.agent.agent_log import AgentLog
-from cni.agent.audit import Audit, Audited
+from cni.agent.audit import Audit, AuditedPod
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents, namespace_number
 from cni.agent.options import Options
@@ -78,11 +78,11 @@ class Watched:
             None,
             self.health,
             AgentLog(descriptor=-1),
-            self.audit.look,
+            self.audit.look_at_pod,
             lambda: self.now,
         )
 
-        def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
+        def on_change(audited: AuditedPod, pod: dict[str, Any] | None) -> None:
             self.seen.append(audited.state.name)
             repair(audited, pod)
 
@@ -91,7 +91,7 @@ class Watched:
     def run_once(self, changed: set[int] | None = None) -> str:
         with InNamespace(self.node.path):
             self.audit.run_once(changed or set())
-        [known] = self.audit.known.values()
+        [known] = self.audit.audited.values()
         return known.state.name
 
 
@@ -156,7 +156,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
 ) -> None:
     """Once of the first agent, which is started again; while the API server is away, it learns it later."""
     apply(make_settings(), watched.pod.path)
-    watched.pods.put(risky_pod())
+    watched.pods.store(risky_pod())
 
     seen: list[tuple[Sandbox, Sequence[str]]] = []
     watched.audit.on_warnings = lambda *published: seen.append(published)
@@ -169,7 +169,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
         before = len((tmp_path / "log").read_text().splitlines())
         server.will(*behaviours)
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            publish = pod_warnings.Warnings(client, AgentLog(descriptor=log))
+            publish = pod_warnings.WarningPublisher(client, AgentLog(descriptor=log))
             for published in seen:
                 publish(*published)
         return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]
@@ -192,7 +192,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
 def test_an_injected_pod_that_refuses_injection_gets_an_event(watched: Watched) -> None:
     published: list[str] = []
     watched.audit.on_warnings = lambda _sandbox, warnings: published.extend(warnings)
-    watched.pods.put(risky_pod(inject="false"))
+    watched.pods.store(risky_pod(inject="false"))
     assert watched.run_once() == "left-alone"
     assert published == [
         "label sidecar.istio.io/inject is 'false', but the pod was injected: it runs with a proxy and without capture"
@@ -250,7 +250,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
 ) -> None:
     [running], watched.runtime.running = watched.runtime.running, []
     watched.audit.run_once(set())
-    watched.pods.put(pod_object("uid-1", ready=False))
+    watched.pods.store(pod_object("uid-1", ready=False))
     for _ in range(5):  # as many as other pods' changes bring within a second
         watched.audit.run_once({4711})
     assert watched.runtime.questions == ["", "web"]
@@ -261,7 +261,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     monkeypatch.setattr("cni.agent.audit_queue.SWEEP_INTERVAL", 0.0)
     watched.audit.run_once(set())
     audit, queue = watched.audit, watched.audit.queue
-    remembered = (audit.known, queue._faulty, queue._first_looks, audit._requested, queue._awaited)
+    remembered = (audit.audited, queue._faulty, queue._first_looks, audit._requested, queue._awaited)
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 
@@ -278,9 +278,9 @@ def test_a_pod_that_the_api_server_has_not_announced_is_unknown(watched: Watched
 
 def test_a_proxy_that_does_not_listen_is_a_fault_once_the_pod_is_ready(watched: Watched) -> None:
     apply(make_settings(), watched.pod.path)
-    watched.pods.put(pod_object(ready=False))
+    watched.pods.store(pod_object(ready=False))
     assert watched.run_once() == "captured"
-    watched.pods.put(pod_object(ready=True))
+    watched.pods.store(pod_object(ready=True))
     assert watched.run_once({number(watched)}) == "not-listening"
 
 
@@ -297,7 +297,7 @@ def test_what_no_event_reports_is_found_after_lost_events_and_by_a_sweep(
     watched: Watched, proxy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in an agent that hears events: the network is read when one may have come, and only then."""
-    watched.audit._hears = True
+    watched.audit._has_events = True
     apply(make_settings(), watched.pod.path)
     assert watched.run_once() == "captured"
     watched.pod.ip("link set lo down")
@@ -311,10 +311,10 @@ def test_what_no_event_reports_is_found_after_lost_events_and_by_a_sweep(
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
 def test_a_lost_route_is_repaired_and_read_again(watched: Watched) -> None:
     """The rules stay as they are, so that nothing else changes."""
-    watched.audit._hears = True
+    watched.audit._has_events = True
     pod = pod_object(ready=False)
     pod["metadata"]["annotations"] |= {"sidecar.istio.io/interceptionMode": "TPROXY"}
-    watched.pods.put(pod)
+    watched.pods.store(pod)
     assert watched.run_once() == "captured"
     watched.pod.ip("route flush table 133")
     assert watched.run_once({number(watched)}) == "captured"
@@ -324,7 +324,7 @@ def test_a_lost_route_is_repaired_and_read_again(watched: Watched) -> None:
 
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
 def test_a_pod_that_starts_without_rules_gets_them_in_place(watched: Watched) -> None:
-    watched.pods.put(pod_object(ready=False))
+    watched.pods.store(pod_object(ready=False))
     assert watched.run_once() == "captured"
     assert watched.seen[:2] == ["no-rules", "captured"]
     assert watched.health.counts()["repairs", "success"] == 1
@@ -393,7 +393,7 @@ def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched,
     """An interleaved ratio: a look by signature against a diagnosis."""
     apply(make_settings(), watched.pod.path)
     watched.run_once()
-    [known] = watched.audit.known.values()
+    [known] = watched.audit.audited.values()
     looks, diagnoses = [], []
     for _ in range(10):
         started = time.perf_counter()

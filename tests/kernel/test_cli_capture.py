@@ -172,7 +172,7 @@ def test_a_bad_variable_is_named(module_netns: NamespaceFactory, program: str) -
 
     done = run(module_netns(), name, *command, code=2, env={"ISTIO_OUTBOUND_OWNER_GROUPS": "-1"})
 
-    where = "ISTIO_OUTBOUND_OWNER_GROUPS (environment ISTIO_OUTBOUND_OWNER_GROUPS)"
+    where = "environment ISTIO_OUTBOUND_OWNER_GROUPS"
     assert done.stderr.startswith(f"error: {where}: invalid value '-1'")
 
 

@@ -148,7 +148,7 @@ def test_a_fifo_is_not_waited_for(pod: Pod, tmp_path: Path) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     error = error_of(call(configuration(INJECTED), CNI_NETNS=fifo))
-    assert (error["code"], "is no network namespace" in error["msg"]) == (protocol.INVALID_ENVIRONMENT, True)
+    assert (error["code"], "is not a network namespace" in error["msg"]) == (protocol.INVALID_ENVIRONMENT, True)
     error = error_of(call(configuration(None, kubeconfig=fifo), CNI_NETNS=pod.path))
     assert (error["code"], "it is not a regular file" in error["msg"]) == (codes.BAD_KUBECONFIG, True)
 

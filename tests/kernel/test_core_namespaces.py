@@ -75,9 +75,9 @@ class TestEntered:
         ("path", "reason"),
         [
             ("/run/netns/no-such-namespace", "does not exist"),
-            ("/proc/self/ns/mnt", "is no network namespace"),
-            ("/etc/passwd", "is no network namespace"),
-            ("/etc", "is no network namespace"),
+            ("/proc/self/ns/mnt", "is not a network namespace"),
+            ("/etc/passwd", "is not a network namespace"),
+            ("/etc", "is not a network namespace"),
             ("/etc/passwd/x", "Not a directory"),
             ("/proc/4194305/ns/net", "no process 4194305"),
             ("/proc/4194305/ns/mnt", "does not exist"),
@@ -121,7 +121,7 @@ for path in ("/proc/self/ns/net", {path!r}):
         pod = netns()
         with InNamespace(pod.path):
             assert os.readlink(CURRENT) == f"net:[{pod.inode}]"
-        with pytest.raises(NamespaceError, match="is no network namespace"), InNamespace("/etc/passwd"):
+        with pytest.raises(NamespaceError, match="is not a network namespace"), InNamespace("/etc/passwd"):
             pass
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from capture import operations
 from capture.backends.detect import decide, find_live_sets
-from capture.backends.host_facts import gather
+from capture.backends.host_facts import gather_facts
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nf_tables.names import REJECT_TABLE
@@ -34,7 +34,7 @@ def test_detection_makes_nothing(here: Namespace) -> None:
     before = everything(here)
 
     for _ in range(3):
-        gather()
+        gather_facts()
         find_live_sets()
         decide(BackendRequest())
 

@@ -271,7 +271,7 @@ class TestTheSameAsIptables:
         write_in_both(own, reference, ruleset)
         demand_same(own, reference)
         has_rules = bool(kernel_state(own))
-        assert own.call(IptablesNetlinkDriver().holds, ruleset) == has_rules
+        assert own.call(IptablesNetlinkDriver().has_exactly, ruleset) == has_rules
         assert own.call(IptablesNetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     @in_one_namespace
@@ -441,24 +441,24 @@ class TestNextToForeignRules:
 
 
 class TestQuickLook:
-    """The answer of ``holds`` without decoding."""
+    """The answer of ``has_exactly`` without decoding."""
 
     @pytest.fixture
     def captured(self, netns: NamespaceFactory) -> Namespace:
         namespace = netns()
         write(namespace, IptablesNetlinkDriver(), SIDECAR)
-        assert namespace.call(IptablesNetlinkDriver().holds, SIDECAR)
+        assert namespace.call(IptablesNetlinkDriver().has_exactly, SIDECAR)
         return namespace
 
     def test_counters_do_not_count(self, captured: Namespace) -> None:
         captured.client(uid=1000).connect("127.0.0.1", 80)
-        assert captured.call(IptablesNetlinkDriver().holds, SIDECAR)
+        assert captured.call(IptablesNetlinkDriver().has_exactly, SIDECAR)
 
     def test_rules_that_iptables_wrote_need_a_closer_look(self, netns: NamespaceFactory) -> None:
         namespace = netns()
         write(namespace, RestoreDriver("nft"), TRANSPARENT_DNS)
         # Other bytes take the long way: they are read, and compared.
-        assert namespace.call(IptablesNetlinkDriver().holds, TRANSPARENT_DNS) == writes_as_we_do()
+        assert namespace.call(IptablesNetlinkDriver().has_exactly, TRANSPARENT_DNS) == writes_as_we_do()
 
     @pytest.mark.parametrize(
         "command",
@@ -478,11 +478,11 @@ class TestQuickLook:
     )
     def test_every_other_change_needs_a_closer_look(self, captured: Namespace, command: str) -> None:
         captured.run(["sh", "-c", command])
-        assert not captured.call(IptablesNetlinkDriver().holds, SIDECAR)
+        assert not captured.call(IptablesNetlinkDriver().has_exactly, SIDECAR)
 
     @pytest.mark.parametrize("other", [SIDECAR.replace(families=(IPV4,)), TRANSPARENT_DNS, NOTHING])
     def test_another_rule_set_is_another(self, captured: Namespace, other: Ruleset) -> None:
-        assert not captured.call(IptablesNetlinkDriver().holds, other)
+        assert not captured.call(IptablesNetlinkDriver().has_exactly, other)
 
 
 class TestAllOrNothing:

@@ -17,13 +17,13 @@ def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     driver = NftablesNetlinkDriver()
     with pod.entered():
         driver.write(desired, driver.read(), None)
-        assert driver.holds(desired)
+        assert driver.has_exactly(desired)
     pod.run(["nft", "add chain inet istio-proxy-nat early { type nat hook output priority -101 ; }"])
     pod.run(["nft", "add rule inet istio-proxy-nat early tcp dport 80 accept"])
 
     with pod.entered():
         live = driver.read()
-        assert not driver.holds(desired)
+        assert not driver.has_exactly(desired)
         with pytest.raises(CaptureError, match=r"2 of what was read back differ, the first: .* \(unexpected: "):
             ensure_written(driver, desired)
 

@@ -166,7 +166,7 @@ def test_drift_is_seen_and_repaired(namespace: Namespace, driver: Driver, drift:
     namespace.run(["nft", "-f", "-"], stdin=DRIFT[drift])
     assert listing(namespace) != intended
     assert differs(namespace, driver, REDIRECTS)
-    assert not namespace.call(driver.holds, REDIRECTS)
+    assert not namespace.call(driver.has_exactly, REDIRECTS)
 
     write(namespace, driver, REDIRECTS)
 
@@ -198,12 +198,12 @@ def test_a_long_list_is_known_again_and_so_is_what_is_changed_in_it(namespace: N
     one_wider = build_ruleset(CaptureConfig(excluded_outbound_networks=(Network(IPV4, 10 << 24, 23), *every_other[1:])))
     write(namespace, driver, excluded)
 
-    assert namespace.call(driver.holds, excluded)
-    assert not namespace.call(driver.holds, one_less)
+    assert namespace.call(driver.has_exactly, excluded)
+    assert not namespace.call(driver.has_exactly, one_less)
     write(namespace, driver, one_less)
-    assert namespace.call(driver.holds, one_less)
-    assert not namespace.call(driver.holds, excluded)
-    assert not namespace.call(driver.holds, one_wider)
+    assert namespace.call(driver.has_exactly, one_less)
+    assert not namespace.call(driver.has_exactly, excluded)
+    assert not namespace.call(driver.has_exactly, one_wider)
 
 
 # --- refusals ------------------------------------------------------------------------------------

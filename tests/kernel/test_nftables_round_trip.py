@@ -49,8 +49,8 @@ def test_every_reader_reads_written_rules_and_knows_them_again_to_the_byte(
     written.call(driver.write, ruleset, NOTHING, None)
 
     if driver.name == NftablesNetlinkDriver.name:
-        assert written.call(driver.holds, ruleset)
-        assert lower(other) == lower(ruleset) or not written.call(driver.holds, other)
+        assert written.call(driver.has_exactly, ruleset)
+        assert lower(other) == lower(ruleset) or not written.call(driver.has_exactly, other)
     for reader in (NftablesNetlinkDriver(), Listing()):
         live = written.call(reader.read)
         for family in FAMILIES:

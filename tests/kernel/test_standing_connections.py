@@ -69,11 +69,10 @@ class Echo:
                     self._selector.register(one.accept()[0], selectors.EVENT_READ)
                     continue
                 words = b""
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # a connection that is cut has no words
                     words = one.recv(4096)
-                if words:
                     one.sendall(words)
-                else:
+                if not words:
                     self._selector.unregister(one)
                     one.close()
 

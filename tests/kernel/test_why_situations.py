@@ -185,6 +185,12 @@ BROKEN: dict[str, BrokenPod] = {
         is_of_pod=True,
         message="a second set of capture rules is in iptables legacy",
     ),
+    "a second set that sends the proxy's connections back": BrokenPod(
+        "second-set",
+        breaks=SECOND_SET.replace("iptables-nft", "iptables-legacy").replace("ISTIO_OUTPUT", "ISTIO_REDIRECT"),
+        has_traffic=False,
+        is_of_pod=True,
+    ),
     "the proxy's call is rejected": BrokenPod(
         "filtered",
         breaks="iptables -A OUTPUT -p tcp --dport 80 -j REJECT",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni import protocol
-from cni.protocol import Answer, CniError, Request, dispatch, one_line, parse_arguments
+from cni.protocol import CniError, Request, Response, dispatch, one_line, parse_arguments
 
 COMMANDS = sorted(protocol.SINCE_VERSION)
 
@@ -34,7 +34,7 @@ inputs = configurations.map(lambda value: json.dumps(value).encode()) | st.binar
 errors = st.none() | st.builds(CniError, st.integers(100, 200), st.text(), st.text())
 
 
-def run(environ: dict[str, str], stdin: bytes, error: CniError | None = None) -> Answer:
+def run(environ: dict[str, str], stdin: bytes, error: CniError | None = None) -> Response:
     def handle(_request: Request) -> None:
         if error:
             raise error
@@ -64,7 +64,7 @@ def test_del_of_a_container_succeeds_without_any_of_its_parts(
     environ |= {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "cafe01", "CNI_IFNAME": "eth0"}
     if not isinstance(configuration.get("cniVersion", ""), str):
         del configuration["cniVersion"]
-    assert run(environ, json.dumps(configuration).encode()) == Answer(b"", 0)
+    assert run(environ, json.dumps(configuration).encode()) == Response(b"", 0)
 
 
 @given(st.sampled_from(protocol.SUPPORTED_VERSIONS), json_values | st.floats(allow_nan=False, allow_infinity=False))

@@ -133,7 +133,7 @@ def test_into_an_empty_namespace_all_families_are_written_alike(desired: Ruleset
 
     assert [edit.table for edit in by_family[IPV4]] == [edit.table for edit in by_family[IPV6]]
     for one, other in zip(by_family[IPV4], by_family[IPV6], strict=True):
-        assert list(one.put) == list(other.put)
-        assert [(chain, place) for chain, place, _ in one.placed] == [
-            (chain, place) for chain, place, _ in other.placed
+        assert list(one.rewritten_chains) == list(other.rewritten_chains)
+        assert [(chain, place) for chain, place, _ in one.insertions] == [
+            (chain, place) for chain, place, _ in other.insertions
         ]

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
-from capture.backends.iptables.clauses import words_of
-from capture.backends.iptables.expansion import comment
+from capture.backends.iptables.clauses import split_words
+from capture.backends.iptables.expansion import comment_text
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.model.addresses import IPV4
@@ -31,12 +31,12 @@ def test_rendering_what_was_parsed_changes_no_letter(ruleset: Ruleset) -> None:
 
 @given(LINE)
 def test_quoted_text_is_one_word_that_says_it(text: str) -> None:
-    assert [each.text for each in words_of(f"before {quoted(text)} after")] == ["before", text, "after"]
+    assert [each.text for each in split_words(f"before {quoted(text)} after")] == ["before", text, "after"]
 
 
 @given(LINE.filter(bool))
 def test_a_value_is_one_word_that_says_it(text: str) -> None:
-    assert [each.text for each in words_of(f"before {word(text)} after")] == ["before", text, "after"]
+    assert [each.text for each in split_words(f"before {word(text)} after")] == ["before", text, "after"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -46,7 +46,7 @@ def test_a_reason_never_becomes_anything_but_a_comment(why: str) -> None:
     assert len(text.splitlines()) == 1
     rule = parse_rule(f"-A OUTPUT {text}", IPV4, ())[1]
     assert rule == Rule(Return(), (), IPV4)
-    assert rule.why == comment(why)
+    assert rule.why == comment_text(why)
     assert len(rule.why.encode()) <= 255
 
 
@@ -65,4 +65,4 @@ def test_no_line_is_too_strange_to_be_kept(line: str) -> None:
     chain, rule = parse_rule(f"-A OUTPUT {line}", IPV4, ("ISTIO_OUTPUT",))
 
     assert chain == "OUTPUT"
-    assert rule.matches or rule.why or not isinstance(rule.verdict, Continue) or not words_of(line)
+    assert rule.matches or rule.why or not isinstance(rule.verdict, Continue) or not split_words(line)

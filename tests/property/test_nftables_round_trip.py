@@ -77,7 +77,7 @@ def through_bytes(ruleset: Ruleset) -> Ruleset:
     dumped = []
     for table in tables:
         of_table = [rule for rule in rules if decode_fields(rule.attributes)[nf.NFTA_RULE_TABLE] == text(table.name)]
-        made = plan.replace([table], {}, lambda name: TableMessages(nf.NFPROTO_INET, name))
+        made = plan.table_changes([table], {}, lambda name: TableMessages(nf.NFPROTO_INET, name))
         dumped.append(as_dumped([*made, *of_table]))
     return lift(dumped)
 
@@ -106,7 +106,7 @@ def as_listed(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @given(rulesets())
 def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> None:
     tables = lower(ruleset)
-    commands = [*plan.replace(tables, {}, libnftables_json.TableCommands), *libnftables_json.add_rules(tables)]
+    commands = [*plan.table_changes(tables, {}, libnftables_json.TableCommands), *libnftables_json.add_rules(tables)]
 
     read = parse_tables(as_listed(json.loads(json.dumps(commands))))
 

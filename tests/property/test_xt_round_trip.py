@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables.expansion import comment, expanded
+from capture.backends.iptables.expansion import comment_text, expanded
 from capture.backends.iptables.xt_decode import RuleReader
-from capture.backends.iptables.xt_encode import attributes_of
+from capture.backends.iptables.xt_encode import encode_rule
 from capture.backends.iptables.xt_text import MATCHES, XT_TARGETS, match_text, target_text
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
@@ -26,13 +26,13 @@ written = st.sampled_from(PLACES).flatmap(rules)
 def test_a_rule_is_read_as_it_was_written(rule: Rule, family: Family, table: TableName) -> None:
     reader = RuleReader(family)
     for single in expanded([rule], family):
-        message = TableMessages(FAMILY_NUMBERS[family], table).add_rule("ISTIO_OUTPUT", attributes_of(single, family))
+        message = TableMessages(FAMILY_NUMBERS[family], table).add_rule("ISTIO_OUTPUT", encode_rule(single, family))
         found = reader.read(message.attributes + attribute(nf.NFTA_RULE_HANDLE, u64be(7)))
 
         assert (found.chain, found.handle) == ("ISTIO_OUTPUT", 7)
         assert found.rule.family == family
         assert canonical_rule(found.rule) == canonical_rule(single)
-        assert found.rule.why == comment(single.why)
+        assert found.rule.why == comment_text(single.why)
 
 
 NAMES = st.sampled_from(

@@ -78,7 +78,7 @@ HOT_PATH = (
     "capture.state.netns",
     "capture.settings.pod",
     "cni.__main__",
-    "cni.forgetting",
+    "cni.cleanup",
     "cni.plugin",
     "cni.decision",
     "cni.sources",
@@ -100,7 +100,7 @@ DOES_WITHOUT = {
     ),
     "capture.cli.verify": ("capture.analysis", "capture.backends", "capture.operations.", "capture.cli.why"),
     "capture.report.difference_text": ("capture.analysis", "capture.backends"),
-    "cni.forgetting": ("capture.settings", "capture.model.ruleset", "capture.netlink", "capture.backends", "cni.conf"),
+    "cni.cleanup": ("capture.settings", "capture.model.ruleset", "capture.netlink", "capture.backends", "cni.conf"),
     "cni.plugin": ("capture.rules", "capture.netlink", "capture.backends", "capture.operations", "cni.sources"),
 }
 """What a module that begins a command leaves to the functions that need it: ten modules are a thirtieth of an ADD."""

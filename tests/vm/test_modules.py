@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from capture.backends import request
-from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, needed
+from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, needed_modules
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -41,7 +41,7 @@ PRINTED = {
 """A configuration that needs every module there is a use for; as an environment, so that all programs take it."""
 
 DESIRED = build_ruleset(resolve(from_environment(PRINTED), AnyPod())[0])
-NEEDED = {flavour: needed(DESIRED, FAMILIES, flavour) for flavour in FLAVOUR_NAMES}
+NEEDED = {flavour: needed_modules(DESIRED, FAMILIES, flavour) for flavour in FLAVOUR_NAMES}
 MODULES = sorted({module for modules in NEEDED.values() for module in modules})
 
 VARIANTS: dict[str, tuple[Flavour, ...]] = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}

@@ -35,11 +35,11 @@ class Flag(Value):
     negated: bool
 
 
-class NotOursError(ValueError):
+class UnknownClauseError(ValueError):
     """The model has no word for a clause, which is kept as it was printed."""
 
 
-def words_of(line: str) -> list[Word]:
+def split_words(line: str) -> list[Word]:
     """Return the words of a line, quoted as iptables-restore reads it.
 
     Words end at blanks outside of double quotes; inside, a backslash takes the next character as it is.
@@ -75,11 +75,11 @@ def as_printed(words: Iterable[Word]) -> str:
     return " ".join(word.printed for word in words)
 
 
-def matches_of(clause: Sequence[Word]) -> list[model.Match]:
+def parse_matches(clause: Sequence[Word]) -> list[model.Match]:
     """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
         if clause[0].text == "-m":
-            return _extension(clause[1].text, options_of(clause[2:]))
+            return _extension(clause[1].text, parse_options(clause[2:]))
         negated = clause[0].text == "!"
         name, value = (word.text for word in clause[negated:])
         return [PROTOCOLS[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)]
@@ -89,11 +89,11 @@ def matches_of(clause: Sequence[Word]) -> list[model.Match]:
 
 def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
-        raise NotOursError(name)
+        raise UnknownClauseError(name)
     return [EXTENSIONS[name, option.name](" ".join(option.values), option.negated) for option in options]
 
 
-def options_of(words: Sequence[Word]) -> list[Flag]:
+def parse_options(words: Sequence[Word]) -> list[Flag]:
     """Return the options of an extension: names begin with ``--``, values follow."""
     options: list[Flag] = []
     negated = False
@@ -108,23 +108,23 @@ def options_of(words: Sequence[Word]) -> list[Flag]:
         elif options:
             options[-1] = options[-1].replace(values=(*options[-1].values, word.text))
         else:
-            raise NotOursError(word.printed)
+            raise UnknownClauseError(word.printed)
     return options
 
 
-def _numbers(kind: type[Numbered], joint: str = ":") -> Read:
+def _numbers(kind: type[Numbered], separator: str = ":") -> Read:
     """Return what reads ``53,1024:65535``, or ``1000-2000`` with another joint."""
-    return lambda text, negated: kind(tuple(_span(each, joint) for each in text.split(",")), negated)
+    return lambda text, negated: kind(tuple(_span(each, separator) for each in text.split(",")), negated)
 
 
-def _span(text: str, joint: str) -> model.Span:
-    first, separator, last = text.partition(joint)
+def _span(text: str, separator: str) -> model.Span:
+    first, separator, last = text.partition(separator)
     return model.Span(_number(first), _number(last if separator else first))
 
 
 def _number(text: str) -> int:
     if not is_decimal(text, 10):
-        raise NotOursError(text)
+        raise UnknownClauseError(text)
     return int(text)
 
 
@@ -155,7 +155,7 @@ def _marked_bits(text: str) -> tuple[int, int]:
 def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
     named = set(text.split(","))
     if not named <= set(model.CONNECTION_STATES):
-        raise NotOursError(text)
+        raise UnknownClauseError(text)
     return model.ConnectionState(tuple(state for state in model.CONNECTION_STATES if state in named), negated)
 
 
@@ -189,7 +189,7 @@ EXTENSIONS: dict[tuple[str, str], Read] = {
 """The readers of an option of a match: its value, and whether it is negated."""
 
 
-def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
+def join_negated(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", the model's form."""
     in_order: list[model.Match] = []
     indexes: dict[type, int] = {}
@@ -203,7 +203,7 @@ def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     return tuple(in_order)
 
 
-def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Verdict:
+def parse_verdict(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Verdict:
     """Return what ``-j`` with a target or one of the chains does; what our vocabulary lacks as it was printed."""
     name = "".join(word.text for word in clause[1:2])
     if name in chains:
@@ -212,7 +212,7 @@ def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Ve
         return BUILT_IN_TARGETS[name]
     try:
         allowed, read = TARGET_READERS[name]
-        return read(_values(options_of(clause[2:]), allowed))
+        return read(_values(parse_options(clause[2:]), allowed))
     except (KeyError, ValueError):
         return model.UnknownVerdict(as_printed(clause[1:]))
 
@@ -222,7 +222,7 @@ def _values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
     values = {option.name: " ".join(option.values) for option in options}
     unknown = values.keys() - set(allowed.split())
     if unknown:
-        raise NotOursError(", ".join(unknown))
+        raise UnknownClauseError(", ".join(unknown))
     return values
 
 
@@ -233,7 +233,7 @@ def _redirect(values: dict[str, str]) -> model.Verdict:
 
 def _tproxy(values: dict[str, str]) -> model.Verdict:
     if values.get("--on-ip", "::") not in ("0.0.0.0", "::"):
-        raise NotOursError
+        raise UnknownClauseError
     mark, mask = _marked_bits(values.get("--tproxy-mark", "0x0/0x0"))
     return model.TransparentProxy(_number(values["--on-port"]), changed_bits(mark, mask), mask)
 
@@ -251,7 +251,7 @@ COPIES: dict[str, model.Verdict] = {"--save-mark": model.SaveMark(), "--restore-
 
 def _copy_mark(values: dict[str, str]) -> model.Verdict:
     if any(int(values.get(mask, "0xffffffff"), 0) != model.ALL_BITS for mask in ("--nfmask", "--ctmask", "--mask")):
-        raise NotOursError
+        raise UnknownClauseError
     (copy,) = (COPIES[name] for name in values if name in COPIES)
     return copy
 

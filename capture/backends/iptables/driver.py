@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.families import merged
+from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.nf_tables import constants as nf
@@ -29,16 +29,14 @@ class IptablesDriver:
         from capture.backends.iptables.render import restore_text  # text, which netlink does without
 
         edits = plan(Ruleset(ruleset.families, ()), ruleset)
-        return [(self.title(family), restore_text(of_family)) for family, of_family in by_family(edits)]
+        return [(self.title(family), restore_text(of_family)) for family, of_family in edits_by_family(edits)]
 
-    def holds(self, desired: Ruleset) -> bool:
-        """Return False: only reading the rules shows it."""
+    def has_exactly(self, desired: Ruleset) -> bool:
         del desired
         return False
 
     def read(self) -> Ruleset:
-        """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6."""
-        return merged([self.read_family(family) for family in families_here()])
+        return merge_families([self.read_family(family) for family in families_here()])
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our rules those of ``desired``: one transaction for each table and family.
@@ -49,11 +47,9 @@ class IptablesDriver:
         self.execute(plan(live, desired, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove everything of the capture."""
         self.execute(plan(live, None, recorded))
 
     def title(self, family: Family) -> str:
-        """Return what to call the text for one family."""
         from capture.backends.iptables.programs import PROGRAM_NAMES  # which netlink does without
 
         return f"{PROGRAM_NAMES[family]}-{self.variant}-restore --noflush"
@@ -67,7 +63,7 @@ class IptablesDriver:
         raise NotImplementedError
 
 
-def asleep(family: Family, table: str) -> CaptureError:
+def dormant_error(family: Family, table: str) -> CaptureError:
     """Return the error for a table of nf_tables in which packets meet no chain, and the rules would do nothing."""
     shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {table}"
     return CaptureError(
@@ -83,7 +79,7 @@ def require_families(desired: Ruleset, present: Collection[Family]) -> None:
             raise UnsupportedError(f"this kernel has no {FAMILY_NAMES[family]}", "Boot without `ipv6.disable=1`.")
 
 
-def by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:
+def edits_by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:
     """Return table edits by family, in the order of each; families without any are left out."""
     edits = tuple(edits)
     grouped = [(family, [edit for edit in edits if edit.family == family]) for family in FAMILIES]

@@ -51,9 +51,9 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
     parts = [with_entries(slowest, (entry,)) for entry in entries_of_match(slowest)]
-    if len(lists) == 1 and isinstance(slowest, model.PortMatch):
-        few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
-        parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
+    is_medium = model.MAX_SINGLE_RULES < len(parts) <= model.MAX_SEPARATE_PORTS
+    if len(lists) == 1 and isinstance(slowest, model.PortMatch) and not is_medium:
+        parts = [slowest.replace(ports=tuple(ports)) for ports in multiport_slots(slowest.ports)]
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
@@ -64,7 +64,7 @@ def _is_list(match: model.Match) -> bool:
     return len(entries_of_match(match)) > 1 and not match.negated
 
 
-def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
+def multiport_slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
     """Yield the ports in as few lists as multiport can hold."""
     some: list[model.Span] = []
     room = MULTIPORT_SLOTS
@@ -95,7 +95,7 @@ def changed_bits(value: int, mask: int) -> int:
     return value
 
 
-def comment(why: str) -> str:
+def comment_text(why: str) -> str:
     """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
     line = "".join(character if character.isprintable() else " " for character in why)
     return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")

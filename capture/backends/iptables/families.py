@@ -27,7 +27,7 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
     return Ruleset((family,), tables, comments=has_comments)
 
 
-def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
+def merge_families(rulesets: Sequence[Ruleset]) -> Ruleset:
     """Return one rule set of several families, each of which is there once; each rule keeps its family."""
     by_family = {family: ruleset for ruleset in rulesets for family in ruleset.families}
     if len(by_family) < 2:

@@ -22,7 +22,7 @@ import os
 import sys
 import warnings
 
-from capture.backends.iptables.clauses import Flag, options_of, words_of
+from capture.backends.iptables.clauses import Flag, parse_options, split_words
 from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.render import option, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
@@ -113,33 +113,33 @@ def _open(family: Family, name: str) -> Any:
     return table(name, autocommit=False)
 
 
-def change(edits: Iterable[TableEdit]) -> None:
+def apply_edits(edits: Iterable[TableEdit]) -> None:
     """Do what iptables-restore --noflush would do with ``restore_text`` of these edits: each in one transaction."""
     with open(NAMESPACE_LOCK, "rb") as lock:  # python-iptables takes none; the driver ``restore`` takes this one
         fcntl.flock(lock, fcntl.LOCK_EX)
         for edit in edits:
             table = _open(edit.family, edit.table)
-            for chain in (*edit.put, *edit.dropped):
+            for chain in (*edit.rewritten_chains, *edit.dropped_chains):
                 make_empty = table.flush_entries if table.is_chain(chain) else table.create_chain
                 make_empty(chain)
-            for chain, rules in edit.put.items():
+            for chain, rules in edit.rewritten_chains.items():
                 for rule in rules:
                     table.append_entry(chain, _entry(edit.family, rule))
-            for chain, position in edit.removed:
+            for chain, position in edit.removals:
                 _remove(table, chain, position)
-            for chain, at, rule in edit.placed:
+            for chain, at, rule in edit.insertions:
                 if at is None:
                     table.append_entry(chain, _entry(edit.family, rule))
                 else:
                     table.insert_entry(chain, _entry(edit.family, rule), at)
-            for chain in edit.dropped:
+            for chain in edit.dropped_chains:
                 table.delete_chain(chain)
             table.commit()
 
 
 def _remove(table: Any, chain: str, position: int) -> None:
     """Remove a rule by its position; python-iptables itself removes by likeness, and misses what it read."""
-    if table._iptc.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:  # noqa: SLF001  # has no other door
+    if table._iptc.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:  # noqa: SLF001  # no public function does it
         raise iptc.IPTCError(f"can't delete rule {position + 1} of chain {chain}: {table.strerror().decode()}")
 
 
@@ -147,12 +147,12 @@ def _entry(family: Family, rule: Rule) -> Any:
     """Return a rule as libiptc takes it (struct ipt_entry or ip6t_entry, its matches, its target)."""
     entry = iptc.Rule() if family == IPV4 else iptc.Rule6()
     target = None
-    for clause in clauses_of(words_of(rule_text(rule))):
+    for clause in clauses_of(split_words(rule_text(rule))):
         if clause[0].text == "-m":
-            _set_options(entry.create_match(clause[1].text), options_of(clause[2:]))
+            _set_options(entry.create_match(clause[1].text), parse_options(clause[2:]))
         elif clause[0].text == "-j":
             target = entry.create_target(clause[1].text)
-            _set_options(target, options_of(clause[2:]))
+            _set_options(target, parse_options(clause[2:]))
         else:
             negated = clause[0].text == "!"
             _set_own_option(entry.get_ip(), family, *(word.text for word in clause[negated:]), negated=negated)
@@ -201,7 +201,7 @@ def _interface(name: str) -> tuple[bytes, bytes]:
     return letters, b"\xff" * (len(letters) + 1)
 
 
-def save(family: Family, names: Sequence[str]) -> str:
+def save_tables(family: Family, names: Sequence[str]) -> str:
     """Return tables in the format of ``iptables-save -c``. stdout must lead into a file: extensions print there."""
     reader = _Reader(family)
     lines = [line for name in names for line in reader.table_lines(_open(family, name))]

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 
-from capture.backends.iptables.driver import IptablesDriver, by_family
+from capture.backends.iptables.driver import IptablesDriver, edits_by_family
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import PROGRAM_NAMES, Finished
-from capture.backends.iptables.refusals import refusal
+from capture.backends.iptables.refusals import program_refusal
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
@@ -49,17 +49,17 @@ class IptcDriver(IptablesDriver):
         def save() -> str:
             from capture.backends.iptables import iptc_child
 
-            return iptc_child.save(family, tables)
+            return iptc_child.save_tables(family, tables)
 
         return parse_save(_in_child("read the tables", save, family), family)
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
-        for family, of_family in by_family(edits):
+        for family, of_family in edits_by_family(edits):
 
             def change(edits: list[TableEdit] = of_family) -> str:
                 from capture.backends.iptables import iptc_child
 
-                iptc_child.change(edits)
+                iptc_child.apply_edits(edits)
                 return ""
 
             _in_child("change the tables", change, family, restore_text(of_family))
@@ -81,7 +81,7 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
         words = f"{printed}{answer}".strip()
         if status < 0:
             words = f"python-iptables crashed with signal {-status}. {words}"
-        raise refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
+        raise program_refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
     finally:
         os.close(noise)
         os.close(complaint)

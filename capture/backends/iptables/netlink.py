@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.driver import IptablesDriver, asleep, require_families
-from capture.backends.iptables.families import merged, of_one_family
+from capture.backends.iptables.driver import IptablesDriver, dormant_error, require_families
+from capture.backends.iptables.families import merge_families, of_one_family
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
-from capture.backends.nf_tables.exact import holds_exactly
+from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
@@ -43,11 +43,11 @@ class IptablesNetlinkDriver(IptablesDriver):
     def __init__(self) -> None:
         self._made: tuple[Ruleset, tuple[Change, ...]] | None = None
 
-    def holds(self, desired: Ruleset) -> bool:
+    def has_exactly(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
-        messages = self._making(desired)
+        messages = self._messages_for(desired)
         with open_nfnetlink() as netfilter:
-            return bool(messages) and holds_exactly(netfilter, FAMILY_BY_NUMBER, TABLES, messages)
+            return bool(messages) and has_exactly(netfilter, FAMILY_BY_NUMBER, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
@@ -74,8 +74,10 @@ class IptablesNetlinkDriver(IptablesDriver):
             require_families(desired, families)
             for (family, name), table in live.items():
                 if table.is_dormant and family in desired.families and desired.table(name):
-                    raise asleep(family, name)
-            return changes(plan(ruleset_of(families, live), desired, recorded), live) if live else self._making(desired)
+                    raise dormant_error(family, name)
+            if not live:
+                return self._messages_for(desired)
+            return changes(plan(ruleset_of(families, live), desired, recorded), live)
 
         _transact(changes_of)
 
@@ -84,14 +86,14 @@ class IptablesNetlinkDriver(IptablesDriver):
         del live
         _transact(lambda live: changes(plan(ruleset_of(families_here(), live), None, recorded), live))
 
-    def _making(self, desired: Ruleset) -> Iterable[Change]:
+    def _messages_for(self, desired: Ruleset) -> Iterable[Change]:
         """Return the messages that make the rules where there are none.
 
         They are remembered, unless there are thousands: what is written is looked for right afterwards.
         """
         if self._made is None or self._made[0] is not desired:
             edits = plan(Ruleset(desired.families, ()), desired)
-            if sum(len(rules) for edit in edits for rules in edit.put.values()) > MAX_REMEMBERED:
+            if sum(len(rules) for edit in edits for rules in edit.rewritten_chains.values()) > MAX_REMEMBERED:
                 return changes(edits, {})
             self._made = desired, tuple(changes(edits, {}))
         return self._made[1]
@@ -110,12 +112,12 @@ def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
     except (KernelError, UnsupportedError) as error:
         if latest is None:
             raise
-        from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
+        from capture.backends.iptables.refusals import kernel_refusal  # only needed when the kernel refuses
 
-        raise refusal_of_kernel(error, list(changes_of(latest))) from error
+        raise kernel_refusal(error, list(changes_of(latest))) from error
 
 
-def tidy(edits: Sequence[TableEdit]) -> None:
+def remove_empty_tables(edits: Sequence[TableEdit]) -> None:
     """Delete what edits of iptables-nft have left empty; if other programs keep changing the ruleset, it stays."""
     try:
         transact(WRITING, _read, lambda live: removals(edits, live))
@@ -127,9 +129,8 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
     families = families_here()
-    tables = [
-        each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families and each.name in TABLES
-    ]
+    of_families = (each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families)
+    tables = [each for each in of_families if each.name in TABLES]
     if not tables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
@@ -175,7 +176,7 @@ def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
         of_one_family(family, {name: _chains(name, table) for (of, name), table in live.items() if of == family})
         for family in families
     )
-    return merged(list(of_each))
+    return merge_families(list(of_each))
 
 
 def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:

@@ -13,7 +13,15 @@ because rules hold meaning. What our vocabulary lacks stays as the words that we
 
 from __future__ import annotations
 
-from capture.backends.iptables.clauses import TEXT_OPTIONS, Word, as_printed, joined, matches_of, verdict_of, words_of
+from capture.backends.iptables.clauses import (
+    TEXT_OPTIONS,
+    Word,
+    as_printed,
+    join_negated,
+    parse_matches,
+    parse_verdict,
+    split_words,
+)
 from capture.backends.iptables.families import of_one_family
 from capture.model import ruleset as model
 from capture.model.text import without_line_ends
@@ -77,7 +85,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
     if line.startswith("["):
         printed, _, line = line.partition(" ")
         counters = _counters(printed)
-    words = words_of(line)
+    words = split_words(line)
     if len(words) < 2 or words[0].text != "-A":
         raise ValueError(f"not a rule as iptables-save prints them: {line!r}")
     why = ""
@@ -86,14 +94,14 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
     for clause in clauses_of(words[2:]):
         kind = clause[0].text
         if kind == "-j":
-            verdict = verdict_of(clause, chains)
+            verdict = parse_verdict(clause, chains)
         elif kind == "-g":
             verdict = model.UnknownVerdict(as_printed(clause))
         elif [word.text for word in clause[:3]] == COMMENT and len(clause) == 4:
             why = without_line_ends(clause[3].text)
         else:
-            matches += matches_of(clause)
-    return words[1].text, model.Rule(verdict, joined(matches), family, why, counters)
+            matches += parse_matches(clause)
+    return words[1].text, model.Rule(verdict, join_negated(matches), family, why, counters)
 
 
 def clauses_of(words: Sequence[Word]) -> Iterator[Sequence[Word]]:

@@ -39,13 +39,13 @@ class TableEdit(Value):
 
     family: Family
     table: model.TableName
-    put: Mapping[str, tuple[model.Rule, ...]] = NO_CHAINS
+    rewritten_chains: Mapping[str, tuple[model.Rule, ...]] = NO_CHAINS
     """Our chains that are to hold exactly these rules, whether they exist or not."""
-    removed: tuple[tuple[str, int], ...] = ()
+    removals: tuple[tuple[str, int], ...] = ()
     """Rules to remove: the chain, and the position in it as it was read, counted from 0; the last position first."""
-    placed: tuple[tuple[str, int | None, model.Rule], ...] = ()
+    insertions: tuple[tuple[str, int | None, model.Rule], ...] = ()
     """Rules to insert: the chain, and the position where the rule is then, the first first; None is the end."""
-    dropped: tuple[str, ...] = ()
+    dropped_chains: tuple[str, ...] = ()
     """Our chains to remove with their rules, whether they exist or not; nothing refers to them any more."""
 
 

@@ -1,4 +1,4 @@
-"""The one door to programs: finding iptables' and running them, in the network namespace of the calling thread.
+"""Finds the programs of iptables, and runs programs in the network namespace of the calling thread.
 
 ``subprocess`` costs 13 ms to import, and a pod's start waits for us: posix_spawn(3) and three pipes do.
 Rules go in on standard input, since a file could be refused by SELinux and left behind by a crash.
@@ -44,7 +44,7 @@ class Finished(Value):
     stderr: str
 
 
-def find(variant: Variant, family: Family, purpose: Purpose) -> str | None:
+def find_iptables(variant: Variant, family: Family, purpose: Purpose) -> str | None:
     """Return the path of the program that saves or restores one family's tables; None if it is not installed.
 
     That is ``ip6tables-nft-save`` and the like. Some systems have one variant only and call it
@@ -60,12 +60,12 @@ def find(variant: Variant, family: Family, purpose: Purpose) -> str | None:
 
 def variant_of(path: str) -> Variant:
     """Return the variant of a program by the version that it prints; releases before 1.8 name none and are legacy."""
-    return "nft" if VARIANT_IN_VERSION["nft"] in run([path, "--version"]).stdout else "legacy"
+    return "nft" if VARIANT_IN_VERSION["nft"] in run_program([path, "--version"]).stdout else "legacy"
 
 
-def require(variant: Variant, family: Family, purpose: Purpose) -> str:
-    """Return the path as ``find`` does. Raise UnsupportedError, naming the package, if it is not installed."""
-    path = find(variant, family, purpose)
+def require_iptables(variant: Variant, family: Family, purpose: Purpose) -> str:
+    """Return the path as ``find_iptables`` does. Raise UnsupportedError, naming the package, if it is not installed."""
+    path = find_iptables(variant, family, purpose)
     if path is None:
         name = f"{PROGRAM_NAMES[family]}-{variant}-{purpose}"
         raise UnsupportedError(
@@ -85,7 +85,7 @@ def find_program(name: str) -> str | None:
     return None
 
 
-def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> Finished:
+def run_program(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> Finished:
     """Run a program to its end and return how it ended. Raises OSError if it cannot be started."""
     pipes = [os.pipe(), os.pipe(), os.pipe()]
     (its_stdin, to_stdin), (from_stdout, its_stdout), (from_stderr, its_stderr) = pipes
@@ -106,7 +106,7 @@ def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] 
         finally:
             for end in its_ends:
                 os.close(end)
-        output, errors = _converse(our_ends, stdin.encode("utf-8", "surrogateescape"))
+        output, errors = _exchange(our_ends, stdin.encode("utf-8", "surrogateescape"))
     finally:
         for end in our_ends:
             if end >= 0:
@@ -118,7 +118,7 @@ def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] 
 _SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the number
 
 
-def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
+def _exchange(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
     """Feed the first end, read the two others to their end. Closed ends become -1 in ``ends``.
 
     All at once, because a program that waits for us to read would never read what we have to write.

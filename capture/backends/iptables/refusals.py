@@ -18,8 +18,8 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.clauses import words_of
-from capture.backends.needed_modules import module_of
+from capture.backends.iptables.clauses import split_words
+from capture.backends.needed_modules import extension_module
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family
@@ -34,16 +34,22 @@ if TYPE_CHECKING:
     from capture.backends.iptables.programs import Finished
     from capture.netlink.batch import Change
 
-NOT_PERMITTED = ("you must be root", "Operation not permitted")
-LOCKED = ("xtables lock", "Can't lock", "can't open lock file")
-NO_NF_TABLES = ("Failed to initialize nft", "Could not fetch rule set generation id")
-NO_TABLE = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
+PRIVILEGE_PHRASES = ("you must be root", "Operation not permitted")
+LOCK_PHRASES = ("xtables lock", "Can't lock", "can't open lock file")
+NO_NF_TABLES_PHRASES = ("Failed to initialize nft", "Could not fetch rule set generation id")
+NO_TABLE_PHRASES = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
 NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
 """Only the type of nat chains is a module of its own."""
-NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option", "can't find match", "can't find target")
+LIBRARY_PHRASES = (
+    "Couldn't load match",
+    "Couldn't load target",
+    "unknown option",
+    "can't find match",
+    "can't find target",
+)
 NOT_IN_KERNEL = "missing kernel module"
 """The words for an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
-ABSENT = (
+ABSENT_PHRASES = (
     "No such file or directory",
     "No chain/target/match by that name",
     "Operation not supported",
@@ -53,11 +59,11 @@ ABSENT = (
 """How programs name ENOENT, EOPNOTSUPP and EPROTONOSUPPORT when the kernel has no such extension."""
 
 
-def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -> CaptureError:
+def program_refusal(command: Sequence[str], done: Finished, text: str, family: Family) -> CaptureError:
     """Return the error for a program that failed on ``text``, its standard input."""
     complaint = done.stderr or done.stdout
     name = command[0].rpartition("/")[2]
-    if any(phrase in complaint for phrase in LOCKED):
+    if any(phrase in complaint for phrase in LOCK_PHRASES):
         return ToolError(
             " ".join(command),
             done.status,
@@ -65,30 +71,29 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             "Another program holds the lock of iptables, and nothing was changed. Try again; if it stays so,"
             " `fuser -v /run/xtables.lock` names the holder.",
         )
-    no_table = any(phrase in complaint for phrase in NO_TABLE)
+    no_table = any(phrase in complaint for phrase in NO_TABLE_PHRASES)
     # Programs do not report that this thread may not use x_tables.
-    if any(phrase in complaint for phrase in NOT_PERMITTED) or (
-        no_table and missing_capabilities("NET_ADMIN", "NET_RAW")
-    ):
+    is_refused = any(phrase in complaint for phrase in PRIVILEGE_PHRASES)
+    if is_refused or (no_table and missing_capabilities("NET_ADMIN", "NET_RAW")):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {FAMILY_NAMES[family]} with {name}"
         )
-    if any(phrase in complaint for phrase in NO_NF_TABLES):
-        return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
+    if any(phrase in complaint for phrase in NO_NF_TABLES_PHRASES):
+        return _missing_feature(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
         return _no_table(name, complaint, text, family)
     if NO_CHAIN_TYPE in complaint:
-        return _missing(f"nat chains of {FAMILY_NAMES[family]} for {name}", "nft_chain_nat", complaint)
+        return _missing_feature(f"nat chains of {FAMILY_NAMES[family]} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
-    if any(phrase in complaint for phrase in NO_LIBRARY) and NOT_IN_KERNEL not in complaint:
+    if any(phrase in complaint for phrase in LIBRARY_PHRASES) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
-    if any(phrase in complaint for phrase in ABSENT):
+    if any(phrase in complaint for phrase in ABSENT_PHRASES):
         return _no_extension(name, complaint, line or text)
     words = f"{complaint.strip()}\n  it was given: {line}" if line else complaint
     return ToolError(" ".join(command), done.status, words)
 
 
-def unreadable(family: Family, table: str) -> UnsupportedError:
+def unreadable_table(family: Family, table: str) -> UnsupportedError:
     """Return the error for a table of nf_tables whose rules iptables cannot show."""
     return UnsupportedError(
         f"the table {table} of {FAMILY_NAMES[family]} holds rules that nft wrote and iptables cannot read",
@@ -96,7 +101,7 @@ def unreadable(family: Family, table: str) -> UnsupportedError:
     )
 
 
-def _missing(feature: str, module: str, complaint: str) -> UnsupportedError:
+def _missing_feature(feature: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
         f"this kernel has no {feature}: {complaint.strip()}",
         f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant"
@@ -112,7 +117,7 @@ def _no_table(name: str, complaint: str, text: str, family: Family) -> Unsupport
         module = "nft_chain_nat" if table == "nat" else "nf_tables"
     else:
         module = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
-    return _missing(f"table {table} of {FAMILY_NAMES[family]} for {name}", module, complaint)
+    return _missing_feature(f"table {table} of {FAMILY_NAMES[family]} for {name}", module, complaint)
 
 
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:
@@ -126,7 +131,7 @@ def _no_library(name: str, complaint: str, line: str) -> CaptureError:
 
 def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
     extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
-    needed = " or ".join(dict.fromkeys(map(module_of, extensions)))
+    needed = " or ".join(dict.fromkeys(map(extension_module, extensions)))
     if "-nft-" in name:
         needed = f"{needed} or nft_compat" if needed else "nft_compat"
     return UnsupportedError(
@@ -147,7 +152,7 @@ def _refused_line(complaint: str, text: str) -> str:
 
 
 def _extensions_in(line: str) -> Iterator[str]:
-    words = [word.printed for word in words_of(line)]
+    words = [word.printed for word in split_words(line)]
     for index, word in enumerate(words[:-1]):
         if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.REVISIONS):
             yield words[index + 1]
@@ -161,7 +166,7 @@ MAX_EXPRESSIONS = 128
 """Expressions of a rule (NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c); together 4 kB at most (EFBIG)."""
 
 
-def refusal_of_kernel(error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:
+def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:
     """Return an UnsupportedError that names what the kernel lacks for a batch that it refused, or else the error."""
     if isinstance(error, KernelError) and _is_too_large(error, batch):
         return UnsupportedError(
@@ -173,12 +178,12 @@ def refusal_of_kernel(error: KernelError | UnsupportedError, batch: Sequence[Cha
     extensions = dict.fromkeys(extension for change in batch for extension in _extensions(change))
     try:
         with open_nfnetlink() as netfilter:
-            missing = [extension for extension in extensions if not has_extension(netfilter, *extension)]
+            lacking = [extension for extension in extensions if not has_extension(netfilter, *extension)]
     except UnsupportedError as no_compat:
         return no_compat
-    if missing:
-        shown = dict.fromkeys(f"{kind} {name} (revision {revision})" for _, kind, name, revision in missing)
-        modules = dict.fromkeys(module_of(name) for _, _, name, _ in missing)
+    if lacking:
+        shown = dict.fromkeys(f"{kind} {name} (revision {revision})" for _, kind, name, revision in lacking)
+        modules = dict.fromkeys(extension_module(name) for _, _, name, _ in lacking)
         return UnsupportedError(
             f"this kernel lacks what rules of iptables need: {', '.join(shown)}",
             f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",

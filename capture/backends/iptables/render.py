@@ -13,7 +13,14 @@ break, a chain that is called like an option) is refused with ValueError.
 
 from __future__ import annotations
 
-from capture.backends.iptables.expansion import bits_text, changed_bits, comment, expanded, ports_text, slots
+from capture.backends.iptables.expansion import (
+    bits_text,
+    changed_bits,
+    comment_text,
+    expanded,
+    multiport_slots,
+    ports_text,
+)
 from capture.model import ruleset as model
 from capture.model.addresses import ANY_ADDRESS, Family, Network, address_text
 from capture.model.text import without_line_ends
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 MAX_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""
 
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+UNQUOTED_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 """The characters that iptables-save prints without quotes (xtables_save_string in libxtables)."""
 
 
@@ -40,7 +47,7 @@ def rule_text(rule: model.Rule) -> str:
         raise ValueError(f"a rule is written for one family: {rule}")
     words = [*_own_options(rule.matches), *_extensions(rule.matches)]
     if rule.why:
-        words.append(f"-m comment --comment {quoted(comment(rule.why))}")
+        words.append(f"-m comment --comment {quoted(comment_text(rule.why))}")
     target = _target(rule.verdict, rule.family)
     return " ".join([*words, target] if target else words)
 
@@ -106,7 +113,7 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
         yield f"-m {protocol} {' '.join(options)}"
     for name, match in named:
         if len(match.ports) > 1:
-            for some in slots(match.ports):
+            for some in multiport_slots(match.ports):
                 yield f"-m multiport {option(match.negated, f'{name}s', ports_text(some))}"
 
 
@@ -165,7 +172,7 @@ TARGET_WRITERS: dict[type, Callable[[Any, Family], str]] = {
 def quoted(text: str) -> str:
     """Return free text as iptables-save prints it (xtables_save_string)."""
     text = without_line_ends(text)  # a line end would begin another rule
-    if text and PLAIN.issuperset(text):
+    if text and UNQUOTED_CHARACTERS.issuperset(text):
         return text
     escaped = "".join(f"\\{character}" if character in "\"'\\" else character for character in text)
     return f'"{escaped}"'
@@ -227,13 +234,14 @@ def restore_text(edits: Iterable[TableEdit]) -> str:
     lines: list[str] = []
     for edit in edits:
         lines.append(f"*{edit.table}")
-        lines += [f":{chain} - [0:0]" for chain in (*edit.put, *edit.dropped)]
-        lines += [f"-A {chain} {rule_text(rule)}".rstrip() for chain, rules in edit.put.items() for rule in rules]
-        lines += [f"-D {chain} {position + 1}" for chain, position in edit.removed]
-        for chain, position, rule in edit.placed:
+        lines += [f":{chain} - [0:0]" for chain in (*edit.rewritten_chains, *edit.dropped_chains)]
+        for chain, rules in edit.rewritten_chains.items():
+            lines += [f"-A {chain} {rule_text(rule)}".rstrip() for rule in rules]
+        lines += [f"-D {chain} {position + 1}" for chain, position in edit.removals]
+        for chain, position, rule in edit.insertions:
             where = f"-A {chain}" if position is None else f"-I {chain} {position + 1}"
             lines.append(f"{where} {rule_text(rule)}".rstrip())
-        lines += [f"-X {chain}" for chain in edit.dropped]
+        lines += [f"-X {chain}" for chain in edit.dropped_chains]
         lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)
 

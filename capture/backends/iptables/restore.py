@@ -14,11 +14,11 @@ network namespaces: pods waited for hours behind each other. Our lock is the nam
 
 from __future__ import annotations
 
-from capture.backends.iptables.driver import IptablesDriver, asleep, by_family
-from capture.backends.iptables.families import merged
+from capture.backends.iptables.driver import IptablesDriver, dormant_error, edits_by_family
+from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.parse import parse_save
-from capture.backends.iptables.programs import require, run
-from capture.backends.iptables.refusals import refusal, unreadable
+from capture.backends.iptables.programs import require_iptables, run_program
+from capture.backends.iptables.refusals import program_refusal, unreadable_table
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK, families_here, legacy_tables
 from capture.backends.nf_tables.listing import read_tables
@@ -56,9 +56,9 @@ class RestoreDriver(IptablesDriver):
         """Return the tables of all families. Built-in chains of a dormant table are listed as others, marked."""
         read = [self.read_family(family) for family in families_here()]
         self._dormant = _dormant_tables() if self.variant == "nft" else set()
-        return merged([self._marked(each) for each in read])
+        return merge_families([self._mark_dormant(each) for each in read])
 
-    def _marked(self, read: Ruleset) -> Ruleset:
+    def _mark_dormant(self, read: Ruleset) -> Ruleset:
         (family,) = read.families
 
         def marked(table: TableName, chain: Chain) -> Chain:
@@ -71,7 +71,7 @@ class RestoreDriver(IptablesDriver):
         """Make our rules those of ``desired`` as ``IptablesDriver`` does. Raise CaptureError if a table is dormant."""
         for family, table in self._dormant:
             if family in desired.families and any(each.name == table for each in desired.tables):
-                raise asleep(family, table)
+                raise dormant_error(family, table)
         super().write(desired, live, recorded)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
@@ -95,24 +95,25 @@ class RestoreDriver(IptablesDriver):
     def execute(self, edits: Sequence[TableEdit]) -> None:
         for edit in edits:
             if (edit.family, edit.table) in self._unreadable:
-                raise unreadable(edit.family, edit.table)
-            require(self.variant, edit.family, "restore")  # before anything is written, not between the families
-        for family, of_family in by_family(edits):
+                raise unreadable_table(edit.family, edit.table)
+            # Before anything is written, not between the families:
+            require_iptables(self.variant, edit.family, "restore")
+        for family, of_family in edits_by_family(edits):
             self._run(family, "restore", ["--noflush"], restore_text(of_family))
-        if self.variant == "nft" and any(edit.removed or edit.dropped for edit in edits):
-            from capture.backends.iptables.netlink import tidy  # nothing is left empty by what only adds
+        if self.variant == "nft" and any(edit.removals or edit.dropped_chains for edit in edits):
+            from capture.backends.iptables.netlink import remove_empty_tables  # nothing is left empty by what only adds
 
-            tidy(edits)
+            remove_empty_tables(edits)
 
     def _run(self, family: Family, purpose: Purpose, options: Sequence[str], text: str = "") -> str:
-        path = require(self.variant, family, purpose)
+        path = require_iptables(self.variant, family, purpose)
         environment = {}
         if self.variant == "legacy" and purpose == "restore":
             options = ["-w", str(XTABLES_LOCK_TIMEOUT), *options]
             environment["XTABLES_LOCKFILE"] = NAMESPACE_LOCK
-        done = run([path, *options], text, environment)
+        done = run_program([path, *options], text, environment)
         if done.status != 0:
-            raise refusal([path, *options], done, text, family)
+            raise program_refusal([path, *options], done, text, family)
         return done.stdout
 
 
@@ -122,7 +123,7 @@ def _dormant_tables() -> set[tuple[Family, str]]:
     return {(FAMILY_BY_NUMBER[table.family], table.name) for table in dormant}
 
 
-FILTERS = {"filter": 0, "security": 50}
+FILTER_PRIORITIES = {"filter": 0, "security": 50}
 """NF_IP_PRI_FILTER and NF_IP_PRI_SECURITY in linux/netfilter_ipv4.h."""
 
 
@@ -133,7 +134,7 @@ def read_legacy_filters() -> tuple[BaseChain, ...] | None:
     """
     chains: list[BaseChain] = []
     for family in FAMILIES:
-        for name in FILTERS.keys() & {*legacy_tables(family)}:
+        for name in FILTER_PRIORITIES.keys() & {*legacy_tables(family)}:
             try:
                 chains += _filters_of(family, name)
             except CaptureError:
@@ -144,7 +145,7 @@ def read_legacy_filters() -> tuple[BaseChain, ...] | None:
 def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
     from capture.analysis.base_chains import BaseChain  # which no writing needs
 
-    saved = run([require("legacy", family, "save"), "-c", "-t", name]).stdout
+    saved = run_program([require_iptables("legacy", family, "save"), "-c", "-t", name]).stdout
     # The model has no such table; mangle has the same chains and more.
     for table in parse_save(saved.replace(f"*{name}\n", f"*{MANGLE}\n"), family).tables:
         for chain in table.chains:
@@ -153,5 +154,5 @@ def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
                 contents = table.replace(chains=(chain, *called))
                 shown, place = f"{name} of iptables-legacy", ("iptables", "legacy")
                 yield BaseChain(
-                    shown, (family,), chain.name, FILTERS[name], False, contents, is_native=False, place=place
+                    shown, (family,), chain.name, FILTER_PRIORITIES[name], False, contents, is_native=False, place=place
                 )

@@ -4,13 +4,13 @@ The messages come in the order in which iptables-nft-restore sends them for ``re
 chains and handles end up alike: our chains made or emptied, their rules, rules in shared chains, chains
 dropped. A rule is inserted before one that stays, named by its handle.
 
-Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we take
-them away again: a chain that we made (``made_by_us``) when it is empty, and then the table if nothing is left in it.
+Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we remove
+them again: an empty chain that we made (``own_built_in``), then the table if nothing is left in it.
 """
 
 from __future__ import annotations
 
-from capture.backends.iptables.xt_encode import attributes_of
+from capture.backends.iptables.xt_encode import encode_rule
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
@@ -40,7 +40,6 @@ class LiveTable(Value):
     is_dormant: bool = False
 
     def rules_of(self, chain: FoundChain) -> Sequence[FoundRule]:
-        """Return the rules of a chain in order."""
         return self.rules.get(chain.name, ())
 
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     LiveTables = Mapping[tuple[Family, TableName], LiveTable]
 
 NO_TABLE = LiveTable(0, {}, {})
-CHAINS_WE_USE = (PREROUTING, OUTPUT)
+USED_CHAINS = (PREROUTING, OUTPUT)
 """The built-in chains that our rule sets and upstream's have rules in."""
 
 
@@ -70,10 +69,10 @@ def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
     """
     for edit in edits:
         table = live.get((edit.family, edit.table))
-        if table is not None and (edit.removed or edit.dropped):
-            shared = {chain for chain, _ in edit.removed} & table.chains.keys()
+        if table is not None and (edit.removals or edit.dropped_chains):
+            shared = {chain for chain, _ in edit.removals} & table.chains.keys()
             idle = frozenset(chain for chain in shared if table.chains[chain].policy == "ACCEPT")
-            yield from _TableChanges(edit, table).tidied(idle, held_chains=True)
+            yield from _TableChanges(edit, table).deletions(idle, had_chains=True)
 
 
 class _TableChanges:
@@ -90,26 +89,26 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        own = made_by_us(self._edit.table, self._table, self._edit.removed)
-        yield from self._edited()
-        yield from self.tidied(own, held_chains=bool(self._table.chains))
+        own = own_built_in(self._edit.table, self._table, self._edit.removals)
+        yield from self._edit_messages()
+        yield from self.deletions(own, had_chains=bool(self._table.chains))
 
-    def _edited(self) -> Iterator[Change]:
+    def _edit_messages(self) -> Iterator[Change]:
         edit, messages = self._edit, self._messages
-        dropped = [chain for chain in edit.dropped if chain in self._rules]
-        if self._is_new and (edit.put or edit.placed):
+        dropped = [chain for chain in edit.dropped_chains if chain in self._rules]
+        if self._is_new and (edit.rewritten_chains or edit.insertions):
             yield messages.add_table()
-        for chain in (*edit.put, *dropped):
+        for chain in (*edit.rewritten_chains, *dropped):
             yield messages.flush_chain(chain) if chain in self._rules else messages.add_chain(chain, None)
             self._rules[chain] = []
-        for chain, rules in edit.put.items():
+        for chain, rules in edit.rewritten_chains.items():
             for rule in rules:
                 yield self._insert(chain, None, rule)
-        for chain, position in edit.removed:
+        for chain, position in edit.removals:
             handle = self._rules[chain].pop(position)
             if handle is not None:
                 yield messages.delete_rule(self._table.chains[chain].name, handle)
-        for chain, at, rule in edit.placed:
+        for chain, at, rule in edit.insertions:
             yield from self._built_in_chain(chain)
             yield self._insert(chain, at, rule)
         for chain in dropped:
@@ -137,15 +136,15 @@ class _TableChanges:
         at = len(rules) if position is None else position
         before = next((handle for handle in rules[at:] if handle is not None), None)
         rules.insert(at, None)
-        return self._messages.add_rule(chain, attributes_of(rule, self._edit.family), before=before)
+        return self._messages.add_rule(chain, encode_rule(rule, self._edit.family), before=before)
 
-    def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
+    def deletions(self, own: frozenset[str], *, had_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete our built-in chains that are empty now, and a table with nothing in it."""
-        empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
+        empty = [chain for chain in USED_CHAINS if chain in own and not self._rules[chain]]
         for chain in empty:
             del self._rules[chain]
             yield self._messages.delete_chain(chain)
-        if held_chains and not self._rules and self._table.uses == len(self._table.chains):
+        if had_chains and not self._rules and self._table.uses == len(self._table.chains):
             yield self._messages.delete_table(only_empty=True)
 
 
@@ -159,7 +158,7 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     return f"{chain.name}({chain.hook or 'not hooked'})"
 
 
-def made_by_us(name: TableName, table: LiveTable, own_positions: Collection[tuple[str, int]]) -> frozenset[str]:
+def own_built_in(name: TableName, table: LiveTable, own_positions: Collection[tuple[str, int]]) -> frozenset[str]:
     """Return the built-in chains that were made for our rules and accept what has no rule.
 
     ``own_positions`` are our rules in other chains than our own, by chain and position.
@@ -176,7 +175,7 @@ def made_by_us(name: TableName, table: LiveTable, own_positions: Collection[tupl
     undecided = {
         chain.handle: chain.name
         for chain in table.chains.values()
-        if chain.name in CHAINS_WE_USE and chain.policy == "ACCEPT" and chain.hook == HOOKS[name, chain.name]
+        if chain.name in USED_CHAINS and chain.policy == "ACCEPT" and chain.hook == HOOKS[name, chain.name]
     }
     chains = {chain.handle for chain in table.chains.values()}
     is_own: dict[int, bool] = {}

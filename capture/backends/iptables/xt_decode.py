@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import MATCH_ORDER
 from capture.backends.iptables import xt_text
-from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
+from capture.backends.iptables.clauses import join_negated, parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
@@ -71,11 +71,10 @@ class RuleReader:
         program = XtProgram(self._family, self._extensions)
         for name, parts in read_expressions(fields, self._known):
             program.run(name, parts)
-        matches, _ = lift.matches_of(program.conditions)
+        matches, _ = lift.lift_conditions(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        rule = model.Rule(
-            lift.verdict_of(program.actions), joined(sorted(matches, key=_rank)), self._family, why, program.counters
-        )
+        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_rank))
+        rule = model.Rule(verdict, in_order, self._family, why, program.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
@@ -132,9 +131,10 @@ class XtProgram(Program):
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                decoded: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
+                words = split_words(xt_text.match_text(*key[1:], self._of_family))
+                decoded: tuple[Any, ...] = tuple(parse_matches(words))
             else:
-                decoded = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
+                decoded = (parse_verdict(split_words(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
             self._extensions[key] = decoded
         return self._extensions[key]
 

@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.expansion import MAX_COMMENT_BYTES, changed_bits, comment, slots
+from capture.backends.iptables.expansion import MAX_COMMENT_BYTES, changed_bits, comment_text, multiport_slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE
@@ -40,21 +40,21 @@ NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
 """The name that iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
-def attributes_of(rule: model.Rule, family: Family) -> bytes:
-    """Return a message's attributes of a rule: its expressions, and its protocol. Raises as ``expressions``.
+def encode_rule(rule: model.Rule, family: Family) -> bytes:
+    """Return a message's attributes of a rule: its expressions, and its protocol. Raises as ``encode_expressions``.
 
     Some matches and targets demand a protocol (multiport, TPROXY), and cannot see it in the expressions.
     """
-    protocol = next((COMPAT[match.name] for match in rule.matches if type(match) is model.Protocol), b"")
-    return attribute(nf.NFTA_RULE_EXPRESSIONS, expressions(rule, family)) + protocol
+    protocol = next((COMPAT_ATTRIBUTES[match.name] for match in rule.matches if type(match) is model.Protocol), b"")
+    return attribute(nf.NFTA_RULE_EXPRESSIONS, encode_expressions(rule, family)) + protocol
 
 
-def expressions(rule: model.Rule, family: Family) -> bytes:
+def encode_expressions(rule: model.Rule, family: Family) -> bytes:
     """Return the expressions of a rule. Raise ValueError if iptables has no words for it."""
-    return matches_of(rule, family) + make.COUNTER + verdict_of(rule, family)
+    return encode_matches(rule, family) + make.COUNTER + encode_verdict(rule, family)
 
 
-def matches_of(rule: model.Rule, family: Family) -> bytes:
+def encode_matches(rule: model.Rule, family: Family) -> bytes:
     """Return the expressions before the counter."""
     by_kind: dict[type, list[Any]] = {}
     for match in rule.matches:
@@ -64,18 +64,18 @@ def matches_of(rule: model.Rule, family: Family) -> bytes:
         for kind in ADDRESSES
     }
     parts = [_interface(kind, match) for kind in LOAD_INTERFACE for match in by_kind.get(kind, ())]
-    parts += [OF_PROTOCOL[match.name] for match in by_kind.get(model.Protocol, ())]
+    parts += [PROTOCOL_TESTS[match.name] for match in by_kind.get(model.Protocol, ())]
     parts += [_network(kind, *named[0], family) for kind, named in networks.items() if named]
     parts += _ports(by_kind)
     parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
     parts += [EXTENSIONS[type(match)](match) for match in rule.matches if type(match) in EXTENSIONS]
     if rule.why:
-        why = xt_layouts.c_string(comment(rule.why), MAX_COMMENT_BYTES + 1, "a comment")
+        why = xt_layouts.c_string(comment_text(rule.why), MAX_COMMENT_BYTES + 1, "a comment")
         parts.append(_extension("match", "comment", xt_layouts.COMMENT.write(comment=why)))
     return b"".join(parts)
 
 
-def verdict_of(rule: model.Rule, family: Family) -> bytes:
+def encode_verdict(rule: model.Rule, family: Family) -> bytes:
     """Return the expression after the counter; none for a rule that only counts."""
     return VERDICT_ENCODERS[type(rule.verdict)](rule.verdict, family)
 
@@ -93,7 +93,7 @@ def _extension(kind: str, name: str, structure: bytes) -> bytes:
     )
 
 
-COMPAT = {
+COMPAT_ATTRIBUTES = {
     name: make.nest(
         nf.NFTA_RULE_COMPAT,
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
@@ -107,7 +107,7 @@ LOAD_INTERFACE: dict[type, bytes] = {
     model.InInterface: make.load_meta(nf.NFT_META_IIFNAME),
     model.OutInterface: make.load_meta(nf.NFT_META_OIFNAME),
 }
-OF_PROTOCOL = {
+PROTOCOL_TESTS = {
     name: make.load_meta(nf.NFT_META_L4PROTO) + make.equals(bytes((number,)))
     for name, number in PROTOCOL_NUMBERS.items()
 }
@@ -155,7 +155,7 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
             yield _port(match.ports[0], PORT_SIZE * (type(match) is model.DestinationPort), match.negated)
     for match in ports:
         if len(match.ports) != 1:
-            for some in slots(match.ports):
+            for some in multiport_slots(match.ports):
                 yield _multiport(match, some)
 
 

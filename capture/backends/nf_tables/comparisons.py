@@ -42,7 +42,6 @@ class Bounds(Value):
 
     @property
     def is_single(self) -> bool:
-        """Return whether it is about one value."""
         return self.low == self.high
 
     def __str__(self) -> str:
@@ -50,7 +49,7 @@ class Bounds(Value):
         return f"!= {values}" if self.negated else f"== {values}"
 
 
-class Part(Value):
+class HeaderField(Value):
     """A field of a header in some of its bytes: from byte ``start`` of them on, the first ``taken`` of the field."""
 
     field: str
@@ -58,14 +57,14 @@ class Part(Value):
     taken: int
 
 
-def conditions_of(
+def comparison_conditions(
     loaded: Register, bounds: Bounds, family: Family | None, protocol: ProtocolName | None
 ) -> Iterator[Match]:
     """Yield what it means that a register lies between two values; nothing if the model has no words for it."""
     low, negated = bounds.low, bounds.negated
     if loaded.header is not None:
         if len(low) == loaded.header[2]:
-            yield from _header_conditions(loaded, bounds, parts_of(loaded.header, family, protocol))
+            yield from _header_conditions(loaded, bounds, header_fields(loaded.header, family, protocol))
     elif loaded == ETHER_TYPE:
         if bounds.is_single and low in FAMILY_OF_ETHER_TYPE:
             yield native.Among(native.NFPROTO, ((FAMILY_OF_ETHER_TYPE[low],) * 2,), negated)
@@ -85,7 +84,7 @@ def conditions_of(
             yield native.Among(loaded.field, ((first, last),), negated)
 
 
-def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Match]:
+def _header_conditions(loaded: Register, bounds: Bounds, parts: list[HeaderField]) -> Iterator[Match]:
     if bounds.is_single:
         conditions = [_prefix(loaded, bounds, part) for part in parts]
         if None not in conditions and not (bounds.negated and len(conditions) > 1):
@@ -95,7 +94,7 @@ def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> I
         yield native.Among(parts[0].field, (ends,), bounds.negated)
 
 
-def _prefix(loaded: Register, bounds: Bounds, part: Part) -> native.Among | None:
+def _prefix(loaded: Register, bounds: Bounds, part: HeaderField) -> native.Among | None:
     """Return what a comparison with one value means for a field; None if it is not about its first bits."""
     size = native.SIZES[part.field]
     missing = (size - part.taken) * 8
@@ -118,7 +117,9 @@ LAYOUTS = {
 LAYOUTS["ipv4"].insert(0, (native.L4PROTO, 9))
 
 
-def parts_of(header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None) -> list[Part]:
+def header_fields(
+    header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None
+) -> list[HeaderField]:
     """Return the fields in some bytes of a header.
 
     Bytes that are not all of known fields, each from its beginning, give an empty list.
@@ -129,11 +130,11 @@ def parts_of(header: tuple[int, int, int], family: Family | None, protocol: Prot
         layout = LAYOUTS[family]
     elif base == nf.NFT_PAYLOAD_TRANSPORT_HEADER and protocol is not None:
         layout = [(native.SPORT[protocol], 0), (native.DPORT[protocol], PORT_SIZE)]
-    parts: list[Part] = []
+    parts: list[HeaderField] = []
     position = offset
     for field, place in layout:
         if place == position < offset + length:
             taken = min(native.SIZES[field], offset + length - position)
-            parts.append(Part(field, position - offset, taken))
+            parts.append(HeaderField(field, position - offset, taken))
             position += taken
     return parts if position == offset + length else []

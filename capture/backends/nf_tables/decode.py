@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import Bounds, Register, conditions_of, parts_of
+from capture.backends.nf_tables.comparisons import Bounds, Register, comparison_conditions, header_fields
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
@@ -223,7 +223,7 @@ class Program:
         return self._compare(loaded, Bounds(fields[nf.NFTA_RANGE_FROM_DATA], fields[nf.NFTA_RANGE_TO_DATA], negated))
 
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
-        conditions = tuple(conditions_of(loaded, bounds, self._family, self._protocol))
+        conditions = tuple(comparison_conditions(loaded, bounds, self._family, self._protocol))
         for condition in conditions or (self._without_words(loaded, bounds),):
             self._put(condition)
         return True
@@ -309,7 +309,7 @@ class Program:
             return ""
         if loaded.header is None:
             return loaded.field
-        parts = parts_of(loaded.header, self._family, self._protocol)
+        parts = header_fields(loaded.header, self._family, self._protocol)
         return parts[0].field if len(parts) == 1 and parts[0].taken == native.SIZES[parts[0].field] else ""
 
     # -- acting

@@ -28,7 +28,7 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 """The counter expression up to its name; what follows are its values."""
 
 
-def holds_exactly(
+def has_exactly(
     netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], messages: Iterable[Change]
 ) -> bool:
     """Return whether these tables of these families have the chains and rules that messages make, and no others.
@@ -51,7 +51,7 @@ def holds_exactly(
         and not any(
             table.is_dormant for table in read_tables(netfilter) if table.family in families and table.name in tables
         )
-        and all(_rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items())
+        and all(_are_same_rules(read_rules(netfilter, *table), desired) for table, desired in rules.items())
     )
 
 
@@ -59,18 +59,18 @@ def _by_place(chains: Iterable[FoundChain]) -> dict[tuple[int, str, str], tuple[
     return {(chain.family, chain.table, chain.name): (chain.hook, chain.policy) for chain in chains}
 
 
-def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Sent]]) -> bool:
+def _are_same_rules(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Sent]]) -> bool:
     """Return whether the rules of a table are the desired ones, in the order of each chain, and no others."""
     rest = {chain: iter(rules) for chain, rules in desired.items()}
     for attributes in live:
         fields = decode_fields(attributes)
         expected = next(rest.get(fields[nf.NFTA_RULE_CHAIN], iter(())), None)
-        if expected is None or not _rule_is(fields, expected):
+        if expected is None or not _is_same_rule(fields, expected):
             return False
     return all(next(rules, None) is None for rules in rest.values())
 
 
-def _rule_is(fields: Fields, sent: Sent) -> bool:
+def _is_same_rule(fields: Fields, sent: Sent) -> bool:
     """Return whether a rule came back as it was sent: the same expressions, but a counter of any value, and comment."""
     expressions = fields[nf.NFTA_RULE_EXPRESSIONS]
     before, counter, after = sent[0].partition(COUNTER)

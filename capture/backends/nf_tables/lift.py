@@ -47,25 +47,25 @@ def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
     while index < len(rules):
         rule = rules[index]
         following = rules[index + 1] if index + 1 < len(rules) else None
-        matches, family = matches_of(rule.conditions)
+        matches, family = lift_conditions(rule.conditions)
         verdict, length = _verdict(rule, following)
         yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
         index += length
 
 
-def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
+def lift_conditions(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
     """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[model.Match] = []
     family: Family | None = None
     protocol: model.ProtocolName | None = None
     for condition in conditions:
         if isinstance(condition, native.Among):
-            tested = _answer(condition, native.NFPROTO, FAMILY_BY_NUMBER)
+            tested = _required_name(condition, native.NFPROTO, FAMILY_BY_NUMBER)
             if tested is not None and family in (None, tested):
                 family = tested
                 continue
             family = family or native.ADDRESS_FAMILIES.get(condition.field)
-            protocol_tested = _answer(condition, native.L4PROTO, PROTOCOL_BY_NUMBER)
+            protocol_tested = _required_name(condition, native.L4PROTO, PROTOCOL_BY_NUMBER)
             named = protocol_tested or native.PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named
@@ -76,7 +76,7 @@ def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Matc
     return tuple(matches), family
 
 
-def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | None:
+def _required_name(condition: native.Among, field: str, names: dict[int, T]) -> T | None:
     """Return the name of the one number that a condition requires; None if it is another condition."""
     is_tested = condition.field == field and condition.is_single and not condition.negated
     return names.get(condition.ranges[0][0]) if is_tested else None
@@ -173,10 +173,10 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
             and following.conditions == rule.conditions
         ):
             return model.TransparentProxy(port, value, mask), 2
-    return verdict_of(rule.actions), 1
+    return lift_actions(rule.actions), 1
 
 
-def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Verdict:
+def lift_actions(actions: Sequence[native.Action | native.Condition]) -> model.Verdict:
     """Return the verdict of a rule; of several actions, after logging, what the last of them does."""
     if not actions:
         return model.Continue()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
+from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, Register, comparison_conditions
 from capture.model import ruleset as model
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.values import Value
@@ -104,7 +104,7 @@ def _conditions(
     """Return what one key means, a port by the protocol before it; None if the model has no words for it."""
     key_conditions: list[native.Condition] = []
     for loaded, place in fields:
-        conditions = [*conditions_of(loaded, Bounds(key[place], key[place]), family, protocol)]
+        conditions = [*comparison_conditions(loaded, Bounds(key[place], key[place]), family, protocol)]
         if loaded.field.startswith(NUMBER_GENERATOR):
             conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(key[place])}")]
         if not conditions:

@@ -46,8 +46,7 @@ class TableMessages:
         return self._change(nf.NFT_MSG_DELCHAIN, name, f"delete chain {chain} of table {self._shown}", NLM_F_NONREC)
 
     def flush_chain(self, chain: str) -> Change:
-        """Return the message that deletes all rules of a chain."""
-        return self._change(nf.NFT_MSG_DELRULE, _of_chain(chain), f"flush chain {chain} of table {self._shown}")
+        return self._change(nf.NFT_MSG_DELRULE, _chain_attribute(chain), f"flush chain {chain} of table {self._shown}")
 
     def add_rule(self, chain: str, attributes: bytes, *, name: str = "a rule", before: int | None = None) -> Change:
         """Return the message that puts a rule at the end of a chain, or before the rule with a handle."""
@@ -57,17 +56,16 @@ class TableMessages:
         else:
             attributes += attribute(nf.NFTA_RULE_POSITION, u64be(before))
         doing = f"add {name} to chain {chain} of table {self._shown}"
-        return self._change(nf.NFT_MSG_NEWRULE, _of_chain(chain) + attributes, doing, flags)
+        return self._change(nf.NFT_MSG_NEWRULE, _chain_attribute(chain) + attributes, doing, flags)
 
     def delete_rule(self, chain: str, handle: int) -> Change:
-        """Return the message that deletes one rule."""
         doing = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
-        parts = _of_chain(chain) + attribute(nf.NFTA_RULE_HANDLE, u64be(handle))
+        parts = _chain_attribute(chain) + attribute(nf.NFTA_RULE_HANDLE, u64be(handle))
         return self._change(nf.NFT_MSG_DELRULE, parts, doing)
 
     def _change(self, kind: int, attributes: bytes, doing: str, flags: int = 0) -> Change:
         return Change(kind, self._family, self._name + attributes, doing, flags)
 
 
-def _of_chain(chain: str) -> bytes:
+def _chain_attribute(chain: str) -> bytes:
     return attribute(nf.NFTA_RULE_CHAIN, text(chain))

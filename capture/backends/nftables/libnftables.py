@@ -47,7 +47,6 @@ class LibnftablesDriver(NftablesNetlinkDriver):
     name = "libnftables"
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        """Return the rule set as the commands that libnftables is given."""
         commands = _commands(lower(ruleset), {})
         return [("nft -j -f -", json.dumps({"nftables": commands}, indent=2))] if commands else []
 
@@ -67,7 +66,7 @@ class LibnftablesDriver(NftablesNetlinkDriver):
 
 
 def _commands(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> list[Object]:
-    return [*plan.replace(desired, live, TableCommands), *add_rules(desired)]
+    return [*plan.table_changes(desired, live, TableCommands), *add_rules(desired)]
 
 
 def find_bindings() -> str | None:

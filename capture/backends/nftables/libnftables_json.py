@@ -25,26 +25,21 @@ class TableCommands:
         self._table = {"table": {"family": "inet", "name": table}}
 
     def add_table(self) -> Object:
-        """Return the command that makes the table, or does nothing if there is one."""
         return {"add": self._table}
 
     def delete_table(self) -> Object:
-        """Return the command that deletes the table with all that is in it."""
         return {"delete": self._table}
 
     def flush_table(self) -> Object:
-        """Return the command that deletes all rules of the table."""
         return {"flush": self._table}
 
     def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> Object:
-        """Return the command that makes a chain; of a base chain that is there already, it sets the policy."""
         parts: Object = {"family": "inet", "table": self._name, "name": chain}
         if hook is not None:
             parts |= {"type": hook.kind, "hook": hook.name, "prio": hook.priority, "policy": policy}
         return {"add": {"chain": parts}}
 
     def delete_chain(self, chain: str) -> Object:
-        """Return the command that deletes a chain without rules."""
         return {"delete": {"chain": {"family": "inet", "table": self._name, "name": chain}}}
 
 

@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COMMENT_MAXIMUM = 127
+MAX_COMMENT_BYTES = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
 
 NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
@@ -94,7 +94,7 @@ def _family_of(rule: model.Rule) -> Family | None:
 def _comment(why: str) -> str:
     """Return the reason as nft can print it: on one line, without quotes, cut to the length it allows."""
     line = " ".join(why.replace('"', "'").split())
-    return line.encode()[:COMMENT_MAXIMUM].decode(errors="ignore")
+    return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")
 
 
 def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:

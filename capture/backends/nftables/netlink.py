@@ -6,7 +6,7 @@ import errno
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import sets
-from capture.backends.nf_tables.exact import holds_exactly
+from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import MODEL_TABLES
@@ -55,15 +55,15 @@ class NftablesNetlinkDriver:
             )
         return lift(tables)
 
-    def holds(self, desired: Ruleset) -> bool:
+    def has_exactly(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; False means "read it"."""
         with open_nfnetlink() as netfilter:
-            return _hold_exactly(netfilter, *self._making(desired))
+            return _have_exactly(netfilter, *self._native_tables_and_rules(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables those of ``desired`` in one transaction; nothing foreign belongs in them."""
         del live, recorded
-        native, rules = self._making(desired)
+        native, rules = self._native_tables_and_rules(desired)
 
         def changes(live: plan.LiveHooks) -> Iterator[Change]:
             yield from _tables_and_chains(native, live)
@@ -75,7 +75,7 @@ class NftablesNetlinkDriver:
         del live, recorded
         transact("remove the rules of capture", read_live, lambda live: _tables_and_chains((), live))
 
-    def _making(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
+    def _native_tables_and_rules(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
         """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
 
         Such rules come back as they were sent. They are remembered: what is written is looked for right afterwards.
@@ -88,7 +88,7 @@ class NftablesNetlinkDriver:
 
 
 def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
-    return plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
+    return plan.table_changes(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
@@ -138,7 +138,7 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
 
-def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
+def _have_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
     own = {table.name for table in _our_tables(netfilter)}
     if own != {table.name for table in desired}:
@@ -146,8 +146,8 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], ru
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*_tables_and_chains(desired, {}), *listed]
     try:
-        return holds_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
-            _set_is(netfilter, table.name, name, condition)
+        return has_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
+            _is_same_set(netfilter, table.name, name, condition)
             for table in desired
             for name, condition in encode.sets_of(table)
         )
@@ -157,7 +157,7 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], ru
         return False  # a set went before it was read
 
 
-def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> bool:
+def _is_same_set(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> bool:
     """Return whether a set is of the desired kind and holds the desired elements and no others.
 
     The elements of a set of intervals come in descending order (nft_rbtree_walk in net/netfilter/nft_set_rbtree.c),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Language = Callable[[str], TableLanguage[T]]
 
 
-def replace(desired: Iterable[NativeTable], live: LiveHooks, language: Language[T]) -> Iterator[T]:
+def table_changes(desired: Iterable[NativeTable], live: LiveHooks, language: Language[T]) -> Iterator[T]:
     """Yield the changes that make of what is live the desired tables, still without rules, and no others."""
     unchanged = set()
     for table in desired:

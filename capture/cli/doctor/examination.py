@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record
 from capture.backends import detect
 from capture.backends.detect import SetLocation
-from capture.backends.host_facts import PURPOSES, HostFacts, gather
-from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run
+from capture.backends.host_facts import PURPOSES, HostFacts, gather_facts
+from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run_program
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.missing_modules import remedy_for, remedy_for_closed
-from capture.backends.needed_modules import FLAVOUR_NAMES, needed, with_required
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules, with_required
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -56,16 +56,16 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
     It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
     """
-    facts, modules = gather(), look_up_modules(_purposes())
+    facts, modules = gather_facts(), look_up_modules(_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
         is_recorded, fault = record.read() is not None, record.why_unusable()
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
         *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
-        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status", "of_this_node")),
+        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status", "findings_of_this_node")),
         identity_finding(namespace_id(), is_host=is_host()),
-        *namespace_findings(addresses, own_users=facts.own_users),
+        *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
         *ipsec_findings(read_policies),
         choice_finding(facts),
@@ -114,7 +114,7 @@ def _purposes() -> dict[str, str]:
     desired = build_ruleset(resolve(ALL_FEATURES, AnyPod())[0])
     by_module: dict[str, list[str]] = {}
     for flavour, name in FLAVOUR_NAMES.items():
-        for module, purpose in needed(desired, FAMILIES, flavour).items():
+        for module, purpose in needed_modules(desired, FAMILIES, flavour).items():
             by_module.setdefault(module, []).append(f"{name} for {purpose}")
     return {module: ", ".join(purposes) for module, purposes in by_module.items()}
 
@@ -225,8 +225,8 @@ def ipsec_findings(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Findin
 
 def kernel_findings(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     """Yield which features of the kernel are there; ``lacking`` are modules that are not."""
-    yield _kernel_finding(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
-    yield _kernel_finding(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
+    yield _kernel_finding(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.has_nf_tables)
+    yield _kernel_finding(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.has_nft_compat)
     state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
     yield Finding("kernel", "legacy tables", state, LEGACY_TEXTS[facts.legacy])
     for family, table in facts.legacy_tables:
@@ -288,7 +288,7 @@ def program_findings(facts: HostFacts) -> Iterator[Finding]:
     """Yield the versions of programs, one of each variant of iptables and nft, and which are not installed."""
     paths = {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     for path in filter(None, (*paths, find_program("nft"))):
-        version = run([path, "--version"]).stdout.partition("\n")[0]
+        version = run_program([path, "--version"]).stdout.partition("\n")[0]
         yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
@@ -307,8 +307,8 @@ def program_findings(facts: HostFacts) -> Iterator[Finding]:
 def library_findings(facts: HostFacts) -> Iterator[Finding]:
     """Yield which optional packages of Python are there."""
     for name, driver, packages, is_installed in (
-        ("python-iptables", "iptc", "python-iptables setuptools", facts.python_iptables),
-        ("libnftables", "libnftables", "pip-nftables", facts.libnftables),
+        ("python-iptables", "iptc", "python-iptables setuptools", facts.has_python_iptables),
+        ("libnftables", "libnftables", "pip-nftables", facts.has_libnftables),
     ):
         if is_installed:
             yield Finding("host", name, "ok", f"installed, for the driver {driver}")

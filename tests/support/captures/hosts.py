@@ -29,12 +29,12 @@ def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> dict[Pro
 WITH_EVERYTHING = HostFacts(
     programs=programs("nft", "legacy"),
     ipv6=True,
-    nf_tables=True,
-    nft_compat=True,
+    has_nf_tables=True,
+    has_nft_compat=True,
     legacy="present",
     legacy_tables=(),
     chains=(),
-    python_iptables=True,
-    libnftables=True,
+    has_python_iptables=True,
+    has_libnftables=True,
 )
 """Nothing is missing, and nothing is there."""

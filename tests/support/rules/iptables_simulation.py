@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from capture.backends.iptables.expansion import expanded
-from capture.backends.iptables.families import merged
+from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.plan import TableEdit
 from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table, TableName
@@ -39,7 +39,7 @@ class Tables:
 
     def read(self) -> Ruleset:
         """Return all that is live, as a driver reads it."""
-        return merged([self._read(family) for family in FAMILIES])
+        return merge_families([self._read(family) for family in FAMILIES])
 
     def _read(self, family: Family) -> Ruleset:
         tables = []
@@ -57,14 +57,14 @@ def _plain(rules: Iterable[Rule]) -> list[Rule]:
 
 
 def _change(chains: Chains, edit: TableEdit) -> None:
-    chains.update({chain: [] for chain in (*edit.put, *edit.dropped)})
-    for chain, rules in edit.put.items():
+    chains.update({chain: [] for chain in (*edit.rewritten_chains, *edit.dropped_chains)})
+    for chain, rules in edit.rewritten_chains.items():
         chains[chain] = _plain(rules)
-    for chain, position in edit.removed:
+    for chain, position in edit.removals:
         chains[chain].pop(position)
-    for chain, place, rule in edit.placed:
+    for chain, place, rule in edit.insertions:
         assert place is None or place < len(chains[chain])
         chains[chain].insert(len(chains[chain]) if place is None else place, rule.replace(why=""))
-    for chain in edit.dropped:
+    for chain in edit.dropped_chains:
         assert not any(rule.verdict == Jump(chain) for rules in chains.values() for rule in rules)
         del chains[chain]

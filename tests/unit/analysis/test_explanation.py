@@ -1,4 +1,4 @@
-"""The policy in words: sets of connections that do not overlap, with what happens to each."""
+"""What ``explain`` prints: sets of connections that do not overlap, with what happens to each."""
 
 from __future__ import annotations
 
@@ -187,3 +187,12 @@ def test_the_ports_of_the_proxy_are_those_to_which_the_settings_send(
 ) -> None:
     for family in FAMILIES:
         assert captured_ports(Situation(build_ruleset(CaptureConfig(**changes))), family) == ports
+
+
+def test_a_destination_is_not_cut_at_the_pods_own_address() -> None:
+    """A packet to an address of the pod goes over lo: a line about those that leave the pod need not exclude it."""
+    found = lines(CaptureConfig(excluded_outbound_networks=(parse_network("192.0.2.0/24"),)))
+
+    leaving = {traffic for direction, traffic, _ in found if direction == "outbound" and "leaving the pod" in traffic}
+    assert not [traffic for traffic in leaving if "192.0.2.2" in traffic or "192.0.2.3" in traffic]
+    assert [traffic for traffic in leaving if traffic.startswith("tcp to 192.0.2.0/24,")]

@@ -1,7 +1,7 @@
 import pytest
 
 from capture.analysis.ownership import disturbance_test, may_divert, own_positions, without_foreign_rules
-from capture.backends.iptables.families import merged
+from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
 from capture.model.addresses import IPV4, IPV6
@@ -364,7 +364,7 @@ class TestOursOnly:
         ipv4 = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
         ipv6 = parse_save("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o eth1 -j RETURN\nCOMMIT\n", IPV6)
 
-        (table,) = without_foreign_rules(merged([ipv4, ipv6])).tables
+        (table,) = without_foreign_rules(merge_families([ipv4, ipv6])).tables
         output = table.chain(OUTPUT)
 
         assert output is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.backends import load
-from capture.backends.detect import BackendChoice, choose, live_sets_in, without_kernel
+from capture.backends.detect import BackendChoice, choose, choose_without_kernel, live_sets_in
 from capture.backends.host_facts import LiveChain
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.request import BackendRequest
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.host_facts import ProgramKey
 
-KERNEL = WITH_EVERYTHING.replace(programs={}, python_iptables=False, libnftables=False)
+KERNEL = WITH_EVERYTHING.replace(programs={}, has_python_iptables=False, has_libnftables=False)
 BY_NETLINK = BackendChoice("iptables", "netlink", "nft")
 
 
@@ -38,7 +38,7 @@ def test_netlink_is_taken_with_and_without_programs(programs: dict[ProgramKey, s
 
 
 def test_netlink_is_not_taken_without_compat() -> None:
-    facts = KERNEL.replace(nft_compat=False, programs=WITH_EVERYTHING.programs)
+    facts = KERNEL.replace(has_nft_compat=False, programs=WITH_EVERYTHING.programs)
     assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
     assert choose(facts, BackendRequest("auto", "netlink")) == BackendChoice("nftables", "netlink", "")
     with pytest.raises(UnsupportedError, match=r"netlink \(nft\): nf_tables of this kernel takes no matches"):
@@ -57,8 +57,10 @@ def test_netlink_knows_no_legacy_tables() -> None:
 
 
 def test_render_takes_netlink_by_default() -> None:
-    assert without_kernel(BackendRequest()) == BY_NETLINK
-    assert without_kernel(BackendRequest("iptables", "", "legacy")) == BackendChoice("iptables", "restore", "legacy")
+    assert choose_without_kernel(BackendRequest()) == BY_NETLINK
+    assert choose_without_kernel(BackendRequest("iptables", "", "legacy")) == BackendChoice(
+        "iptables", "restore", "legacy"
+    )
 
 
 def test_netlink_removes_what_is_left_in_nf_tables() -> None:

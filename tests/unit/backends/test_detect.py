@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from capture.backends.detect import choose, live_sets_in, without_kernel
+from capture.backends.detect import choose, choose_without_kernel, live_sets_in
 from capture.backends.host_facts import HostFacts, LiveChain
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
@@ -20,7 +20,7 @@ ANYTHING = BackendRequest()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
 
 
-WITHOUT_NF_TABLES = WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False)
+WITHOUT_NF_TABLES = WITH_EVERYTHING.replace(has_nf_tables=False, has_nft_compat=False)
 NATIVE = ("nftables", "netlink", "")
 WITH_NOTHING = HostFacts({}, True, False, False, "absent", (), (), False, False)
 
@@ -39,7 +39,7 @@ def way(facts: HostFacts, request: BackendRequest = ANYTHING) -> tuple[str, str,
 class TestOtherUsers:
     """The namespace of a pod with ``hostUsers: false``."""
 
-    FACTS = WITH_EVERYTHING.replace(own_users=False)
+    FACTS = WITH_EVERYTHING.replace(has_own_users=False)
 
     def test_auto_takes_nftables_and_says_why(self) -> None:
         choice = choose(self.FACTS, ANYTHING)
@@ -57,7 +57,7 @@ class TestOtherUsers:
         assert way(facts) == ("iptables", "netlink", "nft")
 
     def test_iptables_is_taken_where_there_is_no_nf_tables(self) -> None:
-        facts = self.FACTS.replace(nf_tables=False, nft_compat=False)
+        facts = self.FACTS.replace(has_nf_tables=False, has_nft_compat=False)
         assert way(facts) == ("iptables", "restore", "legacy")
 
 
@@ -67,23 +67,23 @@ class TestAuto:
         [
             (WITH_EVERYTHING, ("iptables", "netlink", "nft")),
             (WITH_EVERYTHING.replace(programs={}), ("iptables", "netlink", "nft")),
-            (WITH_EVERYTHING.replace(nft_compat=False), ("iptables", "restore", "legacy")),
+            (WITH_EVERYTHING.replace(has_nft_compat=False), ("iptables", "restore", "legacy")),
             (WITHOUT_NF_TABLES, ("iptables", "restore", "legacy")),
-            (WITH_EVERYTHING.replace(nft_compat=False, legacy="loadable"), ("iptables", "restore", "legacy")),
-            (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), NATIVE),
-            (WITH_EVERYTHING.replace(nft_compat=False, programs={}), ("iptables", "iptc", "legacy")),
+            (WITH_EVERYTHING.replace(has_nft_compat=False, legacy="loadable"), ("iptables", "restore", "legacy")),
+            (WITH_EVERYTHING.replace(has_nft_compat=False, legacy="absent"), NATIVE),
+            (WITH_EVERYTHING.replace(has_nft_compat=False, programs={}), ("iptables", "iptc", "legacy")),
             (
-                WITH_EVERYTHING.replace(nft_compat=False, programs={}, python_iptables=False),
+                WITH_EVERYTHING.replace(has_nft_compat=False, programs={}, has_python_iptables=False),
                 ("nftables", "netlink", ""),
             ),
             # a kernel that might have legacy tables is second to one that has nf_tables, and better than nothing
-            (WITH_EVERYTHING.replace(nft_compat=False, legacy="unknown"), NATIVE),
+            (WITH_EVERYTHING.replace(has_nft_compat=False, legacy="unknown"), NATIVE),
             (
-                WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False, legacy="unknown"),
+                WITH_EVERYTHING.replace(has_nf_tables=False, has_nft_compat=False, legacy="unknown"),
                 ("iptables", "restore", "legacy"),
             ),
             # what a missing privilege hides is tried
-            (WITH_EVERYTHING.replace(nf_tables=None, nft_compat=None), ("iptables", "netlink", "nft")),
+            (WITH_EVERYTHING.replace(has_nf_tables=None, has_nft_compat=None), ("iptables", "netlink", "nft")),
         ],
     )
     def test_iptables_where_it_can_be_used(self, facts: HostFacts, expected: tuple[str, str, str]) -> None:
@@ -113,13 +113,13 @@ class TestAuto:
 
     def test_rules_in_a_variant_that_cannot_be_used_do_not_decide(self) -> None:
         facts = WITH_EVERYTHING.replace(
-            programs=programs("nft"), python_iptables=False, chains=(chain("legacy", "DOCKER"),)
+            programs=programs("nft"), has_python_iptables=False, chains=(chain("legacy", "DOCKER"),)
         )
 
         assert way(facts) == ("iptables", "netlink", "nft")
 
     def test_the_programs_of_a_family_that_the_kernel_lacks_are_not_needed(self) -> None:
-        facts = WITH_EVERYTHING.replace(nft_compat=False, programs=programs("legacy", families=[IPV4]), ipv6=False)
+        facts = WITH_EVERYTHING.replace(has_nft_compat=False, programs=programs("legacy", families=[IPV4]), ipv6=False)
 
         assert way(facts) == ("iptables", "restore", "legacy")
         assert way(facts.replace(ipv6=True)) == ("iptables", "iptc", "legacy")
@@ -129,7 +129,7 @@ class TestAuto:
         [
             (WITH_EVERYTHING.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)), "our rules are in iptables-legacy"),
             (WITH_EVERYTHING.replace(chains=(chain("nft"),)), "rules are in iptables-nft"),
-            (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), "takes no matches of iptables"),
+            (WITH_EVERYTHING.replace(has_nft_compat=False, legacy="absent"), "takes no matches of iptables"),
         ],
     )
     def test_a_decision_says_its_reason(self, facts: HostFacts, reason: str) -> None:
@@ -177,9 +177,9 @@ class TestRequested:
     @pytest.mark.parametrize(
         ("facts", "request_", "missing"),
         [
-            (WITH_EVERYTHING.replace(nf_tables=False), BackendRequest("nftables"), "this kernel has no nf_tables"),
+            (WITH_EVERYTHING.replace(has_nf_tables=False), BackendRequest("nftables"), "this kernel has no nf_tables"),
             (
-                WITH_EVERYTHING.replace(libnftables=False),
+                WITH_EVERYTHING.replace(has_libnftables=False),
                 BackendRequest(driver="libnftables"),
                 "bindings of libnftables",
             ),
@@ -194,12 +194,12 @@ class TestRequested:
                 "ip6tables-nft-save is not installed",
             ),
             (
-                WITH_EVERYTHING.replace(python_iptables=False),
+                WITH_EVERYTHING.replace(has_python_iptables=False),
                 BackendRequest(driver="iptc"),
                 "python-iptables is not installed",
             ),
             (WITH_EVERYTHING.replace(legacy="absent"), BackendRequest(variant="legacy"), "no legacy tables"),
-            (WITH_EVERYTHING.replace(nft_compat=False), BackendRequest(variant="nft"), "module nft_compat"),
+            (WITH_EVERYTHING.replace(has_nft_compat=False), BackendRequest(variant="nft"), "module nft_compat"),
         ],
     )
     def test_a_request_is_refused_with_what_is_missing(
@@ -212,7 +212,7 @@ class TestRequested:
         assert caught.value.remedy
 
     def test_an_unknown_support_of_legacy_tables_is_named(self) -> None:
-        choice = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
+        choice = choose(WITH_EVERYTHING.replace(legacy="unknown", has_nft_compat=False), ANYTHING)
 
         assert choice.backend == "nftables"
         assert "cannot tell whether this kernel supports legacy tables: none is loaded" in choice.reason
@@ -238,9 +238,9 @@ class TestRequested:
                 expected = choose(WITH_EVERYTHING, request)
             except ConfigurationError as error:
                 with pytest.raises(ConfigurationError, match=error.value):
-                    without_kernel(request)
+                    choose_without_kernel(request)
             else:
-                assert without_kernel(request) == expected
+                assert choose_without_kernel(request) == expected
 
     @pytest.mark.parametrize(
         ("request_", "option"),
@@ -288,7 +288,7 @@ class TestLeftovers:
         [
             (WITH_EVERYTHING, "restore"),
             (WITH_EVERYTHING.replace(programs={}), "iptc"),
-            (WITH_EVERYTHING.replace(programs={}, python_iptables=False), "restore"),
+            (WITH_EVERYTHING.replace(programs={}, has_python_iptables=False), "restore"),
         ],
     )
     def test_the_driver_is_one_that_can_be_used(self, facts: HostFacts, driver: str) -> None:

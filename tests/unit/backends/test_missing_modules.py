@@ -12,7 +12,7 @@ import pytest
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_layouts import REVISIONS
 from capture.backends.missing_modules import with_missing_modules
-from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, VOCABULARY, module_of, needed
+from capture.backends.needed_modules import FLAVOUR_NAMES, MODULES_BY_KIND, REQUIRES, extension_module, needed_modules
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model import ruleset
 from capture.model.addresses import FAMILIES
@@ -57,26 +57,26 @@ def extensions_in(text: str) -> Iterable[str]:
 def test_iptables_needs_the_extensions_that_are_rendered(configuration: str) -> None:
     desired = ruleset_of(CONFIGURATIONS[configuration])
     texts = [text for _, text in RestoreDriver("nft").render(desired)]
-    used = {module_of(name) for text in texts for name in extensions_in(text)}
+    used = {extension_module(name) for text in texts for name in extensions_in(text)}
 
-    assert {name for name in needed(desired, FAMILIES, "legacy") if name.startswith("xt_")} == used
-    assert {name for name in needed(desired, FAMILIES, "nft") if name.startswith("xt_")} == used - {"xt_tcpudp"}
+    assert {name for name in needed_modules(desired, FAMILIES, "legacy") if name.startswith("xt_")} == used
+    assert {name for name in needed_modules(desired, FAMILIES, "nft") if name.startswith("xt_")} == used - {"xt_tcpudp"}
     tables = {table.name for table in desired.tables}
     expected = {f"{prefix}_{table}" for prefix in ("iptable", "ip6table") for table in tables}
-    assert {name for name in needed(desired, FAMILIES, "legacy") if "table_" in name} == expected
+    assert {name for name in needed_modules(desired, FAMILIES, "legacy") if "table_" in name} == expected
 
 
 def test_every_capture_needs_what_the_default_needs() -> None:
     for flavour in FLAVOUR_NAMES:
-        assert needed(None, FAMILIES, flavour) == needed(ruleset_of({}), FAMILIES, flavour)
+        assert needed_modules(None, FAMILIES, flavour) == needed_modules(ruleset_of({}), FAMILIES, flavour)
 
 
 def test_a_family_that_is_left_out_needs_nothing() -> None:
-    assert not [name for name in needed(ruleset_of({}), ("ipv4",), "legacy") if name.startswith("ip6")]
+    assert not [name for name in needed_modules(ruleset_of({}), ("ipv4",), "legacy") if name.startswith("ip6")]
 
 
 def test_no_match_and_no_verdict_is_forgotten() -> None:
-    named = {kind.__name__ for kind in VOCABULARY}
+    named = {kind.__name__ for kind in MODULES_BY_KIND}
     every = {kind.__name__ for kind in kinds_of(ruleset.Match) | kinds_of(ruleset.Verdict)}
     assert every == named | WITHOUT_MODULES
 
@@ -174,7 +174,7 @@ def output(error: CaptureError) -> str:
 
 
 def test_an_absent_module_is_named_with_what_needs_it(kernel: Path) -> None:
-    offer(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
+    offer(kernel, *(name for name in needed_modules(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
     error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert isinstance(error, UnsupportedError)
     assert error.message == "this kernel has no module nft_redir (for REDIRECT), which nftables needs"
@@ -182,8 +182,8 @@ def test_an_absent_module_is_named_with_what_needs_it(kernel: Path) -> None:
 
 
 def test_a_module_that_could_not_be_loaded_is_named(kernel: Path) -> None:
-    offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
-    for name in needed(DEFAULT, FAMILIES, "nftables"):
+    offer(kernel, *needed_modules(DEFAULT, FAMILIES, "nftables"))
+    for name in needed_modules(DEFAULT, FAMILIES, "nftables"):
         if name != "nft_redir":
             (kernel / "loaded" / name).mkdir()
     assert "these modules are not loaded, though this kernel has them: nft_redir" in output(REFUSED)
@@ -194,7 +194,7 @@ def test_a_module_that_could_not_be_loaded_is_named(kernel: Path) -> None:
     "line", ["install nft-redir /bin/false", "blacklist nft_redir", "install nft_redir /bin/true #"]
 )
 def test_a_module_that_modprobe_may_not_load_is_named_with_the_file_that_says_so(kernel: Path, line: str) -> None:
-    offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
+    offer(kernel, *needed_modules(DEFAULT, FAMILIES, "nftables"))
     hardened = kernel / "modprobe.d" / "hardened.conf"
     hardened.write_text(f"# nothing\n\ninstall nft_ct /sbin/modprobe nft_ct\n{line}\n")
     error = with_missing_modules(REFUSED, DEFAULT, "nftables")
@@ -214,7 +214,7 @@ def test_a_needed_module_is_loaded_though_it_is_blacklisted(kernel: Path) -> Non
 
 
 def test_a_kernel_that_loads_no_more_modules_is_named(kernel: Path) -> None:
-    offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
+    offer(kernel, *needed_modules(DEFAULT, FAMILIES, "nftables"))
     (kernel / "modules_disabled").write_text("1\n")
     assert "kernel.modules_disabled=1" in output(REFUSED)
     assert "/etc/modules-load.d" in output(REFUSED)
@@ -229,7 +229,7 @@ def load(kernel: Path, *names: str) -> None:
 
 
 def test_an_unknown_module_is_a_suspicion(kernel: Path) -> None:
-    load(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
+    load(kernel, *(name for name in needed_modules(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
     error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert error.message == REFUSED.message
     assert error.remedy.startswith("Not loaded, and nftables needs them: nft_redir; ")
@@ -279,6 +279,6 @@ def test_other_errors_stay_as_they_are(kernel: Path, error: CaptureError) -> Non
 
 
 def test_nothing_is_blamed_on_modules_that_are_all_there(kernel: Path) -> None:
-    for name in needed(DEFAULT, FAMILIES, "nftables"):
+    for name in needed_modules(DEFAULT, FAMILIES, "nftables"):
         (kernel / "loaded" / name).mkdir()
     assert with_missing_modules(REFUSED, DEFAULT, "nftables") is REFUSED

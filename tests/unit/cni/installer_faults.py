@@ -47,7 +47,7 @@ class Node:
         scenario.prepare(self)
 
     def install(self, own_config: str = "") -> None:
-        desired = install.Desired(str(self.conf_dir), {"profile": "current"}, own_config)
+        desired = install.DesiredConfiguration(str(self.conf_dir), {"profile": "current"}, own_config)
         install.install(str(self.bundle), str(self.bin_dir), desired)
 
     def uninstall(self) -> None:
@@ -268,7 +268,7 @@ def fresh(scenario: Scenario) -> Iterator[Node]:
 
 
 if __name__ == "__main__":
-    trial.run = tried_without_a_process
+    trial.try_version = tried_without_a_process
     what, name, style, stride, tempfile.tempdir = sys.argv[1:]
     scenario, step = SCENARIOS[name], int(stride)
     numbers = count(1 + (list(SCENARIOS).index(name) + len(style)) % step, step)

@@ -50,7 +50,7 @@ def test_the_disk_has_the_content_before_readers_and_the_name_before_the_return(
     atomic_files.create(str(file.with_name("other")), b"new")
     assert steps == ["sync .capture-tmp", "link to name", "unlink .capture-tmp", "sync directory"]
     steps.clear()
-    assert atomic_files.put(str(file), b"newest")
+    assert atomic_files.write_if_changed(str(file), b"newest")
     assert steps == ["sync .capture-tmp", "rename to name", "sync directory"]
     steps.clear()
     atomic_files.remove(snapshot(str(file)))

@@ -147,7 +147,7 @@ BOMB = "a: &a [1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}]\n" for a, b in ("a
         (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, cannot be read: No such file"),
         (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
         (lambda directory: with_server(directory, "10.0.0.1:6443"), "expected https://ADDRESS:PORT"),
-        (lambda directory: with_server(directory, "http://10.0.0.1"), "which shows the token"),
+        (lambda directory: with_server(directory, "http://10.0.0.1"), "would send the token in clear text"),
     ],
 )
 def test_a_kubeconfig_that_the_plugin_could_not_use_is_refused(

@@ -34,7 +34,7 @@ class Node:
     def install(
         self, entry: dict[str, Any] | None = None, own_config: str = "", choice: ListChoice = FIRST_BY_NAME
     ) -> list[str]:
-        desired = install.Desired(str(self.conf_dir), entry or ENTRY, own_config, choice)
+        desired = install.DesiredConfiguration(str(self.conf_dir), entry or ENTRY, own_config, choice)
         changes = install.install(str(self.plugin), str(self.bin_dir), desired)
         return [self.short(change) for change in changes]
 
@@ -660,7 +660,7 @@ def test_a_bundle_that_was_damaged_in_place_is_repaired(node: Node) -> None:
     ("content", "problem"),
     [
         ("#!/no/such/python -IS\n", "its interpreter /no/such/python is missing here"),
-        ("\x7fELF and nothing more", "no program for this machine"),
+        ("\x7fELF and nothing more", "not a program for this machine"),
         ("#!/bin/sh\nexit 3\n", "does not answer VERSION: status 3, no output"),
         ("#!/bin/sh\necho '{}'\n", "does not answer VERSION: status 0, {}"),
         ("#!/bin/sh\nsleep 9\n", "no answer to VERSION within 0.2 s"),

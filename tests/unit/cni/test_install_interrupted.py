@@ -73,12 +73,12 @@ def test_a_rival_that_writes_every_100_ms_loses_nothing_and_does_not_win(tmp_pat
     rival = subprocess.Popen([sys.executable, "-c", RIVAL, str(path), "8"])
     rounds, entered = [0], 0
     while rival.poll() is None:
-        install.install(str(plugin), str(bin_dir), install.Desired(str(conf_dir), {}))
+        install.install(str(plugin), str(bin_dir), install.DesiredConfiguration(str(conf_dir), {}))
         network = json.loads(path.read_text())
         rounds.append(network["round"])
         entered += network["plugins"] == [{"type": "bridge"}, {"type": "capture-cni"}]
         time.sleep(0.001)
-    install.install(str(plugin), str(bin_dir), install.Desired(str(conf_dir), {}))
+    install.install(str(plugin), str(bin_dir), install.DesiredConfiguration(str(conf_dir), {}))
     assert rival.wait() == 0
     assert rounds == sorted(rounds)
     assert entered > 8

@@ -69,16 +69,16 @@ def test_verification_is_left_out_only_on_request(explicit: object) -> None:
 
 
 UNUSABLE = {
-    "": "it is no JSON",
+    "": "it is not JSON",
     "{": "line 1 column 2",
-    "[]": "no mapping",
-    "kind: Config": "it is no JSON",
+    "[]": "not a mapping",
+    "kind: Config": "it is not JSON",
     "{}": "there is no current-context",
     json.dumps(a_config() | {"current-context": "y"}): "'contexts' has no entry 'y'",
     json.dumps(a_config() | {"clusters": []}): "'clusters' has no entry 'c'",
     json.dumps(a_config() | {"users": {"u": 1}}): "'users' has no entry 'u'",
     json.dumps(a_config() | {"contexts": [{"name": "x", "context": {}}]}): "there is no cluster in the current context",
-    json.dumps(a_config() | {"clusters": [{"name": "c", "cluster": "x"}]}): "no mapping",
+    json.dumps(a_config() | {"clusters": [{"name": "c", "cluster": "x"}]}): "not a mapping",
     json.dumps(a_config({"server": ""})): "no 'server'",
     json.dumps(a_config({"server": 5})): "'server' is not a text",
     json.dumps(a_config({"insecure-skip-tls-verify": "yes"})): "neither true nor false",

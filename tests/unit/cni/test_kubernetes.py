@@ -117,7 +117,7 @@ def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKu
     """Nagle's algorithm holds a second small packet back until the first is acknowledged (RFC 896): 40 ms."""
     where = https.parse_url(server.url)
     assert where is not None
-    with contextlib.closing(https.connected(where, time.monotonic() + 5)) as connection:
+    with contextlib.closing(https.connect(where, time.monotonic() + 5)) as connection:
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -243,12 +243,12 @@ LASTING: list[tuple[Behaviour, int, str]] = [
     (status(500, "etcdserver: no leader"), TRY_AGAIN_LATER, "cannot answer now: 500 etcdserver: no leader"),
     (html(503), TRY_AGAIN_LATER, "cannot answer now: 503 Service Unavailable"),
     (cut_off(), BAD_ANSWER, "answer is cut off"),
-    (cut_off_without_length(), BAD_ANSWER, "answer is no JSON"),
+    (cut_off_without_length(), BAD_ANSWER, "answer is not JSON"),
     (nothing(), TRY_AGAIN_LATER, "closed the connection without an answer"),
     (slow(30), TRY_AGAIN_LATER, "no answer in time"),
     (dribble(), TRY_AGAIN_LATER, "no answer in time"),
-    (raw(b"HTTP/1.1 200 OK\r\n\r\n[]"), BAD_ANSWER, "no JSON object"),
-    (raw(b"HTTP/1.1 200 OK\r\n\r\n\xff"), BAD_ANSWER, "no JSON"),
+    (raw(b"HTTP/1.1 200 OK\r\n\r\n[]"), BAD_ANSWER, "not a JSON object"),
+    (raw(b"HTTP/1.1 200 OK\r\n\r\n\xff"), BAD_ANSWER, "not JSON"),
     (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}"), BAD_ANSWER, "answer is cut off"),
 ]
 

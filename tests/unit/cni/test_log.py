@@ -150,7 +150,7 @@ def test_eight_plugins_at_once_lose_no_line(tmp_path: Path) -> None:
 def test_a_dead_plugin_leaves_no_lock(tmp_path: Path) -> None:
     file = tmp_path / "log"
     (tmp_path / "log.lock").touch()  # as one killed during rotation leaves it
-    log.append(str(file), b"x" * 100 + b"\n", rotate_at=10)
+    log.append_line(str(file), b"x" * 100 + b"\n", rotate_at=10)
     assert (tmp_path / "log.1").exists()
 
 
@@ -161,13 +161,13 @@ def test_a_run_without_the_lock_goes_on(tmp_path: Path) -> None:
     with (tmp_path / "log.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for _ in range(3):
-            log.append(str(file), b"x" * 100 + b"\n", rotate_at=10)
+            log.append_line(str(file), b"x" * 100 + b"\n", rotate_at=10)
     assert file.stat().st_size == 303
 
 
 def test_a_complaint_is_one_line_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    log.complain("ADD", "pod shop/web-0:\nno\x1b[2J")
-    log.complain("", "CNI_COMMAND is missing")
+    log.print_failure("ADD", "pod shop/web-0:\nno\x1b[2J")
+    log.print_failure("", "CNI_COMMAND is missing")
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == (

@@ -47,7 +47,9 @@ class Node:
         return Path(taken.path).name if taken else ""
 
     def install(self, own_config: str = "", runtime: RuntimeName = "crio") -> None:
-        desired = install.Desired(str(self.conf_dir), {"profile": "current"}, own_config, self.choice(runtime))
+        desired = install.DesiredConfiguration(
+            str(self.conf_dir), {"profile": "current"}, own_config, self.choice(runtime)
+        )
         install.install(str(self.plugin), str(self.bin_dir), desired)
 
 

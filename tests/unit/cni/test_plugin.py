@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cni import codes, conf, forgetting, plugin, protocol
+from cni import cleanup, codes, conf, plugin, protocol
 from pytest_netns import require
 from support.runtimes.cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
 from support.runtimes.cni_calls import POD_ARGUMENTS as POD
@@ -72,7 +72,7 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         codes.VALUE_REFUSED,
         "excludeOutboundIPRanges): invalid value '11111",
     ),
-    (configuration({STATUS_ANNOTATION: "injected"}), codes.VALUE_REFUSED, "io/status): invalid value 'injected'"),
+    (configuration({STATUS_ANNOTATION: "injected"}), codes.VALUE_REFUSED, "io/status: invalid value 'injected'"),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
     (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile': invalid value \"modern\""),
     (
@@ -156,9 +156,9 @@ def test_without_a_command_no_input_is_awaited() -> None:
 def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
     """For every fault in the plugin, the runtime gets JSON to show; and DEL has succeeded."""
     script = (
-        "import sys; from cni import __main__, forgetting, plugin\n"
+        "import sys; from cni import __main__, cleanup, plugin\n"
         "def broken(request): raise RuntimeError('a\\nb')\n"
-        "plugin.HANDLERS['ADD'] = forgetting.HANDLERS['DEL'] = broken\n"
+        "plugin.HANDLERS['ADD'] = cleanup.HANDLERS['DEL'] = broken\n"
         "__main__.main()\n"
     )
     for command, status in (("ADD", 1), ("DEL", 0)):
@@ -195,4 +195,4 @@ def test_the_log_has_what_was_done_and_why(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_specification_is_there() -> None:
-    assert {*plugin.HANDLERS, *forgetting.HANDLERS} == set(protocol.SINCE_VERSION) - {"VERSION"}
+    assert {*plugin.HANDLERS, *cleanup.HANDLERS} == set(protocol.SINCE_VERSION) - {"VERSION"}

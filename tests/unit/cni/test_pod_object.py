@@ -6,7 +6,7 @@ import pytest
 from capture.settings.pod import Pod, Proxy
 from cni.codes import BAD_ANSWER
 from cni.pod import Identity
-from cni.pod_object import from_object, is_the_same
+from cni.pod_object import from_object, is_same_pod
 from cni.protocol import CniError
 
 WEB = Identity("shop", "web-0", "uid-1")
@@ -177,17 +177,17 @@ def test_json_that_is_no_object_is_an_error(plain: object) -> None:
 
 
 def test_the_same_pod_has_the_same_uid() -> None:
-    assert is_the_same(WEB, OBJECT)
-    assert not is_the_same(WEB, changed("metadata.uid", "uid-2"))
-    assert is_the_same(WEB.replace(uid=""), changed("metadata.uid", "uid-2"))
+    assert is_same_pod(WEB, OBJECT)
+    assert not is_same_pod(WEB, changed("metadata.uid", "uid-2"))
+    assert is_same_pod(WEB.replace(uid=""), changed("metadata.uid", "uid-2"))
 
 
 @pytest.mark.parametrize("name", ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"])
 def test_the_copy_of_a_pod_that_kubelet_made_from_a_file_is_the_same_pod(name: str) -> None:
     copy = changed("metadata.uid", "uid-2")
     copy["metadata"]["annotations"] = {name: "uid-1"}
-    assert is_the_same(WEB, copy)
+    assert is_same_pod(WEB, copy)
     copy["metadata"]["annotations"] = {name: "uid-3"}
-    assert not is_the_same(WEB, copy)
+    assert not is_same_pod(WEB, copy)
     copy["metadata"]["annotations"] = [name]
-    assert not is_the_same(WEB, copy)
+    assert not is_same_pod(WEB, copy)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import pytest
 
 from cni import protocol
-from cni.protocol import Answer, CniError, Request, dispatch, parse_arguments
+from cni.protocol import CniError, Request, Response, dispatch, parse_arguments
 
 ENVIRON = {
     "CNI_COMMAND": "ADD",
@@ -41,7 +41,7 @@ def call(
     environ: dict[str, str] | None = None,
     configuration: Mapping[str, object] | bytes | None = None,
     error: Exception | None = None,
-) -> tuple[Answer, Request | None]:
+) -> tuple[Response, Request | None]:
     """Call the plugin with ENVIRON and CONFIGURATION, and these changes."""
     stdin = configuration if isinstance(configuration, bytes) else json.dumps(CONFIGURATION | dict(configuration or {}))
     recorder = Recorder(error)
@@ -54,7 +54,7 @@ def call(
     return answer, recorder.requests[0] if recorder.requests else None
 
 
-def error_of(answer: Answer) -> dict[str, object]:
+def error_of(answer: Response) -> dict[str, object]:
     assert answer.exit_status == 1
     content = json.loads(answer.stdout)
     assert set(content) <= {"cniVersion", "code", "msg", "details"}
@@ -71,7 +71,7 @@ def test_add_prints_prevresult_with_every_digit(version: str) -> None:
     text = f'{{"cniVersion": "{version}", "ips": [{{"address": "10.0.0.1/8", "mtu": 1500.00}}], "x": 1e2, "y": 1e999}}'
     stdin = f'{{"cniVersion":"{version}","name":"n","prevResult":{text},"type":"capture-cni"}}'
     answer, request = call(configuration=stdin.encode())
-    assert answer == Answer(text.encode() + b"\n", 0)
+    assert answer == Response(text.encode() + b"\n", 0)
     assert request is not None
     assert request.version == version
 
@@ -79,7 +79,7 @@ def test_add_prints_prevresult_with_every_digit(version: str) -> None:
 @pytest.mark.parametrize("command", ["DEL", "CHECK", "GC", "STATUS"])
 def test_the_other_commands_print_nothing(command: str) -> None:
     answer, request = call({"CNI_COMMAND": command}, {"cniVersion": "1.1.0", "cni.dev/valid-attachments": ATTACHMENTS})
-    assert answer == Answer(b"", 0)
+    assert answer == Response(b"", 0)
     assert request is not None
     assert request.command == command
 
@@ -241,7 +241,7 @@ def test_an_unknown_command_is_refused(command: str) -> None:
 def test_del_does_without_namespace_and_prevresult(version: str, namespace: str, prev_result: object) -> None:
     configuration = {"cniVersion": version, "prevResult": prev_result}
     answer, request = call({"CNI_COMMAND": "DEL", "CNI_NETNS": namespace}, configuration)
-    assert answer == Answer(b"", 0)
+    assert answer == Response(b"", 0)
     assert request is not None
     assert request.namespace == namespace
     assert request.previous_result == (prev_result if isinstance(prev_result, dict) else None)
@@ -250,13 +250,13 @@ def test_del_does_without_namespace_and_prevresult(version: str, namespace: str,
 @pytest.mark.parametrize("arguments", ["K8S_POD_NAME", "=", "A=1", "A=1;A=2", ";;", "IgnoreUnknown=perhaps"])
 def test_del_does_with_any_arguments(arguments: str) -> None:
     answer, request = call({"CNI_COMMAND": "DEL", "CNI_ARGS": arguments})
-    assert (answer, request and request.arguments) == (Answer(b"", 0), {})
+    assert (answer, request and request.arguments) == (Response(b"", 0), {})
 
 
 @pytest.mark.parametrize("name", ["", None, 3, "../x", "a b"])
 def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
     answer, request = call({"CNI_COMMAND": "DEL"}, {"name": name})
-    assert (answer, request and request.network) == (Answer(b"", 0), "")
+    assert (answer, request and request.network) == (Response(b"", 0), "")
 
 
 # --- the network configuration ----------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
 @pytest.mark.parametrize(
     ("stdin", "code", "words"),
     [
-        (b"", protocol.DECODING_FAILURE, "line 1 column 1"),
+        (b"", protocol.DECODING_FAILURE, "is empty"),
         (b"{", protocol.DECODING_FAILURE, "line 1 column 2"),
         (b"[]", protocol.DECODING_FAILURE, "object"),
         (b'{"cniVersion": NaN}', protocol.DECODING_FAILURE, "NaN"),
@@ -406,8 +406,8 @@ def test_arguments_are_keys_and_values(text: str, arguments: dict[str, str]) -> 
         ("K8S_POD_NAME", "'K8S_POD_NAME' is not KEY=VALUE"),
         ("=web", "'=web' is not KEY=VALUE"),
         ("K8S_POD_NAME=a;K8S_POD_NAME=b", "two values"),
-        ("K8S_POD_NAMSPACE=shop", "unknown: K8S_POD_NAMSPACE"),
-        ("K8S_POD_NAMSPACE=shop;IgnoreUnknown=false", "unknown: K8S_POD_NAMSPACE"),
+        ("K8S_POD_NAMSPACE=shop", "unknown keys: K8S_POD_NAMSPACE"),
+        ("K8S_POD_NAMSPACE=shop;IgnoreUnknown=false", "unknown keys: K8S_POD_NAMSPACE"),
         ("IgnoreUnknown=yes", "expected 0, 1, true or false"),
     ],
 )

@@ -14,7 +14,7 @@ from cni.codes import BAD_KUBECONFIG, POD_UNKNOWN
 from cni.log import PluginLog
 from cni.pod import Identity
 from cni.protocol import CniError
-from cni.sources import learn
+from cni.sources import find_pod
 from pytest_netns import require
 from support.cluster.fake_kubernetes import FakeKubernetes, server_certificate, status
 
@@ -52,7 +52,7 @@ def learned(tmp_path: Path) -> Any:
                 "log_file": str(tmp_path / "log"),
             }
         )
-        pod, exemption = learn(WEB, configuration, PluginLog(str(tmp_path / "log")))
+        pod, exemption = find_pod(WEB, configuration, PluginLog(str(tmp_path / "log")))
         return pod.proxy.uid, exemption.reason if exemption else ""
 
     return call
@@ -187,7 +187,7 @@ def from_agent(tmp_path: Path, *sources: str) -> tuple[int | None, str]:
             "runtimeConfig": {CAPABILITY: INJECTED},
         }
     )
-    pod, exemption = learn(WEB, configuration, PluginLog(""))
+    pod, exemption = find_pod(WEB, configuration, PluginLog(""))
     return pod.proxy.uid, exemption.reason if exemption else ""
 
 

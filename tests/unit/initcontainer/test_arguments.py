@@ -14,7 +14,7 @@ from capture.settings.options import (
     PROXY_UID,
 )
 from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse
-from initcontainer.upstream_flags import PERSISTENT, REMOVED_FLAGS, SWITCHES, newer_mesh
+from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, newer_mesh
 from support.captures.fake_pod import explicit
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 
@@ -60,14 +60,14 @@ def test_flags_have_the_forms_of_pflag(arguments: list[str], expected: object) -
         (["--no-such"], "unknown flag --no-such"),
         (["-Z"], "unknown flag -Z"),
         (["-nZ"], "unknown flag -Z in -nZ"),
-        (["-p"], "-p needs a value"),
-        (["--envoy-port"], "--envoy-port needs a value"),
-        (["--dry-run", "false"], "unexpected argument 'false'"),
-        (["15001"], "unexpected argument '15001'"),
-        (["--", "-p"], "unexpected argument '-p'"),
-        (["-p", "1", "istio-iptables"], "unexpected argument 'istio-iptables'"),
-        ([""], "unexpected argument ''"),
-        (["-"], "unexpected argument '-'"),
+        (["-p"], "-p needs a value: expected a port (1-65535)"),
+        (["--envoy-port"], "--envoy-port needs a value: expected a port (1-65535)"),
+        (["--dry-run", "false"], "unexpected argument 'false': expected flags only"),
+        (["15001"], "unexpected argument '15001': expected flags only"),
+        (["--", "-p"], "unexpected argument '-p': expected flags only"),
+        (["-p", "1", "istio-iptables"], "unexpected argument 'istio-iptables': expected flags only"),
+        ([""], "unexpected argument '': expected flags only"),
+        (["-"], "unexpected argument '-': expected flags only"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], message: str) -> None:
@@ -115,7 +115,7 @@ def test_the_log_has_its_settings() -> None:
 
 @pytest.mark.parametrize("name", REMOVED_FLAGS)
 def test_a_flag_of_another_version_of_upstream_is_warned_of(name: str) -> None:
-    for words in ([f"--{name}=x"], [f"--{name}"] if name in SWITCHES else [f"--{name}", "x"]):
+    for words in ([f"--{name}=x"], [f"--{name}"] if name in FLAGS_WITHOUT_VALUE else [f"--{name}", "x"]):
         found = parse([*words, "-p", "1"], OPTIONS)
         assert found.flags == {PROXY_PORT: "1"}
         (warning,) = found.warnings
@@ -138,8 +138,8 @@ def test_the_old_word_for_cleaning() -> None:
 
 
 def test_upstream_s_flags_without_effect_are_none_of_the_table() -> None:
-    assert {option.flag for option in OPTIONS} & {*REMOVED_FLAGS, *PERSISTENT} == set()
-    assert not {*REMOVED_FLAGS} & {*PERSISTENT}
+    assert {option.flag for option in OPTIONS} & {*REMOVED_FLAGS, *PERSISTENT_FLAGS} == set()
+    assert not {*REMOVED_FLAGS} & {*PERSISTENT_FLAGS}
 
 
 def test_flags_before_an_error_are_known() -> None:

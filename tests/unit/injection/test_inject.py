@@ -373,7 +373,7 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("[SETUID]", "[[SETUID]]", "spec.containers[1].securityContext.capabilities.add[0]: invalid value"),
         ("runAsUser: 5", "runAsUser: '5'", "runAsUser of container istio-proxy: invalid value '5'"),
         ("name: app", "name: istio-proxy", "two containers have the name istio-proxy"),
-        ("{a: b}", "{status.sidecar.istio.io/port: 'x'}", "status.sidecar.istio.io/port): invalid value 'x'"),
+        ("{a: b}", "{status.sidecar.istio.io/port: 'x'}", "status.sidecar.istio.io/port: invalid value 'x'"),
         ("{a: b}", "{traffic.sidecar.istio.io/excludeInboundPorts: '*'}", "excludeInboundPorts): invalid value '*'"),
         ("{a: b}", "{traffic.sidecar.istio.io/excludeInboundPorts: 80:59}", "Ports): invalid value '80:59'"),
         ("{a: b}", """{sidecar.istio.io/status: '{"capture": {"was": 5}}'}""", "status: capture.was: invalid value 5"),
@@ -622,8 +622,8 @@ def test_a_policy_is_made_for_the_requested_users_alone(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("printed", "code", "expected"),
     [
-        ("x", 1, "its output is no list of objects"),
-        ('{"kind": "List", "items": 5}', 1, "its output is no list of objects"),
+        ("x", 1, "its output is not a list of objects"),
+        ('{"kind": "List", "items": 5}', 1, "its output is not a list of objects"),
         (
             '{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": 5}}]}',
             0,

@@ -42,9 +42,13 @@ def test_settings_that_cancel_the_capture_get_a_warning(which: Option[object], t
 @pytest.mark.parametrize(
     ("which", "port", "words"),
     [
-        (option.INBOUND_CAPTURE_PORT, "15001", "is --envoy-port, too: the directions cannot be told apart"),
-        (option.INBOUND_CAPTURE_PORT, "15008", "is --inbound-tunnel-port, too: the proxy expects tunnels"),
-        (option.PROXY_PORT, "15008", "is --inbound-tunnel-port, too: the proxy expects tunnels"),
+        (
+            option.INBOUND_CAPTURE_PORT,
+            "15001",
+            "is the same as --envoy-port: inbound and outbound connections cannot be told apart",
+        ),
+        (option.INBOUND_CAPTURE_PORT, "15008", "is the same as --inbound-tunnel-port: the proxy expects tunnels"),
+        (option.PROXY_PORT, "15008", "is the same as --inbound-tunnel-port: the proxy expects tunnels"),
     ],
 )
 def test_one_port_for_two_purposes_is_warned_of(which: Option[object], port: str, words: str) -> None:

@@ -12,14 +12,7 @@ from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import Option
 from capture.settings.parsers import Selection
-from capture.settings.pod import (
-    ANNOTATED_OPTIONS,
-    ANNOTATION_NAMES,
-    MAX_MISSPELT,
-    Pod,
-    Proxy,
-    pod_settings,
-)
+from capture.settings.pod import ANNOTATED_OPTIONS, ANNOTATION_NAMES, MAX_MISSPELT, Pod, Proxy, pod_settings
 from capture.settings.settings import ExplicitValue, Settings
 
 TRAFFIC = "traffic.sidecar.istio.io/"

@@ -90,7 +90,7 @@ except JsonError as refused:
 def test_valid_texts_need_neither_json_nor_re_and_bad_ones_still_have_a_reason() -> None:
     loaded, refused = _run(IMPORTS)
     assert loaded == ""
-    assert refused == "line 1 column 8: Expecting ',' delimiter"
+    assert refused == "line 1 column 8: expected ',' delimiter"
 
 
 WITHOUT_ACCELERATOR = (
@@ -112,7 +112,7 @@ print(encode(decode('["\\\\ud83d", 12345678901234567890, -0.0, true, null]')))
 
 def test_the_json_package_takes_the_place_of_a_missing_accelerator() -> None:
     assert _run(WITHOUT_ACCELERATOR)[1:] == [
-        "line 1 column 8: Expecting ',' delimiter",
+        "line 1 column 8: expected ',' delimiter",
         "refused",
         "refused",
         '["\\ud83d", 12345678901234567890, -0.0, true, null]',

@@ -1,8 +1,8 @@
 import pytest
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables.clauses import options_of, words_of
-from capture.backends.iptables.families import merged
+from capture.backends.iptables.clauses import parse_options, split_words
+from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (
@@ -172,7 +172,7 @@ class TestForeign:
 
 @pytest.mark.parametrize("name", ["--comment", "--log-prefix", "--nflog-prefix", "--string"])
 def test_a_text_that_looks_like_an_option_is_a_value(name: str) -> None:
-    options = options_of(words_of(f"--first 4 ! {name} --dport --last 5 6"))
+    options = parse_options(split_words(f"--first 4 ! {name} --dport --last 5 6"))
     assert [(each.name, each.values, each.negated) for each in options] == [
         ("--first", ("4",), False),
         (name, ("--dport",), True),
@@ -194,7 +194,7 @@ def test_a_text_that_looks_like_an_option_is_a_value(name: str) -> None:
     ],
 )
 def test_words_are_read_as_iptables_restore_reads_them(line: str, words: list[str]) -> None:
-    assert [word.text for word in words_of(line)] == words
+    assert [word.text for word in split_words(line)] == words
 
 
 class TestSave:
@@ -263,7 +263,7 @@ COMMIT
 """
 
     def test_each_rule_keeps_its_family(self) -> None:
-        both = merged([parse_save(self.ipv4, IPV4), parse_save(self.ipv6, IPV6)])
+        both = merge_families([parse_save(self.ipv4, IPV4), parse_save(self.ipv6, IPV6)])
 
         assert both.families == (IPV4, IPV6)
         assert [table.name for table in both.tables] == [RAW, NAT]

@@ -1,6 +1,6 @@
 import pytest
 
-from capture.backends.iptables.families import merged
+from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.render import restore_text, rule_text, save_text
@@ -67,12 +67,12 @@ class TestIntoNothing:
         edits = plan(NOTHING, ruleset())
 
         assert [(edit.family, edit.table) for edit in edits] == [(IPV4, NAT), (IPV6, NAT)]
-        assert list(edits[0].put) == ["ISTIO_OUTPUT"]
-        assert [(chain, position) for chain, position, _ in edits[0].placed] == [(OUTPUT, None), (OUTPUT, None)]
+        assert list(edits[0].rewritten_chains) == ["ISTIO_OUTPUT"]
+        assert [(chain, position) for chain, position, _ in edits[0].insertions] == [(OUTPUT, None), (OUTPUT, None)]
 
     def test_reasons_are_written_on_request(self) -> None:
-        ((silent,),) = plan(NOTHING, ruleset())[0].put.values()
-        ((telling,),) = plan(NOTHING, ruleset().replace(comments=True))[0].put.values()
+        ((silent,),) = plan(NOTHING, ruleset())[0].rewritten_chains.values()
+        ((telling,),) = plan(NOTHING, ruleset().replace(comments=True))[0].rewritten_chains.values()
 
         assert silent.why == ""
         assert telling.why == "to the proxy"
@@ -88,7 +88,7 @@ class TestIntoNothing:
     def test_a_chain_without_rules_that_something_jumps_to_is_made(self) -> None:
         desired = ruleset(Rule(Redirect(1), (TCP,), IPV4))
 
-        assert plan(NOTHING, desired)[1].put == {"ISTIO_OUTPUT": ()}
+        assert plan(NOTHING, desired)[1].rewritten_chains == {"ISTIO_OUTPUT": ()}
 
     def test_foreign_rules_are_not_written(self) -> None:
         with pytest.raises(ValueError, match="kept, but not written"):
@@ -145,18 +145,18 @@ class TestReplacing:
 
         (edit,) = plan(live, desired)
 
-        assert edit == TableEdit(IPV4, NAT, put=edit.put)
+        assert edit == TableEdit(IPV4, NAT, rewritten_chains=edit.rewritten_chains)
 
     def test_the_other_spelling_goes_in_the_same_transaction(self) -> None:
         live = present(*OWN)
 
         edit, _ = plan(live, ruleset(output="ISTIO-OUTPUT"))
 
-        assert edit.dropped == ("ISTIO_OUTPUT",)
+        assert edit.dropped_chains == ("ISTIO_OUTPUT",)
         assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OWN[0], "-p tcp -j ISTIO-OUTPUT"]
 
     def test_a_family_that_is_captured_no_more_loses_our_rules(self) -> None:
-        both = merged([present(*OWN, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
+        both = merge_families([present(*OWN, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
         only_ipv6 = ruleset(families=(IPV6,))
 
         assert output_after(both, only_ipv6) == ["-j ACCEPT"]
@@ -176,7 +176,7 @@ class TestReplacing:
 
         (edit,) = plan(live, None)
 
-        assert edit.removed == ((OUTPUT, 4), (OUTPUT, 2), (OUTPUT, 1))
+        assert edit.removals == ((OUTPUT, 4), (OUTPUT, 2), (OUTPUT, 1))
         assert output_after(live, None) == ["-p icmp -j LOG", "-p icmp -j LOG"]
 
 
@@ -201,12 +201,14 @@ class TestClean:
 
         (edit,) = plan(live, None)
 
-        assert edit == TableEdit(IPV4, NAT, removed=(("DOCKER", 0),), dropped=("ISTIO_OUTPUT",))
+        assert edit == TableEdit(IPV4, NAT, removals=(("DOCKER", 0),), dropped_chains=("ISTIO_OUTPUT",))
 
     def test_one_of_our_chains_that_is_empty_goes_from_both_families(self) -> None:
         live = Ruleset(FAMILIES, (Table(NAT, (Chain("ISTIO_OUTPUT"),)),))
 
-        assert plan(live, None) == tuple(TableEdit(family, NAT, dropped=("ISTIO_OUTPUT",)) for family in FAMILIES)
+        assert plan(live, None) == tuple(
+            TableEdit(family, NAT, dropped_chains=("ISTIO_OUTPUT",)) for family in FAMILIES
+        )
 
     def test_a_chain_of_one_family_goes_from_that_alone(self) -> None:
         live = Ruleset(FAMILIES, (Table(RAW, (Chain("ISTIO_OUTPUT_DNS", (Rule(SetZone(1), (UDP,), IPV4),)),)),))
@@ -243,7 +245,7 @@ def test_the_text_for_iptables_restore() -> None:
     live = present("-p icmp -j LOG", "-o eth0 -j RETURN", "-p tcp -j ISTIO_OUTPUT", "-j ACCEPT")
     (edit,) = plan(live, ruleset(output="ISTIO-OUTPUT", families=(IPV4,)))
 
-    assert restore_text([edit, TableEdit(IPV4, RAW, placed=((OUTPUT, None, Rule(Return(), (), IPV4)),))]) == (
+    assert restore_text([edit, TableEdit(IPV4, RAW, insertions=((OUTPUT, None, Rule(Return(), (), IPV4)),))]) == (
         "*nat\n"
         ":ISTIO-OUTPUT - [0:0]\n"
         ":ISTIO_OUTPUT - [0:0]\n"
@@ -264,4 +266,4 @@ def test_edits_name_places_in_the_chain_as_it_is_at_that_moment() -> None:
     live = present("-j ACCEPT")
     (edit, _) = plan(live, ruleset())
 
-    assert [position for _, position, _ in edit.placed] == [0, 1]
+    assert [position for _, position, _ in edit.insertions] == [0, 1]

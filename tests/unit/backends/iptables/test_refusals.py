@@ -4,7 +4,7 @@ import pytest
 
 from capture.backends.iptables import refusals
 from capture.backends.iptables.programs import Finished
-from capture.backends.iptables.refusals import refusal, unreadable
+from capture.backends.iptables.refusals import program_refusal, unreadable_table
 from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
 
@@ -24,7 +24,7 @@ def _privileged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def after(complaint: str, *, command: str = "iptables-nft-restore", status: int = 4) -> CaptureError:
-    return refusal([f"/usr/sbin/{command}", "--noflush"], Finished(status, "", complaint), INPUT, IPV4)
+    return program_refusal([f"/usr/sbin/{command}", "--noflush"], Finished(status, "", complaint), INPUT, IPV4)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_complaints_of_iptables_legacy_name_what_is_missing(complaint: str, need
 
 def test_the_tables_of_ipv6_are_modules_of_their_own() -> None:
     complaint = "ip6tables-restore: unable to initialize table 'nat'"
-    error = refusal(["/sbin/ip6tables-legacy-restore"], Finished(2, "", complaint), INPUT, IPV6)
+    error = program_refusal(["/sbin/ip6tables-legacy-restore"], Finished(2, "", complaint), INPUT, IPV6)
 
     assert "ip6table_nat" in error.remedy
     assert "IPv6" in error.message
@@ -141,7 +141,7 @@ def test_a_crash_of_python_iptables() -> None:
 
 
 def test_rules_that_iptables_cannot_read() -> None:
-    error = unreadable(IPV6, "raw")
+    error = unreadable_table(IPV6, "raw")
 
     assert "table raw of IPv6" in error.message
     assert "--backend nftables" in error.remedy

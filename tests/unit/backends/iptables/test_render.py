@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from capture.backends.iptables.expansion import check_writable, comment, expanded
+from capture.backends.iptables.expansion import check_writable, comment_text, expanded
 from capture.backends.iptables.parse import parse_rule
 from capture.backends.iptables.render import quoted, rule_text, save_text
 from capture.model.addresses import IPV4, IPV6
@@ -201,11 +201,11 @@ class TestQuoting:
 
 class TestComment:
     def test_line_breaks_become_blanks(self) -> None:
-        assert comment("a\n-A OUTPUT\tb") == "a -A OUTPUT b"
+        assert comment_text("a\n-A OUTPUT\tb") == "a -A OUTPUT b"
 
     def test_a_long_text_is_cut_between_letters(self) -> None:
-        assert comment("x" + "ü" * 200) == "x" + "ü" * 127
-        assert comment("x" * 300) == "x" * 255
+        assert comment_text("x" + "ü" * 200) == "x" + "ü" * 127
+        assert comment_text("x" * 300) == "x" * 255
 
 
 class TestSaveText:

@@ -6,25 +6,13 @@ import pytest
 
 from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import TableEdit
-from capture.backends.iptables.xt_changes import LiveTable, changes, made_by_us, model_name, removals
+from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, own_built_in, removals
 from capture.backends.iptables.xt_decode import FoundRule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
-from capture.model.ruleset import (
-    FORWARD,
-    INPUT,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    RAW,
-    Accept,
-    Jump,
-    Return,
-    Rule,
-)
+from capture.model.ruleset import FORWARD, INPUT, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, Accept, Jump, Return, Rule
 from capture.netlink.attributes import decode_fields, decode_number
 from capture.netlink.messages import NLM_F_NONREC
 
@@ -71,7 +59,7 @@ def words(existing: LiveTable | None, edit: TableEdit) -> list[str]:
 class TestMessages:
     def test_an_empty_namespace_gets_tables_chains_and_rules(self) -> None:
         put = {"ISTIO_OUTPUT": (OTHER,), "ISTIO_REDIRECT": ()}
-        assert words(None, edited(put=put, placed=((OUTPUT, None, JUMP), (OUTPUT, None, OTHER)))) == [
+        assert words(None, edited(rewritten_chains=put, insertions=((OUTPUT, None, JUMP), (OUTPUT, None, OTHER)))) == [
             "add table ip nat",
             "add chain ISTIO_OUTPUT",
             "add chain ISTIO_REDIRECT",
@@ -83,7 +71,7 @@ class TestMessages:
 
     def test_our_chains_are_emptied_and_filled(self) -> None:
         existing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
-        assert words(existing, edited(put={"ISTIO_OUTPUT": (OTHER,)})) == [
+        assert words(existing, edited(rewritten_chains={"ISTIO_OUTPUT": (OTHER,)})) == [
             "flush chain ISTIO_OUTPUT",
             "add a rule to chain ISTIO_OUTPUT",
         ]
@@ -91,7 +79,7 @@ class TestMessages:
     def test_rules_go_before_what_stays(self) -> None:
         existing = table((chain(OUTPUT, 1), (11, 12, 13, 14)))
         placed = ((OUTPUT, 1, JUMP), (OUTPUT, 2, OTHER), (OUTPUT, 0, OTHER))
-        assert words(existing, edited(removed=((OUTPUT, 2), (OUTPUT, 0)), placed=placed)) == [
+        assert words(existing, edited(removals=((OUTPUT, 2), (OUTPUT, 0)), insertions=placed)) == [
             "delete the rule with handle 13 of chain OUTPUT",
             "delete the rule with handle 11 of chain OUTPUT",
             "add a rule to chain OUTPUT before 14",
@@ -101,31 +89,31 @@ class TestMessages:
 
     def test_a_rule_at_the_end_names_no_other(self) -> None:
         existing = table((chain(OUTPUT, 1), (11,)))
-        assert words(existing, edited(placed=((OUTPUT, 1, JUMP),))) == ["add a rule to chain OUTPUT"]
+        assert words(existing, edited(insertions=((OUTPUT, 1, JUMP),))) == ["add a rule to chain OUTPUT"]
 
     def test_a_chain_that_another_family_has_is_not_dropped_here(self) -> None:
         existing = table((chain("ISTIO_OUTPUT", 1), (2,)), (chain(INPUT, 3), ()))
-        assert words(existing, edited(dropped=("ISTIO_OUTPUT", "ISTIO-OUTPUT"))) == [
+        assert words(existing, edited(dropped_chains=("ISTIO_OUTPUT", "ISTIO-OUTPUT"))) == [
             "flush chain ISTIO_OUTPUT",
             "delete chain ISTIO_OUTPUT",
         ]
-        assert words(None, edited(dropped=("ISTIO_OUTPUT",))) == []
+        assert words(None, edited(dropped_chains=("ISTIO_OUTPUT",))) == []
 
     def test_a_chain_in_the_way_is_named(self) -> None:
         existing = table((chain(OUTPUT, 1, hook=Hook("nat", "output", -5)), ()))
         with pytest.raises(CaptureError, match=r"OUTPUT\(nat output -5\)"):
-            words(existing, edited(placed=((OUTPUT, None, JUMP),)))
+            words(existing, edited(insertions=((OUTPUT, None, JUMP),)))
 
     def test_our_rules_leave_a_chain_of_any_name(self) -> None:
         existing = table((unhooked(OUTPUT, 1), (7,)))
-        assert words(existing, edited(removed=(("OUTPUT(not hooked)", 0),))) == [
+        assert words(existing, edited(removals=(("OUTPUT(not hooked)", 0),))) == [
             "delete the rule with handle 7 of chain OUTPUT"
         ]
 
 
 class TestTidyingUp:
     OWN = (chain("ISTIO_OUTPUT", 1), (2, 3))
-    CLEAN = edited(removed=((OUTPUT, 0),), dropped=("ISTIO_OUTPUT",))
+    CLEAN = edited(removals=((OUTPUT, 0),), dropped_chains=("ISTIO_OUTPUT",))
 
     def test_everything_goes_that_was_made_for_us(self) -> None:
         assert words(table(self.OWN, (chain(OUTPUT, 4), (5,))), self.CLEAN)[-2:] == [
@@ -144,7 +132,7 @@ class TestTidyingUp:
         assert [change.flags & NLM_F_NONREC for change in deleted] == [NLM_F_NONREC] * 3
 
     def test_a_table_without_built_in_chains_goes(self) -> None:
-        assert words(table(self.OWN), edited(dropped=("ISTIO_OUTPUT",)))[-1] == "delete table ip nat"
+        assert words(table(self.OWN), edited(dropped_chains=("ISTIO_OUTPUT",)))[-1] == "delete table ip nat"
 
     def test_a_table_with_anything_else_stays(self) -> None:
         assert words(table(self.OWN, (chain(OUTPUT, 4), (5,)), others=1), self.CLEAN)[-1] == "delete chain OUTPUT"
@@ -158,9 +146,9 @@ class TestTidyingUp:
     @pytest.mark.parametrize(
         ("edit", "last"),
         [
-            (edited(removed=((OUTPUT, 0),)), ["delete chain OUTPUT", "delete table ip nat"]),
-            (edited(dropped=("ISTIO_OUTPUT",)), []),
-            (edited(placed=((OUTPUT, None, JUMP),)), []),
+            (edited(removals=((OUTPUT, 0),)), ["delete chain OUTPUT", "delete table ip nat"]),
+            (edited(dropped_chains=("ISTIO_OUTPUT",)), []),
+            (edited(insertions=((OUTPUT, None, JUMP),)), []),
         ],
     )
     def test_chains_that_iptables_nft_has_emptied_go_too(self, edit: TableEdit, last: list[str]) -> None:
@@ -170,11 +158,11 @@ class TestTidyingUp:
         assert found == last
 
     def test_where_there_is_no_table_nothing_goes(self) -> None:
-        assert list(removals([edited(removed=((OUTPUT, 0),))], {})) == []
+        assert list(removals([edited(removals=((OUTPUT, 0),))], {})) == []
 
     def test_a_chain_with_a_policy_stays_when_it_is_empty(self) -> None:
         emptied = {(IPV4, NAT): table((chain(OUTPUT, 4, policy="DROP"), ()))}
-        assert list(removals([edited(removed=((OUTPUT, 0),))], emptied)) == []
+        assert list(removals([edited(removals=((OUTPUT, 0),))], emptied)) == []
 
     def test_chains_of_others_stay(self) -> None:
         existing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
@@ -207,14 +195,14 @@ class TestMakers:
     )
     def test_are_named_by_handles(self, existing: list[tuple[str, int, tuple[int, ...]]], made: set[str]) -> None:
         of_table = table(*((chain(name, handle), rules) for name, handle, rules in existing))
-        assert made_by_us(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == made
+        assert own_built_in(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == made
 
     @pytest.mark.parametrize(
         "found",
         [chain(OUTPUT, 2, policy="DROP"), chain(OUTPUT, 2, hook=Hook("nat", "output", -5)), chain(POSTROUTING, 2)],
     )
     def test_some_are_never_our_own(self, found: FoundChain) -> None:
-        assert made_by_us(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
+        assert own_built_in(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
 
 
 class TestTables:

@@ -34,8 +34,8 @@ from capture.model.ruleset import (
 from capture.netlink.attributes import attribute, nested, text, u8, u16be, u32, u32be, u64be
 
 TCP = Protocol("tcp")
-OF_TCP = enc.OF_PROTOCOL["tcp"]
-ACCEPT = enc.verdict_of(Rule(Accept()), IPV4)
+OF_TCP = enc.PROTOCOL_TESTS["tcp"]
+ACCEPT = enc.encode_verdict(Rule(Accept()), IPV4)
 EQ, NEQ, LT, LTE, GT, GTE = range(6)
 
 
@@ -277,11 +277,11 @@ class TestRules:
         ids = OwnerUid((only(3), only(4)), negated=True)
         networks = Source((*network("10.0.0.0/8"), *network("172.16.0.0/12")), negated=True)
         written = Rule(Jump("FOO"), (networks, ids, ConnectionMark(1), ConnectionState(("NEW",))))
-        assert read(enc.expressions(written, IPV4)).matches == written.matches
+        assert read(enc.encode_expressions(written, IPV4)).matches == written.matches
 
     def test_the_order_is_that_of_a_listing(self) -> None:
         written = Rule(Jump("FOO"), (Mark(1), TCP, InInterface("lo"), Source(network("10.0.0.0/8"))))
-        kinds = [type(match).__name__ for match in read(enc.expressions(written, IPV4)).matches]
+        kinds = [type(match).__name__ for match in read(enc.encode_expressions(written, IPV4)).matches]
         assert kinds == ["Source", "InInterface", "Protocol", "Mark"]
 
     def test_counters_are_read(self) -> None:
@@ -292,9 +292,9 @@ class TestRules:
         assert read(counter).counters == Counters(3, 180)
 
     def test_any_name_of_an_interface_is_read(self) -> None:
-        assert read(enc.expressions(Rule(Accept(), (InInterface("+"),)), IPV4)).matches == ()
+        assert read(enc.encode_expressions(Rule(Accept(), (InInterface("+"),)), IPV4)).matches == ()
         never = InInterface("+", negated=True)
-        assert read(enc.expressions(Rule(Accept(), (never,)), IPV4)).matches == (never,)
+        assert read(enc.encode_expressions(Rule(Accept(), (never,)), IPV4)).matches == (never,)
 
 
 def test_an_expression_that_is_broken_off_is_shown_by_its_name() -> None:

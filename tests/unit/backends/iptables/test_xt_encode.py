@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from capture.backends.iptables.xt_encode import attributes_of, expressions, matches_of
+from capture.backends.iptables.xt_encode import encode_expressions, encode_matches, encode_rule
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
 from capture.model.addresses import IPV4, Family, Network, parse_network
@@ -41,7 +41,7 @@ def network(text: str) -> tuple[Network, ...]:
 def shown(*matches: Match, family: Family = IPV4) -> list[str]:
     """Return the expressions of matches by name, loads with what is loaded and comparisons with what is compared."""
     found = []
-    for element in decode_elements(matches_of(Rule(Return(), matches), family)):
+    for element in decode_elements(encode_matches(Rule(Return(), matches), family)):
         fields = decode_fields(element)
         name, data = decode_text(fields[nf.NFTA_EXPR_NAME]), decode_fields(fields[nf.NFTA_EXPR_DATA])
         if name == "cmp":
@@ -143,7 +143,7 @@ class TestBytes:
             "38000100 0e000100 696d6d65 64696174 65000000 24000200 08000100 00000000"
             "18000200 14000200 08000100 fffffffd 08000200 464f4f00"
         )
-        assert expressions(Rule(Jump("FOO"), matches), IPV4) == bytes.fromhex(dumped)
+        assert encode_expressions(Rule(Jump("FOO"), matches), IPV4) == bytes.fromhex(dumped)
 
 
 class TestWithoutWords:
@@ -159,12 +159,12 @@ class TestWithoutWords:
     )
     def test_rules_without_words_in_iptables_are_refused(self, rule: Rule, why: str) -> None:
         with pytest.raises(ValueError, match=why):
-            expressions(rule, IPV4)
+            encode_expressions(rule, IPV4)
 
 
 def test_matches_that_need_a_protocol_get_it() -> None:
-    assert nf.NFTA_RULE_COMPAT not in decode_fields(attributes_of(Rule(Return()), IPV4))
-    compat = decode_fields(attributes_of(Rule(Return(), (TCP,)), IPV4))[nf.NFTA_RULE_COMPAT]
+    assert nf.NFTA_RULE_COMPAT not in decode_fields(encode_rule(Rule(Return()), IPV4))
+    compat = decode_fields(encode_rule(Rule(Return(), (TCP,)), IPV4))[nf.NFTA_RULE_COMPAT]
     assert decode_fields(compat) == {1: b"\0\0\0\6", 2: bytes(4)}
 
 

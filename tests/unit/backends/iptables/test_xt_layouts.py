@@ -7,7 +7,7 @@ import pytest
 
 from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.clauses import matches_of, verdict_of, words_of
+from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_text import match_text, target_text
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, Family, parse_network
@@ -229,11 +229,11 @@ def structure_of(expressions: bytes) -> bytes:
 
 
 def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
-    return tuple(matches_of(words_of(match_text(name, revision, structure, family))))
+    return tuple(parse_matches(split_words(match_text(name, revision, structure, family))))
 
 
 def read_target(name: str, revision: int, structure: bytes, family: Family) -> Verdict:
-    return verdict_of(words_of(f"-j {target_text(name, revision, structure, family)}"))
+    return parse_verdict(split_words(f"-j {target_text(name, revision, structure, family)}"))
 
 
 def beyond_the_first(match: Match) -> tuple[Match, ...]:
@@ -301,7 +301,7 @@ TARGETS: dict[str, tuple[ctypes.Structure | ctypes.BigEndianStructure, tuple[str
 @pytest.mark.parametrize("case", MATCHES)
 def test_a_match_is_laid_out_as_the_header_says_and_read_back(case: str) -> None:
     defined, (name, revision), match = MATCHES[case]
-    written = structure_of(enc.matches_of(Rule(Accept(), (Protocol("tcp"), *beyond_the_first(match))), IPV4))
+    written = structure_of(enc.encode_matches(Rule(Accept(), (Protocol("tcp"), *beyond_the_first(match))), IPV4))
     assert written == padded(defined)
     assert read_match(name, revision, written, IPV4) == (match,)
 
@@ -309,26 +309,26 @@ def test_a_match_is_laid_out_as_the_header_says_and_read_back(case: str) -> None
 @pytest.mark.parametrize("case", TARGETS)
 def test_a_target_is_laid_out_as_the_header_says_and_read_back(case: str) -> None:
     defined, (name, revision), verdict = TARGETS[case]
-    written = structure_of(enc.verdict_of(Rule(verdict), IPV4))
+    written = structure_of(enc.encode_verdict(Rule(verdict), IPV4))
     assert written == padded(defined)
     assert read_target(name, revision, written, IPV4) == verdict
 
 
 def test_a_redirection_of_ipv6_has_its_own_structure() -> None:
-    written = structure_of(enc.verdict_of(Rule(Redirect(15001)), IPV6))
+    written = structure_of(enc.encode_verdict(Rule(Redirect(15001)), IPV6))
     assert written == padded(Nat6(flags=number(2), min_proto=15001, max_proto=15001))
     assert read_target("REDIRECT", 0, written, IPV6) == Redirect(15001)
 
 
 def test_a_range_of_ipv6_takes_the_whole_address() -> None:
-    written = structure_of(enc.matches_of(Rule(Accept(), (Source((NETWORK6, NETWORK6)),)), IPV6))
+    written = structure_of(enc.encode_matches(Rule(Accept(), (Source((NETWORK6, NETWORK6)),)), IPV6))
     last = "fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
     assert written == padded(Iprange(src_min=address("fd00::"), src_max=address(last), flags=1))
     assert read_match("iprange", 1, written, IPV6) == (Source((NETWORK6,)),)
 
 
 def test_a_comment_fills_its_structure() -> None:
-    written = structure_of(enc.matches_of(Rule(Accept(), (), IPV4, "größer"), IPV4))
+    written = structure_of(enc.encode_matches(Rule(Accept(), (), IPV4, "größer"), IPV4))
     assert written == "größer".encode().ljust(256, b"\0")
     assert xt_layouts.text_of(written) == "größer"
 
@@ -447,11 +447,11 @@ class TestWhatTheModelLacks:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda: enc.verdict_of(Rule(SetMark(8, 7)), IPV4),
-        lambda: enc.verdict_of(Rule(TransparentProxy(1, 8, 7)), IPV4),
-        lambda: enc.verdict_of(Rule(Log("x" * 30)), IPV4),
-        lambda: enc.verdict_of(Rule(Log("a\0b")), IPV4),
-        lambda: enc.matches_of(Rule(Accept(), (ConnectionState(("OLD",)),)), IPV4),
+        lambda: enc.encode_verdict(Rule(SetMark(8, 7)), IPV4),
+        lambda: enc.encode_verdict(Rule(TransparentProxy(1, 8, 7)), IPV4),
+        lambda: enc.encode_verdict(Rule(Log("x" * 30)), IPV4),
+        lambda: enc.encode_verdict(Rule(Log("a\0b")), IPV4),
+        lambda: enc.encode_matches(Rule(Accept(), (ConnectionState(("OLD",)),)), IPV4),
     ],
 )
 def test_a_value_without_a_place_is_refused(write: object) -> None:

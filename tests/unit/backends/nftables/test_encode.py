@@ -37,7 +37,7 @@ PORTS = Rule(Return(), (Protocol("tcp"), DestinationPort((only(53), only(15008))
 
 def messages(*tables: Table) -> list[Change]:
     native = lower(Ruleset(FAMILIES, tables, comments=True))
-    tables_and_chains = plan.replace(native, {}, lambda table: TableMessages(nf.NFPROTO_INET, table))
+    tables_and_chains = plan.table_changes(native, {}, lambda table: TableMessages(nf.NFPROTO_INET, table))
     return [*tables_and_chains, *add_rules(native)]
 
 

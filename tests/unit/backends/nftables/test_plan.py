@@ -37,7 +37,7 @@ class Words:
 
 
 def replaced(live: plan.LiveHooks) -> list[str]:
-    return list(plan.replace((NAT,), live, Words))
+    return list(plan.table_changes((NAT,), live, Words))
 
 
 MADE = ["add chain nat output (nat output -100, accept)", "add chain nat istio-output (None, None)"]

@@ -16,7 +16,7 @@ from capture.report.terminal import Finding
 from capture.state.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
-from cni.status import of_this_node
+from cni.status import findings_of_this_node
 from pytest_netns import require
 from support.captures.hosts import WITH_EVERYTHING
 
@@ -97,16 +97,16 @@ def test_where_no_backend_can_be_chosen_capture_cannot_work(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("changes", "state", "words"),
     [
-        ({"nf_tables": False}, "warning", "nf_tables: absent; needed for nftables and for iptables-nft"),
-        ({"nf_tables": None}, "note", "nf_tables: not permitted to query it"),
-        ({"nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
+        ({"has_nf_tables": False}, "warning", "nf_tables: absent; needed for nftables and for iptables-nft"),
+        ({"has_nf_tables": None}, "note", "nf_tables: not permitted to query it"),
+        ({"has_nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
         ({"legacy": "absent"}, "note", "legacy tables: absent"),
         ({"legacy": "unknown"}, "note", "legacy tables: none is loaded"),
         ({"legacy": "loadable"}, "ok", "legacy tables: can be loaded"),
         ({"legacy_tables": (("ipv4", "nat"),)}, "note", "the table nat of ipv4 exists in this namespace"),
         ({"ipv6": False}, "note", "IPv6: absent"),
-        ({"python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
-        ({"libnftables": False}, "note", "libnftables: not installed"),
+        ({"has_python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
+        ({"has_libnftables": False}, "note", "libnftables: not installed"),
         (
             {"programs": {which: path for which, path in WITH_EVERYTHING.programs.items() if which[1] == "ipv4"}},
             "note",
@@ -148,7 +148,7 @@ def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() ->
 
 
 def test_an_absent_feature_names_the_missing_module() -> None:
-    found = examination.kernel_findings(WITH_EVERYTHING.replace(nft_compat=False), ("x_tables",))
+    found = examination.kernel_findings(WITH_EVERYTHING.replace(has_nft_compat=False), ("x_tables",))
     (finding,) = (finding for finding in found if finding.name == "nft_compat and xt_owner")
     assert finding.message.endswith("this kernel cannot load the module x_tables")
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
@@ -197,17 +197,17 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *types: str) -> N
 def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge", "capture-cni")
 
-    states = {each.name: each.state for each in of_this_node()}
+    states = {each.name: each.state for each in findings_of_this_node()}
     assert states["entry"] == "ok"
     assert "error" in states.values(), "the executable is missing"
 
 
 def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge")
-    assert of_this_node() == ()
+    assert findings_of_this_node() == ()
 
 
 def test_a_pod_has_no_findings_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
     monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
-    assert of_this_node() == ()
+    assert findings_of_this_node() == ()

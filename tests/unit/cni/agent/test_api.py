@@ -76,7 +76,7 @@ def test_a_watch_that_is_silent_for_too_long_ends(
     server.history.happens("ADDED", {"metadata": dict(POD), "spec": {}})
     watch = api.watch_pods(client, "node-1", "1000")
     assert next(watch)[0] == "ADDED"
-    with pytest.raises(api.Unreachable):
+    with pytest.raises(api.API_ERRORS):
         next(watch)
 
 
@@ -88,7 +88,7 @@ def test_lists_and_watches_are_apart_and_nothing_else_waits(
     monkeypatch.setattr("cni.agent.api.time.sleep", sleeps.append)
     server.objects["/api/v1/nodes/node-1"] = {"metadata": {"labels": {"os": "linux"}}}
     api.list_pods(client, "node-1")
-    assert api.labels_of(client, "node-1") == {"os": "linux"}
+    assert api.node_labels(client, "node-1") == {"os": "linux"}
     api.list_pods(client, "node-1")
     server.history.happens("ADDED", {"metadata": dict(POD), "spec": {}})
     next(api.watch_pods(client, "node-1", "1000"))
@@ -104,12 +104,12 @@ def test_a_list_is_reduced_pod_by_pod_before_it_is_decoded_as_a_whole() -> None:
     }
     whole = {"kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": [pod, pod]}
     body = json.dumps(whole, separators=(",", ":")).encode()
-    slim = api.slimmed(body)
+    slim = api.reduce_list(body)
     assert json.loads(slim) == whole | {"items": [reduced(pod), reduced(pod)]}
     assert [reduced(each) for each in json.loads(slim)["items"]] == json.loads(slim)["items"]
     assert len(slim) < len(body) / 4
     for other in (b'{"kind":"PodList","items":[]}', b'{"kind":"Status","message":"no"}'):
-        assert api.slimmed(other) == other
+        assert api.reduce_list(other) == other
 
 
 def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:
@@ -176,7 +176,7 @@ def test_a_list_comes_from_the_cache_and_reduced(
         "resourceVersionMatch": "NotOlderThan",
     }  # fmt: skip
     server.will(fake_kubernetes.status(403, "no"))
-    with pytest.raises(api.Unreachable, match="no"):
+    with pytest.raises(api.API_ERRORS, match="no"):
         api.list_pods(client, "node-1")
 
 
@@ -234,10 +234,10 @@ def test_only_the_named_taints_go_and_only_if_nothing_else_has_changed(
     server: FakeKubernetes, client: Client, taints: list[dict[str, str]], patch: object
 ) -> None:
     server.objects["/api/v1/nodes/node-1"] = {"metadata": {"name": "node-1"}, "spec": {"taints": taints}}
-    assert taint.remove(client, "node-1", ("cni.istio.io/not-ready",)) == (True, "")
+    assert taint.remove_taints(client, "node-1", ("cni.istio.io/not-ready",)) == (True, "")
     assert [sent for _, sent in server.posted] == ([patch] if patch else [])
 
 
 def test_taints_that_cannot_be_removed(server: FakeKubernetes, client: Client) -> None:
     server.always(fake_kubernetes.status(403, "no"))
-    assert taint.remove(client, "node-1", ("x",)) == (False, "403 no")
+    assert taint.remove_taints(client, "node-1", ("x",)) == (False, "403 no")

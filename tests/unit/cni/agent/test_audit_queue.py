@@ -34,7 +34,7 @@ class Node:
         return str(self.place / sandbox)
 
     def announce(self, number: int) -> None:
-        self.pods.put({"metadata": {"namespace": "shop", "name": f"pod-{number}", "uid": str(number)}})
+        self.pods.store({"metadata": {"namespace": "shop", "name": f"pod-{number}", "uid": str(number)}})
 
     def turn(self, *changed: int, after: float = 1.0, is_well: bool = True) -> dict[int, bool]:
         """Return by number which pods get a look, and whether their network is read."""

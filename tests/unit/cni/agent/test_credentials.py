@@ -58,10 +58,10 @@ def test_a_file_that_others_could_read_is_written_again(options: Options) -> Non
 
 def test_a_token_is_short_when_kubelet_should_have_renewed_it() -> None:
     token = Token(1000.0, 4600.0)
-    assert not token.is_short(4600 - 720)  # kubelet renews at a fifth
-    assert token.is_short(4600 - 350)
-    assert token.left(4000) == 600
-    assert not Token(0.0, 0.0).is_short(1e12)
+    assert not token.is_nearly_expired(4600 - 720)  # kubelet renews at a fifth
+    assert token.is_nearly_expired(4600 - 350)
+    assert token.seconds_left(4000) == 600
+    assert not Token(0.0, 0.0).is_nearly_expired(1e12)
 
 
 @pytest.mark.parametrize("claims", [{"iat": 1, "exp": 2, "x": "???>>>"}, {"iat": 1, "exp": 2, "x": "~~~\u00ff\u00fe"}])
@@ -71,9 +71,9 @@ def test_a_token_is_read_in_the_alphabet_for_urls(tmp_path: Path, claims: dict[s
 
 
 def test_a_token_without_an_end_lasts() -> None:
-    assert Token(1000.0, 0.0).left(1e9) == float("inf")
-    assert Token(0.0, 1000.0).is_short(901)
-    assert not Token(0.0, 1000.0).is_short(899)
+    assert Token(1000.0, 0.0).seconds_left(1e9) == float("inf")
+    assert Token(0.0, 1000.0).is_nearly_expired(901)
+    assert not Token(0.0, 1000.0).is_nearly_expired(899)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import LOOK_INTERVAL, PARTS, Installation
 from cni.agent.options import Options
-from cni.agent.runtime import Loaded, RuntimeClient, RuntimeSilentError
+from cni.agent.runtime import LoadedNetwork, RuntimeClient, RuntimeSilentError
 from support.output.agent_lines import AgentLines
 from support.processes.waiting import wait_until
 
@@ -141,7 +141,7 @@ def test_a_list_that_cannot_be_read_for_a_moment_was_not_rewritten_by_a_rival(
     node.write()
     node.installation.run_once(0)
     with monkeypatch.context() as patch:
-        patch.setattr("cni.install.network_taken", fails)
+        patch.setattr("cni.install.selected_network", fails)
         node.installation.run_once(1)
     node.write()
     node.installation.run_once(2)
@@ -215,10 +215,10 @@ def test_a_list_of_our_own_goes_with_the_main_one(node: Node) -> None:
 class FakeRuntime(RuntimeClient):
     """What a runtime reports as loaded."""
 
-    def __init__(self, loaded: Loaded | None) -> None:
+    def __init__(self, loaded: LoadedNetwork | None) -> None:
         self.answer = loaded
 
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedNetwork | None:
         return self.answer
 
 
@@ -236,7 +236,7 @@ def test_ready_is_what_the_runtime_has_loaded(
     node: Node, conf_dir: str, bin_dir: str, plugins: tuple[str, ...], problem: str
 ) -> None:
     conf, binary = conf_dir.replace("CONF", str(node.conf_dir)), bin_dir.replace("BIN", str(node.bin_dir))
-    node.installation.runtime = FakeRuntime(Loaded(plugins, "lab", conf, (binary,)))
+    node.installation.runtime = FakeRuntime(LoadedNetwork(plugins, "lab", conf, (binary,)))
     node.write()
     node.installation.run_once(1)
     assert problem in node.problems().get("loaded", {}).get("problem", "")
@@ -245,7 +245,7 @@ def test_ready_is_what_the_runtime_has_loaded(
 
 def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node: Node) -> None:
     class Silent(FakeRuntime):
-        def loaded(self) -> Loaded | None:
+        def loaded(self) -> LoadedNetwork | None:
             raise RuntimeSilentError("/run/x.sock: Status: UNAVAILABLE")
 
     node.write()
@@ -259,7 +259,7 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
 
 def test_a_runtime_that_loads_nothing_new_is_named_after_a_while(node: Node) -> None:
     node.write()
-    runtime = FakeRuntime(Loaded(("bridge",), "lab", str(node.conf_dir), (str(node.bin_dir),)))
+    runtime = FakeRuntime(LoadedNetwork(("bridge",), "lab", str(node.conf_dir), (str(node.bin_dir),)))
     node.installation.runtime = runtime
     problems = []
     for now in (1.0, 16.0, 16.1):
@@ -268,14 +268,14 @@ def test_a_runtime_that_loads_nothing_new_is_named_after_a_while(node: Node) -> 
         assert node.installation._pause(now) == 0.5
     without = "the container runtime has loaded the network lab without capture-cni"
     assert problems == [without, without, f"{without}; after 15 s: look into its log"]
-    runtime.answer = Loaded(("bridge", "capture-cni"), "lab", str(node.conf_dir), (f"{node.bin_dir}/",))
+    runtime.answer = LoadedNetwork(("bridge", "capture-cni"), "lab", str(node.conf_dir), (f"{node.bin_dir}/",))
     node.installation.run_once(17.0)
     assert node.installation._pause(17.0) == LOOK_INTERVAL
     assert node.health.fact("loaded") == {
         "network": "lab", "plugins": ("bridge", "capture-cni"), "directory": str(node.conf_dir),
     }  # fmt: skip
     assert abs(node.health.fact("loaded_at") - time.time()) < 60
-    runtime.answer = Loaded(("bridge",), "lab", "", ())
+    runtime.answer = LoadedNetwork(("bridge",), "lab", "", ())
     node.installation.run_once(100.0)
     assert node.problems()["loaded"]["problem"] == without, "the wait begins anew"
 

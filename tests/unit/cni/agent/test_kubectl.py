@@ -148,19 +148,19 @@ def test_errors_are_in_kubectls_words(
 @pytest.mark.parametrize(
     ("script", "words", "error"),
     [
-        ("echo '[]'", "verify web", "kubectl: its output is no object of Kubernetes"),
-        ("true", "verify web", "kubectl: its output is no JSON"),
+        ("echo '[]'", "verify web", "kubectl: its output is not an object of Kubernetes"),
+        ("true", "verify web", "kubectl: its output is not JSON"),
         (
             "echo 'localhost:8080 was refused' >&2",
             "status",
             "kubectl: localhost:8080 was refused\n  Name the cluster: ",
         ),
-        ("""echo '{"items": []}'""", "status", "no agent runs in this cluster\n  docs/agent.md"),
+        ("""echo '{"items": []}'""", "status", "no agent runs in this cluster\n  Install it as docs/agent.md"),
         (f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Pending'}}]})}'", "status", "no agent runs"),
         (
             f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Failed'}}]})}'",
             "verify -l a=b",
-            "no pod of a=b runs",
+            "no pod of a=b is running",
         ),
     ],
 )

@@ -18,7 +18,7 @@ def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> 
     open_files = len(os.listdir("/proc/self/fd"))
     seen: list[bytes] = []
     for number in range(100):
-        log.append(str(path), b"line %d\n" % number, rotate_at=300)
+        log.append_line(str(path), b"line %d\n" % number, rotate_at=300)
         if number % 3 == 0:
             seen += follower.lines()
     seen += follower.lines()
@@ -36,7 +36,7 @@ def test_lines_are_passed_on_until_the_agent_stops(tmp_path: Path, monkeypatch: 
     thread = threading.Thread(target=follower.run, args=(agent_log, stop))
     thread.start()
     for number in range(3):
-        log.append(str(tmp_path / "cni.log"), b"line %d\n" % number)
+        log.append_line(str(tmp_path / "cni.log"), b"line %d\n" % number)
         wait_until(lambda: len(passed) > number)  # noqa: B023  # it is waited for within the loop
     stop.set()
     thread.join(10)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cni.agent import api, pod_warnings
-from cni.agent.pod_warnings import PAUSE_SECONDS, Warnings
+from cni.agent.pod_warnings import PAUSE_SECONDS, WarningPublisher
 from cni.agent.runtime import Sandbox
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
@@ -25,18 +25,18 @@ def server() -> Iterator[FakeKubernetes]:
 
 
 @pytest.fixture
-def warn(server: FakeKubernetes, tmp_path: Path) -> Iterator[Warnings]:
+def warn(server: FakeKubernetes, tmp_path: Path) -> Iterator[WarningPublisher]:
     (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
     with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-        yield Warnings(client, AgentLines())
+        yield WarningPublisher(client, AgentLines())
 
 
-def told(warn: Warnings) -> list[dict[str, Any]]:
+def told(warn: WarningPublisher) -> list[dict[str, Any]]:
     log: Any = warn._log
     return [{key: line[key] for key in TOLD} for line in log.lines]
 
 
-def test_the_owner_of_a_pod_is_warned_once_in_one_event(server: FakeKubernetes, warn: Warnings) -> None:
+def test_the_owner_of_a_pod_is_warned_once_in_one_event(server: FakeKubernetes, warn: WarningPublisher) -> None:
     warn(WEB, ())
     for _ in range(2):
         warn(WEB, ("a way round", "another"))
@@ -48,7 +48,7 @@ def test_the_owner_of_a_pod_is_warned_once_in_one_event(server: FakeKubernetes, 
     assert told(warn) == [TOLD, TOLD | {"says": "another"}]
 
 
-def test_what_another_agent_has_told_is_not_told_again(server: FakeKubernetes, warn: Warnings) -> None:
+def test_what_another_agent_has_told_is_not_told_again(server: FakeKubernetes, warn: WarningPublisher) -> None:
     server.always(fake_kubernetes.status(409))
     for _ in range(2):
         warn(WEB, ("a way round",))
@@ -56,7 +56,7 @@ def test_what_another_agent_has_told_is_not_told_again(server: FakeKubernetes, w
 
 
 def test_an_api_server_that_is_away_is_left_alone_for_a_minute(
-    server: FakeKubernetes, warn: Warnings, monkeypatch: pytest.MonkeyPatch
+    server: FakeKubernetes, warn: WarningPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr(pod_warnings, "time", SimpleNamespace(monotonic=lambda: clock[0]))
@@ -73,7 +73,7 @@ def test_an_api_server_that_is_away_is_left_alone_for_a_minute(
 
 
 def test_without_an_api_server_it_is_in_the_log() -> None:
-    warn = Warnings(None, AgentLines())
+    warn = WarningPublisher(None, AgentLines())
     for _ in range(2):
         warn(WEB, ("a way round",))
     assert told(warn) == [TOLD]
@@ -81,7 +81,7 @@ def test_without_an_api_server_it_is_in_the_log() -> None:
 
 def test_the_oldest_pods_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pod_warnings, "MAX_PUBLISHED", 1)
-    warn = Warnings(None, AgentLines())
+    warn = WarningPublisher(None, AgentLines())
     for pod in (WEB, API, API, WEB):
         warn(pod, ("a way round",))
     assert [each["pod"] for each in told(warn)] == ["shop/web", "shop/api", "shop/web"]

@@ -67,12 +67,12 @@ def test_the_kept_part_of_a_pod() -> None:
 def test_a_bookmark_keeps_the_table_fresh() -> None:
     clock = [100.0]
     pods = filled(a_pod(), clock=clock)
-    for change in (pods.heard, lambda: pods.put(a_pod("uid-2")), lambda: pods.remove(a_pod("uid-9"))):
+    for change in (pods.note_contact, lambda: pods.store(a_pod("uid-2")), lambda: pods.remove(a_pod("uid-9"))):
         clock[0] += FRESH_SECONDS - 1
         change()
         clock[0] += FRESH_SECONDS - 1
         assert pods.is_fresh
-        pods.heard()
+        pods.note_contact()
     clock[0] += FRESH_SECONDS
     assert not pods.is_fresh
     assert pods.get("shop", "web-0") == reduced(a_pod("uid-2"))
@@ -101,7 +101,7 @@ def test_a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() -> None:
 
 def test_a_pod_that_comes_while_it_is_waited_for_is_found() -> None:
     pods = filled()
-    threading.Timer(0.05, lambda: pods.put(a_pod())).start()
+    threading.Timer(0.05, lambda: pods.store(a_pod())).start()
     assert pods.find(WEB, wait=5) == reduced(a_pod())
 
 
@@ -110,9 +110,9 @@ def test_news_of_long_ago_are_not_certain() -> None:
     pods = filled(a_pod(), clock=clock)
     clock[0] += FRESH_SECONDS + 1
     assert pods.find(WEB) is None
-    pods.heard()
+    pods.note_contact()
     assert pods.find(WEB) is not None
-    pods.lost_touch()
+    pods.note_outage()
     assert pods.find(WEB) is None
 
 
@@ -122,7 +122,7 @@ def test_a_table_that_was_never_filled_says_nothing() -> None:
 
 def test_the_end_of_an_older_pod_of_the_name_is_no_end_of_the_new_one() -> None:
     pods = filled(a_pod("uid-1"))
-    pods.put(a_pod("uid-2"))
+    pods.store(a_pod("uid-2"))
     pods.remove(a_pod("uid-1"))
     assert pods.find(WEB.replace(uid="uid-2")) is not None
     pods.remove(a_pod("uid-2"))
@@ -133,16 +133,16 @@ def test_a_change_that_decides_nothing_is_left_out() -> None:
     table = filled(a_pod())
     version, _ = table.changes_since(-1)
     known = table.get("shop", "web-0")
-    table.put(a_pod() | {"status": a_pod()["status"] | {"podIP": "10.0.0.1"}})
+    table.store(a_pod() | {"status": a_pod()["status"] | {"podIP": "10.0.0.1"}})
     assert (table.changes_since(version), table.get("shop", "web-0") is known) == ((version, set()), True)
-    table.put(a_pod(labels={"app": "web"}))
+    table.store(a_pod(labels={"app": "web"}))
     assert table.changes_since(version) == (version + 1, {("shop", "web-0")})
 
 
 def test_a_pod_that_changes_again_is_among_the_latest_changes() -> None:
     table = filled()
     for uid, name in enumerate("aba"):
-        table.put(a_pod(str(uid), name=name))
+        table.store(a_pod(str(uid), name=name))
     version, _ = table.changes_since(-1)
     assert [table.changes_since(version - back)[1] for back in range(3)] == [
         set(), {("shop", "a")}, {("shop", "a"), ("shop", "b")},
@@ -150,10 +150,10 @@ def test_a_pod_that_changes_again_is_among_the_latest_changes() -> None:
 
 
 def test_of_pods_that_have_ended_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.agent.pods.REMEMBERED", 2)
+    monkeypatch.setattr("cni.agent.pods.MAX_GONE", 2)
     table = filled(a_pod(name="stays"))
     for name in "abc":
-        table.put(a_pod(name=name))
+        table.store(a_pod(name=name))
         table.remove(a_pod(name=name))
     _, changes = table.changes_since(-1)
     assert changes == {("shop", name) for name in ("stays", "b", "c")}

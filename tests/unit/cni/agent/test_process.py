@@ -68,7 +68,7 @@ def test_an_agent_lives_answers_and_ends_without_taking_anything_away(node: Path
             time.sleep(0.02)
             printed = status(node)
         assert "none.sock" in printed["problems"]["loaded"]["problem"]
-        assert agent_socket.pod(str(node / "run" / "socket"), Identity("shop", "web", "uid")) is None
+        assert agent_socket.request_pod(str(node / "run" / "socket"), Identity("shop", "web", "uid")) is None
         (node / "log" / "cni.log").write_bytes(b'{"message": "captured"}\n')
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics").read().decode()
         assert "capture_agent_ready 0.0" in metrics

@@ -157,7 +157,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A reflector without an API server, whose pauses have no jitter."""
     from cni.agent import reflector
 
-    monkeypatch.setattr("cni.agent.api.code_of", lambda error: error.args[0])
+    monkeypatch.setattr("cni.agent.api.http_status", lambda error: error.args[0])
     monkeypatch.setattr("cni.agent.api.error_text", lambda error: f"status {error.args[0]}")
     monkeypatch.setattr("cni.agent.reflector.random", SimpleNamespace(uniform=lambda _low, high: high))
     nothing: Any = None

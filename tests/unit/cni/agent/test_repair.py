@@ -12,7 +12,7 @@ from capture.settings.settings import Settings
 from cni import conf
 from cni.agent import api, repair
 from cni.agent.agent_log import AgentLog
-from cni.agent.audit import UNOBSERVED, Audited
+from cni.agent.audit import UNOBSERVED, AuditedPod
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
@@ -31,9 +31,9 @@ READY: Any = {
 STARTING = READY | {"status": {"ready": 0}}
 
 
-def audited(state: str, sandbox: str = "s1") -> Audited:
+def audited(state: str, sandbox: str = "s1") -> AuditedPod:
     place = PodNamespace(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
-    return Audited(place, PodState(state, "there are no rules", "recreate it"), UNOBSERVED, 0.0)
+    return AuditedPod(place, PodState(state, "there are no rules", "recreate it"), UNOBSERVED, 0.0)
 
 
 class Scene:

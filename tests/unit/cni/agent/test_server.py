@@ -35,8 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentServer]:
 
 
 def test_the_plugin_gets_the_very_pod_or_none(server: AgentServer) -> None:
-    assert agent_socket.pod(server.path, WEB) == POD
-    assert agent_socket.pod(server.path, WEB.replace(uid="other")) is None
+    assert agent_socket.request_pod(server.path, WEB) == POD
+    assert agent_socket.request_pod(server.path, WEB.replace(uid="other")) is None
 
 
 def test_only_root_reaches_the_socket(server: AgentServer) -> None:
@@ -78,7 +78,7 @@ def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: P
         server.close()
         server._thread.join(5)
         assert not server._thread.is_alive()
-        assert agent_socket.pod(server.path, WEB) == {"new": True}
+        assert agent_socket.request_pod(server.path, WEB) == {"new": True}
     finally:
         new.close()
     assert not os.path.exists(server.path)
@@ -86,10 +86,10 @@ def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: P
 
 def test_an_agent_that_is_away_costs_nothing(tmp_path: Path) -> None:
     started = time.monotonic()
-    assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
+    assert agent_socket.request_pod(str(tmp_path / "socket"), WEB) is None
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "socket"))  # as after an end by SIGKILL: the file is left, and nothing listens
-        assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
+        assert agent_socket.request_pod(str(tmp_path / "socket"), WEB) is None
     assert time.monotonic() - started < agent_socket.ANSWER_TIMEOUT
 
 
@@ -108,7 +108,7 @@ def test_an_agent_that_hangs_is_left_after_a_moment(tmp_path: Path, queue: str) 
             except BlockingIOError:
                 break
         started = time.monotonic()
-        assert agent_socket.pod(path, WEB, timeout=0.1) is None
+        assert agent_socket.request_pod(path, WEB, timeout=0.1) is None
         assert time.monotonic() - started < 5
         for each in waiting:
             each.close()
@@ -130,7 +130,7 @@ def test_an_agent_that_talks_nonsense_is_as_good_as_away(tmp_path: Path, answer:
 
         thread = threading.Thread(target=talk)
         thread.start()
-        assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
+        assert agent_socket.request_pod(str(tmp_path / "socket"), WEB) is None
         thread.join()
 
 

@@ -15,7 +15,7 @@ from capture.errors import CaptureError
 from cni import deferred_removal
 from cni.agent import uninstall
 from cni.agent.options import Options
-from cni.agent.runtime import Loaded
+from cni.agent.runtime import LoadedNetwork
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
 
@@ -132,10 +132,10 @@ class Containerd:
     def __init__(self) -> None:
         self.calls = 0
 
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedNetwork:
         self.calls += 1
         plugins = ("bridge", "capture-cni") if self.calls < 3 else ("bridge",)
-        return Loaded(plugins, "lab", "/etc/cni/net.d", ("/opt/cni/bin",))
+        return LoadedNetwork(plugins, "lab", "/etc/cni/net.d", ("/opt/cni/bin",))
 
 
 def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
@@ -161,7 +161,7 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
 
 
 @pytest.mark.parametrize(
-    "answers", [lambda: None, lambda: Loaded(("capture-cni",), "lab", "", ()), lambda: os.stat("/proc/nowhere")],
+    "answers", [lambda: None, lambda: LoadedNetwork(("capture-cni",), "lab", "", ()), lambda: os.stat("/proc/nowhere")],
     ids=["no report", "never without", "silent"],
 )  # fmt: skip
 def test_where_the_runtime_may_still_call_the_plugin_it_goes_with_the_last_pod(

@@ -25,7 +25,7 @@ class CutOffError(Exception):
     """The answer ends before its end."""
 
 
-class HttpAnswer(Value):
+class HttpResponse(Value):
     """An answer that is complete."""
 
     status: int
@@ -41,7 +41,7 @@ def require_http(received: bytes | bytearray) -> None:
         raise NotHttpError
 
 
-def parse(received: bytes | bytearray) -> HttpAnswer:
+def parse(received: bytes | bytearray) -> HttpResponse:
     """Return the answer in all that a server sent until it closed the connection.
 
     Raises NotHttpError and CutOffError.
@@ -56,7 +56,7 @@ def parse(received: bytes | bytearray) -> HttpAnswer:
             raise CutOffError
         status, reason, headers = _head(head)
         if status // 100 != 1:  # RFC 9110, 15.2: after one of these comes the answer proper
-            return HttpAnswer(status, reason, headers, _body(headers, rest))
+            return HttpResponse(status, reason, headers, _body(headers, rest))
 
 
 def _head(head: bytes) -> tuple[int, str, dict[str, str]]:

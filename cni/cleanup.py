@@ -8,7 +8,7 @@ from __future__ import annotations
 from capture.state import attachments
 from capture.state.directory import forget_ended_namespaces
 from cni import deferred_removal
-from cni.log import log_of
+from cni.log import request_log
 from cni.protocol import CniError, Request
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ def collect_garbage(request: Request) -> None:
 
 def _log(request: Request, message: str, **facts: object) -> None:
     try:
-        log_of(request).info(message, **facts)
+        request_log(request).info(message, **facts)
     except CniError:  # the log is not one that can be written
         return
 
