@@ -77,11 +77,11 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
     pod = pod_pair.pod
     script = (
         "import os, sys\n"
-        "from capture.backends.iptables.programs import run\n"
+        "from capture.backends.iptables.programs import run_program\n"
         "from capture.state.lock import NamespaceLock\n"
         "with NamespaceLock():\n"
         "    print('begun', flush=True)\n"
-        "    run(['/bin/sleep', '1.5'])\n"
+        "    run_program(['/bin/sleep', '1.5'])\n"
     )
     began = time.monotonic()
     process = pod.popen([sys.executable, "-c", script])
