@@ -112,7 +112,7 @@ def inject(
 def _require_consistent(filenames: tuple[str, ...], *, check: bool, cluster: bool, policy: bool) -> None:
     """Raise UsageError for flags that do not go together, and where there is nothing to inject."""
     if cluster and (filenames or not check):
-        raise click.UsageError("--cluster goes with --check, and takes no files")
+        raise click.UsageError("--cluster needs --check, and takes no files")
     if policy and filenames:
         raise click.UsageError("--policy takes no files: it is about pods to come")
     if not (cluster or policy or filenames):

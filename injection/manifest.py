@@ -72,7 +72,7 @@ class ManifestText:
         self.insert(position, block(pairs, " " * anchor.start_mark.column, self.newline))
 
     def remove_pair(self, mapping: Node, key: str) -> None:
-        """Remove a key that ``add_pair`` added."""
+        """Remove a key that ``add_pairs`` added."""
         found = key_and_value(mapping, key)
         if found is None:
             return

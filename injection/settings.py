@@ -156,7 +156,7 @@ class PodSettings(Value):
             option.name,
             given.text,
             given.origin,
-            "nothing, because no annotation sets it for the CNI plugin; put it into the plugin's network configuration",
+            "the default: no annotation sets another value for the CNI plugin; its network configuration may",
         )
 
     @property

@@ -109,7 +109,7 @@ def _policy(fields: Fields) -> BalancingPolicy | None:
     if "consistentHash" not in balancer:
         return BalancingPolicy(SIMPLE[balancer.one_of("simple", *SIMPLE)])
     if "simple" in balancer:
-        raise balancer.error("consistentHash", "simple and consistentHash exclude each other")
+        raise balancer.error("consistentHash", "expected simple or consistentHash, not both")
     return _hashing_policy(balancer.inner("consistentHash", *HASH_KEYS, "ringHash", "maglev", "minimumRingSize"))
 
 
@@ -117,7 +117,7 @@ def _hashing_policy(fields: Fields) -> BalancingPolicy:
     key = _hash_key(fields)
     if "maglev" in fields.plain():
         if "ringHash" in fields.plain() or "minimumRingSize" in fields:
-            raise fields.error("maglev", "ringHash and maglev exclude each other")
+            raise fields.error("maglev", "expected ringHash or maglev, not both")
         maglev = fields.inner("maglev", "tableSize")
         size = maglev.number("tableSize", 0, 1, MAX_TABLE_SIZE)
         if "tableSize" in maglev and not _is_prime(size):

@@ -145,7 +145,7 @@ def _provider(fields: Fields) -> tuple[str, FileLog]:
     form = file.inner("logFormat", "text", "labels")
     names = form.inner("labels").plain() if "labels" in form else None
     if names is not None and "text" in form:
-        raise form.error("labels", "text and labels exclude each other")
+        raise form.error("labels", "expected text or labels, not both")
     _check_commands(form, "text", form.text("text"))
     _check_commands(form, "labels", names)
     return fields.text("name"), FileLog(

@@ -3,6 +3,7 @@
 ::
 
     one packet
+        foreign_tests <- meaning                        what rules do and test that are not our own
         meaning, rerouting <- base_chains <- trace      rule by rule, as in a kernel
         base_chains <- flow                             ``watch``: chains and rules as a tree, with counters
     all packets

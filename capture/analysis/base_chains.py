@@ -20,6 +20,7 @@ from itertools import compress, islice, product
 from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, Family, Network
+from capture.model.foreign import TranslateSource
 from capture.model.location import Location
 from capture.model.values import Value
 
@@ -124,7 +125,7 @@ class BaseChain(Value):
 
 def source_translations(table: model.Table) -> list[model.Rule]:
     """Return the rules of a table that map sources to addresses that they name."""
-    return [rule for rule in table.rules if getattr(rule.verdict, "text", "").lower().startswith("snat ")]
+    return [rule for rule in table.rules if isinstance(getattr(rule.verdict, "then", None), TranslateSource)]
 
 
 def _is_read(table: model.Table, hook: str) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from capture.analysis.canonical import entries_of_match
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Either, Goto, Translate, Untrack, meaning, modelled_matches
+from capture.analysis.meaning import meaning, modelled_matches
 from capture.analysis.space import LEVEL_OF_MATCH
 from capture.model import ruleset as model
+from capture.model.foreign import Either, Translate, Untrack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import PathCompiler, Stage
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Reason
     from capture.analysis.space import Ranges
 
@@ -30,10 +30,10 @@ CONNECTION_VERDICTS = (model.SaveMark, model.RestoreMark)  # idle before connect
 TRACKING_VERDICTS = (Untrack, model.SetZone)
 CHANGED_MATCH: dict[type, type] = model.MARK_CHANGING_VERDICTS | dict.fromkeys(TRACKING_VERDICTS, model.ConnectionState)
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
+CALLING_VERDICTS = (model.Jump, model.Goto)
 DECIDING_VERDICTS = (
-    model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto,
+    model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, model.Goto, Translate, Either,
 )  # fmt: skip
-CALLING_VERDICTS = (model.Jump, Goto)
 MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
@@ -109,7 +109,7 @@ class ChainCompiler:
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
 
-    def _before_tracking(self, verdict: Meaning, after: int) -> int:
+    def _before_tracking(self, verdict: model.Verdict, after: int) -> int:
         """Return the fates of packets whose tracking a rule decides on, if none before has given them a zone.
 
         A zone of nf_tables undoes that they are not tracked (nft_ct_set_zone_eval in nft_ct.c); one of iptables
@@ -133,7 +133,7 @@ class ChainCompiler:
         invalid, untracked = (self.diagrams.leaf((state in match.states) != match.negated) for state in states)
         return self.diagrams.choose(self.path.is_untracked, untracked, invalid)
 
-    def _fates_by_verdict(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
+    def _fates_by_verdict(self, verdict: model.Verdict, reason: Reason | None, after: int) -> int:
         stage = self.stage
         if isinstance(verdict, CALLING_VERDICTS) and reason and reason[1]:
             stage = stage.replace(chosen_by=reason[1])

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from capture.analysis.chains import CHANGED_MATCH, UNKNOWN_FATE, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, meaning
+from capture.analysis.meaning import losing_rule, meaning
 from capture.analysis.outcome import Fate, PendingFate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge_ranges, network_ranges
+from capture.model.foreign import Either, Translate, TranslateSource
 from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK, NAT_STATES
 from capture.model.values import Value
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.base_chains import BaseChain, Situation
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Reason
 
     Direction = Literal["inbound", "outbound"]
@@ -110,7 +110,7 @@ class Compiler:
             chain = self.chain_of(contents, name)
             verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
             kinds = {CHANGED_MATCH[type(verdict)] for verdict in verdicts if type(verdict) in CHANGED_MATCH}
-            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
+            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | model.Goto)}
             self._changing[key] = frozenset(kinds.union(*(self.changes(contents, target) for target in targets)))
         return self._changing[key]
 
@@ -328,22 +328,22 @@ class PathCompiler:
     def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason | None:  # it has none
         """Return a rule as the reason of a fate; None where none is looked for."""
 
-    def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
+    def with_reason(self, node: int, verdict: model.Verdict, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
         return node
 
     def apply_verdict(
-        self, verdict: Meaning, chain: str, fall_through: int, stage: Stage, base_chain: BaseChain
+        self, verdict: model.Verdict, chain: str, fall_through: int, stage: Stage, base_chain: BaseChain
     ) -> int:
         """Return the fates of packets by a verdict that ends a chain."""
         following = stage.following
         match verdict:
             case model.Return():
                 return fall_through
-            case Goto(chain=target):
+            case model.Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
             case TranslateSource():
-                lost = self.space.rule(verdict.losing_rule(self.situation.network), None, is_native=True)
+                lost = self.space.rule(losing_rule(verdict, self.situation.network), None, is_native=True)
                 accepted = self._after_base_chain(stage, base_chain)
                 return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
             case model.Drop():
@@ -417,7 +417,7 @@ class PathCompiler:
         """Return the fates of packets with a note about them set to 0 or 1."""
         return self.switches.restricted(node, self.diagrams.level(flag), number)
 
-    def changed(self, verdict: Meaning, node: int) -> int:
+    def changed(self, verdict: model.Verdict, node: int) -> int:
         """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):

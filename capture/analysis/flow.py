@@ -40,7 +40,7 @@ CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.Log: lambda _: "logged",
     model.SetZone: lambda verdict: f"zone {verdict.zone}",
     model.SetMark: lambda verdict: f"mark {verdict.value:#x}",
-    model.UnknownVerdict: lambda verdict: verdict.text.partition(" ")[0],
+    model.UnknownVerdict: lambda verdict: verdict.target,
 }
 """The effect of rules after which packets go on to the next one, in words."""
 MAX_DEPTH = 16

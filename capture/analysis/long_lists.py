@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.analysis.diagram import Diagrams
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Reason
     from capture.analysis.space import Ranges
+    from capture.model.ruleset import Verdict
 
-    ListedVerdict = tuple[Meaning, Reason | None]
+    ListedVerdict = tuple[Verdict, Reason | None]
     """A verdict, and the reason that it is for the fate of packets."""
     Indexes = tuple[int, ...]
     from collections.abc import Hashable, Mapping

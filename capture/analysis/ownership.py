@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 def jumps_to_own_chain(rule: model.Rule) -> bool:
     """Return whether the rule sends packets to one of our chains, by jump or by goto."""
-    if isinstance(rule.verdict, model.Jump):
-        return is_own_chain(rule.verdict.chain)
-    return isinstance(rule.verdict, model.UnknownVerdict) and is_own_chain(rule.verdict.text.removeprefix("-g "))
+    return is_own_chain(model.called_chain(rule.verdict))
 
 
 def may_divert(rule: model.Rule) -> bool:
@@ -73,9 +71,9 @@ def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -
     return tested
 
 
-def without_foreign_rules(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
+def without_foreign_rules(ruleset: model.Ruleset) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
-    positions = {family: own_positions(ruleset, family, recorded) for family in ruleset.families}
+    positions = {family: own_positions(ruleset, family) for family in ruleset.families}
 
     def own(table: model.TableName, chain: model.Chain) -> model.Chain:
         if is_own_chain(chain.name):

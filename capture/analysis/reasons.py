@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from capture.analysis.chains import CALLING_VERDICTS
 from capture.analysis.compiler import PathCompiler
-from capture.analysis.meaning import Either, Translate, meaning
+from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
 from capture.model import ruleset as model
+from capture.model.foreign import Either, Translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.chains import ChainCompiler
     from capture.analysis.compiler import Compiler, Direction
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Reason
 
 LETS_PASS, LETS_PASS_NAT, DECIDES = range(1, 4)
@@ -47,7 +47,7 @@ class ReasonCompiler(PathCompiler):
         rank = LETS_PASS_NAT if chain.base_chain.table == model.NAT else LETS_PASS
         return rank if is_passing else DECIDES, text
 
-    def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:
+    def with_reason(self, node: int, verdict: model.Verdict, reason: Reason | None) -> int:
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
 
         def explained(fate: Hashable) -> Hashable:
@@ -63,7 +63,7 @@ class ReasonCompiler(PathCompiler):
         return self._fate(Fate("dropped", reason=(DECIDES, why)))
 
 
-def _is_reason(verdict: Meaning, rank: int, fate: Fate) -> bool:
+def _is_reason(verdict: model.Verdict, rank: int, fate: Fate) -> bool:
     """Return whether a rule with a verdict is the reason of a fate behind it."""
     known = fate.reason[0] if fate.reason else 0
     match verdict:

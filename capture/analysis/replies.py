@@ -6,12 +6,14 @@ connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may tak
 
 from __future__ import annotations
 
-from capture.analysis.meaning import ACK, PSH, SYN, Untrack, meaning
+from capture.analysis.foreign_tests import ACK, PSH, SYN
+from capture.analysis.meaning import meaning
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
+from capture.model.foreign import Untrack
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.ruleset import MANGLE, TABLES, MarkMatch, RestoreMark, SaveMark, SetMark, TransparentProxy
 

@@ -8,10 +8,10 @@ marks that every mask treats alike are one field. -1 is "none" or "not known".
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of_match
-from capture.analysis.connection_tests import holds_for_connection
 from capture.analysis.diagram import Diagrams
+from capture.analysis.foreign_tests import holds_for_connection, holds_for_flags, holds_for_protocol
 from capture.analysis.long_lists import Switches
-from capture.analysis.meaning import holds_for_flags, holds_for_protocol, is_pure, modelled_matches
+from capture.analysis.meaning import modelled_matches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family, Network, gaps, merge_ranges, network_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
@@ -194,7 +194,7 @@ class PacketSpace:
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            answers = [holds_for_protocol(match.text, protocol) for protocol in PROTOCOLS]
+            answers = [holds_for_protocol(match.test, protocol) for protocol in PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
         tested = LEVEL_OF_MATCH.get(type(match))
@@ -218,12 +218,13 @@ class PacketSpace:
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
             node = self.has_mark(kind, match.value, match.mask)
             return self.diagrams.negation(node) if match.negated else node
-        text = match.text if isinstance(match, model.UnknownMatch) else ""
-        node = self.unknown(text if is_pure(text) else (text, occurrence), rule)
+        if not isinstance(match, model.UnknownMatch):
+            return self.unknown(match, rule)
+        node = self.unknown(match.text if match.is_pure else (match.text, occurrence), rule)
         for state in model.CONNECTION_STATES:
-            holds = holds_for_flags(text, state)
+            holds = holds_for_flags(match.test, state)
             if holds is None and translated is not None:
-                holds = holds_for_connection(text, state, is_translated=translated)
+                holds = holds_for_connection(match.test, state, is_translated=translated)
             if holds is not None:
                 node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node

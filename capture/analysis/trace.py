@@ -16,20 +16,12 @@ chains are met where ``base_chains`` has them. A redirected connection is lost, 
 
 from __future__ import annotations
 
-from capture.analysis.meaning import (
-    Either,
-    Goto,
-    Translate,
-    TranslateSource,
-    Untrack,
-    has_no_effect,
-    meaning,
-    rule_matches,
-)
+from capture.analysis.meaning import has_no_effect, losing_rule, meaning, rule_matches
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network
+from capture.model.foreign import Either, Translate, TranslateSource, Untrack
 from capture.model.location import Location
 from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK, Packet
 from capture.model.values import Value
@@ -37,7 +29,6 @@ from capture.model.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain, Situation
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Outcome
     from capture.model.routing import MissingRoute
 
@@ -311,7 +302,7 @@ class _Passage:
                 case model.Jump(chain=target):
                     if self._enter_chain(base_chain, target, depth):
                         return True
-                case Goto(chain=target):
+                case model.Goto(chain=target):
                     return self._enter_chain(base_chain, target, depth) or (
                         depth == 0 and self._apply_policy(base_chain)
                     )
@@ -340,14 +331,14 @@ class _Passage:
             self.policy = base_chain
         return True
 
-    def _apply(self, verdict: Meaning, step: Step) -> bool:
+    def _apply(self, verdict: model.Verdict, step: Step) -> bool:
         """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
         match verdict:
             case model.Accept():
                 pass
             case TranslateSource():
-                self.is_dropped = rule_matches(verdict.losing_rule(self.network), packet, self.network) is True
+                self.is_dropped = rule_matches(losing_rule(verdict, self.network), packet, self.network) is True
             case model.Drop():
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain
@@ -375,7 +366,7 @@ class _Passage:
                 return False
         return True
 
-    def _apply_and_go_on(self, verdict: Meaning, step: Step) -> None:
+    def _apply_and_go_on(self, verdict: model.Verdict, step: Step) -> None:
         """Do to the packet what a verdict does after which it goes on to the next rule.
 
         A mark that is restored, or set and set back, counts as changed. That matters after an earlier chain changed it.

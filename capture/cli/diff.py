@@ -78,7 +78,8 @@ def _capture(text: str) -> Ruleset:
         ) from None
     except (ValueError, click.UsageError) as error:
         words = error.message if isinstance(error, click.UsageError) else str(error)
-        raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None
+        expected = f"options of the capture in quotes, or a file ({words})"
+        raise ConfigurationError("capture diff", text, "command line", expected) from None
     config, warnings = resolve(with_flags(Settings({}), flags_of(context)).checked(), AnyPod())
     warn(warnings)
     return build_ruleset(config)

@@ -258,7 +258,7 @@ def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:
-        raise click.UsageError("--netns and --pid exclude each other", ctx)
+        raise click.UsageError("give --netns or --pid, not both", ctx)
     ctx.params["namespace"] = namespace_of_process("--pid", pid)
 
 

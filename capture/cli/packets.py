@@ -8,7 +8,7 @@ import click
 
 from capture.cli.options import namespace_of_process
 from capture.cli.parameter_types import ParameterType, number, one_of
-from capture.model.addresses import Network, parse_address
+from capture.model.addresses import FAMILY_NAMES, Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import CONNECTION_STATES
@@ -106,7 +106,8 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     if comes_in and (leaves or uid is not None or gid is not None):
         raise click.UsageError("--in is for packets that come in: they have no --out, --uid or --gid", ctx)
     if source is not None and source.family != destination.family:
-        raise click.UsageError("source and destination are of different families", ctx)
+        families = f"--src is {FAMILY_NAMES[source.family]}, and the destination is {FAMILY_NAMES[destination.family]}"
+        raise click.UsageError(f"{families}: expected one family", ctx)
     if not comes_in:
         uid = APP_ID if uid is None else uid
         gid = uid if gid is None else gid

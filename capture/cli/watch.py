@@ -66,7 +66,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
     """
     families = (family,) if family else FAMILIES
     if form != "table" and not once:
-        raise click.UsageError(f"--format {form} goes with --once")
+        raise click.UsageError(f"--format {form} needs --once")
     before = take_snapshot(namespace, families)
     if not once:
         _follow(namespace, families, interval, before)

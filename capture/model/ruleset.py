@@ -194,9 +194,17 @@ class ConnectionState(Match):
 
 
 class UnknownMatch(Match):
-    """Something that a foreign rule tests and our vocabulary lacks, as the backend prints it."""
+    """Something that a foreign rule tests and our vocabulary lacks, as the backend prints it.
+
+    ``test`` is what it tests (``model.foreign``); None where that is not known. It is pure if it gives one answer for
+    one packet, wherever it is evaluated: it does not count, or look at the time.
+    """
+
+    not_compared = ("test", "is_pure")
 
     text: str
+    test: Match | None = None
+    is_pure: bool = True
 
 
 # --- verdicts: what happens to a packet that matches ---------------------------------------------
@@ -208,6 +216,12 @@ class Verdict(Value):
 
 class Jump(Verdict):
     """Go through another chain of the same table, and come back unless it decides."""
+
+    chain: str
+
+
+class Goto(Verdict):
+    """Go through another chain, and from its end back to the chain that called this one (``-g``)."""
 
     chain: str
 
@@ -272,13 +286,30 @@ class Continue(Verdict):
 class UnknownVerdict(Verdict):
     """A target of a foreign rule that our vocabulary lacks, as the backend prints it.
 
-    ``then`` is what it comes to for a packet; None where that is not known, or the text tells it.
+    ``then`` is what it comes to for a packet (also of ``model.foreign``); None where that is not known.
     """
 
     not_compared = ("then",)
 
     text: str
     then: Verdict | None = None
+
+    @property
+    def target(self) -> str:
+        """Return the chain that it goes to, or the name of the target."""
+        return self.then.chain if isinstance(self.then, Goto) else self.text.partition(" ")[0]
+
+    @property
+    def options(self) -> str:
+        """Return the options of the target, which follow its name."""
+        return "" if isinstance(self.then, Goto) else self.text.partition(" ")[2]
+
+
+def called_chain(verdict: Verdict) -> str:
+    """Return the chain that a verdict leads to, by jump or by goto; "" if it leads to none."""
+    if isinstance(verdict, UnknownVerdict) and verdict.then is not None:
+        verdict = verdict.then
+    return verdict.chain if isinstance(verdict, Jump | Goto) else ""
 
 
 # --- rules, chains, tables -----------------------------------------------------------------------

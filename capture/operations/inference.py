@@ -111,17 +111,11 @@ def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
     output = ruleset.chain(model.NAT, model.OUTPUT)
     jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLING_BY_NAME] if output else []
-    spelling = next(
-        (SPELLING_BY_NAME[chain.name] for chain in _chains(ruleset) if chain.name in SPELLING_BY_NAME), "dash"
-    )
+    names = (chain.name for table in ruleset.tables for chain in table.chains)
+    spelling = next((SPELLING_BY_NAME[name] for name in names if name in SPELLING_BY_NAME), "dash")
     is_current = not all(_matches_of(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
     layout = {"--profile": ["current"]} if is_current else {}
     return layout | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})
-
-
-def _chains(ruleset: model.Ruleset) -> Iterator[model.Chain]:
-    for table in ruleset.tables:
-        yield from table.chains
 
 
 def _own_rules(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:

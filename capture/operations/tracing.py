@@ -113,12 +113,12 @@ def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[s
         return (*found, *(impediment.message for impediment in impediments(situation.ruleset)))
 
 
-def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
+def situation_of(settings: Settings | None = None, namespace: Namespace = None) -> Situation:
     """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
     with InNamespace(namespace):
         if settings is None:
             return live_situation()
-        return _desired_situation(settings, namespace, host).replace(network=read_pod_network())
+        return _desired_situation(settings, namespace).replace(network=read_pod_network())
 
 
 def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
@@ -154,7 +154,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
     return live.with_chains(explained)
 
 
-def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None) -> Situation:
+def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
     config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))

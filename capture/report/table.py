@@ -12,6 +12,7 @@ from __future__ import annotations
 from capture.backends.iptables.expansion import bits_text, multiport_slots, ports_text
 from capture.model import ruleset as model
 from capture.model.addresses import ANY_ADDRESS, Family, Network, address_text
+from capture.model.foreign import LaterFragment, Protocols
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.fold import folded_table, width_of
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
 NO_OPTIONS = "--"
-GOTO = "-g "
-"""How a foreign rule names a chain that it goes to and does not come back from."""
 GOTO_SIGN = "[goto]"
+"""Before all else of a foreign rule that goes to a chain and does not come back from it."""
 
 
 class Row(Value):
@@ -128,7 +128,7 @@ def row_text(row: Row) -> str:
         f"{packets} {size} {row.target:<9} {_signed(row.protocol, 4)} {row.options:<3} "
         f"{row.in_interface:<6} {row.out_interface:<6} {_signed(row.source, 19)} {_signed(row.destination, 19)} "
     )
-    if row.extra.startswith(GOTO_SIGN):  # it is one column to the left
+    if _is_goto(row.rule.verdict):  # the sign is one column to the left
         return f"{columns}{GOTO_SIGN} {row.extra.removeprefix(GOTO_SIGN)}".rstrip()
     return f"{columns} {row.extra}".rstrip()
 
@@ -157,7 +157,7 @@ def row(rule: model.Rule, family: Family) -> Row:
         named = _column(match)
         if named:
             columns[named[0]] = named[1]
-    extras = [GOTO_SIGN] if getattr(rule.verdict, "text", "").startswith(GOTO) else []
+    extras = [GOTO_SIGN] if _is_goto(rule.verdict) else []
     extras += _extras(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")
@@ -183,21 +183,16 @@ def _column(match: model.Match) -> tuple[str, str] | None:
     if isinstance(match, model.InterfaceMatch):
         column = "in_interface" if isinstance(match, model.InInterface) else "out_interface"
         return column, sign + match.name
-    if isinstance(match, model.UnknownMatch):
-        return _column_of_others(match.text)
+    match match:
+        case model.UnknownMatch(test=Protocols((name,), negated)):
+            return "protocol", f"{'!' * negated}{name}"
+        case model.UnknownMatch(test=LaterFragment(negated)):
+            return "options", "!f" if negated else "-f"
     return None
 
 
-def _column_of_others(text: str) -> tuple[str, str] | None:
-    """Return the column of what foreign rules test by ``-p`` and ``-f``, options that the model lacks."""
-    words = text.split(" ")
-    sign = "!" if words[0] == "!" else ""
-    option, *values = words[len(sign) :]
-    if option == "-p" and len(values) == 1:
-        return "protocol", sign + values[0]
-    if option == "-f" and not values:
-        return "options", f"{sign or '-'}f"
-    return None
+def _is_goto(verdict: model.Verdict) -> bool:
+    return isinstance(verdict, model.UnknownVerdict) and isinstance(verdict.then, model.Goto)
 
 
 def _networks_of_column(match: model.AddressMatch) -> tuple[Network, ...]:
@@ -220,7 +215,7 @@ def target_name(verdict: model.Verdict) -> str:
     if isinstance(verdict, model.Jump):
         return verdict.chain
     if isinstance(verdict, model.UnknownVerdict):
-        return verdict.text.removeprefix(GOTO).split(" ")[0]
+        return verdict.target
     return TARGET_NAMES[type(verdict)]
 
 
@@ -254,7 +249,7 @@ def _single_text(match: model.Match) -> Iterator[str]:
         yield f"connmark match {negation} {bits_text(match.value, match.mask)}"
     elif isinstance(match, model.ConnectionState):
         yield f"{negation and '! '}ctstate {','.join(match.states)}"
-    elif isinstance(match, model.UnknownMatch) and _column_of_others(match.text) is None:
+    elif isinstance(match, model.UnknownMatch) and _column(match) is None:
         yield match.text
 
 
@@ -306,7 +301,7 @@ def _target_extras(verdict: model.Verdict, family: Family) -> list[str]:
     if isinstance(verdict, model.TransparentProxy):
         return [f"TPROXY redirect {ANY_ADDRESS[family]}:{verdict.port} mark {verdict.mark:#x}/{verdict.mask:#x}"]
     if isinstance(verdict, model.UnknownVerdict):
-        return [] if verdict.text.startswith(GOTO) else verdict.text.split(" ", 1)[1:]
+        return [verdict.options] if verdict.options else []
     return [TARGET_EXTRAS[type(verdict)](verdict)] if type(verdict) in TARGET_EXTRAS else []
 
 

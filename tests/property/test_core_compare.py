@@ -38,19 +38,18 @@ from capture.model.ruleset import (
     Source,
     Table,
     TableName,
-    UnknownMatch,
-    UnknownVerdict,
     Verdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.configurations import configs
 from support.generators.rules import Place, rules, rulesets
+from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.traced import trace
 
 HARMLESS: list[Verdict] = [Continue(), Log("x")]
 MARKING: list[Verdict] = [SetMark(7), RestoreMark(), SaveMark()]
-TAKING: list[Verdict] = [Return(), Accept(), Jump("DOCKER"), UnknownVerdict("DNAT --to-destination 10.0.0.1")]
+TAKING: list[Verdict] = [Return(), Accept(), Jump("DOCKER"), foreign_verdict("DNAT --to-destination 10.0.0.1")]
 
 
 def put(ruleset: Ruleset, table: TableName, chain: str, several: tuple[Rule, ...]) -> Ruleset:
@@ -125,7 +124,7 @@ class TestNoDifference:
     ) -> None:
         desired = build_ruleset(config)
         table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
-        harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (UnknownMatch("-m statistic"),))
+        harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (foreign_match("-m statistic"),))
         several = list(rules_in(desired, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), harmless)
         live = put(desired, table, chain, tuple(several))
@@ -203,7 +202,7 @@ class TestTampering:
         table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         several = list(rules_in(desired, table, chain))
         verdict = data.draw(st.sampled_from(TAKING))
-        foreign = Rule(verdict, (UnknownMatch("-m addrtype --dst-type LOCAL"),))
+        foreign = Rule(verdict, (foreign_match("-m addrtype --dst-type LOCAL"),))
         place = data.draw(st.integers(0, len(several) - 1))
         live = put(desired, table, chain, (*several[:place], foreign, *several[place:]))
         families = {family for family in config.families if any(r.family in (None, family) for r in several[place:])}

@@ -96,7 +96,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
         if kind == "-j":
             verdict = parse_verdict(clause, chains)
         elif kind == "-g":
-            verdict = model.UnknownVerdict(as_printed(clause))
+            verdict = model.UnknownVerdict(as_printed(clause), model.Goto(clause[1].text))
         elif [word.text for word in clause[:3]] == COMMENT and len(clause) == 4:
             why = without_line_ends(clause[3].text)
         else:

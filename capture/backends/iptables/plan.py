@@ -102,7 +102,7 @@ class TableView:
 
     def own_chains(self) -> list[str]:
         """Return those of our chains that this family needs: they hold rules, or something jumps to them."""
-        targets = {_target(rule) for chain in self.chains for rule in self.rules(chain)}
+        targets = {model.called_chain(rule.verdict) for chain in self.chains for rule in self.rules(chain)}
         return [name for name in self.chains if is_own_chain(name) and (name in targets or self.rules(name))]
 
 
@@ -110,12 +110,6 @@ def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
     from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
     return [rule_text(rule) for rule in rules]
-
-
-def _target(rule: model.Rule) -> str:
-    if isinstance(rule.verdict, model.Jump):
-        return rule.verdict.chain
-    return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, model.UnknownVerdict) else ""
 
 
 def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions) -> TableEdit:
@@ -170,6 +164,6 @@ def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
     The latter may be of either family: a rule set does not show which. Dropping what is not there does no harm.
     """
     needed = live.own_chains()
-    used = {_target(rule) for chain in live.chains.values() for rule in chain.rules}
+    used = {model.called_chain(rule.verdict) for chain in live.chains.values() for rule in chain.rules}
     undesired = [name for name in live.chains if is_own_chain(name) and name not in desired_chains]
     return [name for name in undesired if name in needed or not (live.chains[name].rules or name in used)]

@@ -133,7 +133,7 @@ def _networks(
 def _target(verdict: model.Verdict, family: Family) -> str:
     """Return the target of a verdict; nothing for a rule that only counts."""
     if isinstance(verdict, model.UnknownVerdict):
-        return verdict.text if verdict.text.startswith("-g ") else f"-j {verdict.text}"
+        return verdict.text if isinstance(verdict.then, model.Goto) else f"-j {verdict.text}"
     target = TARGET_WRITERS[type(verdict)](verdict, family)
     return f"-j {target}" if target else ""
 

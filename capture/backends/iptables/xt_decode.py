@@ -15,13 +15,13 @@ from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
-from capture.backends.nf_tables.comparisons import Bounds, Register
-from capture.backends.nf_tables.decode import TCP_FLAGS, Program
+from capture.backends.nf_tables.comparisons import TCP_FLAGS, Bounds, Register
+from capture.backends.nf_tables.decode import Program
 from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Family
+from capture.model.addresses import BITS
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 from capture.model.values import Value
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.backends.nf_tables.native import Condition
+    from capture.model.addresses import Family
 
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]
     """The matches, or the verdict, of structures of x_tables, by kind, name, revision and bytes."""
@@ -45,6 +46,7 @@ NO_SET = NativeSet(0, 0, (), (), understood=False)
 # Places in headers: RFC 791 3.1, RFC 8200 3
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """The protocol's place in the header: ip6tables compared it there up to 1.8.2."""
+
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """The place of a fragment's offset in the header; ``-f`` means: not 0."""
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
@@ -78,8 +80,6 @@ class RuleReader:
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
-OPTIONS = {"-s": model.Source, "-d": model.Destination, "-p": model.Protocol, "-f": model.Protocol}
-"""Matches that have words alone, by what they are listed with."""
 FIRST_EXTENSION = MATCH_ORDER[model.SourcePort]
 
 
@@ -87,7 +87,12 @@ def _rank(match: model.Match) -> int:
     """Return the place in a listing: first the options of ip(6)tables itself, then extensions in their order."""
     kind: type = type(match)
     if isinstance(match, model.UnknownMatch):
-        kind = OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], kind)
+        from capture.model import foreign  # no rule of ours has one
+
+        if isinstance(match.test, foreign.Protocols | foreign.LaterFragment):
+            kind = model.Protocol
+        elif isinstance(match.test, foreign.MaskedAddress):
+            kind = match.test.kind
     return min(MATCH_ORDER[kind], FIRST_EXTENSION)
 
 
@@ -106,7 +111,7 @@ class XtProgram(Program):
     def meta(self, fields: Fields) -> bool:
         """``meta``: load a field, or set the mark, or trace."""
         if decode_number(fields[nf.NFTA_META_KEY]) == NFT_META_NFTRACE:
-            return self._do(model.UnknownVerdict("TRACE"))
+            return self._do(model.UnknownVerdict("TRACE", model.Continue()))
         return super().meta(fields)
 
     def match(self, fields: Fields) -> bool:
@@ -123,7 +128,7 @@ class XtProgram(Program):
 
     def limit(self, fields: Fields) -> bool:
         """``limit``: the match of iptables that is an expression of nf_tables."""
-        self._put(model.UnknownMatch(xt_text.limit_text(fields)))
+        self._put(model.UnknownMatch(xt_text.limit_text(fields), is_pure=False))
         return True
 
     def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
@@ -144,9 +149,10 @@ class XtProgram(Program):
             super()._put(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
-            known = number in PROTOCOL_BY_NUMBER and not condition.negated
-            words = model.UnknownMatch(xt_text.protocol_text(number, negated=condition.negated))
-            super()._put(condition if known else words)
+            if number not in PROTOCOL_BY_NUMBER or condition.negated:
+                words = split_words(xt_text.protocol_text(number, negated=condition.negated))
+                (condition,) = parse_matches(words)
+            super()._put(condition)
         else:
             super()._put(condition)
 
@@ -167,13 +173,17 @@ class XtProgram(Program):
         value = int.from_bytes(bounds.low, "big")
         if header == (nf.NFT_PAYLOAD_NETWORK_HEADER, PROTOCOL_OFFSETS[self._of_family], 1) and not mask:
             return Among(L4PROTO, ((value, value),), negated)
+        from capture.model import foreign  # no rule of ours has one
+
         if (header, mask) == FRAGMENT and self._of_family == "ipv4" and not value:
-            return model.UnknownMatch("-f" if negated else "! -f")
+            return model.UnknownMatch("-f" if negated else "! -f", foreign.LaterFragment(not negated))
         if header == TCP_FLAGS:
-            words = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
-            return model.UnknownMatch(f"-m tcp {words}")
+            flags = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
+            return parse_matches(split_words(f"-m tcp {flags}"))[0]
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(xt_text.network_text(option, self._of_family, value, bits, negated=negated))
+            words = xt_text.network_text(option, self._of_family, value, bits, negated=negated)
+            kind = model.Source if option == "-s" else model.Destination
+            return model.UnknownMatch(words, foreign.MaskedAddress(kind))
         return super()._without_words(loaded, bounds)

@@ -26,6 +26,39 @@ class Register(Value):
     flip: bytes = b""
     network_order: bool = False
 
+    @property
+    def words(self) -> str:
+        """Return what it holds in nft's notation, ``@nh,96,32`` for bits of a header."""
+        words = self.field
+        if self.header is not None:
+            base, offset, length = self.header
+            words = f"@{HEADERS.get(base, base)},{offset * 8},{length * 8}"
+        return f"{words} & 0x{self.mask.hex()} ^ 0x{self.flip.hex()}" if self.mask else words
+
+    @property
+    def is_pure(self) -> bool:
+        """Return whether it is the same for one packet, wherever it is loaded."""
+        return self.field not in ("meta random", "meta time", "meta day", "meta hour")
+
+
+HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
+TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
+"""The place of the flags in the header (RFC 9293 3.1)."""
+
+
+class OtherRegister(Register):
+    """The content of a register that only foreign rules load: one of the numbers of a generator, or a way back.
+
+    ``numbers`` is empty if it is of no generator; a way back is 0 if there is none.
+    """
+
+    numbers: range = range(0)
+    is_way_back: bool = False
+
+    @property
+    def is_pure(self) -> bool:
+        return not self.numbers
+
 
 ETHER_TYPE = Register("meta protocol")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""

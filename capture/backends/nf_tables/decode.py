@@ -16,7 +16,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_BY_NUMBER, IPV6, Family, address_text
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Family
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -45,10 +45,6 @@ CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3pr
 CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
 ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
 DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
-HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
-
-TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
-"""The place of the flags in the header (RFC 9293 3.1)."""
 
 
 def decode_table(
@@ -109,16 +105,15 @@ class Program:
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
-        from capture.backends.nf_tables.foreign_text import goes_on, unknown_text  # few rules need them
+        from capture.backends.nf_tables import foreign_expressions as foreign  # few rules need them
 
-        words = unknown_text(name, fields, self._family)
         if LOADERS.get(name) in fields:
-            self._load(fields[LOADERS[name]], Register(words))
+            self._load(fields[LOADERS[name]], foreign.loaded(name, fields))
         elif name in FILTERS:
-            self._put(model.UnknownMatch(words))
+            self._put(foreign.unknown_match(name, fields))
         else:
             self._registers.clear()  # it may have written to any of them
-            self._do(model.UnknownVerdict(words, model.Continue() if goes_on(name, fields) else None))
+            self._do(foreign.unknown_verdict(name, fields, self._family))
 
     def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
@@ -229,18 +224,9 @@ class Program:
         return True
 
     def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        subject, value = _words(loaded), str(bounds)
-        if bounds.is_single and not loaded.mask:
-            number = decode_host_number(bounds.low)
-            if subject in ADDRESS_TYPES.values() and number == nf.RTN_LOCAL:
-                value = f"{'!= ' if bounds.negated else ''}local"
-            elif subject in ("iif", "oif"):
-                value = f"{'!= ' if bounds.negated else ''}{number}"
-            elif subject.startswith("numgen "):  # in the machine's order: nft_ng_random_eval in nft_numgen.c
-                value = f"{'!=' if bounds.negated else '=='} {number}"
-        if loaded.header == TCP_FLAGS and bounds.is_single and not any(loaded.flip):
-            subject = f"tcp flags & {(loaded.mask or ALL_FLAGS)[0]:#04x}"
-        return model.UnknownMatch(f"{subject} {value}")
+        from capture.backends.nf_tables.foreign_expressions import compared  # few rules need it
+
+        return compared(loaded, bounds)
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the lowest and the highest value that a comparison is about, without a value if there is none."""
@@ -273,7 +259,7 @@ class Program:
             for each in alone:
                 self._put(each.replace(negated=negated))
         else:
-            self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
+            self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
         return True
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
@@ -326,7 +312,7 @@ class Program:
         if code == nf.NFT_JUMP:
             return model.Jump(chain)
         if code == nf.NFT_GOTO:
-            return model.UnknownVerdict(f"{self.GOTO} {chain}")
+            return model.UnknownVerdict(f"{self.GOTO} {chain}", model.Goto(chain))
         return VERDICT_OF_CODE.get(code) or model.UnknownVerdict(f"verdict {code}")
 
     def counter(self, fields: Fields) -> bool:
@@ -341,13 +327,15 @@ class Program:
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: map the connection's destination or source to another address, which the model has no word for."""
-        word = "dnat" if decode_number(fields[nf.NFTA_NAT_TYPE]) == nf.NFT_NAT_DNAT else "snat"
+        from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation  # no rule of ours has one
+
+        word, otherwise = NAT_WORDS[decode_number(fields[nf.NFTA_NAT_TYPE])]
         family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
         done = _done(lambda *values: translation(word, family, *values), *ends)
-        return self._do(done or model.UnknownVerdict(f"{word}, to an unknown address"))
+        return self._do(done or model.UnknownVerdict(f"{word}, to an unknown address", otherwise))
 
     def tproxy(self, fields: Fields) -> bool:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
@@ -378,18 +366,9 @@ def redirect(first: bytes, last: bytes) -> native.Action:
     """Return the redirect to a port, or to one of several; with none, to the one that was called."""
     if first and last in (b"", first):
         return model.Redirect(decode_number(first))
-    return model.UnknownVerdict(f"redirect to :{_span(first, last)}" if first else "redirect")
+    from capture.backends.nf_tables.foreign_expressions import foreign_redirect  # ours are to one port
 
-
-def translation(word: str, family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
-    """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
-    ends = [address_text(family, int.from_bytes(end, "big")) for end in dict.fromkeys((first, last)) if end]
-    addresses = f"[{'-'.join(ends)}]" if port and family == IPV6 and ends else "-".join(ends)
-    return model.UnknownVerdict(f"{word} to {addresses}{f':{_span(port, last_port)}' if port else ''}")
-
-
-def _span(first: bytes, last: bytes) -> str:
-    return "-".join(str(decode_number(end)) for end in dict.fromkeys((first, last)) if end)
+    return foreign_redirect(first, last)
 
 
 LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
@@ -410,15 +389,9 @@ def _register_number(register: bytes) -> int:
 
 
 def _words(loaded: Content) -> str:
-    """Return what a register holds in nft's notation, ``@nh,96,32`` for bits of a header."""
-    if not isinstance(loaded, Register):
-        return f"0x{loaded.hex()}" if isinstance(loaded, bytes) else "an unknown value"
-    if loaded.header is None:
-        words = loaded.field
-    else:
-        base, offset, length = loaded.header
-        words = f"@{HEADERS.get(base, base)},{offset * 8},{length * 8}"
-    return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
+    if isinstance(loaded, Register):
+        return loaded.words
+    return f"0x{loaded.hex()}" if isinstance(loaded, bytes) else "an unknown value"
 
 
 def _mark_action(value: Content) -> native.Action | None:

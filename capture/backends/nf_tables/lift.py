@@ -95,9 +95,9 @@ def _match(condition: native.Condition) -> model.Match:
         return condition
     if match is not None:
         return match
-    from capture.backends.nf_tables.render import described  # only foreign rules need words
+    from capture.backends.nf_tables.foreign_expressions import unknown_condition  # only foreign rules need words
 
-    return model.UnknownMatch(described(condition))
+    return unknown_condition(condition)
 
 
 def _among(condition: native.Among) -> model.Match | None:
@@ -187,9 +187,7 @@ def lift_actions(actions: Sequence[native.Action | native.Condition]) -> model.V
 
     words = described(*actions)
     is_logged = all(isinstance(each, model.Log) for each in actions[:-1])
-    return model.UnknownVerdict(
-        words, last if is_logged and isinstance(last, DECISIONS) else model.UnknownVerdict(words)
-    )
+    return model.UnknownVerdict(words, last if is_logged and isinstance(last, DECISIONS) else None)
 
 
 DECISIONS = (model.Accept, model.Drop, model.Return, model.Redirect)

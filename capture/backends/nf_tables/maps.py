@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, Register, comparison_conditions
+from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, OtherRegister, Register, comparison_conditions
 from capture.model import ruleset as model
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.values import Value
@@ -28,7 +28,6 @@ SINGLE_KEYS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_MAP
 SIZES = native.SIZES | {native.IIFNAME: 16, native.OIFNAME: 16, ETHER_TYPE.field: 2}
 SIZES |= dict.fromkeys(native.MARKS.values(), 0)
 """Of fields; none of marks, which may change between two keys."""
-NUMBER_GENERATOR = "numgen "
 MAX_CASES = 100
 """A set or a map with more keys, or with more different addresses, stays unknown: to judge thousands takes long."""
 
@@ -70,8 +69,8 @@ def cases_by_key(
     if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_CASES:
         return ()
     conditions = [_conditions(key, fields, *packets) for key in listed.keys]
-    name = fields[0][0].field
-    if name.startswith(NUMBER_GENERATOR) and name.rpartition(" mod ")[2] == str(len(conditions)):
+    numbers = getattr(fields[0][0], "numbers", ()) if len(fields) == 1 else ()
+    if len(numbers) == len(conditions) and all(decode_host_number(key) in numbers for key in listed.keys):
         conditions[-1] = ()
     data = listed.data or (b"",) * len(conditions)
     cases = zip(conditions, data, strict=True)
@@ -95,7 +94,7 @@ def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list
 def _size(loaded: Register) -> int:
     if loaded.header is not None:
         return loaded.header[2]
-    return REGISTER_SIZE if loaded.field.startswith(NUMBER_GENERATOR) else SIZES.get(loaded.field, 0)
+    return REGISTER_SIZE if isinstance(loaded, OtherRegister) and loaded.numbers else SIZES.get(loaded.field, 0)
 
 
 def _conditions(
@@ -105,8 +104,8 @@ def _conditions(
     key_conditions: list[native.Condition] = []
     for loaded, place in fields:
         conditions = [*comparison_conditions(loaded, Bounds(key[place], key[place]), family, protocol)]
-        if loaded.field.startswith(NUMBER_GENERATOR):
-            conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(key[place])}")]
+        if isinstance(loaded, OtherRegister) and loaded.numbers:
+            conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(key[place])}", is_pure=False)]
         if not conditions:
             return None
         if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from random import Random
 
 from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
-from capture.analysis.connection_tests import MAPPED
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import NONE, PROTOCOLS, PacketSpace, gathered
 from capture.model.addresses import IPV4, Family, Network, parse_address
+from capture.model.foreign import InterfaceIndex, LocalAddress, Protocols, TcpFlags, TranslatedConnection
 from capture.model.packet import Packet
 from capture.model.routing import PolicyRoute
 from capture.model.ruleset import (
@@ -54,10 +54,10 @@ from capture.model.ruleset import (
     TableName,
     TransparentProxy,
     UnknownMatch,
-    UnknownVerdict,
     Verdict,
     only,
 )
+from support.rules.foreign import foreign_match, foreign_verdict
 
 ADDRESSES: dict[Family, tuple[Network, ...]] = {
     "ipv4": tuple(map(parse_address, ("127.0.0.1", "10.0.0.2", "203.0.113.7", "203.0.113.8"))),
@@ -71,13 +71,25 @@ MARKS = (1, 1337)
 MASKS = (0xFFFF_FFFF, 0x1, 0x539, 0xFF, 0xFFFF_FFFE, 0x538)
 INTERFACES = ("eth0", "net1", "lo", "eth+", "+")
 UNDERSTOOD = (
-    ("-p icmp", "meta l4proto { tcp, 132 }"),
-    ("-m addrtype --dst-type LOCAL", "iif 2"),
-    ("-p icmp", "-m iprange ! --src-range 10.0.0.2-127.0.0.1 --dst-range 203.0.113.0-203.0.113.7"),
-    ("fib saddr type != local", "oif != 3"),
-    ("-m conntrack --ctstate INVALID,DNAT", f"ct status & 0x{MAPPED} ^ 0x00000000 == 0x00000000"),
-    ("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x04 == 0x04"),
-    ("-m conntrack --ctdir REPLY", "-m conntrack ! --ctstate ESTABLISHED,DNAT"),
+    (foreign_match("-p icmp"), UnknownMatch("meta l4proto { tcp, 132 }", Protocols(("tcp", "132")))),
+    (foreign_match("-m addrtype --dst-type LOCAL"), UnknownMatch("iif 2", InterfaceIndex(InInterface, 2))),
+    (
+        foreign_match("-p icmp"),
+        foreign_match("-m iprange ! --src-range 10.0.0.2-127.0.0.1 --dst-range 203.0.113.0-203.0.113.7"),
+    ),
+    (
+        UnknownMatch("fib saddr type != local", LocalAddress(Source, True)),
+        UnknownMatch("oif != 3", InterfaceIndex(OutInterface, 3, True)),
+    ),
+    (
+        foreign_match("-m conntrack --ctstate INVALID,DNAT"),
+        UnknownMatch("ct status & dnat == 0", TranslatedConnection(negated=True)),
+    ),
+    (
+        foreign_match("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"),
+        UnknownMatch("tcp flags & 0x04 == 0x04", TcpFlags(4, 4)),
+    ),
+    (foreign_match("-m conntrack --ctdir REPLY"), foreign_match("-m conntrack ! --ctstate ESTABLISHED,DNAT")),
 )
 """Two for each situation in turn."""
 CHAIN_NAMES = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")
@@ -185,9 +197,9 @@ class Pools:
         if is_late:
             possible += [match for match in possible if isinstance(match, OutInterface | ConnectionState)] * 6
         if random.random() < 0.3:
-            possible += [UnknownMatch(text) for text in self.understood]
+            possible += self.understood
         if self.unknown and random.random() < 0.3:
-            possible = [UnknownMatch(f"-m statistic {random.randrange(2)}")]
+            possible = [foreign_match(f"-m statistic {random.randrange(2)}")]
         return tuple(random.sample(possible, min(random.randint(0, 2), len(possible))))
 
     def verdict(self, table: TableName, targets: tuple[str, ...], *, is_late: bool) -> Verdict:
@@ -196,23 +208,22 @@ class Pools:
         possible: list[Verdict] = [Return(), Accept(), Log("x"), SetMark(1, 0x1)]
         possible += [SetMark(random.choice(MARKS), 0xFFFF_FFFF), SetMark(0, 0x539), SaveMark(), RestoreMark()]
         possible += [Jump(target) for target in targets for _ in range(2)]
-        possible += [UnknownVerdict(f"-g {target}") for target in targets[-1:]]
+        possible += [foreign_verdict(f"-g {target}") for target in targets[-1:]]
         if table == NAT:
             possible += [Redirect(random.choice(PORTS)) for _ in range(4)]
             address = str(random.choice(ADDRESSES[self.family])).partition("/")[0]
             port = random.choice(("", ":443"))
+            to = f"[{address}]" if ":" in address else address
             possible += [
-                UnknownVerdict(f"DNAT --to-destination {f'[{address}]' if ':' in address else address}{port}"),
-                UnknownVerdict(
-                    f"dnat to {f'[{address}]' if port else address}{port}" if ":" in address else "dnat to :80"
-                ),
+                foreign_verdict(f"DNAT --to-destination {to}{port}"),
+                foreign_verdict(f"DNAT --to-destination {f'{to}{port}' if ':' in address else ':80'}"),
             ]
         else:
-            possible += [TransparentProxy(15006, random.choice(MARKS)), UnknownVerdict("CT --notrack")]
+            possible += [TransparentProxy(15006, random.choice(MARKS)), foreign_verdict("CT --notrack")]
         if random.random() < (0.5 if is_late else 0.05):
-            return random.choice((Drop(), UnknownVerdict("REJECT")))
+            return random.choice((Drop(), foreign_verdict("REJECT")))
         if self.unknown and random.random() < 0.2:
-            return UnknownVerdict("NFQUEUE --queue-num 1")
+            return foreign_verdict("NFQUEUE --queue-num 1")
         return random.choice(possible)
 
     def packets(self, count: int) -> Iterator[Packet]:

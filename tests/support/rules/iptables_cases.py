@@ -17,6 +17,7 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Drop,
+    Goto,
     InInterface,
     Jump,
     Log,
@@ -339,7 +340,7 @@ FOREIGN: list[Case] = [
     ),
     *_case("no-tracking", Rule(UnknownVerdict("CT --notrack")), "-j CT --notrack", RAW),
     *_case("log-level", Rule(UnknownVerdict("LOG --log-level 7")), "-j LOG --log-level 7"),
-    *_case("goto", Rule(UnknownVerdict("-g ISTIO_REDIRECT")), "-g ISTIO_REDIRECT"),
+    *_case("goto", Rule(UnknownVerdict("-g ISTIO_REDIRECT", Goto("ISTIO_REDIRECT"))), "-g ISTIO_REDIRECT"),
 ]
 
 OWN = MATCHES + VERDICTS

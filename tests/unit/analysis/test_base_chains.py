@@ -25,10 +25,10 @@ from capture.model.ruleset import (
     Rule,
     Ruleset,
     Table,
-    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_verdict
 
 TRANSPARENT = build_ruleset(CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True))
 OWN = [("raw", -300, False), ("mangle", -150, False), ("nat", -100, True)]
@@ -150,8 +150,8 @@ def test_a_second_captures_chains_are_read_with_all_that_they_jump_to() -> None:
 
 
 def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() -> None:
-    maps = Rule(UnknownVerdict("SNAT --to-source 10.0.0.1"))
-    for rules, priorities in (((maps,), [100]), ((Rule(UnknownVerdict("MASQUERADE")),), [])):
+    maps = Rule(foreign_verdict("SNAT --to-source 10.0.0.1"))
+    for rules, priorities in (((maps,), [100]), ((Rule(foreign_verdict("MASQUERADE")),), [])):
         chains = (Chain(INPUT, rules, "ACCEPT"), Chain(POSTROUTING, rules, "ACCEPT"))
         ruleset = Ruleset(FAMILIES, (Table(RAW, ()), Table(NAT, chains)))
         second = [*base_chains_of_iptables(ruleset, lambda _: False)]

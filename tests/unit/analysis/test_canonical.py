@@ -21,9 +21,9 @@ from capture.model.ruleset import (
     Source,
     Span,
     Table,
-    UnknownMatch,
     only,
 )
+from support.rules.foreign import foreign_match
 from support.rules.notation import lines, rule_line
 
 TCP = Protocol("tcp")
@@ -113,7 +113,7 @@ EQUIVALENT = {
         "\n".join(f"tcp & port {number} -> A" for number in (*range(2, 40, 2), 8)),
     ),
     "nor where something unknown may count": (
-        [returning(TCP, port(7, 9), UnknownMatch("-m quota")), returning(UnknownMatch("-m limit"), to("10.0.0.0/8"))],
+        [returning(TCP, port(7, 9), foreign_match("-m quota")), returning(foreign_match("-m limit"), to("10.0.0.0/8"))],
         "tcp & port 7,9 & ?-m quota -> return\nto 10.0.0.0/8 & ?-m limit -> return",
     ),
     "a list that joins to every address meets the list after it": (

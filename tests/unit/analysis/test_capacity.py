@@ -30,13 +30,12 @@ from capture.model.ruleset import (
     SetMark,
     Source,
     Table,
-    UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection
+from support.rules.foreign import foreign_match, foreign_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,12 +106,12 @@ def _services(count: int) -> Iterator[Chain]:
     masquerade = Jump("KUBE-MARK-MASQ")
     pods = Source((Network("ipv4", 0x0A80_0000, 9),), negated=True)
     for i in range(count):
-        half = UnknownMatch("-m statistic --mode random --probability 0.5")
+        half = foreign_match("-m statistic --mode random --probability 0.5")
         first, second = (f"KUBE-SEP-{i}-{number}" for number in (1, 2))
         yield Chain(f"KUBE-SVC-{i}", (Rule(masquerade, (pods,)), Rule(Jump(first), (half,)), Rule(Jump(second))))
         for number, name in enumerate((first, second)):
             address = f"10.{128 + number}.{i // 250}.{i % 250 + 1}"
-            yield Chain(name, (Rule(UnknownVerdict(f"DNAT --to-destination {address}:8080"), (Protocol("tcp"),)),))
+            yield Chain(name, (Rule(foreign_verdict(f"DNAT --to-destination {address}:8080"), (Protocol("tcp"),)),))
 
 
 def test_services_of_kube_proxy_are_judged_exactly() -> None:

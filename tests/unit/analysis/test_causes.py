@@ -13,7 +13,6 @@ from capture.analysis.base_chains import BaseChain
 from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import TEXTS, cause, for_machine, without_record
 from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
-from capture.analysis.meaning import Translate
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -29,6 +28,7 @@ from capture.analysis.trace import Step, Trace
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
+from capture.model.foreign import Translate
 from capture.model.location import Location
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -46,7 +46,6 @@ from capture.model.ruleset import (
     SetZone,
     Table,
     TransparentProxy,
-    UnknownVerdict,
     only,
 )
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
@@ -54,6 +53,7 @@ from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import Listener
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_verdict
 from support.rules.traced import trace
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ LOOK_UP = OUT.replace(protocol="udp", port=53)
 FOREIGN = Step(NAT, OUTPUT, 1, Rule(Accept()))
 ENTRY = Step(NAT, OUTPUT, 2, Rule(Jump("ISTIO_OUTPUT")))
 OWN = Step(NAT, "ISTIO_OUTPUT", 3, Rule(Return(), why="loops end"))
-UNTRACKED = Step("raw", OUTPUT, 4, Rule(UnknownVerdict("CT --notrack")))
+UNTRACKED = Step("raw", OUTPUT, 4, Rule(foreign_verdict("CT --notrack")))
 DIVERTED = Step(MANGLE, "ISTIO_INBOUND", 5, Rule(Return()))
 TO_SOCKET = Step("ip other", "x", 1, Rule(TransparentProxy(1, 1, ALL_BITS)))
 MOVED = Translate(parse_address("10.0.0.9"), 81)
@@ -222,7 +222,7 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
 REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
 DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
 DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
-REJECTS = FOREIGN.replace(rule=Rule(UnknownVerdict("reject with icmp port-unreachable"), why="no"))
+REJECTS = FOREIGN.replace(rule=Rule(foreign_verdict("REJECT"), why="no"))
 POLICY = BaseChain(
     "inet firewall", FAMILIES, "OUTPUT", 0, is_nat=False, contents=Table(MANGLE, (Chain("out", (), "DROP"),))
 )

@@ -22,12 +22,12 @@ from capture.model.ruleset import (
     SetMark,
     Table,
     TableName,
-    UnknownVerdict,
     Verdict,
     only,
 )
 from capture.settings import options as option
 from support.captures.fake_pod import IPV4_ALONE, POD, ruleset_of
+from support.rules.foreign import foreign_verdict
 from support.rules.notation import lines, rule_line
 
 
@@ -122,7 +122,7 @@ TAMPERED = {
     ),
     "a foreign rule before our rules": (inserted("OUTPUT", 0, TAKES_ALL), "foreign nat OUTPUT 1: any -> accept"),
     "a foreign target that we do not know": (
-        inserted("PREROUTING", 0, Rule(UnknownVerdict("DNAT --to-destination 10.0.0.1"))),
+        inserted("PREROUTING", 0, Rule(foreign_verdict("DNAT --to-destination 10.0.0.1"))),
         "foreign nat PREROUTING 1: any -> unknownverdict 'DNAT --to-destination 10.0.0.1'",
     ),
     "a foreign jump": (inserted("OUTPUT", 0, Rule(Jump("DOCKER"))), "foreign nat OUTPUT 1: any -> DOCKER"),

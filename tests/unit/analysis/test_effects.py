@@ -36,21 +36,20 @@ from capture.model.ruleset import (
     SetZone,
     Table,
     TableName,
-    UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts
 from support.generators.small_pools import Pools, numbers_of
+from support.rules.foreign import foreign_match, foreign_verdict
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")
 HTTPS = (TCP, DestinationPort((only(443),)))
 PROXY = OwnerUid((only(1337),))
 PROXY_RETURNS = Rule(Return(), (PROXY,))
-UNKNOWN = UnknownMatch("-m statistic --mode random")
+UNKNOWN = foreign_match("-m statistic --mode random")
 DEFAULT = build_ruleset(CaptureConfig())
 TPROXY = build_ruleset(CaptureConfig(mode="TPROXY"))
 
@@ -143,9 +142,9 @@ class TestHarmless:
             (Rule(Return(), (UDP,)),),
             (Rule(Accept(), (UDP, UNKNOWN)),),
             (Rule(Drop(), (UDP, DestinationPort((only(123),)))),),
-            (Rule(UnknownVerdict("NFQUEUE --queue-num 1"), (UDP,)),),
-            (Rule(Drop(), (UnknownMatch("-p icmp"),)),),
-            (Rule(UnknownVerdict("NFLOG --nflog-group 1")),),
+            (Rule(foreign_verdict("NFQUEUE --queue-num 1"), (UDP,)),),
+            (Rule(Drop(), (foreign_match("-p icmp"),)),),
+            (Rule(foreign_verdict("NFLOG --nflog-group 1")),),
             (Rule(SetMark(7)),),
             (Rule(Jump("nowhere")),),
         ],
@@ -173,11 +172,11 @@ class TestUnjudged:
         assert lines([unjudged])[0].startswith("tcp, port 443, user other than 1337, group other than 1337: ")
 
     def test_whatever_an_unknown_verdict_does(self) -> None:
-        assert {each.is_certain for each in effects(DEFAULT, Rule(UnknownVerdict("NFQUEUE"), HTTPS))} == {False}
+        assert {each.is_certain for each in effects(DEFAULT, Rule(foreign_verdict("NFQUEUE"), HTTPS))} == {False}
 
     def test_rules_for_both_answers_of_a_match_are_certain(self) -> None:
         """Whatever holds, one of the two takes the packet."""
-        wanted = UnknownMatch("-m mac --mac-source 00:00:00:00:00:01")
+        wanted = foreign_match("-m mac --mac-source 00:00:00:00:00:01")
         always = (Rule(Return(), (*HTTPS, wanted)), Rule(Return(), HTTPS))
         assert {each.is_certain for each in effects(DEFAULT, *always)} == {True}
 
@@ -258,7 +257,7 @@ class TestWhatAKernelCanShow:
 )
 def test_dnat_of_a_foreign_rule_decides(words: str, address: str, port: int) -> None:
     """The first mapping of nat is the only one."""
-    translates = Rule(UnknownVerdict(words), HTTPS)
+    translates = Rule(foreign_verdict(words), HTTPS)
 
     captured = [each for each in effects(DEFAULT, translates) if each.before.outcome == "proxy-outbound"]
 
@@ -268,7 +267,7 @@ def test_dnat_of_a_foreign_rule_decides(words: str, address: str, port: int) -> 
 
 
 def test_dnat_to_several_addresses_bypasses_the_proxy() -> None:
-    captured = effects(DEFAULT, Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3-10.1.2.9"), HTTPS))
+    captured = effects(DEFAULT, Rule(foreign_verdict("DNAT --to-destination 10.1.2.3-10.1.2.9"), HTTPS))
     of_app = [each for each in captured if each.before.outcome == "proxy-outbound"]
     assert of_app
     assert {(each.after.outcome, each.is_certain) for each in of_app} == {("direct", True)}

@@ -21,14 +21,13 @@ from capture.model.ruleset import (
     Return,
     Rule,
     TableName,
-    UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.report.fate_text import fate_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection
+from support.rules.foreign import foreign_match, foreign_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def test_what_a_reason_names() -> None:
     captured = "tcp, user other than 1337, group other than 1337, leaving the pod"
     assert reasons()[captured] == "all other outbound connections"
     assert reasons(policy_of_output="DROP")["udp"] == "the policy DROP of nat OUTPUT"
-    unknown = Rule(Return(), (Protocol("tcp"), UnknownMatch("-m time")))
+    unknown = Rule(Return(), (Protocol("tcp"), foreign_match("-m time")))
     assert reasons(unknown)[captured] == "a rule that cannot be judged: -p tcp -m time -j RETURN"
     assert reasons(unknown)["udp"] == "no rule decides"
     dropped = Rule(Drop(), (Protocol("udp"), DestinationPort((only(9),))))
@@ -145,8 +144,8 @@ def test_lines_about_dns_contradict_no_other() -> None:
 
 
 def test_foreign_rules_count() -> None:
-    translated = Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3:81"), HTTPS)
-    unknown = Rule(Return(), (Protocol("tcp"), UnknownMatch("-m time")))
+    translated = Rule(foreign_verdict("DNAT --to-destination 10.1.2.3:81"), HTTPS)
+    unknown = Rule(Return(), (Protocol("tcp"), foreign_match("-m time")))
 
     assert ("outbound", "tcp, port 443", "direct to 10.1.2.3:81") in lines(CaptureConfig(), translated)
     assert ("outbound", "?") in {(direction, goes) for direction, _, goes in lines(CaptureConfig(), unknown)}

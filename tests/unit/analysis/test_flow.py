@@ -30,7 +30,6 @@ from capture.model.ruleset import (
     Table,
     TableName,
     TransparentProxy,
-    UnknownVerdict,
     Verdict,
     only,
 )
@@ -38,6 +37,7 @@ from capture.report.flow_svg import picture
 from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_verdict
 
 HTTP = (Protocol("tcp"), DestinationPort((only(80),)))
 
@@ -195,7 +195,7 @@ def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = 
         (Log("x"), NAT, ("goes on", "logged")),
         (SetZone(2), NAT, ("goes on", "zone 2")),
         (SetMark(1337), NAT, ("goes on", "mark 0x539")),
-        (UnknownVerdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
+        (foreign_verdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
         (Continue(), NAT, ("goes on", "counted")),
         (Jump("nowhere"), NAT, ("chain", "nowhere")),
         (TransparentProxy(15006, 1), MANGLE, ("proxy", "proxy :15006")),

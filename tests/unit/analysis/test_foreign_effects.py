@@ -21,6 +21,7 @@ from capture.analysis.foreign_effects import (
     other_consequences,
 )
 from capture.analysis.judgement import judge
+from capture.model.foreign import Protocols
 from capture.model.ruleset import (
     ALL_BITS,
     MANGLE,
@@ -42,11 +43,11 @@ from capture.model.ruleset import (
     Table,
     TransparentProxy,
     UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.settings import options as option
 from support.captures.fake_pod import ruleset_of
+from support.rules.foreign import foreign_match, foreign_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_without_a_packet_that_shows_it_the_words_are_those_of_the_rule(rule: Ru
     assert foreign_effect_text(rule, None) == does
 
 
-ELSEWHERE = UnknownVerdict("dnat to 10.0.0.9")
+ELSEWHERE = foreign_verdict("DNAT --to-destination 10.0.0.9")
 PASSED = Rule(ELSEWHERE, (Protocol("tcp"),))
 LOOK_UPS_PASSED = Rule(ELSEWHERE, LOOK_UPS.matches)
 
@@ -150,10 +151,10 @@ def test_consequences_that_are_not_those_of_the_first_are_in_brackets() -> None:
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
-        (Rule(Drop(), (UnknownMatch("-p ipv6-icmp"),), family="ipv6"), STOPS_DISCOVERY),
-        (Rule(Drop(), (UnknownMatch("meta l4proto 58"),)), STOPS_DISCOVERY),
-        (Rule(Drop(), (UnknownMatch("-p ipv6-icmp"),), family="ipv4"), WITHOUT_EFFECT),
-        (Rule(Accept(), (UnknownMatch("-p ipv6-icmp"),), family="ipv6"), WITHOUT_EFFECT),
+        (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), STOPS_DISCOVERY),
+        (Rule(Drop(), (UnknownMatch("meta l4proto 58", Protocols(("ipv6-icmp",))),)), STOPS_DISCOVERY),
+        (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv4"), WITHOUT_EFFECT),
+        (Rule(Accept(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), WITHOUT_EFFECT),
         (Rule(Drop(), (Protocol("udp"),), family="ipv6"), WITHOUT_EFFECT),
         (None, WITHOUT_EFFECT),
     ],

@@ -39,7 +39,6 @@ from capture.model.ruleset import (
     Source,
     Table,
     TableName,
-    UnknownMatch,
     UnknownVerdict,
     only,
 )
@@ -47,12 +46,13 @@ from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.settings.config import CaptureConfig
 from support.captures.fake_pod import ruleset_of
+from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.notation import rule_line
 
 REDIRECT = ruleset_of({})
 TPROXY = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"})
 
-UNKNOWN = UnknownMatch("-m statistic --mode random")
+UNKNOWN = foreign_match("-m statistic --mode random")
 HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
 TIME = (Protocol("udp"), DestinationPort((only(123),)))
 TAKES_HTTPS = Rule(Accept(), HTTPS)
@@ -142,7 +142,7 @@ class TestInOurTables:
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)], "either takes HTTPS away, or both"
 
     def test_behind_what_may_do_anything_it_is_not_certain(self) -> None:
-        unknown = Rule(UnknownVerdict("NFQUEUE"))
+        unknown = Rule(foreign_verdict("NFQUEUE"))
         judgement = judged(REDIRECT, NAT, OUTPUT, unknown, TAKES_HTTPS, TAKES_TIME)
 
         assert lines(judgement.unjudged) == [rule_line(unknown), rule_line(TAKES_HTTPS)]
@@ -216,7 +216,7 @@ class TestNextToOurs:
             (chain(Rule(Drop(), HTTPS)), "dropped"),
             (chain(Rule(Redirect(1), HTTPS), is_nat=True), "redirected"),
             (chain(Rule(Redirect(1), HTTPS), is_nat=True, priority=-100), "redirected"),
-            (chain(Rule(UnknownVerdict("dnat to 10.0.0.9:1"), HTTPS), is_nat=True), "direct"),
+            (chain(Rule(foreign_verdict("DNAT --to-destination 10.0.0.9:1"), HTTPS), is_nat=True), "direct"),
             (chain(Rule(Jump("more"))), "dropped"),
             (chain(Rule(Accept(), TIME), policy="DROP"), "dropped"),
             (chain(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),

@@ -1,25 +1,27 @@
-"""What foreign rules mean: the words of iptables and those of nft have one meaning, and doubtful words have none."""
-
-from __future__ import annotations
+"""What foreign rules mean, by the decoder of iptables' words; ``test_decode`` has those of nft."""
 
 import pytest
 
 from capture.analysis.base_chains import PodNetwork
-from capture.analysis.meaning import (
+from capture.analysis.foreign_tests import holds_for_flags, holds_for_protocol
+from capture.analysis.meaning import losing_rule, meaning, modelled_matches, rule_matches
+from capture.model.addresses import Family, parse_address, parse_network
+from capture.model.foreign import (
+    AddressRanges,
+    ConnectionDirection,
     Either,
-    Goto,
+    InterfaceIndex,
+    LaterFragment,
+    LocalAddress,
+    NoWayBack,
+    Protocols,
     Reject,
+    States,
+    TcpFlags,
     Translate,
     TranslateSource,
     Untrack,
-    holds_for_flags,
-    holds_for_protocol,
-    is_pure,
-    meaning,
-    modelled_matches,
-    rule_matches,
 )
-from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     CONNECTION_STATES,
@@ -29,7 +31,9 @@ from capture.model.ruleset import (
     Continue,
     Destination,
     Drop,
+    Goto,
     InInterface,
+    Match,
     OutInterface,
     Protocol,
     Redirect,
@@ -38,13 +42,9 @@ from capture.model.ruleset import (
     Source,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.analysis.meaning import Meaning
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Match
+from support.rules.foreign import foreign_match, foreign_verdict
 
 ADDRESS, ADDRESS6 = parse_address("10.0.0.1"), parse_address("fd00::1")
 NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9")), names=((2, "eth0"),))
@@ -53,24 +53,26 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("REJECT --reject-with tcp-reset", "reject with tcp reset", "[reject 1=00000000]"), Reject()),
+        (("REJECT", "REJECT --reject-with tcp-reset", "REJECT [ revision 1, 0x01 ]"), Reject()),
         (("TARPIT",), Drop()),
-        (("NOTRACK", "CT --notrack", "notrack"), Untrack()),
-        (("-g OTHER", "goto OTHER"), Goto("OTHER")),
+        (("NOTRACK", "CT --notrack", "CT --notrack --zone 5"), Untrack()),
+        (("-g OTHER",), Goto("OTHER")),
         (("NFLOG --nflog-group 1", "TTL --ttl-set 64", "SET --add-set x src"), Continue()),
         (("ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "HL", "ECN", "CHECKSUM", "TCPMSS"), Continue()),
         (("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST"), Continue()),
-        (("DNAT --to-destination 10.0.0.1", "dnat to 10.0.0.1", "dnat ip to 10.0.0.1"), Translate(ADDRESS, None)),
-        (("DNAT --to-destination 10.0.0.1:81", "dnat ip to 10.0.0.1:81"), Translate(ADDRESS, 81)),
-        (("DNAT --to-destination [fd00::1]:81", "dnat ip6 to [fd00::1]:81"), Translate(ADDRESS6, 81)),
-        (("DNAT --to-destination :81", "dnat to :81"), Translate(None, 81)),
-        (("SNAT --to-source 10.0.0.1", "snat to 10.0.0.1", "snat ip to 10.0.0.1-10.0.0.9"), TranslateSource(ADDRESS)),
-        (("SNAT --to-source fd00::1", "snat ip6 to fd00::1", "MASQUERADE --random", "[masq]"), Accept()),
+        (("DNAT --to-destination 10.0.0.1", "DNAT --to-destination 10.0.0.1 --persistent"), Translate(ADDRESS, None)),
+        (("DNAT --to-destination 10.0.0.1:81",), Translate(ADDRESS, 81)),
+        (("DNAT --to-destination fd00::1", "DNAT --to-destination [fd00::1]"), Translate(ADDRESS6, None)),
+        (("DNAT --to-destination [fd00::1]:81",), Translate(ADDRESS6, 81)),
+        (("DNAT --to-destination :81", "DNAT --to-destination []:81"), Translate(None, 81)),
+        (("SNAT --to-source 10.0.0.1", "SNAT --to-source 10.0.0.1-10.0.0.9:1-2"), TranslateSource(ADDRESS)),
+        (("SNAT --to-source fd00::1", "SNAT [ revision 9 ]", "MASQUERADE --random"), Accept()),
         (("NETMAP --to 10.1.0.0/16",), Translate(parse_network("10.1.0.0/16"), None)),
+        (("REDIRECT --to-ports 81 --random",), Redirect(81)),
     ],
 )
-def test_verdicts_in_the_words_of_both_backends_mean_the_same(words: tuple[str, ...], expected: Meaning) -> None:
-    assert {meaning(Rule(UnknownVerdict(each))) for each in words} == {expected}
+def test_verdicts_that_the_model_lacks_have_a_meaning(words: tuple[str, ...], expected: Verdict) -> None:
+    assert {meaning(Rule(foreign_verdict(each))) for each in words} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -84,39 +86,40 @@ def test_a_source_that_is_not_known_is_in_the_network_of_all_addresses_alone(
     assert rule_matches(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
 
 
+TWO, FOUR = (parse_address("10.0.0.1"), parse_address("10.0.0.2")), parse_address("10.0.0.4")
 FIRST, LAST, FIRST6, LAST6 = (parse_address(each) for each in ("10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9"))
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        "DNAT --to-destination 10.0.0.999", "DNAT", "NETMAP --to 10.1.0.0/99", "queue to 1", "REJECTED", "REDIRECTS",
+        "DNAT --to-destination 10.0.0.999", "DNAT", "NETMAP --to 10.1.0.0/99", "NFQUEUE", "REJECTED", "REDIRECTS",
+        "DNAT --to-destination 10.0.0.1:80-90/80",
     ],
 )  # fmt: skip
 def test_verdicts_that_are_unknown_stay_as_they_are(words: str) -> None:
-    assert meaning(Rule(UnknownVerdict(words))) == UnknownVerdict(words)
+    assert meaning(Rule(foreign_verdict(words))) == UnknownVerdict(words)
 
 
 @pytest.mark.parametrize(
     ("words", "ways"),
     [
         ("DNAT --to-destination 10.0.0.1-10.0.0.9", (Translate(FIRST, None), Translate(LAST, None))),
-        ("dnat to 10.0.0.1-10.0.0.9:80", (Translate(FIRST, 80), Translate(LAST, 80))),
+        ("DNAT --to-destination 10.0.0.1-10.0.0.9:80", (Translate(FIRST, 80), Translate(LAST, 80))),
         ("DNAT --to-destination 10.0.0.1:81-90 --random", (Translate(FIRST, 81), Translate(FIRST, 90))),
         ("DNAT --to-destination [fd00::1-fd00::9]:80", (Translate(FIRST6, 80), Translate(LAST6, 80))),
         ("REDIRECT --to-ports 81-90", (Redirect(81), Redirect(90))),
-        ("redirect to :81-90", (Redirect(81), Redirect(90))),
     ],
 )
 def test_a_translation_to_one_of_several_is_to_the_first_or_the_last(
     words: str, ways: tuple[Translate, Translate]
 ) -> None:
-    assert meaning(Rule(UnknownVerdict(words))) == Either(ways)
+    assert meaning(Rule(foreign_verdict(words))) == Either(ways)
 
 
-@pytest.mark.parametrize("words", ["REDIRECT", "REDIRECT --random", "redirect"])
+@pytest.mark.parametrize("words", ["REDIRECT", "REDIRECT --random"])
 def test_a_redirect_without_a_port_keeps_the_port(words: str) -> None:
-    assert meaning(Rule(UnknownVerdict(words))) == Translate(None, None)
+    assert meaning(Rule(foreign_verdict(words))) == Translate(None, None)
     assert Translate(None, None).as_sent("ipv6") == Translate(parse_address("::1"), None)
 
 
@@ -133,82 +136,102 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "tcp", "udp"),
+    ("test", "tcp", "udp"),
     [
-        (("-p tcp", "-p 6", "meta l4proto 6", "ip protocol tcp", "ip6 nexthdr { 6 }"), True, False),
-        (("! -p tcp", "meta l4proto != 6", "ip protocol != { tcp, 1 }"), False, True),
-        (("-p icmp", "meta l4proto { 1, 58 }"), False, False),
-        (("meta l4proto { 6, 17 }",), True, True),
-        (
-            (
-                "meta l4proto { 1-20 }",
-                "meta l4proto @s",
-                "ip protocol != @s",
-                "-m mac --mac-source 0:0:0:0:0:1",
-                "meta l4proto",
-            ),
-            None,
-            None,
-        ),
+        (Protocols(("tcp",)), True, False),
+        (Protocols(("tcp", "1"), negated=True), False, True),
+        (Protocols(("icmp",)), False, False),
+        (Protocols(("tcp", "udp")), True, True),
+        (TcpFlags(2, 2), None, None),
+        (None, None, None),
     ],
 )
 def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
-    words: tuple[str, ...], *, tcp: bool | None, udp: bool | None
+    test: Match | None, *, tcp: bool | None, udp: bool | None
 ) -> None:
-    assert {(holds_for_protocol(each, "tcp"), holds_for_protocol(each, "udp")) for each in words} == {(tcp, udp)}
+    assert (holds_for_protocol(test, "tcp"), holds_for_protocol(test, "udp")) == (tcp, udp)
 
 
 @pytest.mark.parametrize(
-    ("words", "new", "established"),
+    ("test", "new", "established"),
     [
-        (("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x17 == 0x02"), True, False),
-        (("-m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x17 != 0x02"), False, True),
-        (("-m tcp --tcp-flags ALL NONE", "tcp flags & 0x3f == 0x00"), False, False),
-        (("-m tcp --tcp-flags PSH PSH", "tcp flags & 0x08 == 0x08"), False, None),
-        (("tcp flags == 2", "-m tcp --tcp-option 5"), None, None),
+        (TcpFlags(0x17, 0x02), True, False),
+        (TcpFlags(0x17, 0x02, negated=True), False, True),
+        (TcpFlags(0x3F, 0x00), False, False),
+        (TcpFlags(0x08, 0x08), False, None),
+        (Protocols(("tcp",)), None, None),
     ],
 )
 def test_flags_hold_for_all_packets_in_a_state_or_for_none(
-    words: tuple[str, ...], *, new: bool | None, established: bool | None
+    test: Match, *, new: bool | None, established: bool | None
 ) -> None:
-    for each in words:
-        answers = [holds_for_flags(each, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
-        assert answers == [new, new, established, None]
+    answers = [holds_for_flags(test, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
+    assert answers == [new, new, established, None]
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "test"),
     [
+        ("-p sctp", Protocols(("sctp",))),
+        ("! -p 6", Protocols(("tcp",), negated=True)),
+        ("-p icmpv6", Protocols(("ipv6-icmp",))),
+        ("! -f", LaterFragment(negated=True)),
+        ("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", TcpFlags(0x17, 0x02)),
+        ("-m tcp ! --tcp-flags ALL NONE", TcpFlags(0x3F, 0x00, negated=True)),
+        ("-m addrtype --dst-type LOCAL", LocalAddress(Destination)),
+        ("-m addrtype ! --src-type LOCAL", LocalAddress(Source, negated=True)),
+        ("-m conntrack --ctdir REPLY", ConnectionDirection(is_reply=True)),
+        ("-m conntrack ! --ctstate NEW,SNAT", States(("NEW", "SNAT"), negated=True)),
         (
-            ("-m addrtype --dst-type LOCAL", "fib daddr type local"),
-            Destination((parse_network("127.0.0.0/8"), parse_address("192.0.2.2"), parse_address("10.0.0.9"))),
+            "-m iprange --src-range 10.0.0.1-10.0.0.2 ! --dst-range 10.0.0.2-10.0.0.3",
+            AddressRanges((Source(TWO), Destination((parse_network("10.0.0.2/31"),), negated=True))),
         ),
-        (
-            ("-m addrtype ! --src-type LOCAL", "fib saddr type != local"),
-            Source((parse_network("127.0.0.0/8"), parse_address("192.0.2.2"), parse_address("10.0.0.9")), True),
-        ),
-        (("-m iprange --dst-range 10.0.0.2-10.0.0.3",), Destination((parse_network("10.0.0.2/31"),))),
-        (("-m iprange ! --src-range 10.0.0.2-10.0.0.3",), Source((parse_network("10.0.0.2/31"),), True)),
-        (("iif 2",), InInterface("eth0")),
-        (("oif != 1",), OutInterface("lo", True)),
-        (("iif 9",), InInterface("")),
+        *((words, None) for words in (
+            "-m tcp --tcp-option 5", "-m tcp --tcp-flags ODD SYN", "-m addrtype --dst-type UNICAST", "-m addrtype",
+            "-m addrtype --dst-type LOCAL --limit-iface-in", "-m conntrack --ctstate DNAT --ctdir REPLY",
+            "-m conntrack ! --ctdir REPLY", "-m iprange --src-range 10.0.0.1", "-m mac --mac-source 0:0:0:0:0:1",
+            "-d 10.0.1.0/255.0.255.0", "-m",
+        )),
+    ],
+)  # fmt: skip
+def test_a_match_that_the_model_lacks_has_a_value_where_that_is_certain(words: str, test: Match | None) -> None:
+    match = foreign_match(words)
+    assert isinstance(match, UnknownMatch)
+    assert (match.text, match.test) == (words, test)
+
+
+OWN = parse_network("127.0.0.0/8"), parse_address("192.0.2.2"), parse_address("10.0.0.9")
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        (UnknownMatch("?", LocalAddress(Destination)), Destination(OWN)),
+        (UnknownMatch("?", LocalAddress(Source, negated=True)), Source(OWN, True)),
+        (foreign_match("-m iprange --dst-range 10.0.0.2-10.0.0.4"), Destination((parse_network("10.0.0.2/31"), FOUR))),
+        (UnknownMatch("?", InterfaceIndex(InInterface, 2)), InInterface("eth0")),
+        (UnknownMatch("?", InterfaceIndex(OutInterface, 1, negated=True)), OutInterface("lo", True)),
+        (UnknownMatch("?", InterfaceIndex(InInterface, 9)), InInterface("")),
+        (UnknownMatch("?", NoWayBack(negated=True)), ConnectionState((), negated=True)),
     ],
 )
-def test_matches_about_the_pod_are_spelled_out(words: tuple[str, ...], expected: Match) -> None:
-    for each in words:
-        assert [*modelled_matches((UnknownMatch(each), Protocol("tcp")), "ipv4", NETWORK)] == [
-            expected,
-            Protocol("tcp"),
-        ]
+def test_matches_about_the_pod_are_spelled_out(match: Match, expected: Match) -> None:
+    network = NETWORK.replace(families_with_return_route=("ipv4",))
+    assert [*modelled_matches((match, Protocol("tcp")), "ipv4", network)] == [expected, Protocol("tcp")]
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_matches_about_an_unknown_pod_stay_unknown(family: Family) -> None:
-    unknown = tuple(
-        UnknownMatch(words) for words in ("fib daddr type local", "iif 2", "-m addrtype --dst-type UNICAST")
-    )
+    tests = LocalAddress(Destination), InterfaceIndex(InInterface, 2), NoWayBack(), None
+    unknown = tuple(UnknownMatch("?", test) for test in tests)
     assert tuple(modelled_matches(unknown, family, PodNetwork())) == unknown
-    assert [*modelled_matches((UnknownMatch("iif 1"),), family, PodNetwork())] == [InInterface("lo")]
+    lo = UnknownMatch("iif 1", InterfaceIndex(InInterface, 1))
+    assert [*modelled_matches((lo,), family, PodNetwork())] == [InInterface("lo")]
+
+
+def test_the_source_of_another_host_loses_what_is_sent_over_lo() -> None:
+    for address, states in ((ADDRESS, ("NEW",)), (OWN[2], ())):
+        assert losing_rule(TranslateSource(address), NETWORK).matches[2] == ConnectionState(states)
 
 
 @pytest.mark.parametrize("state", CONNECTION_STATES)
@@ -223,11 +246,11 @@ def test_the_state_of_what_is_not_tracked(state: str) -> None:
     assert not any(holds(ConnectionMark(1, 1, negated)) for negated in (True, False))
 
 
-def test_matches_that_count_give_no_single_answer() -> None:
-    assert not any(
-        map(
-            is_pure,
-            ("-m statistic --mode nth", "limit rate 1/second", "numgen random mod 2 == 0", "jhash ip saddr mod 2"),
-        )
-    )
-    assert is_pure("-m mac --mac-source 00:00:00:00:00:01")
+@pytest.mark.parametrize(
+    ("words", "is_pure"),
+    [("-m statistic --mode nth", False), ("-m time --timestart 8", False), ("-m mac --mac-source 0:0:0:0:0:1", True)],
+)
+def test_matches_that_count_give_no_single_answer(words: str, *, is_pure: bool) -> None:
+    match = foreign_match(words)
+    assert isinstance(match, UnknownMatch)
+    assert match.is_pure is is_pure

@@ -25,13 +25,13 @@ from capture.model.ruleset import (
     Rule,
     Ruleset,
     TableName,
-    UnknownMatch,
     only,
 )
 from capture.report.difference_text import difference_text
 from capture.report.fate_text import effect_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_match
 
 Rules = tuple[Rule, ...]
 
@@ -42,7 +42,7 @@ FOREIGN = (
     Rule(Return(), (OwnerUid((only(1337),)),)),
     Rule(Accept(), (Protocol("udp"),)),
     Rule(Redirect(9), (TCP, DestinationPort((only(443),)))),
-    Rule(Return(), (TCP, UnknownMatch("-m statistic --mode random"))),
+    Rule(Return(), (TCP, foreign_match("-m statistic --mode random"))),
 )
 """Rules of other programs."""
 CONFIGS = (

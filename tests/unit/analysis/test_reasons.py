@@ -10,7 +10,7 @@ from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
 from capture.analysis.explanation import NO_RULE
-from capture.analysis.meaning import Goto, meaning
+from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
 from capture.analysis.reasons import DECIDES, ReasonCompiler
 from capture.analysis.space import PacketSpace
@@ -21,6 +21,7 @@ from capture.model.ruleset import (
     OUTPUT,
     Chain,
     Drop,
+    Goto,
     Jump,
     Protocol,
     Redirect,
@@ -28,11 +29,11 @@ from capture.model.ruleset import (
     Table,
     TableName,
     TransparentProxy,
-    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.small_pools import Pools, numbers_of
+from support.rules.foreign import foreign_verdict
 
 SAMPLE = range(50)
 PACKETS = 40
@@ -115,7 +116,7 @@ def test_every_packet_has_the_reason_of_its_trace() -> None:
 
 
 def test_a_translation_to_one_of_several_addresses_is_the_reason_of_each() -> None:
-    rule = Rule(UnknownVerdict("DNAT --to-destination 10.0.0.1-10.0.0.9"), (Protocol("tcp"),))
+    rule = Rule(foreign_verdict("DNAT --to-destination 10.0.0.1-10.0.0.9"), (Protocol("tcp"),))
     foreign = BaseChain("ip other", ("ipv4",), OUTPUT, -110, True, Table(NAT, (Chain("x", (rule,), "ACCEPT"),)))
     situation = Situation(build_ruleset(CaptureConfig()), (foreign,))
     space = PacketSpace("ipv4", (situation,))

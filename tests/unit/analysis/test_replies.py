@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.meaning import ACK, PSH, SYN
+from capture.analysis.foreign_tests import ACK, PSH, SYN
 from capture.analysis.replies import (
     is_own_step,
     loss_text,
@@ -33,12 +33,11 @@ from capture.model.ruleset import (
     Rule,
     SourcePort,
     Table,
-    UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_match, foreign_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ CAME_IN = Packet("tcp", POD, 8080, source=WORLD, source_port=45000, in_interface
 TO_22 = CAME_IN.replace(port=22)
 HTTP = Protocol("tcp"), DestinationPort((only(80),))
 FROM_HTTP = Protocol("tcp"), SourcePort((only(80),))
-UNTRACKS = Rule(UnknownVerdict("notrack"), HTTP)
+UNTRACKS = Rule(foreign_verdict("NOTRACK"), HTTP)
 
 
 def foreign(rule: Rule, hook: str, priority: int) -> BaseChain:
@@ -87,7 +86,7 @@ def test_an_answer_from_elsewhere_comes_in_from_whom_was_called() -> None:
     (answer,) = replies(way(BY_PROXY))
     assert ends(answer) == (WORLD, 80, POD, 45000)
     assert (answer.in_interface, answer.out_interface, answer.uid) == ("eth0", None, None)
-    to_another = Rule(UnknownVerdict("DNAT --to-destination 198.51.100.8:81"), HTTP)
+    to_another = Rule(foreign_verdict("DNAT --to-destination 198.51.100.8:81"), HTTP)
     (translated,) = replies(way(BY_PROXY, foreign(to_another, OUTPUT, -90).replace(is_nat=True)))
     assert ends(translated) == (parse_address("198.51.100.8"), 81, POD, 45000)
 
@@ -110,7 +109,7 @@ def test_an_answer_within_the_pod_comes_over_lo() -> None:
         (Rule(Drop(), (*FROM_HTTP, ConnectionState(("ESTABLISHED",)))), INPUT, True),
         (Rule(Drop(), (*FROM_HTTP, ConnectionState(("NEW",)))), INPUT, False),
         (Rule(Drop(), HTTP), INPUT, False),
-        (Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m time"))), INPUT, False),
+        (Rule(Drop(), (*FROM_HTTP, foreign_match("-m time"))), INPUT, False),
     ],
 )
 def test_an_answer_that_is_certainly_dropped_is_lost(rule: Rule, hook: str, *, is_lost: bool) -> None:
@@ -138,7 +137,7 @@ def test_answers_to_what_is_not_tracked_are_taken_for_calls() -> None:
 
 
 def test_answers_to_an_untracked_call_are_taken_for_calls_of_the_pod() -> None:
-    there = foreign(Rule(UnknownVerdict("notrack"), (Protocol("tcp"), DestinationPort((only(22),)))), PREROUTING, -300)
+    there = foreign(Rule(foreign_verdict("NOTRACK"), (Protocol("tcp"), DestinationPort((only(22),)))), PREROUTING, -300)
     lost = lost_reply(way(TO_22, there), situation(there))
     assert lost is not None
     assert loss_text(lost).startswith("its answers are taken for new outbound connections, and go to port 15001")
@@ -149,7 +148,7 @@ def test_answers_to_an_untracked_call_are_taken_for_calls_of_the_pod() -> None:
     [("SYN,ACK SYN,ACK", True), ("SYN,ACK ACK", True), ("SYN,RST,ACK,FIN SYN", False), ("PSH PSH", True)],
 )
 def test_where_flags_decide_each_kind_of_answer_that_is_needed_counts(flags: str, *, is_lost: bool) -> None:
-    there = foreign(Rule(Drop(), (*FROM_HTTP, UnknownMatch(f"-m tcp --tcp-flags {flags}"))), INPUT, 0)
+    there = foreign(Rule(Drop(), (*FROM_HTTP, foreign_match(f"-m tcp --tcp-flags {flags}"))), INPUT, 0)
     lost = lost_reply(way(BY_PROXY, there), situation(there))
     assert (lost is not None) == is_lost
     if lost is not None:
@@ -157,7 +156,7 @@ def test_where_flags_decide_each_kind_of_answer_that_is_needed_counts(flags: str
 
 
 def test_flags_of_a_later_packet_are_never_those_of_the_first() -> None:
-    there = foreign(Rule(Drop(), (*HTTP, UnknownMatch("-m tcp --tcp-flags SYN SYN"))), OUTPUT, -160)
+    there = foreign(Rule(Drop(), (*HTTP, foreign_match("-m tcp --tcp-flags SYN SYN"))), OUTPUT, -160)
     later = BY_PROXY.replace(state="ESTABLISHED")
     assert trace_with_flags(later, situation(there)).outcome == "direct"
     udp = later.replace(protocol="udp")
@@ -165,13 +164,13 @@ def test_flags_of_a_later_packet_are_never_those_of_the_first() -> None:
 
 
 def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
-    ends_it = Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m tcp --tcp-flags FIN FIN")))
+    ends_it = Rule(Drop(), (*FROM_HTTP, foreign_match("-m tcp --tcp-flags FIN FIN")))
     there = foreign(ends_it, INPUT, 0)
     (answer,) = replies(way(BY_PROXY))
     assert not trace_whole_path(answer, situation(there)).certain
     found = trace_with_flags(answer, situation(there))
     assert (found.certain, found.packet.flags) == (True, SYN | ACK)
-    at_times = foreign(Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m time"))), INPUT, 0)
+    at_times = foreign(Rule(Drop(), (*FROM_HTTP, foreign_match("-m time"))), INPUT, 0)
     assert trace_with_flags(answer, situation(there, at_times)) == trace_whole_path(answer, situation(there, at_times))
 
 
@@ -182,7 +181,7 @@ def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
         ("tcp", ConnectionState(("NEW",)), "NEW"),
         ("udp", ConnectionState(("INVALID",)), None),
         ("udp", ConnectionState(("NEW",)), "NEW"),
-        ("udp", UnknownMatch("-m tcp --tcp-flags ACK ACK"), None),
+        ("udp", foreign_match("-m tcp --tcp-flags ACK ACK"), None),
         ("tcp", ConnectionMark(0, negated=True), None),
     ],
 )
@@ -190,7 +189,7 @@ def test_answers_to_what_is_not_tracked_are_first_packets_or_invalid(
     protocol: ProtocolName, match: Match, state: str | None
 ) -> None:
     of_port = Protocol(protocol), DestinationPort((only(80),))
-    untracks = foreign(Rule(UnknownVerdict("notrack"), of_port), OUTPUT, -300)
+    untracks = foreign(Rule(foreign_verdict("NOTRACK"), of_port), OUTPUT, -300)
     drops = foreign(Rule(Drop(), (Protocol(protocol), SourcePort((only(80),)), match)), INPUT, 0)
     lost = lost_reply(way(BY_PROXY.replace(protocol=protocol), untracks, drops), situation(untracks, drops))
     lost_to_us = None if lost is None or lost.outcome != "dropped" else lost.packet.state

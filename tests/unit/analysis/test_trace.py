@@ -8,6 +8,7 @@ from capture.analysis.regions import witness
 from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
+from capture.model.foreign import InterfaceIndex, LocalAddress
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     MANGLE,
@@ -16,23 +17,28 @@ from capture.model.ruleset import (
     PREROUTING,
     Accept,
     Chain,
+    Destination,
     DestinationPort,
     Drop,
+    InInterface,
     Log,
+    Match,
+    OutInterface,
     Protocol,
     Redirect,
     Return,
     Rule,
     Ruleset,
     SetMark,
+    Source,
     Table,
     UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection
+from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.traced import trace
 
 APP, PROXY = 1000, 1337
@@ -212,16 +218,24 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
 
 @pytest.mark.parametrize(
     "rule",
-    [Rule(Return(), (*HTTPS, UnknownMatch("-m time --timestart 08:00"))), Rule(UnknownVerdict("NFQUEUE"), HTTPS)],
+    [Rule(Return(), (*HTTPS, foreign_match("-m time --timestart 08:00"))), Rule(foreign_verdict("NFQUEUE"), HTTPS)],
 )
 def test_a_rule_that_cannot_be_judged_is_marked(rule: Rule) -> None:
     assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
 
 
-@pytest.mark.parametrize("words", ["-m addrtype --dst-type LOCAL", "fib saddr type != local", "iif 2", "oif != 7"])
-def test_what_an_unknown_namespace_has_cannot_be_judged(words: str) -> None:
-    foreign = with_foreign(Rule(Return(), (*HTTPS, UnknownMatch(words))))
+@pytest.mark.parametrize(
+    "test",
+    [
+        LocalAddress(Destination),
+        LocalAddress(Source, True),
+        InterfaceIndex(InInterface, 2),
+        InterfaceIndex(OutInterface, 7),
+    ],
+)
+def test_what_an_unknown_namespace_has_cannot_be_judged(test: Match) -> None:
+    foreign = with_foreign(Rule(Return(), (*HTTPS, UnknownMatch("?", test))))
     known = PodNetwork(local=(), names=((2, "eth0"),))
 
     packet = outbound(ELSEWHERE["ipv4"], 443)
@@ -253,7 +267,7 @@ def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: BaseChain, expect
 
 
 def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
-    doubtful = next_to(Rule(Drop(), (UnknownMatch("-m time --timestart 08:00"),)), priority=0)
+    doubtful = next_to(Rule(Drop(), (foreign_match("-m time --timestart 08:00"),)), priority=0)
     traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (doubtful,))
 
     assert [step.table for step in traced.path if not step.certain] == ["ip other"]

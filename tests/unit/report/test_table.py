@@ -34,12 +34,11 @@ from capture.model.ruleset import (
     Span,
     Table,
     TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
     Verdict,
     only,
 )
 from capture.report.table import counter_text, listed_chains, listing, row, row_text
+from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.vocabulary import kinds_of
 
 TCP = Protocol("tcp")
@@ -113,13 +112,13 @@ ROWS = [
     (Rule(Log("in: ")), 'LOG all -- * * 0.0.0.0/0 0.0.0.0/0 | LOG flags 0 level 4 prefix "in: "'),
     (Rule(Log("")), "LOG all -- * * 0.0.0.0/0 0.0.0.0/0 | LOG flags 0 level 4"),
     (
-        Rule(UnknownVerdict("DNAT --to-destination 1.2.3.4"), (UnknownMatch("-m addrtype --dst-type LOCAL"),)),
+        Rule(foreign_verdict("DNAT --to-destination 1.2.3.4"), (foreign_match("-m addrtype --dst-type LOCAL"),)),
         "DNAT all -- * * 0.0.0.0/0 0.0.0.0/0 | -m addrtype --dst-type LOCAL --to-destination 1.2.3.4",
     ),
-    (Rule(Return(), (UnknownMatch("-p sctp"),)), "RETURN sctp -- * * 0.0.0.0/0 0.0.0.0/0"),
-    (Rule(Return(), (UnknownMatch("! -p tcp"),)), "RETURN !tcp -- * * 0.0.0.0/0 0.0.0.0/0"),
-    (Rule(Return(), (UnknownMatch("-f"),)), "RETURN all -f * * 0.0.0.0/0 0.0.0.0/0"),
-    (Rule(Return(), (UnknownMatch("! -f"),)), "RETURN all !f * * 0.0.0.0/0 0.0.0.0/0"),
+    (Rule(Return(), (foreign_match("-p sctp"),)), "RETURN sctp -- * * 0.0.0.0/0 0.0.0.0/0"),
+    (Rule(Return(), (foreign_match("! -p tcp"),)), "RETURN !tcp -- * * 0.0.0.0/0 0.0.0.0/0"),
+    (Rule(Return(), (foreign_match("-f"),)), "RETURN all -f * * 0.0.0.0/0 0.0.0.0/0"),
+    (Rule(Return(), (foreign_match("! -f"),)), "RETURN all !f * * 0.0.0.0/0 0.0.0.0/0"),
     (
         Rule(Redirect(1), (TCP,), why="outbound: to the proxy"),
         "REDIRECT tcp -- * * 0.0.0.0/0 0.0.0.0/0 | /* outbound: to the proxy */ redir ports 1",
@@ -175,10 +174,10 @@ def test_columns_are_where_iptables_puts_them() -> None:
 
 
 def test_a_goto_is_printed_first_and_one_column_to_the_left() -> None:
-    text = row_text(row(Rule(UnknownVerdict("-g SOMEWHERE"), (Mark(1),)), IPV4))
+    text = row_text(row(Rule(foreign_verdict("-g SOMEWHERE"), (Mark(1),)), IPV4))
 
     assert text.endswith(" 0.0.0.0/0            0.0.0.0/0           [goto]  mark match 0x1")
-    assert row(Rule(UnknownVerdict("-g SOMEWHERE")), IPV4).target == "SOMEWHERE"
+    assert row(Rule(foreign_verdict("-g SOMEWHERE")), IPV4).target == "SOMEWHERE"
 
 
 def test_ipv6_has_its_own_addresses() -> None:
@@ -218,8 +217,8 @@ def test_references_are_the_jumps_of_one_family() -> None:
     rules = (
         Rule(Jump("A"), (), IPV4),
         Rule(Jump("A")),
-        Rule(UnknownVerdict("-g A"), (), IPV6),
-        Rule(UnknownVerdict("-g A"), (), IPV6),
+        Rule(foreign_verdict("-g A"), (), IPV6),
+        Rule(foreign_verdict("-g A"), (), IPV6),
     )
     table = Table(NAT, (Chain("OUTPUT", rules), Chain("A")))
 

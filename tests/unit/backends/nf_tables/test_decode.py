@@ -14,7 +14,22 @@ from capture.backends.nf_tables.maps import MAX_CASES
 from capture.backends.nf_tables.render import described
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4, IPV6, parse_address
+from capture.model.foreign import (
+    ConnectionDirection,
+    Either,
+    InterfaceIndex,
+    LocalAddress,
+    NoWayBack,
+    Protocols,
+    Reject,
+    TcpFlags,
+    Translate,
+    TranslatedConnection,
+    TranslateSource,
+    Untrack,
+)
+from capture.model.ruleset import Destination, InInterface, OutInterface
 from capture.netlink.attributes import BYTE_ORDER, attribute, u32be, u64be
 
 NETWORK, TRANSPORT = nf.NFT_PAYLOAD_NETWORK_HEADER, nf.NFT_PAYLOAD_TRANSPORT_HEADER
@@ -182,6 +197,96 @@ def test_what_has_no_words_is_shown_as_bits(words: str, program: bytes) -> None:
     assert isinstance(rule.conditions[-1], model.UnknownMatch)
 
 
+def loaded(name: str, kind: int, **attributes: int) -> bytes:
+    """Return an expression that writes the register, with further attributes by number: ``_2=1``."""
+    further = (attribute(int(number[1:]), u32be(value)) for number, value in attributes.items())
+    return make.expression(name, attribute(kind, make.REGISTER), *further)
+
+
+STATUS, MAPPED = make.load_ct(2), of_machine(1 << 5)
+LOCAL, WAY_BACK = loaded("fib", 1, _2=3, _3=2), loaded("fib", 1, _2=1, _3=0x0D)
+HALF = loaded("numgen", 1, _2=2)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "test"),
+    [
+        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2)), "iif 2", InterfaceIndex(InInterface, 2)),
+        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), "oif != 1",
+         InterfaceIndex(OutInterface, 1, negated=True)),
+        (LOCAL + make.equals(of_machine(2)), "fib daddr type local", LocalAddress(Destination)),
+        (LOCAL + make.equals(of_machine(2), negated=True), "fib daddr type != local", LocalAddress(Destination, True)),
+        (LOCAL + make.equals(of_machine(3)), f"fib daddr type == 0x{of_machine(3).hex()}", None),
+        (WAY_BACK + make.equals(bytes(4)), None, NoWayBack()),
+        (WAY_BACK + make.equals(bytes(4), negated=True), None, NoWayBack(negated=True)),
+        (make.load_ct(1) + make.equals(b"\1"), "ct direction == 0x01", ConnectionDirection(is_reply=True)),
+        (make.load_ct(1) + make.equals(b"\1", negated=True), None, ConnectionDirection(is_reply=False)),
+        (STATUS + make.bitwise(MAPPED) + make.equals(bytes(4), negated=True), None, TranslatedConnection()),
+        (STATUS + make.bitwise(MAPPED) + make.equals(bytes(4)), None, TranslatedConnection(negated=True)),
+        (STATUS + make.bitwise(of_machine(1)) + make.equals(bytes(4)), None, None),
+        (make.load_payload(TRANSPORT, 13, 1) + make.bitwise(b"\2") + make.equals(b"\2"), "tcp flags & 0x02 == 0x02",
+         TcpFlags(2, 2)),
+        (meta(native.L4PROTO) + make.equals(b"\x3a"), "meta l4proto 58", Protocols(("ipv6-icmp",))),
+        (meta(native.L4PROTO) + make.equals(b"\6", negated=True), "meta l4proto != tcp", Protocols(("tcp",), True)),
+        (meta(native.L4PROTO) + make.in_range(b"\1", b"\6", negated=False), "meta l4proto 1-6", None),
+        (HALF + make.equals(of_machine(1)), "numgen inc mod 2 == 1", None),
+    ],
+)  # fmt: skip
+def test_what_the_model_lacks_has_a_value_where_it_is_certain(
+    program: bytes, words: str | None, test: model.Match | None
+) -> None:
+    [rule] = lift_rules([decoded(program)])
+    (match,) = rule.matches
+    assert isinstance(match, model.UnknownMatch)
+    assert words in (None, match.text)
+    assert match.test == test
+    assert match.is_pure == (HALF not in program)
+
+
+NAT_PORT = attribute(nf.NFTA_NAT_REG_PROTO_MIN, u32be(9)), attribute(nf.NFTA_NAT_REG_PROTO_MAX, u32be(10))
+ADDRESS, ADDRESS6 = parse_address("10.0.0.1"), parse_address("fd00::1")
+
+
+def mapped(kind: int, family: int, address: bytes = b"", first: int = 0, last: int = 0) -> bytes:
+    """Return the expressions that translate to an address, to one of some ports, or to both."""
+
+    def put(register: int, value: bytes) -> bytes:
+        data = make.data(nf.NFTA_IMMEDIATE_DATA, value)
+        return make.expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(register)), data)
+
+    to = [attribute(nf.NFTA_NAT_TYPE, u32be(kind)), attribute(nf.NFTA_NAT_FAMILY, u32be(family))]
+    to += [attribute(nf.NFTA_NAT_REG_ADDR_MIN, make.REGISTER)] if address else []
+    to += NAT_PORT if first else []
+    return put(nf.NFT_REG_1, address) + put(9, port(first)) + put(10, port(last)) + make.expression("nat", *to)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "then"),
+    [
+        (make.verdict(nf.NFT_GOTO, attribute(nf.NFTA_VERDICT_CHAIN, b"more\0")), "goto more", model.Goto("more")),
+        (make.expression("reject", attribute(1, u32be(1))), "reject with tcp reset", Reject()),
+        (make.expression("reject", attribute(1, u32be(9))), "[reject 1=00000009]", Reject()),
+        (make.expression("notrack"), "notrack", Untrack()),
+        (make.expression("masq"), "[masq]", model.Accept()),
+        (make.expression("queue"), "[queue]", None),
+        (mapped(1, 2, ADDRESS.packed), "dnat to 10.0.0.1", Translate(ADDRESS, None)),
+        (mapped(1, 2, ADDRESS.packed, 81, 81), "dnat to 10.0.0.1:81", Translate(ADDRESS, 81)),
+        (mapped(1, 10, ADDRESS6.packed, 81, 90), "dnat to [fd00::1]:81-90",
+         Either((Translate(ADDRESS6, 81), Translate(ADDRESS6, 90)))),
+        (mapped(1, 2, b"", 81, 81), "dnat to :81", Translate(None, 81)),
+        (mapped(0, 2, ADDRESS.packed), "snat to 10.0.0.1", TranslateSource(ADDRESS)),
+        (make.expression("nat", attribute(1, u32be(0)), attribute(3, u32be(11))), "snat, to an unknown address",
+         model.Accept()),
+        (make.expression("nat", attribute(1, u32be(1)), attribute(3, u32be(11))), "dnat, to an unknown address", None),
+        (make.expression("redir"), "redirect", Translate(None, None)),
+    ],
+)  # fmt: skip
+def test_what_a_verdict_comes_to_that_the_model_lacks(program: bytes, words: str, then: model.Verdict | None) -> None:
+    [rule] = lift_rules([decoded(program)])
+    assert isinstance(rule.verdict, model.UnknownVerdict)
+    assert (rule.verdict.text, rule.verdict.then) == (words, then)
+
+
 DROP = make.verdict(nf.NF_DROP)
 STORE_MARK, STORE_CT_MARK = make.store_meta(nf.NFT_META_MARK), make.store_ct(nf.NFT_CT_MARK)
 STORE_ZONE = make.store_ct(nf.NFT_CT_ZONE)
@@ -222,7 +327,7 @@ def test_after_logging_a_rule_is_what_it_does_last() -> None:
     ):
         [rule] = lift_rules([decoded(program)])
         assert isinstance(rule.verdict, model.UnknownVerdict)
-        assert (rule.verdict.text, rule.verdict.then) == (words, then or model.UnknownVerdict(words))
+        assert (rule.verdict.text, rule.verdict.then) == (words, then)
 
 
 def test_a_state_that_is_compared_as_a_whole_is_one_state() -> None:
