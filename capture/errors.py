@@ -46,6 +46,8 @@ class CaptureError(Exception):
     """The operation failed. ``remedy`` says what to do about it."""
 
     exit_code = EXIT_FAILED
+    doing = ""
+    """What the kernel refused to do; "" if it refused nothing."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)

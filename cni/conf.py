@@ -77,7 +77,7 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
     kubeconfig = keys.path(configuration, "kubeconfig")
     return Configuration(
         settings=_capture_settings(configuration),
-        exclude_namespaces=_namespaces(configuration, "exclude_namespaces"),
+        exclude_namespaces=_excluded_namespaces(configuration),
         pod_sources=_pod_sources(configuration, kubeconfig),
         kubeconfig=kubeconfig,
         agent_socket=keys.path(configuration, "agent_socket") or AGENT_SOCKET,
@@ -132,11 +132,11 @@ def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str
     return sources
 
 
-def _namespaces(configuration: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def _excluded_namespaces(configuration: Mapping[str, Any]) -> tuple[str, ...]:
     expected = 'a list of namespaces of Kubernetes, such as ["kube-system"]'
-    namespaces = keys.texts(configuration, key, expected) or ()
+    namespaces = keys.texts(configuration, "exclude_namespaces", expected) or ()
     if not all(is_label(namespace) for namespace in namespaces):
-        raise keys.invalid_value(key, configuration[key], expected)
+        raise keys.invalid_value("exclude_namespaces", configuration["exclude_namespaces"], expected)
     return namespaces
 
 

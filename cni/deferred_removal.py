@@ -24,50 +24,52 @@ LAST_POD_TIMEOUT, PAUSE = 20.0, 0.2
 """Seconds for a runtime to end a pod after it has called the plugin; the next pod that ends has as many again."""
 
 
-def schedule_removal(bin_dir: str, mark: str = REMOVAL_FILE, remembered: str = RESULTS) -> list[str]:
+def schedule_removal(bin_dir: str, removal_file: str = REMOVAL_FILE, results: str = RESULTS) -> list[str]:
     """Remove the plugin if no pod remembers it, else let it go with the last one; return what was removed."""
-    if any(_containers(remembered)) or not os.path.isdir(remembered):
-        os.makedirs(os.path.dirname(mark), mode=0o700, exist_ok=True)
-        with open(mark, "w", encoding="utf-8") as file:
+    if any(_containers(results)) or not os.path.isdir(results):
+        os.makedirs(os.path.dirname(removal_file), mode=0o700, exist_ok=True)
+        with open(removal_file, "w", encoding="utf-8") as file:
             file.write(bin_dir)
         return []
-    return _remove(bin_dir, mark)
+    return _remove(bin_dir, removal_file)
 
 
-def cancel_removal(mark: str = REMOVAL_FILE) -> None:
+def cancel_removal(removal_file: str = REMOVAL_FILE) -> None:
     """Take an uninstallation back: the plugin is installed again."""
     try:
-        os.unlink(mark)
+        os.unlink(removal_file)
     except FileNotFoundError:
         pass
 
 
-def on_container_end(mark: str = REMOVAL_FILE, remembered: str = RESULTS) -> None:
+def on_container_end(removal_file: str = REMOVAL_FILE, results: str = RESULTS) -> None:
     """Note that a container ends: if the plugin is uninstalled, it goes once no pod remembers it any more.
 
     libcni forgets a pod after all plugins have been called, and several pods may end at once: so a process of its own
     waits for that, while the runtime goes on.
     """
-    if not os.path.exists(mark) or os.fork():
+    if not os.path.exists(removal_file) or os.fork():
         return
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):  # the runtime reads to the end of what the plugin prints
             os.dup2(nowhere, descriptor)
-        remove_when_unused(mark, remembered)
+        remove_when_unused(removal_file, results)
     finally:
         os._exit(0)
 
 
-def remove_when_unused(mark: str = REMOVAL_FILE, remembered: str = RESULTS, timeout: float = LAST_POD_TIMEOUT) -> bool:
+def remove_when_unused(
+    removal_file: str = REMOVAL_FILE, results: str = RESULTS, timeout: float = LAST_POD_TIMEOUT
+) -> bool:
     """Remove the plugin when no pod remembers it; return whether that came within ``timeout`` seconds."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:
-        if not any(_containers(remembered)):
+        if not any(_containers(results)):
             try:
-                with open(mark, encoding="utf-8") as file:
-                    _remove(file.read(), mark)
+                with open(removal_file, encoding="utf-8") as file:
+                    _remove(file.read(), removal_file)
             except FileNotFoundError:  # it was installed again, or another one was quicker
                 return False
             return True
@@ -75,23 +77,23 @@ def remove_when_unused(mark: str = REMOVAL_FILE, remembered: str = RESULTS, time
     return False
 
 
-def _remove(bin_dir: str, mark: str) -> list[str]:
+def _remove(bin_dir: str, removal_file: str) -> list[str]:
     from cni.plugin_files import remove_plugin
 
-    cancel_removal(mark)
+    cancel_removal(removal_file)
     return [change.path for change in remove_plugin(bin_dir)]
 
 
-def _containers(remembered: str) -> Iterator[str]:
+def _containers(results: str) -> Iterator[str]:
     """Yield the containers whose configuration names the plugin, as libcni remembers them."""
     from binascii import a2b_base64
 
     from capture.state.files import content_of, names_in
     from capture.state.json_text import JsonError, decode
 
-    for name in names_in(remembered):
+    for name in names_in(results):
         try:
-            result = decode(content_of(os.path.join(remembered, name)).decode())
+            result = decode(content_of(os.path.join(results, name)).decode())
             if b'"capture-cni"' in a2b_base64(result["config"]):
                 yield str(result["containerId"])
         except (ValueError, JsonError, KeyError, TypeError):

@@ -79,12 +79,12 @@ def parse(text: str, path: str) -> Kubeconfig:
         ) from None
     reader = _Reader(path)
     config = reader.mapping(plain, "it")
-    context = reader.named(config, "contexts", "context", reader.text(config, "current-context"))
-    cluster = reader.named(config, "clusters", "cluster", reader.text(context, "cluster"))
-    user = reader.named(config, "users", "user", reader.text(context, "user")) if context.get("user") else {}
+    context = reader.named_entry(config, "contexts", "context", reader.text(config, "current-context"))
+    cluster = reader.named_entry(config, "clusters", "cluster", reader.text(context, "cluster"))
+    user = reader.named_entry(config, "users", "user", reader.text(context, "user")) if context.get("user") else {}
     reader.refuse(cluster, UNSUPPORTED_CLUSTER, "a connection straight to the server")
     reader.refuse(user, UNSUPPORTED_USER, CREDENTIAL_FIELDS)
-    kubeconfig = Kubeconfig(path, "", skips_verification=reader.truth(cluster, SKIPS_VERIFICATION)).replace(
+    kubeconfig = Kubeconfig(path, "", skips_verification=reader.boolean(cluster, SKIPS_VERIFICATION)).replace(
         **reader.fields(cluster, CLUSTER_FIELDS), **reader.fields(user, USER_FIELDS)
     )
     if not kubeconfig.server:
@@ -121,7 +121,7 @@ class _Reader:
                 texts[name] = f"{self.path.rpartition('/')[0]}/{value}"
         return texts
 
-    def truth(self, holder: dict[str, Any], key: str) -> bool:
+    def boolean(self, holder: dict[str, Any], key: str) -> bool:
         value = holder.get(key)
         if value in (None, False, "false", "False"):
             return False
@@ -129,7 +129,7 @@ class _Reader:
             return True
         raise unusable_kubeconfig(self.path, f"{key!r} is neither true nor false")
 
-    def named(self, config: dict[str, Any], key: str, member: str, name: str) -> dict[str, Any]:
+    def named_entry(self, config: dict[str, Any], key: str, member: str, name: str) -> dict[str, Any]:
         """Return what a list of the file, such as ``clusters``, has under a name."""
         if not name:
             missing = "current-context" if key == "contexts" else f"{member} in the current context"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Sequence
 from typing import Any
 
 from capture.model.values import Value
@@ -32,13 +31,10 @@ class Trial(Value):
     remedy: str = ""
 
 
-def try_version(path: str, through: Sequence[str] = ()) -> Trial:
-    """Read the plugin's versions (SPEC, "VERSION: probe plugin version support").
-
-    ``through`` is a command that runs another one, such as ``nsenter --mount=/proc/1/ns/mnt``.
-    """
+def try_version(path: str) -> Trial:
+    """Read the plugin's versions (SPEC, "VERSION: probe plugin version support")."""
     try:
-        done = _call([*through, path], b'{"cniVersion": "1.0.0"}')
+        done = _call(path, b'{"cniVersion": "1.0.0"}')
     except OSError as error:
         return _not_started(path, error)
     except subprocess.TimeoutExpired:
@@ -54,7 +50,7 @@ def try_version(path: str, through: Sequence[str] = ()) -> Trial:
 def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
     """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
     try:
-        done = _call([path], encode(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path))
+        done = _call(path, encode(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path))
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
@@ -66,10 +62,10 @@ def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
         return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
 
 
-def _call(command: Sequence[str], stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
+def _call(path: str, stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Return what happened to a call. Raises OSError, and TimeoutExpired after CALL_TIMEOUT seconds."""
     environment = ENVIRONMENT | variables
-    return subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=CALL_TIMEOUT, check=False)
+    return subprocess.run([path], input=stdin, env=environment, capture_output=True, timeout=CALL_TIMEOUT, check=False)
 
 
 def _versions(answer: bytes) -> tuple[str, ...]:

@@ -54,14 +54,14 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
 def _may_come_from_missing_module(error: CaptureError) -> bool:
     import errno  # only here: where something has failed already
 
+    from capture.backends.iptables.refusals import gives_no_reason
+
     if isinstance(error, PrivilegeError):
         return not kernel_modules.can_load_modules()  # modprobe is not permitted to, nor is root
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
     if isinstance(error, ToolError):
-        # So iptables-legacy ends when a module fails to find another one: "iptables-restore: line 14 failed".
-        complaint = error.stderr.strip()
-        return ": line " in complaint and complaint.endswith(" failed") and "\n" not in complaint
+        return gives_no_reason(error.stderr)
     return isinstance(error, UnsupportedError) and "this kernel" in error.message
 
 

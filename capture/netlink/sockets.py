@@ -38,12 +38,14 @@ NO_ANSWER = messages.Refusal(errno.EAGAIN, "the kernel gave no answer")
 
 def failure(doing: str, refusal: messages.Refusal) -> CaptureError:
     """Return the error for a refusal: a capability is missing, the kernel lacks something, or it refused."""
+    error: CaptureError = KernelError(doing, refusal.errno, refusal.explanation)
     if refusal.errno == errno.EPERM:
-        return PrivilegeError(doing)
-    if refusal.errno in UNSUPPORTED:
+        error = PrivilegeError(doing)
+    elif refusal.errno in UNSUPPORTED:
         words = ", ".join(filter(None, (os.strerror(refusal.errno), refusal.explanation)))
-        return UnsupportedError(f"this kernel cannot {doing} ({words})", "`capture doctor` says what is missing.")
-    return KernelError(doing, refusal.errno, refusal.explanation)
+        error = UnsupportedError(f"this kernel cannot {doing} ({words})", "`capture doctor` says what is missing.")
+    error.doing = doing
+    return error
 
 
 class NetlinkSocket:

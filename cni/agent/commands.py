@@ -270,8 +270,8 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
     Pods that run stay captured. The container runtime calls the plugin when a pod ends, so that it stays until the last
     pod that was started with it has ended; then it removes itself.
     """
-    from cni.agent.uninstall import from_all_nodes
     from cni.agent.uninstall import uninstall as take_away
+    from cni.agent.uninstall import uninstall_from_all_nodes
 
     if all_nodes:
         if "/" not in daemon_set:
@@ -279,7 +279,7 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
         from cni.agent import api
 
         with api.connect(service_account) as client:
-            from_all_nodes(client, daemon_set)
+            uninstall_from_all_nodes(client, daemon_set)
         print_changes([f"{daemon_set}: deleted, and every agent has uninstalled"], form, "")
         return 0
     try:

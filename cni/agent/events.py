@@ -25,18 +25,18 @@ MESSAGE_LIMIT = 1024
 """Characters (core/v1 validation of ``message``)."""
 
 
-def on_node(client: Client, node: str, reason: str, message: str) -> bool:
+def publish_on_node(client: Client, node: str, reason: str, message: str) -> bool:
     """Publish an Event about a node; return whether the API server took it."""
     return _publish(client, {"kind": "Node", "name": node, "uid": node}, NAMESPACE_OF_NODES, reason, message)
 
 
-def on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind: str = "Warning") -> bool:
+def publish_on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind: str = "Warning") -> bool:
     """Publish an Event about a pod (``namespace``, ``name``, ``uid``); return whether the API server took it."""
     about = {"kind": "Pod", "apiVersion": "v1"} | pod
     return _publish(client, about, pod["namespace"], reason, message, kind)
 
 
-def once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
+def publish_once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
     """Publish an Event of this name about a pod and return what happened to it; the second of a name is refused."""
     about = {"kind": "Pod", "apiVersion": "v1"} | pod
     event = _event(about, {"name": name, "namespace": pod["namespace"]}, reason, message)

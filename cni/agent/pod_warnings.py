@@ -36,7 +36,9 @@ class WarningPublisher:
             return
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
         name = f"capture-warning-{sandbox.uid}"
-        outcome = events.once_on_pod(self._client, about, name, REASON, "; ".join(warnings)) if self._client else ""
+        outcome = (
+            events.publish_once_on_pod(self._client, about, name, REASON, "; ".join(warnings)) if self._client else ""
+        )
         if outcome == events.UNREACHABLE:
             self._retry_at = time.monotonic() + PAUSE_SECONDS
             return

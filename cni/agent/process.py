@@ -192,7 +192,9 @@ class Agent:
         if self.client is not None:
             from cni.agent import events
 
-            threading.Thread(target=events.on_node, args=(self.client, self.options.node, reason, message)).start()
+            threading.Thread(
+                target=events.publish_on_node, args=(self.client, self.options.node, reason, message)
+            ).start()
 
     # --- the end --------------------------------------------------------------------------------------------
 

@@ -139,4 +139,4 @@ class Repair:
         self._published = recent | {key: now}
         sandbox = audited.netns.sandbox
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
-        events.on_pod(self.client, about, reason, f"{audited.state.name}: {message}", kind)
+        events.publish_on_pod(self.client, about, reason, f"{audited.state.name}: {message}", kind)

@@ -74,7 +74,7 @@ def _is_unloaded(runtime: RuntimeClient, is_replaced: Callable[[], bool]) -> boo
     return False
 
 
-def from_all_nodes(client: Client, daemon_set: str, timeout: float = PODS_TIMEOUT) -> None:
+def uninstall_from_all_nodes(client: Client, daemon_set: str, timeout: float = PODS_TIMEOUT) -> None:
     """Delete the agents' DaemonSet, whose agents then uninstall, and wait until the last of them has ended.
 
     Foreground deletion: the DaemonSet is there, marked as deleted, for as long as one of its pods is.

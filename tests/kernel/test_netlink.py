@@ -334,11 +334,11 @@ def test_without_privilege_routes_stay(space: Namespace) -> None:
         space,
         """
         from capture.netlink.interfaces import read_addresses
-        from capture.netlink.policy_rules import put_mark_rule
+        from capture.netlink.policy_rules import set_mark_rule
         from capture.netlink.rtnetlink import open_rtnetlink
         with open_rtnetlink() as route:
             print(len(read_addresses(route)))
-            put_mark_rule(route, 2, 1337, 133, 1)
+            set_mark_rule(route, 2, 1337, 133, 1)
         """,
         uid=1000,
     )

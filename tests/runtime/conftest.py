@@ -38,8 +38,8 @@ main()
 """
 
 INSTALL = (
-    "import json, sys; from cni.install import Desired, install; given = json.load(sys.stdin);"
-    " install(given['plugin'], given['bin_dir'], Desired(given['conf_dir'], given['entry']))"
+    "import json, sys; from cni.install import DesiredConfiguration, install; given = json.load(sys.stdin);"
+    " install(given['plugin'], given['bin_dir'], DesiredConfiguration(given['conf_dir'], given['entry']))"
 )
 
 CONTAINERD = """\

@@ -93,6 +93,15 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
     return ToolError(" ".join(command), done.status, words)
 
 
+def gives_no_reason(complaint: str) -> bool:
+    """Return whether a program names the line and no more: so iptables-legacy ends when a module fails to load another.
+
+    As in "iptables-restore: line 14 failed": nothing but its words tells that.
+    """
+    words = complaint.strip()
+    return ": line " in words and words.endswith(" failed") and "\n" not in words
+
+
 def unreadable_table(family: Family, table: str) -> UnsupportedError:
     """Return the error for a table of nf_tables whose rules iptables cannot show."""
     return UnsupportedError(
@@ -189,7 +198,7 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
             f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",
         )
     for change in batch:
-        if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing in error.message:
+        if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing == error.doing:
             return UnsupportedError(
                 f"this kernel cannot {change.doing}",
                 "Load on the host: modprobe nft_chain_nat (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",

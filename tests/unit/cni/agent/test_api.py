@@ -113,7 +113,7 @@ def test_a_list_is_reduced_pod_by_pod_before_it_is_decoded_as_a_whole() -> None:
 
 
 def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:
-    assert events.on_pod(client, POD, "CaptureMissing", "no rules" * 200)
+    assert events.publish_on_pod(client, POD, "CaptureMissing", "no rules" * 200)
     [(path, event)] = server.posted
     assert path == "/api/v1/namespaces/shop/events"
     assert event["involvedObject"] == {"kind": "Pod", "apiVersion": "v1"} | POD
@@ -122,7 +122,7 @@ def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:
 
 
 def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
-    assert events.on_node(client, "node-1", "CaptureNotInstalled", "no runtime")
+    assert events.publish_on_node(client, "node-1", "CaptureNotInstalled", "no runtime")
     [(path, event)] = server.posted
     assert path == "/api/v1/namespaces/default/events"
     assert event["involvedObject"] == {"kind": "Node", "name": "node-1", "uid": "node-1"}
@@ -135,7 +135,7 @@ def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
 
 def test_an_event_that_is_not_taken_is_no_error(server: FakeKubernetes, client: Client) -> None:
     server.always(fake_kubernetes.status(403))
-    assert not events.on_node(client, "node-1", "CaptureListRewritten", "again")
+    assert not events.publish_on_node(client, "node-1", "CaptureListRewritten", "again")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_event_of_a_name_is_known_or_refused_for_ever_or_may_be_taken_later(
     server: FakeKubernetes, client: Client, answer: fake_kubernetes.Behaviour | None, outcome: str
 ) -> None:
     server.always(answer)
-    assert events.once_on_pod(client, POD, "capture-warning-1", "CaptureWarning", "a way round") == outcome
+    assert events.publish_once_on_pod(client, POD, "capture-warning-1", "CaptureWarning", "a way round") == outcome
     path, event = server.posted[0]
     assert path == "/api/v1/namespaces/shop/events"
     assert event["metadata"] == {"name": "capture-warning-1", "namespace": "shop"}

@@ -150,7 +150,9 @@ def uninstalled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         return [f"{options.bin_dir}/capture-cni: removed"]
 
     monkeypatch.setattr("cni.agent.uninstall.uninstall", on_this_node)
-    monkeypatch.setattr("cni.agent.uninstall.from_all_nodes", lambda client, name: calls.append((client, name)))
+    monkeypatch.setattr(
+        "cni.agent.uninstall.uninstall_from_all_nodes", lambda client, name: calls.append((client, name))
+    )
     monkeypatch.setattr("cni.agent.api.connect", lambda account: nullcontext(f"a client as {account}"))
     monkeypatch.setattr("cni.agent.runtime.find_runtime", lambda given, known: f"first of {given!r}, {known[0]}")
     return calls

@@ -168,7 +168,7 @@ def test_where_the_runtime_may_still_call_the_plugin_it_goes_with_the_last_pod(
     node: Path, monkeypatch: pytest.MonkeyPatch, answers: Any
 ) -> None:
     monkeypatch.setattr(uninstall, "UNLOAD_TIMEOUT", 0.1)
-    places = {"mark": f"{node}/run/leaving", "remembered": f"{node}/results"}
+    places = {"removal_file": f"{node}/run/leaving", "results": f"{node}/results"}
     monkeypatch.setattr(deferred_removal, "schedule_removal", partial(deferred_removal.schedule_removal, **places))
     (node / "net.d").mkdir()
     last = remember(node, "c1")
@@ -205,22 +205,22 @@ def test_all_nodes_are_waited_for_until_the_daemon_set_is_gone(
             del server.objects[path]
 
     monkeypatch.setattr("cni.agent.uninstall.time.sleep", sleep)
-    uninstall.from_all_nodes(client, "kube-system/capture-agent")
+    uninstall.uninstall_from_all_nodes(client, "kube-system/capture-agent")
     assert sleeps == [1, 1, 1]
     [(deleted, _)] = server.posted
     assert deleted == f"{path}?propagationPolicy=Foreground"
     server.will(fake_kubernetes.status(404))
-    uninstall.from_all_nodes(client, "kube-system/capture-agent")
+    uninstall.uninstall_from_all_nodes(client, "kube-system/capture-agent")
 
 
 def test_agents_that_do_not_end_are_an_error(cluster: tuple[FakeKubernetes, Any]) -> None:
     server, client = cluster
     server.objects[f"{DAEMON_SETS}/capture-agent"] = {}
     with pytest.raises(CaptureError, match="DaemonSet kube-system/capture-agent is still there after 0 s"):
-        uninstall.from_all_nodes(client, "kube-system/capture-agent", timeout=0)
+        uninstall.uninstall_from_all_nodes(client, "kube-system/capture-agent", timeout=0)
     server.will(fake_kubernetes.status(403, "no"))
     with pytest.raises(CaptureError, match="DaemonSet kube-system/capture-agent: 403 no"):
-        uninstall.from_all_nodes(client, "kube-system/capture-agent")
+        uninstall.uninstall_from_all_nodes(client, "kube-system/capture-agent")
 
 
 @pytest.mark.parametrize("moment", [0, 2, 3], ids=["before", "while the runtime loads", "last calls"])
