@@ -108,13 +108,16 @@ class _PossiblePackets:
         return node
 
     def _common(self) -> int:
-        """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
+        """Return what holds for all packets: ports, a possible destination, a state of connection tracking.
+
+        TCP and UDP are RELATED by a helper alone (nf_conntrack_helper.c): a rule assigns it, which cannot be judged.
+        """
         space = self.space
         udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
         no_hosts = self._in_networks(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
-                space.has_state("INVALID", "NEW", "RELATED", "ESTABLISHED"),
+                space.has_state("INVALID", "NEW", "ESTABLISHED"),
                 space.numbers(Field.PORT, [(1, MAX_PORT)]),
                 space.numbers(Field.SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),

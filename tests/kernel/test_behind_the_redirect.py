@@ -45,6 +45,10 @@ CASES: dict[str, tuple[str, str]] = {
         "iptables-nft -A INPUT -i lo -p tcp --dport 15001 -m conntrack --ctstate ESTABLISHED -j DROP",
         "dropped",
     ),
+    "input, new and established": (
+        "iptables-nft -P INPUT DROP; iptables-nft -A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT",
+        "proxy",
+    ),
     "input, answers": ("iptables-nft -A INPUT -i eth0 -m conntrack --ctstate ESTABLISHED -j ACCEPT", "proxy"),
     "output": ("iptables-nft -A OUTPUT -o eth0 -p tcp --dport 15001 -j REJECT", "dropped"),
     "output, the new interface": ("iptables-nft -A OUTPUT -o lo -p tcp --dport 15001 -j REJECT", "proxy"),

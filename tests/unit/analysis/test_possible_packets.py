@@ -38,7 +38,7 @@ def can_occur(packet: Packet, config: CaptureConfig | None = None, network: PodN
     ("base", "changes"),
     [
         *[(base, {}) for base in BASES],
-        *[(base, {"state": state}) for base in BASES for state in ("INVALID", "RELATED", "ESTABLISHED")],
+        *[(base, {"state": state}) for base in BASES for state in ("INVALID", "ESTABLISHED")],
         ("sent", {"port": 65535, "source_port": 1}),
         *[("sent", {"destination": parse_address(address)}) for address in ("1.0.0.1", "223.255.255.254")],
         ("sent", {"protocol": "udp", "destination": parse_address("224.0.0.251")}),
