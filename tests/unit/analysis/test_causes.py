@@ -471,6 +471,13 @@ def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> N
     assert list(causes_of_proxy(facts, IPV4_ONLY)) == []
 
 
+def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
+    port, full = "tcp port 15006", listener(15006).replace(waiting=2, backlog=1)
+    shared = FACTS.replace(listeners=(listener(15006), full))
+    causes = list(causes_of_connection(way(IN, "proxy-inbound", OWN, port=15006), None, shared, CAPTURE, shown_rule))
+    assert causes == [cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting=2)]
+
+
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
     alone = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`"
