@@ -19,7 +19,7 @@ resolver.bind(("127.0.0.1", 53))  # it never answers
 config = kubeconfig.Kubeconfig("/k", "https://api.example:6443")
 started = time.monotonic()
 try:
-    kubernetes.read_pod(config, Identity("shop", "web-0"), deadline=1.0)
+    kubernetes.read_pod(config, Identity("shop", "web-0"), timeout=1.0)
 except CniError as error:
     print(error.message)
     assert error.code == 11, error.code
