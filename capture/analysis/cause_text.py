@@ -256,7 +256,7 @@ TEXTS: dict[tuple[str, str], str] = {
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
     ("not-listening", "some full"): """\
-        {full} of {sockets} sockets on {port} cannot take more, {waiting} connections wait: what falls to such a socket hangs
+        {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
         Find out why that thread or process of the proxy hangs (kubectl logs POD -c istio-proxy), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}

@@ -450,6 +450,11 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
+            listener(15006).replace(waiting=1),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=1),
+        ),
+        (
+            way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),
             cause("proxy-mode", where=AT_INBOUND, port=15006, mode="REDIRECT", other="TPROXY", kind="transparent"),
         ),
