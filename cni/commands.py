@@ -13,7 +13,7 @@ import click
 from capture.cli.options import CommandGroup, command, format_option
 from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import EXIT_DRIFT, CaptureError
-from capture.report.output import print_json, warn
+from capture.report.output import VerdictLine, print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
@@ -285,4 +285,4 @@ def print_changes(changes: Iterable[str], form: str, nothing: str, warnings: Seq
     if form == "json":
         print_json({"changes": made, "warnings": list(warnings)})
     else:
-        print_lines(made or [nothing])
+        print_lines(made or [VerdictLine(nothing)])

@@ -10,6 +10,7 @@ from typing import Any
 
 from capture.model.text import duration
 from capture.model.values import Value
+from capture.report.output import VerdictLine
 from capture.report.terminal import HANG, Finding, print_findings, print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
@@ -244,9 +245,9 @@ def show(status: Status) -> None:
     """Print the status for people."""
     fault = next((finding for finding in status.findings if finding.state == "error"), None)
     if fault is None:
-        print_lines(["works: a pod of the mesh that starts now is captured"])
+        print_lines([VerdictLine("works: a pod of the mesh that starts now is captured")])
     else:
-        print_lines([f"broken: {fault.name}: {fault.message}", f"  {fault.remedy}"])
+        print_lines([VerdictLine(f"broken: {fault.name}: {fault.message}"), f"  {fault.remedy}"])
     plain = status.plain
     evidence = plain["runtime"]["evidence"] or "unknown; taken as the usual one"
     print_lines([f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"])

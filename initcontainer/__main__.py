@@ -118,7 +118,7 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
     # With a read-only root file system, as pods should have it, nothing could be recorded.
     # Where no record can be kept, the settings are what was applied.
     verified = dumped.verified or operations.verify(settings, namespace, host).replace(from_record=True)
-    printer.show(listings.table([*listings.shown_tables(dumped)], verified, is_whole=True).removesuffix("\n"))
+    printer.show("\n".join(listings.table([*listings.shown_tables(dumped)], verified, is_whole=True)))
 
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
@@ -126,7 +126,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     if settings[options.DRY_RUN]:
         dumped = operations.dump(namespace)
         printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
-        printer.show(listings.table([*listings.shown_tables(dumped)], None, is_whole=True).removesuffix("\n"))
+        printer.show("\n".join(listings.table([*listings.shown_tables(dumped)], None, is_whole=True)))
         return
     printer.warn(operations.cut_by_cleaning(namespace))
     removed = operations.clean(

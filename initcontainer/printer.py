@@ -17,7 +17,7 @@ from capture.state.json_text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from capture.errors import CaptureError
     from capture.settings.settings import Settings
@@ -43,7 +43,7 @@ class Printer:
 
     def warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
-            self._print("warn", warning, [f"warning: {warning}"], is_output=False)
+            self._print("warn", warning, [output.VerdictLine(f"warning: {warning}")], is_output=False)
 
     def warn_on_stdout(self, text: str) -> None:
         """Print a warning among what is printed on stdout: about what was left to a default, not about a value."""
@@ -53,7 +53,7 @@ class Printer:
         more = {"remedy": error.remedy} if error.remedy else {}
         self._print("error", error.message, output.error_lines(error), is_output=False, **more)
 
-    def _print(self, level: str, message: str, lines: list[str], *, is_output: bool = True, **more: str) -> None:
+    def _print(self, level: str, message: str, lines: Sequence[str], *, is_output: bool = True, **more: str) -> None:
         """Print lines of text, or their message as a line of Istio's log, whose time is UTC with microseconds."""
         if self._level < LOWEST_LEVELS[level]:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.model.values import Value
+from capture.report.output import VerdictLine
 from injection.plan import with_plan
 from injection.security import level_of
 
@@ -52,7 +53,7 @@ class Report(Value):
         return plain
 
     @property
-    def text(self) -> str:
+    def lines(self) -> list[str]:
         """Return the report as lines of text."""
         head = f"{self.origin}: {self.workload}: " if self.origin else f"{self.workload}: "
         if not self.is_injected:
@@ -61,7 +62,7 @@ class Report(Value):
             head += f"captured {self.carrier}" if self.carrier else "not captured"
             if self.level:
                 head += f"; {_pod_security(self.level, self.against_stricter)}"
-        return "\n".join([head, *(f"  warning: {warning}" for warning in self.warnings)])
+        return [head, *(VerdictLine(f"  warning: {warning}") for warning in self.warnings)]
 
 
 def report(origin: str, outcome: WorkloadOutcome, template: Template) -> Report:

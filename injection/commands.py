@@ -158,11 +158,11 @@ def _summarise(origin: str, result: Result) -> None:
         warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 
-def _print_check(lines: Sequence[Report], form: str) -> None:
+def _print_check(reports: Sequence[Report], form: str) -> None:
     if form == "json":
-        print_json({"workloads": [each.as_plain() for each in lines]})
+        print_json({"workloads": [each.as_plain() for each in reports]})
     else:
-        print_lines([each for line in lines for each in line.text.split("\n")] or ["no workload"])
+        print_lines([line for each in reports for line in each.lines] or ["no workload"])
 
 
 def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:

@@ -19,7 +19,7 @@ from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.fate_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
-from capture.report.output import print_json, warn
+from capture.report.output import VerdictLine, print_json, warn
 from capture.report.packet_text import packet_text
 from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
@@ -57,7 +57,7 @@ def diff(first: str, second: str, form: str) -> int:
         plain = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
         print_json({"equal": not effects, "differences": plain})
     elif not effects:
-        print_lines(["equal: both captures treat every connection alike"])
+        print_lines([VerdictLine("equal: both captures treat every connection alike")])
     else:
         print_lines([f"{plural(len(effects), 'difference')}:"])
         print_lines(f"  {line}" for each in effects for line in _effect_lines(each))

@@ -11,7 +11,7 @@ from capture.model.addresses import IPV4, Family
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.ruleset import TableName
 from capture.report import listings
-from capture.report.output import print_json, print_on_stderr, warn
+from capture.report.output import VerdictLine, print_json, print_on_stderr, warn
 from capture.report.terminal import columns, print_lines
 
 NOTHING_IN_PART = "the capture has no rules in this part; without --family and --table all of it is shown"
@@ -44,7 +44,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     refusal = REJECTS_IPV6 if dumped.rejects_ipv6 else dumped.reject_fault
     is_refusal_shown = refusal and family != IPV4 and table_name is None and form != "json"
     if not shown and not is_refusal_shown and form != "json":
-        print_on_stderr(NOTHING_IN_PART if any(listings.shown_tables(dumped)) else NOTHING_APPLIED)
+        print_on_stderr(VerdictLine(NOTHING_IN_PART if any(listings.shown_tables(dumped)) else NOTHING_APPLIED))
         if not any(listings.shown_tables(dumped)):
             print_how_to_apply(namespace, is_recorded=dumped.verified is not None)
     if is_refusal_shown:
@@ -56,5 +56,4 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     elif form == "nft":
         click.echo(listings.nft(shown), nl=False)
     else:
-        text = listings.table(shown, dumped.verified, is_whole=is_whole and bool(shown), width=columns())
-        print_lines(text.removesuffix("\n").split("\n") if text else ())
+        print_lines(listings.table(shown, dumped.verified, is_whole=is_whole and bool(shown), width=columns()))

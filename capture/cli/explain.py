@@ -19,7 +19,7 @@ from capture.model.text import plural
 from capture.report.applied_text import print_start_line
 from capture.report.fate_text import FATE, fate_as_plain, fate_text
 from capture.report.fold import folded_table
-from capture.report.output import print_json
+from capture.report.output import VerdictLine, print_json
 from capture.report.target import named
 from capture.report.terminal import columns, print_lines
 from capture.settings.families import global_addresses
@@ -65,12 +65,12 @@ def explain(
         print_json(plain | {"impediments": list(impediments)})
         return
     if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
-        print_lines([NOTHING_APPLIED])
+        print_lines([VerdictLine(NOTHING_APPLIED)])
     rows = table_rows(each for each in statements if is_whole or not each.is_routine)
     routine = table_rows(each for each in statements if each.is_routine and not is_whole)
     rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
     lines = folded_table([HEADINGS, *rows], columns())
-    print_lines([*lines, *(rest if routine else ()), *(f"but {each}" for each in impediments)])
+    print_lines([*lines, *(rest if routine else ()), *(VerdictLine(f"but {each}", "but") for each in impediments)])
 
 
 def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:

@@ -71,4 +71,4 @@ def trace(
     if form == "json":
         print_json(named(trace_as_plain(traced, table_name), namespace))
     else:
-        print_lines(named([*trace_lines(traced, table_name)], namespace))
+        print_lines(trace_lines(traced, table_name), namespace=namespace)

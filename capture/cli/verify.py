@@ -74,7 +74,7 @@ def verify(
     if form == "json":
         print_json(named(verified_as_plain(verified, causes), namespace))
     else:
-        print_lines(named([*verified_lines(verified), *cause_lines(causes)], namespace))
+        print_lines([*verified_lines(verified), *cause_lines(causes)], namespace=namespace)
         if verified.is_nothing_applied:
             options.print_how_to_apply(namespace, is_recorded=verified.from_record)
     if causes or verified.conclusion in ("drift", "nothing applied"):

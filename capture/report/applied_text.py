@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.conventions import APPLY_RECORDED
-from capture.report.output import print_on_stderr, warn
+from capture.report.output import VerdictLine, print_on_stderr, warn
 from capture.settings.config import resolve
 from capture.settings.options import BACKEND, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES, PROFILE
 
@@ -76,12 +76,12 @@ def _count(applied: Applied) -> int:
     )
 
 
-def applied_text(applied: Applied) -> str:
+def applied_text(applied: Applied) -> VerdictLine:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
     choice = applied.choice
     variant = f" {choice.variant}" if choice.variant else ""
-    return (
+    return VerdictLine(
         f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {choice.backend}{variant}, driver {choice.driver}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.model.location import Location
 from capture.model.text import JSON_SCHEMA_NAME
+from capture.report.output import VerdictLine
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[st
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
     from capture.report.trace_text import doubt_about, path_lines  # which verify does without
 
-    yield f"{diagnosis.verdict}: {_subject(diagnosis, what)}"
+    yield VerdictLine(f"{diagnosis.verdict}: {_subject(diagnosis, what)}")
     if diagnosis.trace is not None:
         yield from path_lines(diagnosis.trace)
         if not diagnosis.trace.certain:
@@ -65,7 +66,7 @@ def _subject(diagnosis: Diagnosis, what: str) -> str:
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        yield f"cause {cause.kind}: {message_with_location(cause)}"
+        yield VerdictLine(f"cause {cause.kind}: {message_with_location(cause)}", "cause")
         yield f"  {cause.remedy}"
 
 

@@ -10,6 +10,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.difference_text import differences_as_plain
+from capture.report.output import VerdictLine
 from capture.report.table import ListedChain, Row, is_of_family, listed_chains, listing
 from capture.report.verified_text import conclusion_lines
 
@@ -55,23 +56,23 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
     return any(place[0] == table_name for place in own_positions(live.replace(families=(family,)), family))
 
 
-def table(shown: list[ShownTable], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
-    """Return the listings; several ones with headings, and, of a whole namespace, whether it is in sync.
+def table(shown: list[ShownTable], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> list[str]:
+    """Return the lines of the listings; several ones with headings, and, of a whole namespace, whether it is in sync.
 
     With ``width``, chains that are wider have narrower columns than those of iptables.
     """
-    listings = []
+    lines: list[str] = []
     for part in shown:
-        listed = listing(part.live_set.live, part.family, part.table, width)
-        listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
+        lines += [part.heading] if len(shown) > 1 or is_whole else []
+        lines += listing(part.live_set.live, part.family, part.table, width).split("\n")  # the last is empty
     if is_whole and verified is not None:
-        listings.append("".join(f"# {line}\n" for line in conclusion_lines(verified)))
-    return "\n".join(listings)
+        return [*lines, *(VerdictLine(f"# {line}") for line in conclusion_lines(verified))]
+    return lines[:-1]
 
 
 def dumped_text(dumped: Dumped) -> str:
     """Return the listings of a whole namespace."""
-    return table([*shown_tables(dumped)], dumped.verified, is_whole=True).rstrip("\n")
+    return "\n".join(table([*shown_tables(dumped)], dumped.verified, is_whole=True))
 
 
 def save(shown: list[ShownTable]) -> str:

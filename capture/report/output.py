@@ -15,7 +15,7 @@ from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, kee
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import TextIO
+    from typing import Self, TextIO
 
 EXIT_INTERRUPTED = 130
 """128 and SIGINT: what a shell reports for a program that Ctrl-C ended."""
@@ -23,6 +23,20 @@ EXIT_BROKEN_PIPE = 141
 """128 and SIGPIPE: the reader of our output has ended."""
 
 RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
+DECIDES = "=>"
+"""Marks the deciding rule on a packet's way."""
+
+
+class VerdictLine(str):
+    """A line for a person; a terminal shows its ``verdict`` in colour: what precedes the first colon or comma."""
+
+    __slots__ = ("verdict",)
+    verdict: str
+
+    def __new__(cls, text: str, verdict: str = "") -> Self:
+        line = super().__new__(cls, text)
+        line.verdict = verdict or text.partition(":")[0].partition(",")[0].lstrip(" #")
+        return line
 
 
 def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
@@ -41,7 +55,7 @@ def print_error(error: CaptureError) -> None:
 
 def error_lines(error: CaptureError) -> list[str]:
     """Return what went wrong, and in a second line what to do about it."""
-    return [f"error: {error.message}", *([f"  {error.remedy}"] if error.remedy else [])]
+    return [VerdictLine(f"error: {error.message}"), *([f"  {error.remedy}"] if error.remedy else [])]
 
 
 def print_error_as_json(error: CaptureError) -> None:
@@ -61,7 +75,7 @@ def print_json(plain: Mapping[str, object]) -> None:
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings:
-        print_on_stderr(f"warning: {warning}")
+        print_on_stderr(VerdictLine(f"warning: {warning}"))
 
 
 def print_on_stderr(line: str) -> None:
@@ -95,7 +109,7 @@ def run_to_exit_code(
         if isinstance(failure, BrokenPipeError):
             return EXIT_BROKEN_PIPE if needs_output else code
         if needs_output:
-            print_on_stderr(f"error: the output cannot be written: {failure.strerror}")
+            print_on_stderr(VerdictLine(f"error: the output cannot be written: {failure.strerror}"))
             return code or EXIT_FAILED
         warn([f"the output cannot be written: {failure.strerror}; exit code {code} is about the rules"])
         return code

@@ -13,7 +13,8 @@ import sys
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report.fold import folded
-from capture.report.output import BOLD, GREEN, RED, YELLOW, painted
+from capture.report.output import BOLD, DECIDES, GREEN, RED, YELLOW, VerdictLine, painted
+from capture.report.target import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,23 +31,20 @@ ROWS = 24
 
 VERDICTS = {
     GREEN: (
-        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "programmed",
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ok", "works", "programmed",
         "unchanged",
     ),
-    YELLOW: (
-        "direct", "cannot be told", "cannot be judged", "no reference", "not judged", "not judged in full", "warning",
-    ),
+    YELLOW: ("direct", "cannot be told", "no reference", "not judged", "not judged in full", "warning"),
     RED: (
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",
-        "NOT ready", "cause", "error", "but",
+        "cause", "error", "but",
     ),
+    BOLD: (DECIDES,),
 }  # fmt: skip
-"""Words at the beginning of lines that are verdicts or states."""
+"""Verdicts and states that lines have."""
 COLOUR_OF = {verdict: colour for colour, verdicts in VERDICTS.items() for verdict in verdicts}
 HANG = 10
 """The column at which the texts of findings begin."""
-DECIDES = "=> "
-"""Marks the deciding rule on a packet's way."""
 
 
 def columns(stream: TextIO | None = None) -> int | None:
@@ -71,31 +69,30 @@ def rows() -> int:
         return ROWS
 
 
-def print_lines(lines: Iterable[str], hang: int | None = None, stream: TextIO | None = None) -> None:
-    """Print lines for a person; on a terminal they are folded, ``hang`` as in ``folded``, and in colour."""
+def print_lines(
+    lines: Iterable[str], hang: int | None = None, stream: TextIO | None = None, namespace: str | None = None
+) -> None:
+    """Print lines for a person about a ``namespace``; on a terminal folded, ``hang`` as in ``folded``, in colour."""
     stream = sys.stdout if stream is None else stream
     width = columns(stream)
     for line in lines:
+        text = named(line, namespace)
         if width is None:
-            print(line, file=stream)
+            print(text, file=stream)
             continue
-        first, *rest_of_line = folded(printable(line), width, hang)  # escapes take room, too
-        print(highlighted(first, stream), file=stream)
-        for part in rest_of_line:
-            print(painted(part, BOLD if first.lstrip().startswith(DECIDES) else "", stream), file=stream)
+        parts = folded(printable(text), width, hang)  # escapes take room, too
+        print(*_coloured(parts, getattr(line, "verdict", ""), stream), sep="\n", file=stream)
 
 
-def highlighted(line: str, stream: TextIO) -> str:
-    """Return a line with its verdict in colour, or all of it if it is the deciding rule."""
-    text = line.lstrip(" #")
-    indentation = line[: len(line) - len(text)]
-    if text.startswith(DECIDES):
-        return indentation + painted(text, BOLD, stream)
-    for end in (":", ",", " "):
-        head, found, rest = text.partition(end)
-        if head in COLOUR_OF and found:
-            return f"{indentation}{painted(head, COLOUR_OF[head], stream)}{found}{rest}"
-    return indentation + painted(text, COLOUR_OF.get(text, ""), stream)
+def _coloured(parts: list[str], verdict: str, stream: TextIO) -> list[str]:
+    """Return the parts of a line with its verdict in colour, or all of it if it is the deciding rule."""
+    if verdict not in COLOUR_OF:
+        return parts
+    (first, *rest), colour = parts, COLOUR_OF[verdict]
+    before, found, after = first.partition(verdict)
+    if verdict == DECIDES:
+        return [before + painted(found + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
+    return [before + painted(found, colour, stream) + after, *rest]
 
 
 class Finding(Value):
@@ -117,6 +114,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
         if finding.topic != topic:
             topic = finding.topic
             print_lines([f"{topic}:"])
-        print_lines([f"  {finding.state:<7} {finding.name}: {finding.message}"], HANG)
+        print_lines([VerdictLine(f"  {finding.state:<7} {finding.name}: {finding.message}", finding.state)], HANG)
         if finding.remedy:
             print_lines([f"{'':{HANG}}{finding.remedy}"], HANG)

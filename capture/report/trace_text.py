@@ -8,6 +8,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
+from capture.report.output import DECIDES, VerdictLine
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -63,14 +64,13 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield the lines for a person: the packet, the rules it met (in one table or in all), where it ends and why."""
     yield packet_text(traced.packet)
     yield from path_lines(traced, table)
-    yield _verdict(traced) if traced.is_order_known else f"cannot be told: perhaps {_verdict(traced)}"
+    verdict = _verdict(traced)
+    yield verdict if traced.is_order_known else VerdictLine(f"cannot be told: perhaps {verdict}")
     if traced.reroute is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
-    for route in traced.missing_routes:
-        yield f"but {route.consequence}; {route.message}"
-    for impediment in traced.impediments:
-        yield f"but {impediment}"
+    lost = (f"{route.consequence}; {route.message}" for route in traced.missing_routes)
+    yield from (VerdictLine(f"but {each}", "but") for each in (*lost, *traced.impediments))
     if traced.outcome == "no-route":
         return
     step = traced.step
@@ -90,22 +90,23 @@ def doubt_about(traced: Trace) -> str:
     return NOT_JUDGED if traced.is_order_known else NO_ORDER
 
 
-def _verdict(traced: Trace) -> str:
+def _verdict(traced: Trace) -> VerdictLine:
     if traced.outcome == "no-route":
         where = address_text(traced.packet.family, traced.packet.destination.first)
         refused = f"a {traced.refusal} route or policy rule refuses {where}"
         none = refused if traced.refusal else f"the namespace has no route to {where}, or a policy rule refuses it"
-        return f"no route: {none}; the connection fails before any rule decides"
+        return VerdictLine(f"no route: {none}; the connection fails before any rule decides")
     if traced.translated is not None:
         where = fate_text(traced.fate.replace(address=traced.address))
-        return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
+        return VerdictLine(f"{where.replace('direct to', 'direct, to')}, which is not the proxy", traced.outcome)
     if traced.outcome == "dropped":
         unless = ", unless a rule marked ? accepts it, which cannot be judged" if traced.may_be_spared else ""
-        return f"dropped: {_dropped_by(traced)}{unless}"
+        return VerdictLine(f"dropped: {_dropped_by(traced)}{unless}")
     is_second = traced.step is not None and is_own_chain(traced.step.chain)
     rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""
-    return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port, rule_set=rule_set)}{transparent}"
+    where = OUTCOMES[traced.outcome].format(port=traced.port, rule_set=rule_set)
+    return VerdictLine(f"{traced.outcome}: it {where}{transparent}")
 
 
 def _dropped_by(traced: Trace) -> str:
@@ -130,9 +131,10 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
             is_back = True
             yield "     then it comes in over lo:"
-        mark = "? " if not step.certain else "=>" if step == traced.step else "  "
+        mark = "? " if not step.certain else DECIDES if step == traced.step else "  "
         text, why = _texts(step, family)
-        yield f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
+        line = f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
+        yield VerdictLine(line, mark)
 
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import plural
 from capture.report.difference_text import difference_lines, differences_as_plain, doubt_lines, note_lines
+from capture.report.output import VerdictLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ def _inferred_text(own: Ruleset) -> str:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    yield _conclusion_text(verified)
+    yield VerdictLine(_conclusion_text(verified))
     if verified.is_nothing_applied:
         return
     yield from (f"  {sentence}" for sentence in difference_lines(verified))
     if not verified.has_reference and verified.conclusion != "no reference":
-        yield f"not judged: {_no_reference(verified)}"
-    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+        yield VerdictLine(f"not judged: {_no_reference(verified)}")
+    yield from (VerdictLine(f"not judged: {sentence}") for sentence in doubt_lines(verified))
 
 
 def _conclusion_text(verified: Verified) -> str:

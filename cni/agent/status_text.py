@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from capture.model.text import duration
+from capture.report.output import VerdictLine
 
 HANG = 21
 """The column at which a pod begins in its line, after its state."""
@@ -41,6 +42,7 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
     now = time.time() if now is None else now
     for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
         message = f": {pod['says']}" if pod["says"] else ""
-        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
+        line = f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
+        yield VerdictLine(line, pod["state"])
         if pod["remedy"] and pod["state"] not in WELL:
             yield f"{'':<{HANG}}{pod['remedy']}"

@@ -9,23 +9,25 @@ from pathlib import Path
 import pytest
 
 from capture.report import terminal
+from capture.report.output import DECIDES, VerdictLine
 from capture.report.terminal import COLOUR_OF
 from support.processes.on_terminal import on_terminal
 
 LINES = (
-    "drift: 2 differences from the applied configuration",
+    VerdictLine("drift: 2 differences from the applied configuration"),
     "     nat OUTPUT 1: -p tcp -j ISTIO-OUTPUT",
-    "  => nat ISTIO-REDIRECT 1: -p tcp -j REDIRECT --to-ports 15001   # outbound: to the proxy",
-    "proxy-outbound: it goes to the proxy",
-    "  error   filtered: a comment with \033[2J in it",
-    "driftwood is no verdict",
-    "but the interface lo is down",
+    VerdictLine("  => nat ISTIO-REDIRECT 1: -p tcp -j REDIRECT --to-ports 15001   # outbound: to the proxy", DECIDES),
+    VerdictLine("proxy-outbound: it goes to the proxy"),
+    VerdictLine("  error   filtered: a comment with \033[2J in it", "error"),
+    "drift: a foreign text is no verdict",
+    VerdictLine("but the interface lo is down", "but"),
 )
 ROOT = Path(__file__).parents[3]
 CODE = f"""
-from capture.report.output import run_to_exit_code
+from capture.report.output import VerdictLine, run_to_exit_code
 from capture.report.terminal import print_lines
-run_to_exit_code(lambda: print_lines({LINES!r}) or 0)
+LINES = {[(line, getattr(line, "verdict", None)) for line in LINES]!r}
+run_to_exit_code(lambda: print_lines(VerdictLine(*each) if each[1] else each[0] for each in LINES) or 0)
 """
 PROGRAM = [sys.executable, "-c", CODE]
 PACKAGES = [path for name in ("capture", "cni", "injection") for path in (ROOT / name).rglob("*.py")]
@@ -106,5 +108,5 @@ def test_a_pipe_gets_no_progress() -> None:
 
 
 @pytest.mark.parametrize("verdict", COLOUR_OF)
-def test_each_verdict_in_colour_is_at_the_beginning_of_a_text(verdict: str) -> None:
+def test_each_verdict_in_colour_is_that_of_a_line(verdict: str) -> None:
     assert any(re.match(rf"{re.escape(verdict)}([:, ]|$)", text) for text in TEXTS)
