@@ -248,13 +248,13 @@ TEXTS: dict[tuple[str, str], str] = {
     # The proxy's listeners.
     ("not-listening", ""): """\
         no process listens on {port}, to which {kind} connections are sent
-        Start the proxy, or see why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.""",
+        Start the proxy, or see why it ended: `kubectl logs POD -c istio-proxy`. Without a proxy: `capture clean`.""",
     ("not-listening", "other ports"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
-        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read kubectl logs POD -c istio-proxy.""",
+        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read `kubectl logs POD -c istio-proxy`.""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
-        Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
+        Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
         S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",
