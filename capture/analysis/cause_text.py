@@ -70,7 +70,7 @@ TEXTS: dict[tuple[str, str], str] = {
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
     ("ingress-filter", ""): """\
-        a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
+        a filter (tc) sends what comes in via {name} to {target}, before any rule, as Kata Containers does
         Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
     ("conntrack-full", ""): """\
         the conntrack table is full: {tracked} of {max_tracked} connections
@@ -113,7 +113,7 @@ TEXTS: dict[tuple[str, str], str] = {
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
     ("no-route", "inbound"): """\
-        the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter
+        the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
     ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
     ("translated-before", "may"): f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}\n{EXCEPT_PODS}",
