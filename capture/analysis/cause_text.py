@@ -19,7 +19,7 @@ REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
 APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
-REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
+PUT_BEHIND = "Let its program put the rule behind ours."
 BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
@@ -39,7 +39,7 @@ ZONES_DIFFER = "the look-up and its answer are tracked in different zones of con
 ANSWERS_LOST = "the app's answers do not come back to the proxy"
 PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
-RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
+RESTRICT_RULE = "Restrict the rule to what it is for."
 RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
@@ -197,26 +197,26 @@ TEXTS: dict[tuple[str, str], str] = {
     # Foreign rules.
     ("foreign-rule", ""): f"""\
         a foreign rule decides before ours, and lets the connection bypass the proxy
-        {REMOVE_RULE}""",
+        {PUT_BEHIND}""",
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
-        Restrict it to other users than {uid}, or remove it.""",
+        Restrict the rule to other users than {uid}.""",
     ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
-        Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.""",
+        Restrict the rule to what it is for: node-local DNS caches write such rules.""",
     ("foreign-rule", "pod"): f"a {{does}}: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
     ("nat-first", "pod"): f"a {{does}}, to another address or port: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
     ("nat-first", ""): f"""\
         a foreign rule precedes ours, and sends the connection to {{address}} port {{port}}
-        {REMOVE_RULE}""",
+        {PUT_BEHIND}""",
     ("nat-first", "behind"): f"a foreign rule behind ours translates the destination, to {{to}}\n{RESTRICT_RULE}",
-    ("nat-first", "port"): f"a foreign rule translates the destination first, to port {{port}}\n{REMOVE_RULE}",
+    ("nat-first", "port"): f"a foreign rule translates the destination first, to port {{port}}\n{PUT_BEHIND}",
     ("nat-first", "sent on"): f"""\
         a foreign rule sends the proxy's calls to the app elsewhere, to {{to}}
         {RESTRICT_RULE}""",
-    ("filtered", ""): f"{{filter}}\nRemove or relax it: {FILTER_WRITERS}",
-    ("filtered", "over lo"): f"{{filter}}\nRemove it, or accept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}",
+    ("filtered", ""): f"{{filter}}\nAccept the packet before it, or relax it. {FILTER_WRITERS}",
+    ("filtered", "over lo"): f"{{filter}}\nAccept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}",
     ("filtered", "answers"): f"""\
         {{filter}}
         Accept answers before it (`-m conntrack --ctstate ESTABLISHED -j ACCEPT`). {FILTER_WRITERS}""",
@@ -228,7 +228,7 @@ TEXTS: dict[tuple[str, str], str] = {
         Answers go to that address: where it is not the pod's, the connection hangs. Restrict or remove the rule.""",
     ("rerouted", ""): """\
         a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}
-        Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.""",
+        Restrict the rule to what it is for; `ip rule` and `ip route show table all` have the routes.""",
     ("unjudged", ""): """\
         a foreign rule may divert captured traffic, which cannot be judged: {rule}
         Look at the rule; `capture verify` has the packets that it may divert.""",
@@ -255,6 +255,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
+    ("not-listening", "some full"): """\
+        {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
+        Find out why that thread or process of the proxy hangs (kubectl logs POD -c istio-proxy), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
         S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",

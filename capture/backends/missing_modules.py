@@ -7,6 +7,7 @@ import os
 from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
+from capture.netlink.sockets import has_ipv6
 from capture.state import kernel_modules
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
     """
     if not _may_come_from_missing_module(error):
         return error
-    if desired is not None and IPV6 in desired.families and not kernel_modules.has_ipv6():
+    if desired is not None and IPV6 in desired.families and not has_ipv6():
         return error  # it is IPv6 that this kernel lacks
     needed_modules, flavour_name = _needed_by(desired, flavour), FLAVOUR_NAMES[flavour]
     inventory = kernel_modules.look_up_modules(needed_modules)

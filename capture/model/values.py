@@ -49,6 +49,8 @@ class ValueType(type):
         fields += own
         defaults |= {field: namespace.pop(field) for field in own if field in namespace}
         not_compared = namespace.get("not_compared", not_compared)
+        if unknown := [field for field in not_compared if field not in fields]:
+            raise TypeError(f"{name} has no field {unknown[0]!r}, which is not_compared")
         namespace.setdefault("__slots__", own)
         namespace["__match_args__"] = fields
         namespace["_defaults"] = defaults

@@ -36,6 +36,15 @@ UNSUPPORTED = (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 NO_ANSWER = messages.Refusal(errno.EAGAIN, "the kernel gave no answer")
 
 
+def has_ipv6() -> bool:
+    """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
+    try:
+        _socket.socket(_socket.AF_INET6, _socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
 def failure(doing: str, refusal: messages.Refusal) -> CaptureError:
     """Return the error for a refusal: a capability is missing, the kernel lacks something, or it refused."""
     error: CaptureError = KernelError(doing, refusal.errno, refusal.explanation)

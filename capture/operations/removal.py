@@ -45,11 +45,13 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
         where = cause.where
         if cause.kind not in KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
             return cause
-        command = _removal(where, choice) if where.position else ""
+        if not where.position:  # a policy
+            return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}")
+        command = _removal(where, choice)
         is_stable = command.startswith("nft") or where.of_chain not in numbered
         numbered.add(where.of_chain)
-        removal = f" If nothing needs the rule, remove it: `{entering}{command}`." if command and is_stable else ""
-        return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}{removal}")
+        by = f": `{entering}{command}`" if command and is_stable else ""
+        return cause.replace(remedy=f"{cause.remedy}{_writer(cause)} If nothing needs the rule, remove it{by}.")
 
     return tuple(map(with_removal, causes))
 

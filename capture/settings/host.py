@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, Network, parse_address
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
+from capture.netlink.sockets import has_ipv6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,12 +68,7 @@ class PodFromInside:
             return tuple(link.name for link in read_links(rtnetlink) if not link.is_loopback)
 
     def has_ipv6(self) -> bool:
-        """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
-        try:
-            _socket.socket(_socket.AF_INET6, _socket.SOCK_DGRAM).close()
-        except OSError:
-            return False
-        return True
+        return has_ipv6()
 
     def name_servers(self) -> tuple[Network, ...]:
         """Return the servers that resolv.conf(5) names; IPv6 ones without their zone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from capture.model.values import Value
+from capture.netlink.sockets import has_ipv6
 from capture.state.files import content_of, names_in
 
 TYPE_CHECKING = False
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 LOADED_MODULES = "/sys/module"
 MODULE_INDEXES = "/lib/modules"
-IPV6_SETTINGS = "/proc/sys/net/ipv6"
 LOADING_DISABLED = "/proc/sys/kernel/modules_disabled"
 MODPROBE_DIRECTORIES = tuple(
     f"{parent}/modprobe.d" for parent in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
@@ -113,11 +113,6 @@ def _forbids(words: list[str]) -> bool:
 
 REQUESTED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
 """Prefixes of the modules that the kernel requests by purpose: nft-expr-1-redir, ipt_owner."""
-
-
-def has_ipv6() -> bool:
-    """Return whether the kernel has IPv6."""
-    return os.path.exists(IPV6_SETTINGS)
 
 
 def is_loaded_module(name: str) -> bool:

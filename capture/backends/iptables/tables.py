@@ -10,6 +10,7 @@ import os
 
 from capture.errors import PrivilegeError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Family
+from capture.netlink.sockets import has_ipv6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +27,11 @@ NAMES_FILES: dict[Family, str] = {
 }
 NAMESPACE_LOCK = "/proc/self/ns/net"
 """The lock file of programs of iptables (XTABLES_LOCKFILE, iptables(8)): one for each namespace, and always there."""
-IPV6_INTERFACES = "/proc/thread-self/net/if_inet6"
 
 
 def families_here() -> tuple[Family, ...]:
-    """Return IPv4, and IPv6 if the kernel has it: booted with ``ipv6.disable=1`` it lists no IPv6 interfaces."""
-    return FAMILIES if os.path.exists(IPV6_INTERFACES) else (IPV4,)
+    """Return IPv4, and IPv6 if the kernel has it."""
+    return FAMILIES if has_ipv6() else (IPV4,)
 
 
 def has_legacy(family: Family) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from capture.backends import missing_modules
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_layouts import REVISIONS
 from capture.backends.missing_modules import with_missing_modules
@@ -102,7 +103,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         kernel_modules, "MODPROBE_DIRECTORIES", (str(tmp_path / "missing"), str(tmp_path / "modprobe.d"))
     )
     (tmp_path / "ipv6").mkdir()
-    monkeypatch.setattr(kernel_modules, "IPV6_SETTINGS", str(tmp_path / "ipv6"))
+    for module in (kernel_modules, missing_modules):
+        monkeypatch.setattr(module, "has_ipv6", (tmp_path / "ipv6").exists)
     monkeypatch.setattr(kernel_modules, "LOADING_DISABLED", str(tmp_path / "modules_disabled"))
     return tmp_path
 

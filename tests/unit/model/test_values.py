@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,9 @@ from capture.model.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
+
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 
 
 class Point(Value):
@@ -68,6 +73,22 @@ class TestMaking:
         assert point == Point(1, 2)
         with pytest.raises(TypeError, match="no field 'z'"):
             point.replace(z=3)
+
+    def test_each_field_that_is_replaced_exists(self) -> None:
+        """Type checkers do not see the names that ``replace`` takes."""
+        paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+        nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+        fields = {ast.unparse(node.target) for node in nodes if isinstance(node, ast.AnnAssign)}
+        calls = [(ast.unparse(node.func), node.keywords) for node in nodes if isinstance(node, ast.Call)]
+        of_values = [names for call, names in calls if call.endswith(".replace") and call != "atomic_files.replace"]
+        replaced = [name.arg for names in of_values for name in names if name.arg]
+
+        assert len(replaced) > 200
+        assert set(replaced) - fields == set()
+
+    def test_a_field_that_is_not_compared_exists(self) -> None:
+        with pytest.raises(TypeError, match="Bad has no field 'y', which is not_compared"):
+            type("Bad", (Value,), {"__annotations__": {"x": "int"}, "not_compared": ("y",)})
 
     def test_replace_keeps_what_is_not_compared(self) -> None:
         assert Note("a", "because").replace(text="b").why == "because"

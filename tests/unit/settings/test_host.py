@@ -99,7 +99,7 @@ def test_a_kernel_that_makes_no_sockets_of_ipv6_has_none(monkeypatch: pytest.Mon
     def refuse(family: int, kind: int) -> None:
         raise OSError(97, "Address family not supported by protocol")
 
-    monkeypatch.setattr("capture.settings.host._socket.socket", refuse)
+    monkeypatch.setattr("capture.netlink.sockets._socket.socket", refuse)
     assert not PodFromInside({}).has_ipv6()
     assert AnyPod({}).has_ipv6()
 
