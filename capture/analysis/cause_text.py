@@ -255,6 +255,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
+    ("not-listening", "some full"): """\
+        {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
+        Find out why that thread or process of the proxy hangs (kubectl logs POD -c istio-proxy), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
         S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",

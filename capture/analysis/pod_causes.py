@@ -265,10 +265,16 @@ def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, whe
 def _misconfigured_listener_causes(
     serving: list[Listener], facts: PodFacts, capture: Capture, outcome: str, port: int
 ) -> Iterator[Cause]:
-    """Yield in which ways a port is not served as expected: not at all now, by another user, or in the other mode."""
+    """Yield in which ways a port is not served as expected: not by all its sockets, by another user, in another mode.
+
+    Of sockets that share a port (SO_REUSEPORT) a hash chooses one, whether it is full or not.
+    """
     where = f"tcp port {port}"
-    if all(each.is_full for each in serving):
-        yield cause("not-listening", "full", where=where, port=where, waiting=sum(each.waiting for each in serving))
+    full = [each for each in serving if each.is_full]
+    if full:
+        case = "full" if len(full) == len(serving) else "some full"
+        words = {"waiting": sum(each.waiting for each in full), "full": len(full), "sockets": len(serving)}
+        yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, port)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):

@@ -7,6 +7,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
+from capture.analysis.ownership import jumps_to_own_chain
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, mark_tests
 from capture.model import ruleset as model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from capture.analysis.compiler import Compiler, Direction
     from capture.analysis.outcome import Fate, PendingFate
 
+INVALID = model.ConnectionState(("INVALID",))
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (parse_network("0.0.0.0/8"), parse_network("224.0.0.0/3")),  # RFC 1122 3.2.1.3, RFC 5771
     "ipv6": (parse_network("::/128"), parse_network("ff00::/8")),  # RFC 4291 2.5.2, 2.7
@@ -31,7 +33,7 @@ NO_HOSTS: dict[Family, tuple[Network, ...]] = {
 
 def possible_packets(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:
     """Return for both directions whether a packet can occur, in the network of the first situation."""
-    packets = _PossiblePackets(space, compilers[0].situation)
+    packets = _PossiblePackets(space, [compiler.situation for compiler in compilers])
     possible = {INBOUND: packets.incoming(), OUTBOUND: packets.outgoing()}
     no_mark = space.has_mark("connection", 0, model.ALL_BITS)
     marks = _connection_marks(space, compilers, possible)
@@ -42,10 +44,12 @@ def possible_packets(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[
 class _PossiblePackets:
     """Packets of one family, without what their connections remember."""
 
-    def __init__(self, space: PacketSpace, situation: Situation) -> None:
+    def __init__(self, space: PacketSpace, situations: Sequence[Situation]) -> None:
         self.space = space
         self.diagrams = space.diagrams
-        self.situation = situation
+        self.situation = situation = situations[0]
+        own_rules = (rule for each in situations for rule in each.ruleset.rules if jumps_to_own_chain(rule))
+        self.may_be_invalid = any(match == INVALID for rule in own_rules for match in rule.matches)
         self.family = space.family
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
@@ -111,13 +115,14 @@ class _PossiblePackets:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking.
 
         TCP and UDP are RELATED by a helper alone (nf_conntrack_helper.c): a rule assigns it, which cannot be judged.
+        No packet of a connection is INVALID; others count where the capture drops them (--drop-invalid).
         """
         space = self.space
         udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
         no_hosts = self._in_networks(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
-                space.has_state("INVALID", "NEW", "ESTABLISHED"),
+                space.has_state("NEW", "ESTABLISHED", *(["INVALID"] if self.may_be_invalid else ())),
                 space.numbers(Field.PORT, [(1, MAX_PORT)]),
                 space.numbers(Field.SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),

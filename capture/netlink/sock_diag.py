@@ -74,7 +74,7 @@ class Listener(Value):
     @property
     def is_full(self) -> bool:
         """Return whether the kernel takes no further connection (sk_acceptq_is_full, include/net/sock.h)."""
-        return self.waiting > self.backlog > 0
+        return self.protocol == IPPROTO_TCP and self.waiting > self.backlog
 
     def takes_over(self, *, lo: bool) -> bool:
         """Return whether connections over lo, or over another interface, reach it."""

@@ -450,6 +450,11 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
+            listener(15006).replace(waiting=1),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=1),
+        ),
+        (
+            way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),
             cause("proxy-mode", where=AT_INBOUND, port=15006, mode="REDIRECT", other="TPROXY", kind="transparent"),
         ),
@@ -469,6 +474,13 @@ def test_the_listener_where_the_packet_arrives_decides(live: Trace, served: List
 def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> None:
     facts = FACTS.replace(listeners=(BOUND, listener(15001)))
     assert list(causes_of_proxy(facts, IPV4_ONLY)) == []
+
+
+def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
+    port, full = "tcp port 15006", listener(15006).replace(waiting=2, backlog=1)
+    shared = FACTS.replace(listeners=(listener(15006), full))
+    causes = list(causes_of_connection(way(IN, "proxy-inbound", OWN, port=15006), None, shared, CAPTURE, shown_rule))
+    assert causes == [cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting=2)]
 
 
 def test_a_listener_of_ipv4_alone() -> None:

@@ -38,7 +38,7 @@ def can_occur(packet: Packet, config: CaptureConfig | None = None, network: PodN
     ("base", "changes"),
     [
         *[(base, {}) for base in BASES],
-        *[(base, {"state": state}) for base in BASES for state in ("INVALID", "ESTABLISHED")],
+        *[(base, {"state": "ESTABLISHED"}) for base in BASES],
         ("sent", {"port": 65535, "source_port": 1}),
         *[("sent", {"destination": parse_address(address)}) for address in ("1.0.0.1", "223.255.255.254")],
         ("sent", {"protocol": "udp", "destination": parse_address("224.0.0.251")}),
@@ -60,7 +60,7 @@ def test_a_packet_that_can_occur(base: str, changes: dict[str, Any]) -> None:
         *[(base, {"source_port": 0}) for base in BASES],
         *[(base, {"source_port": None}) for base in BASES],
         *[(base, {"source": None}) for base in BASES],
-        *[(base, {"state": "UNTRACKED"}) for base in BASES],
+        *[(base, {"state": state}) for base in BASES for state in ("INVALID", "UNTRACKED")],
         *[(base, {"connection_mark": 1}) for base in BASES],
         *[("sent", {"destination": parse_address(address)}) for address in ("224.0.0.251", "240.0.0.1", "0.0.0.1")],
         ("sent", {"out_interface": "lo"}),
@@ -85,6 +85,11 @@ def test_a_packet_that_can_occur(base: str, changes: dict[str, Any]) -> None:
 def test_a_packet_that_cannot_occur(base: str, changes: dict[str, Any]) -> None:
     assert can_occur(BASES[base])
     assert not can_occur(BASES[base].replace(**changes))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_an_invalid_packet_counts_where_the_capture_drops_it(base: str) -> None:
+    assert can_occur(BASES[base].replace(state="INVALID"), CaptureConfig(drops_invalid=True))
 
 
 def test_no_connection_is_to_what_is_no_host() -> None:
