@@ -83,7 +83,7 @@ class Prover:
         raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
 
     def _attempt(self, probe: Probe, token: bytes, seconds: float) -> str:
-        """Connect once in a process of its own, as the probe's user; return CONNECTED, PORT_UNKNOWN or why it failed."""
+        """Connect once in a child, as the probe's user; return CONNECTED, PORT_UNKNOWN or why it failed."""
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
         timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, seconds))
