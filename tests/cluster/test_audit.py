@@ -65,7 +65,7 @@ def test_started_in_a_gap(audited: Cluster) -> None:
     expect_event(audited, "gap", "CaptureRepaired")
 
 
-def test_foreign_rule(audited: Cluster) -> None:
+def test_a_foreign_rule_is_reported(audited: Cluster) -> None:
     """A foreign rule before our own that diverts traffic."""
     run = InPod(audited, "client")
     run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -150; }; "
@@ -75,14 +75,14 @@ def test_foreign_rule(audited: Cluster) -> None:
     expect_state(audited, "client", "captured")
 
 
-def test_proxy_gone(audited: Cluster) -> None:
+def test_a_proxy_that_is_gone_is_reported(audited: Cluster) -> None:
     """A proxy that does not listen in a pod that is ready."""
     audited.apply(pod("silent", pause_proxy=True))
     audited.kubectl("wait", "pod", "silent", "--for=condition=Ready", "--timeout=60s")
     expect_state(audited, "silent", "not-listening")
 
 
-def test_drift(audited: Cluster) -> None:
+def test_a_deleted_rule_comes_back(audited: Cluster) -> None:
     """Our rule that another program deletes: found within 5 s, and written again where that is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
@@ -130,7 +130,7 @@ def test_second_set(audited: Cluster) -> None:
     assert "istio-proxy-nat" not in run("nft", "list", "tables")
 
 
-def test_listener_of_another_user(audited: Cluster) -> None:
+def test_a_listener_of_another_user_is_reported(audited: Cluster) -> None:
     """A listener of the wrong user where the proxy should be: found within 5 s, told by an Event."""
     audited.apply(pod("stranger", pause_proxy=True))
     audited.kubectl("wait", "pod", "stranger", "--for=condition=Ready", "--timeout=60s")

@@ -289,7 +289,7 @@ def status_by_socket(cluster: Cluster) -> dict[str, Any]:
     return first_object(cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False))
 
 
-def test_reboot(cluster: Cluster) -> None:
+def test_pods_are_captured_after_a_reboot(cluster: Cluster) -> None:
     """A reboot with pods of the mesh: they are captured again, although the agent may come last."""
     cluster.apply(deployment("rebooted", 5, pause_proxy=True, command=["/pause", "-P"]))
     cluster.kubectl("rollout", "status", "deployment/rebooted", "--timeout=120s")

@@ -126,7 +126,7 @@ def test_no_capabilities(mesh: Cluster) -> None:
         assert answer.split()[-1] == "0" * 16
 
 
-def test_validation_container(mesh: Cluster) -> None:
+def test_the_validation_container_proves_the_capture(mesh: Cluster) -> None:
     """The validation init container proves the capture, without a capability."""
     program = [
         PYTHON,

@@ -9,7 +9,7 @@ from support.cluster.pods import pod
 from support.processes.waiting import wait_until
 
 
-def test_not_chosen(cluster: Cluster) -> None:
+def test_a_node_that_is_not_chosen_is_uninstalled(cluster: Cluster) -> None:
     """A node that the DaemonSet does not choose any more is uninstalled; one that it chooses again has it back."""
 
     def choose(pool: str | None) -> None:

@@ -72,10 +72,11 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "A token that is refused is read again": ("test_a_token_that_was_renewed_is_used",),
     "Rolling updates open no gap": ("test_update", "test_the_newest_agent_acts"),
     "Uninstall by the chart's hook or with the DaemonSet; on doubt nothing goes": (
-        "test_uninstall", "test_not_chosen", "test_only_a_daemon_set_that_is_certainly_gone_is_gone",
+        "test_uninstall", "test_a_node_that_is_not_chosen_is_uninstalled",
+        "test_only_a_daemon_set_that_is_certainly_gone_is_gone",
     ),
     "The plugin stays for the attachments made with it": ("test_the_plugin_goes_with_the_last_pod_that_remembers_it",),
-    "Drain and reboot: pods are captured though the agent comes last": ("test_reboot",),
+    "Drain and reboot: pods are captured though the agent comes last": ("test_pods_are_captured_after_a_reboot",),
     "Taints of new nodes go, others stay, none is put on": ("test_taints",),
     "The API server is away: annotations decide, the agent goes on": (
         "test_api_server_away", "test_no_fault_makes_it_ask_more_than_twice_a_second",
@@ -89,7 +90,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ),
     "No privilege beyond the audit's": ("test_privileges", "test_the_agent_has_no_privilege"),
     "A drift, a late family, a second set, a wrong listener: found within 5 s": (
-        "test_drift", "test_late_family", "test_second_set", "test_listener_of_another_user",
+        "test_a_deleted_rule_comes_back", "test_late_family", "test_second_set",
+        "test_a_listener_of_another_user_is_reported",
     ),
     "Evictions respect budgets, and mean the very pod": ("test_eviction", "test_only_the_very_pod_is_evicted"),
     "Every cause is named for a pod by its name": ("test_why",),

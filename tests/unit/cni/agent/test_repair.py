@@ -29,6 +29,9 @@ READY: Any = {
     "status": {"ready": 1},
 }
 STARTING = READY | {"status": {"ready": 0}}
+REPAIRED_BY_WRITING = (
+    "no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing",
+)  # fmt: skip
 
 
 def audited(state: str, sandbox: str = "s1") -> AuditedPod:
@@ -105,7 +108,6 @@ def test_a_pod_that_is_well_or_unknown_is_not_repaired(scene: Scene, state: str)
     assert (scene.events(), scene.applied) == ([], [])
 
 
-@with_options()
 def test_the_same_fault_is_reported_again_after_ten_minutes_only(scene: Scene) -> None:
     for wait, number in ((0.0, 1), (EVENT_INTERVAL - 1, 0), (1.0, 1)):
         scene.clock += wait
@@ -139,9 +141,7 @@ def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
     assert len(scene.applied) == 1, "a foreign rule is not ended by writing, and a running pod is only reported"
 
 
-@pytest.mark.parametrize(
-    "state", ["no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing"]
-)  # fmt: skip
+@pytest.mark.parametrize("state", REPAIRED_BY_WRITING)
 @with_options(repair_running="apply")
 def test_what_writing_rules_mends_is_mended_with_the_settings_of_the_pod(scene: Scene, state: str) -> None:
     annotations = {"traffic.sidecar.istio.io/excludeOutboundPorts": "5432"}
@@ -149,6 +149,10 @@ def test_what_writing_rules_mends_is_mended_with_the_settings_of_the_pod(scene: 
     scene.repair(audited(state), pod)
     [settings] = scene.settings
     assert settings.text(EXCLUDED_OUTBOUND_PORTS) == "5432"
+
+
+def test_each_state_that_may_be_repaired_is_tried() -> None:
+    assert set(repair.REPAIRABLE) == set(REPAIRED_BY_WRITING)
 
 
 @with_options(repair_running="apply")
