@@ -119,10 +119,9 @@ def _wait_for_commits(netfilter: NetlinkSocket, generation: int, doing: str) -> 
 
     It exchanges the rules shortly before or behind the number, and may pause in between (nf_tables_commit in
     nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
-    (nf_tables_valid_genid).
+    (nf_tables_valid_genid); the next request skips the refusal, by its sequence number.
     """
     netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), doing)
-    netfilter.drain(doing)
 
 
 def ruleset_busy(doing: str) -> KernelError:

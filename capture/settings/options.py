@@ -119,7 +119,8 @@ INBOUND_TUNNEL_PORT = Option(
 )  # fmt: skip
 PROXY_UID = Option(
     "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
-    "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER if it exists, else 1337.",
+    "Users whose traffic is not captured: the proxy, first, and others. Default: the user $ENVOY_USER if it exists,"
+    " else 1337.",
     short="u", metavar="UIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 PROXY_GID = Option(

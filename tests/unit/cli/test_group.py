@@ -168,6 +168,10 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     ("words", "message"),
     [
         (["dump", "--famly", "ipv4"], "no such option '--famly'. Did you mean '--family'?"),
+        (
+            ["apply", "--include-outbound-cidrs", "10.0.0.0/8"],
+            "no such option '--include-outbound-cidrs'. Did you mean '--istio-service-cidr'?",
+        ),
         (["cni", "instal"], "no such command 'instal'. Did you mean 'install' or 'uninstall'?"),
         (["inject", "pod.yaml"], "got unexpected extra argument (pod.yaml); files are named with -f"),
         (["clean", "pod"], "got unexpected extra argument (pod)"),
