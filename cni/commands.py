@@ -208,14 +208,14 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
 
 def _rival_warnings(conf_dir: str) -> list[str]:
     """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
-    rival = istio_cni.rival([conf_dir, *istio_cni.CONFIGURATIONS])
+    rival = istio_cni.rival_finding([conf_dir, *istio_cni.CONFIGURATIONS])
     return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
 def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry | None:
     """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
     try:
-        return istio_cni.read(installer.main_network(conf_dir, choice))
+        return istio_cni.read_entry(installer.main_network(conf_dir, choice))
     except (CaptureError, OSError):
         return None
 

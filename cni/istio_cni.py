@@ -32,7 +32,7 @@ class IstioEntry(Value):
     """Whether Istio's plugin also handles ambient pods, and must stay."""
 
 
-def read(network: ConfigurationFile) -> IstioEntry | None:
+def read_entry(network: ConfigurationFile) -> IstioEntry | None:
     """Return the entry of Istio's plugin in the list; None if there is none."""
     plugin = next((plugin for plugin in network.plugins if plugin.get("type") == TYPE), None)
     if plugin is None:
@@ -76,7 +76,7 @@ CONFIGURATIONS = (CONF_DIR, "/etc/cni/multus/net.d", *dict.fromkeys(folder for f
 """Where runtimes read networks, and Multus those that it delegates to."""
 
 
-def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
+def rival_finding(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
     """Return that Istio's plugin captures pods of this node: a warning if our own does, too; None if it does not."""
     rivals: dict[str, str] = {}
     for directory in filter(os.path.isdir, dict.fromkeys(directories)):

@@ -121,7 +121,7 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
 def _pairs_of_yaml(text: str) -> dict[str, str]:
     """Return the pairs behind the key ``proxyMetadata``; of several with one name the first."""
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines() if not line.lstrip().startswith("#")]
-    before, behind = _around_key("\n".join(filter(None, lines)))
+    before, behind = _split_at_metadata("\n".join(filter(None, lines)))
     first, *lines = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
         depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
@@ -134,7 +134,7 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
     return pairs
 
 
-def _around_key(text: str) -> tuple[str, str]:
+def _split_at_metadata(text: str) -> tuple[str, str]:
     """Return what is before and behind the key ``proxyMetadata``; values and other keys may have the word, too."""
     before, found, behind = text.partition(METADATA)
     while found and not (before[-1:] in ("", *" \n\"'{,") and behind.lstrip("\"' ").startswith(":")):

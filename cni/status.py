@@ -46,10 +46,10 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None
     findings = [
-        *_about_list(listed, chosen, taken, conf_dir),
-        *_about_other_plugins(taken, runtime.bin_dirs if runtime.looks_in(bin_dir) else (bin_dir,)),
-        *_about_plugin(os.path.join(bin_dir, PLUGIN), taken, entry),
-        *_about_kubeconfig(entry),
+        *_list_findings(listed, chosen, taken, conf_dir),
+        *_missing_plugin_findings(taken, runtime.bin_dirs if runtime.looks_in(bin_dir) else (bin_dir,)),
+        *_plugin_findings(os.path.join(bin_dir, PLUGIN), taken, entry),
+        *_kubeconfig_findings(entry),
     ]
     with_entry = _with_entry(listed)
     plain = {
@@ -85,7 +85,7 @@ NO_NETWORK = "Install a network plugin, or name the directory that the runtime r
 ENTRY_REMEDY = f"Correct the entry, or install it again: {INSTALL}."
 
 
-def _about_list(
+def _list_findings(
     listed: list[Candidate], chosen: Chosen, taken: ConfigurationFile | None, conf_dir: str
 ) -> Iterator[Finding]:
     if taken is None:
@@ -107,13 +107,13 @@ def _about_list(
         yield Finding("network", "entries", "warning", message, REINSTALL)
     if position == 0:
         yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", REINSTALL)
-    rival = istio_cni.rival([conf_dir])
+    rival = istio_cni.rival_finding([conf_dir])
     if rival and rival.state == "warning":
         yield rival.replace(topic="network")
-    yield from _about_own_list(listed, taken)
+    yield from _own_list_findings(listed, taken)
 
 
-def _about_other_plugins(taken: ConfigurationFile | None, bin_dirs: tuple[str, ...]) -> Iterator[Finding]:
+def _missing_plugin_findings(taken: ConfigurationFile | None, bin_dirs: tuple[str, ...]) -> Iterator[Finding]:
     missing = [plugin for plugin in missing_plugins(taken, bin_dirs) if plugin != PLUGIN] if taken else []
     if missing:
         message = f"no pod starts: the plugin {', '.join(missing)} of the list is missing in {', '.join(bin_dirs)}"
@@ -121,7 +121,7 @@ def _about_other_plugins(taken: ConfigurationFile | None, bin_dirs: tuple[str, .
         yield Finding("network", "plugins", "error", message, remedy)
 
 
-def _about_own_list(listed: list[Candidate], taken: ConfigurationFile) -> Iterator[Finding]:
+def _own_list_findings(listed: list[Candidate], taken: ConfigurationFile) -> Iterator[Finding]:
     if not taken.is_our_own:
         return
     main = next((each.network for each in listed if each.network is not None and not each.network.is_our_own), None)
@@ -135,7 +135,7 @@ def _about_own_list(listed: list[Candidate], taken: ConfigurationFile) -> Iterat
         yield Finding("network", "own list", "warning", message, f"{INSTALL} --own-config makes it anew.")
 
 
-def _about_plugin(path: str, taken: ConfigurationFile | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
+def _plugin_findings(path: str, taken: ConfigurationFile | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not os.path.lexists(path):
         yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
         return
@@ -165,7 +165,7 @@ def _about_plugin(path: str, taken: ConfigurationFile | None, entry: dict[str, A
             yield Finding("plugin", "STATUS", "ok", "a pod could be captured now")
 
 
-def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
+def _kubeconfig_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
     path = str((entry or {}).get("kubeconfig") or "")
     sources = (entry or {}).get("pod_sources")
     if not path:
@@ -183,10 +183,10 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
         if file and not os.path.isfile(file):
             yield Finding("pods", name, "error", f"{file} is missing", "Put it there, or correct the kubeconfig.")
     if config.token_file or config.token:
-        yield _about_token(config.token_file or path, "" if config.token_file else config.token)
+        yield _token_finding(config.token_file or path, "" if config.token_file else config.token)
 
 
-def _about_token(path: str, text: str) -> Finding:
+def _token_finding(path: str, text: str) -> Finding:
     """Return what is known of a token: of the text in a kubeconfig, else of a file of its own."""
     try:
         token = times_of(text.encode()) if text else token_in(path)

@@ -10,6 +10,8 @@ answer with a reset (nf_send_reset6() in net/ipv6/netfilter/nf_reject_ipv6.c), w
 
 from __future__ import annotations
 
+import errno
+
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200
+NO_TABLE = (errno.ENOENT, errno.EINVAL)
+"""Another process removed it; the kernel has no nf_tables (nfnetlink_rcv_msg in nfnetlink.c)."""
 NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
 TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
 LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
@@ -55,7 +59,8 @@ NO_REJECT_TABLE = RejectTable(exists=False, fault="is missing: TCP over IPv6 is 
 def update_reject_table(*, is_desired: bool) -> bool:
     """Make the table, or remove it if it is not desired; return whether that changed anything.
 
-    Raises UnsupportedError with what to do instead, if the kernel has no nf_tables or cannot reject.
+    Raises UnsupportedError with what to do instead, if the kernel has no nf_tables or cannot reject; KernelError if
+    it refuses to remove the table.
     """
     try:
         with open_nfnetlink() as netfilter:
@@ -65,7 +70,9 @@ def update_reject_table(*, is_desired: bool) -> bool:
             commit(netfilter, does, doing=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
-            return False  # no nf_tables, no table
+            if isinstance(error, UnsupportedError) or error.errno in NO_TABLE:
+                return False
+            raise
         remedy = "Leave --other-family at pass, or load the modules nf_tables and nft_reject_inet."
         raise UnsupportedError(f"--other-family reject is not possible here: {error.message}", remedy) from error
     return True

@@ -119,10 +119,9 @@ def _wait_for_commits(netfilter: NetlinkSocket, generation: int, doing: str) -> 
 
     It exchanges the rules shortly before or behind the number, and may pause in between (nf_tables_commit in
     nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
-    (nf_tables_valid_genid).
+    (nf_tables_valid_genid); the next request skips the refusal, by its sequence number.
     """
     netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), doing)
-    netfilter.drain(doing)
 
 
 def ruleset_busy(doing: str) -> KernelError:
@@ -154,7 +153,7 @@ def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, r
         if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
             raise UnsupportedError(
                 "nf_tables of this kernel takes no matches and targets of iptables",
-                "Load on the host: modprobe nft_compat; or use the backend nftables.",
+                "Run `modprobe nft_compat` on the host, or use the backend nftables.",
             ) from error
         if error.errno != errno.ENOENT:
             raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from capture.model.addresses import BITS, FAMILY_NAMES, IPV6, Network, merge_ranges
-from capture.model.conventions import MAX_ID, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_PORT, PROXY_ID
 from capture.model.packet import LOOPBACK
+from capture.model.ruleset import only
 from capture.model.text import shortened
 from capture.settings import options
 from capture.settings.parsers import Selection
@@ -51,7 +52,7 @@ NUMBER_BOUNDS |= {f"{FAMILY_NAMES[family]} address": (0, (1 << bits) - 1) for fa
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, has no effect, or names what is not there."""
     warnings = [*_empty_entries(settings), *_nothing_captured(config)]
-    warnings += [*_without_effect(settings, config), *_overridden(settings)]
+    warnings += [*_without_effect(settings, config), *_overridden(settings), *_proxy_not_first(config)]
     if _excludes_every_interface(config, host):
         fault = "names every interface of the pod: nothing is captured but over lo"
         warnings.append((options.EXCLUDED_INTERFACES, fault))
@@ -95,6 +96,14 @@ def _overridden(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
             overridden = ", ".join([str(each) for each in entries if any(_contains(other, each) for other in others)])
             if overridden:
                 yield option, f"names {shortened(overridden)}, which {winner.name} {verb}"
+
+
+def _proxy_not_first(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
+    """Yield that a later user is the proxy: calls over ``lo`` of others than the first return (``proxy_rules``)."""
+    is_proxy = [_contains(users, only(PROXY_ID)) for users in config.proxy_uids]
+    if any(is_proxy) and not is_proxy[0]:
+        fault = f"names {PROXY_ID} after another user: the proxy's calls to its own pod are then not captured"
+        yield options.PROXY_UID, f"{fault}; name it first"
 
 
 def _entries(settings: Settings, option: Option[Any]) -> tuple[Any, ...]:

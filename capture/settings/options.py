@@ -119,7 +119,8 @@ INBOUND_TUNNEL_PORT = Option(
 )  # fmt: skip
 PROXY_UID = Option(
     "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
-    "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER if it exists, else 1337.",
+    "Users whose traffic is not captured: the proxy, first, and others. Default: the user $ENVOY_USER if it exists,"
+    " else 1337.",
     short="u", metavar="UIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 PROXY_GID = Option(
@@ -323,7 +324,7 @@ PROBE_PORT = Option(
     metavar="PORT", topic=CHECK_TOPIC,
 )  # fmt: skip
 PROBE_TIMEOUT = Option(
-    "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms",
+    "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms, more than 0 and at most 24h",
     "How long the validation may take.",
     metavar="DURATION", topic=CHECK_TOPIC,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from lightkube import Client
@@ -17,6 +18,7 @@ PUBLISHED: Outcome = "published"
 KNOWN: Outcome = "known"
 REFUSED: Outcome = "refused"
 UNREACHABLE: Outcome = "unreachable"
+POD = {"kind": "Pod", "apiVersion": "v1"}
 CONFLICT, SERVER_ERROR = 409, 500
 """HTTP status of a name that is taken, and the first of a server's errors (RFC 9110, 15.5.10 and 15.6)."""
 PASSING = (0, 429)
@@ -27,21 +29,27 @@ MESSAGE_LIMIT = 1024
 
 def publish_on_node(client: Client, node: str, reason: str, message: str) -> bool:
     """Publish an Event about a node; return whether the API server took it."""
-    return _publish(client, {"kind": "Node", "name": node, "uid": node}, NAMESPACE_OF_NODES, reason, message)
+    about = {"kind": "Node", "name": node, "uid": node}
+    return _publish(client, _event(about, reason, message), NAMESPACE_OF_NODES) == PUBLISHED
 
 
 def publish_on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind: str = "Warning") -> bool:
     """Publish an Event about a pod (``namespace``, ``name``, ``uid``); return whether the API server took it."""
-    about = {"kind": "Pod", "apiVersion": "v1"} | pod
-    return _publish(client, about, pod["namespace"], reason, message, kind)
+    return _publish(client, _event(POD | pod, reason, message, kind), pod["namespace"]) == PUBLISHED
 
 
 def publish_once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
     """Publish an Event of this name about a pod and return what happened to it; the second of a name is refused."""
-    about = {"kind": "Pod", "apiVersion": "v1"} | pod
-    event = _event(about, {"name": name, "namespace": pod["namespace"]}, reason, message)
+    return _publish(client, _event(POD | pod, reason, message), pod["namespace"], {"name": name})
+
+
+def _publish(
+    client: Client, event: dict[str, Any], namespace: str, names: Mapping[str, str] = {"generateName": "capture-"}
+) -> Outcome:
+    """Create the Event. It is a help: the state is in the status and the metrics, too."""
+    named = api.Event.from_dict({"metadata": {"namespace": namespace, **names}, **event})
     try:
-        client.create(event, namespace=pod["namespace"])
+        client.create(named, namespace=namespace)
     except api.API_ERRORS as error:
         code = api.http_status(error)
         if code == CONFLICT:
@@ -50,29 +58,15 @@ def publish_once_on_pod(client: Client, pod: dict[str, str], name: str, reason: 
     return PUBLISHED
 
 
-def _publish(
-    client: Client, about: dict[str, str], namespace: str, reason: str, message: str, kind: str = "Warning"
-) -> bool:
-    event = _event(about, {"generateName": "capture-", "namespace": namespace}, reason, message, kind)
-    try:
-        client.create(event, namespace=namespace)
-    except api.API_ERRORS:  # an Event is a help: the state is in the status and the metrics, too
-        return False
-    return True
-
-
-def _event(about: dict[str, str], metadata: dict[str, str], reason: str, message: str, kind: str = "Warning") -> Any:
+def _event(about: dict[str, str], reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return api.Event.from_dict(
-        {
-            "metadata": metadata,
-            "involvedObject": about,
-            "reason": reason,
-            "message": message[:MESSAGE_LIMIT],
-            "type": kind,
-            "source": {"component": "capture-agent"},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-    )
+    return {
+        "involvedObject": about,
+        "reason": reason,
+        "message": message[:MESSAGE_LIMIT],
+        "type": kind,
+        "source": {"component": "capture-agent"},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

@@ -20,6 +20,7 @@
 
 import ast
 import functools
+import pkgutil
 import re
 import subprocess
 import sys
@@ -208,9 +209,12 @@ def test_only_the_command_line_finds_modules_above_by_name() -> None:
     found: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-        named = {value.partition(":")[0] for value in constants if isinstance(value, str)} & MODULES.keys()
-        above = {name for name in named if "." in name and ROOMS[room_of(name)] > ROOMS[room_of(module)]}
-        found |= {module: above} if above else {}
+        named = {value for value in constants if isinstance(value, str) and value.partition(":")[0] in MODULES}
+        above = {
+            each for each in named if "." in each and ROOMS[room_of(each.partition(":")[0])] > ROOMS[room_of(module)]
+        }
+        found |= {module: {each.partition(":")[0] for each in above}} if above else {}
+        assert [each for each in above if ":" in each and not callable(pkgutil.resolve_name(each))] == []
     assert found == BY_NAME
 
 

@@ -5,8 +5,8 @@ One look may make the kernel load a module: only trying shows whether it takes t
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record
@@ -63,7 +63,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
         *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
-        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status", "findings_of_this_node")),
+        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status:findings_of_this_node")),
         identity_finding(namespace_id(), is_host=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
@@ -78,7 +78,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
         *library_findings(facts),
         *lock_findings(_lock_holder()),
         state_directory_finding(STATE_DIRECTORY),
-        *_plugin_findings("cni.istio_cni", "rival"),
+        *_plugin_findings("cni.istio_cni:rival_finding"),
     ]
 
 
@@ -100,13 +100,13 @@ def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | Captu
     return pod_diagnosis if is_captured or is_recorded else None
 
 
-def _plugin_findings(module: str, function: str) -> tuple[Finding, ...]:
+def _plugin_findings(function: str) -> tuple[Finding, ...]:
     """Return the findings of the plugin's package about this node; without that package, none."""
     try:
-        library = getattr(importlib.import_module(module), function)()
+        found = pkgutil.resolve_name(function)()
     except (ImportError, OSError, CaptureError):
         return ()
-    return (library,) if isinstance(library, Finding) else tuple(library or ())
+    return (found,) if isinstance(found, Finding) else tuple(found or ())
 
 
 def _purposes() -> dict[str, str]:
@@ -262,7 +262,7 @@ def _kernel_finding(modules: tuple[str, ...], use: str, lacking: tuple[str, ...]
     to_blame = tuple(module for module in with_required(modules) if module in lacking)
     if to_blame:
         message += f"; this kernel cannot load the module {', '.join(to_blame)}"
-    remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
+    remedy = remedy_for(to_blame) if to_blame else f"Run `modprobe -a {' '.join(modules)}` on the host"
     return Finding("kernel", name, "warning", message, remedy)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.istio_cni import TYPE, rival
+from cni.istio_cni import TYPE, rival_finding
 from cni.networks import PLUGIN
 
 
@@ -19,7 +19,7 @@ def write(directory: Path, name: str, *types: str) -> str:
 def test_two_programs_that_capture_are_a_warning(tmp_path: Path) -> None:
     both = write(tmp_path, "10-main.conflist", "bridge", TYPE, PLUGIN)
     write(tmp_path, "05-backup.conflist.old", "bridge", TYPE)
-    found = rival((str(tmp_path), "/does/not/exist"))
+    found = rival_finding((str(tmp_path), "/does/not/exist"))
     assert found is not None
     assert (found.state, found.message.count(both)) == ("warning", 2)
     assert "capture cni uninstall" in found.remedy
@@ -28,15 +28,15 @@ def test_two_programs_that_capture_are_a_warning(tmp_path: Path) -> None:
 def test_istios_plugin_alone_is_a_note(tmp_path: Path) -> None:
     single = tmp_path / "20-single.conf"
     single.write_text(json.dumps({"type": TYPE}))
-    found = rival((str(tmp_path),))
+    found = rival_finding((str(tmp_path),))
     assert found is not None
     assert (found.state, str(single) in found.message) == ("note", True)
     single.write_text(json.dumps({"type": PLUGIN}))
-    assert rival((str(tmp_path),)) is None
+    assert rival_finding((str(tmp_path),)) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"plugins": 3}', b'{"plugins": [3, {"type": 3}]}'])
 def test_files_that_no_runtime_can_read_count_for_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "10-main.conflist").write_bytes(content)
     os.mkfifo(tmp_path / "20-fifo.conflist")
-    assert rival((str(tmp_path),)) is None
+    assert rival_finding((str(tmp_path),)) is None

@@ -50,7 +50,7 @@ EFFECT = Effect(
     FateChange(Fate("proxy-outbound", 15001), Fate("direct")),
     ("tcp to 203.0.113.0/24", "tcp, port 80"),
 )
-WITNESS = "witness: tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000"
+WITNESS = "witness: tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000"
 SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; {WITNESS})"
 
 
@@ -77,7 +77,7 @@ def test_each_kind_has_its_sentence() -> None:
 
     assert list(difference_lines(found)) == [
         (
-            "IPv4 nat OUTPUT, rule 1: foreign rule precedes ours and diverts captured traffic:"
+            "IPv4 nat OUTPUT, rule 1: foreign rule diverts captured traffic before ours decides:"
             f" -p tcp -m tcp --dport 80 -j ACCEPT{SAYS}"
         ),
         "IPv4 nat OUTPUT, rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
@@ -109,7 +109,7 @@ def test_plain_values_mean_the_same() -> None:
         1,
     )
     assert foreign["example"] == {
-        "packet": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "packet": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "asked": "proxy-outbound",
         "asked_port": 15001,
         "live": "direct",
@@ -118,7 +118,7 @@ def test_plain_values_mean_the_same() -> None:
     assert foreign["effect"] == {
         "direction": "outbound",
         "packets": ["tcp to 203.0.113.0/24", "tcp, port 80"],
-        "witness": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "witness": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "before": {"outcome": "proxy-outbound", "port": 15001, "address": None, "interface": None},
         "after": {"outcome": "direct", "port": None, "address": None, "interface": None},
         "hangs": False,
@@ -145,7 +145,7 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
 
     place = "ip other x, hook OUTPUT, priority -200: foreign rule"
     first, second = difference_lines(found)
-    assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
+    assert first == f"{place} diverts captured traffic before ours decides: tcp dport 80 drop{SAYS}"
     assert second == f"{place.removesuffix('rule')}policy stops captured traffic: the policy DROP"
     (note,) = note_lines(found)
     assert note == f"{place} without effect on captured traffic: -p tcp -m tcp --dport 80 -j ACCEPT"

@@ -56,6 +56,13 @@ def test_one_port_for_two_purposes_is_warned_of(which: Option[object], port: str
     assert warning.startswith(f"{which.name} {port} (command line) {words}")
 
 
+def test_a_proxy_that_is_not_the_first_user_is_warned_of() -> None:
+    (warning,) = warnings_of(option.PROXY_UID, "2000,1337", FakePod())
+    assert warning.startswith("--proxy-uid 2000,1337 (command line) names 1337 after another user: ")
+    assert warnings_of(option.PROXY_UID, "1337,2000", FakePod()) == []
+    assert warnings_of(option.PROXY_UID, "1000-2000,1337", FakePod()) == []
+
+
 def test_swapped_ports_are_warned_of() -> None:
     swapped = explicit({option.PROXY_PORT: "15006", option.INBOUND_CAPTURE_PORT: "15001", option.IP_FAMILIES: "both"})
     (warning,) = resolve(swapped, FakePod())[1]
