@@ -55,12 +55,13 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "capture.analysis": ("capture.settings",),
     "capture.backends": ("capture.settings", "capture.rules"),
     "capture.report": ("capture.rules", "capture.state"),
+    "capture.settings": ("capture.netlink",),
 }
 """What a room must not import although it lies below: rules without an option are judged and written, too."""
 
 VERBS = "capture", "operations"
 """The package of the verbs, which enter a namespace."""
-READS_NO_KERNEL = ("capture.model", "capture.rules", "capture.analysis", "capture.report")
+READS_NO_KERNEL = ("capture.model", "capture.settings", "capture.rules", "capture.analysis", "capture.report")
 
 COLD_START = {
     "__future__", "_abc", "_collections_abc", "_json", "_operator", "_socket", "_stat", "abc", "builtins", "errno",
@@ -76,6 +77,7 @@ HOT_PATH = (
     "capture.backends.iptables.netlink",
     "capture.state.netns",
     "capture.settings.pod",
+    "capture.state.pod_host",
     "cni.__main__",
     "cni.cleanup",
     "cni.plugin",
