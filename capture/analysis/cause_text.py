@@ -116,6 +116,9 @@ TEXTS: dict[tuple[str, str], str] = {
         the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
     ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
+    ("route-missing", "taken"): f"""\
+        {{message}}; another default route is in its place
+        Run `{{command}}`, then {APPLY_RECORDED}; until then {{consequence}}.""",
     ("translated-before", "may"): f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}\n{EXCEPT_PODS}",
     ("translated-before", ""): f"""\
         {SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}
