@@ -49,6 +49,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def any_of(names: Iterable[str]) -> str:
+    """Return names as alternatives: ``netlink, restore or iptc``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def closest_name(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most like an unknown one, and may mean the same; "" if there is none."""
     import difflib  # only where something is wrong

@@ -320,7 +320,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip rule del pref 0; ip rule add pref 5 lookup local; ip rule add pref 0 iif eth0 lookup main",
         goes="in",
-        message="drops what comes in by eth0 from {peer}",
+        message="drops what comes in via eth0 from {peer}",
     ),
     "rp_filter": BrokenPod(
         "no-route",

@@ -193,7 +193,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
         (
             ["trace", "tcp", "1.2.3.4"],
             (
-                "ADDRESS:PORT: invalid value '1.2.3.4': expected an address with a port, such as"
+                "ADDRESS:PORT: invalid value '1.2.3.4': expected an address with a port (1-65535), such as"
                 " 10.1.2.3:80 or [fd00::1]:80"
             ),
         ),

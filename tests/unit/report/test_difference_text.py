@@ -50,7 +50,7 @@ EFFECT = Effect(
     FateChange(Fate("proxy-outbound", 15001), Fate("direct")),
     ("tcp to 203.0.113.0/24", "tcp, port 80"),
 )
-WITNESS = "witness: tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000"
+WITNESS = "witness: tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000"
 SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; {WITNESS})"
 
 
@@ -109,7 +109,7 @@ def test_plain_values_mean_the_same() -> None:
         1,
     )
     assert foreign["example"] == {
-        "packet": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "packet": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "asked": "proxy-outbound",
         "asked_port": 15001,
         "live": "direct",
@@ -118,7 +118,7 @@ def test_plain_values_mean_the_same() -> None:
     assert foreign["effect"] == {
         "direction": "outbound",
         "packets": ["tcp to 203.0.113.0/24", "tcp, port 80"],
-        "witness": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "witness": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "before": {"outcome": "proxy-outbound", "port": 15001, "address": None, "interface": None},
         "after": {"outcome": "direct", "port": None, "address": None, "interface": None},
         "hangs": False,
