@@ -258,6 +258,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
+    ("not-listening", "stopped"): """\
+        process {process}, which listens on {port}, is stopped (SIGSTOP): what it should accept hangs
+        Find out who stopped it, or let it run: `kill -CONT {process}`.""",
     ("not-listening", "some full"): """\
         {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
         Find out why that thread or process of the proxy hangs (`kubectl logs POD -c istio-proxy`), or restart it.""",
