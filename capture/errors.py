@@ -128,7 +128,7 @@ class StateDirectoryError(CaptureError):
         super().__init__(
             f"state directory {path}: {problem}",
             "Others may have written there, so it is neither read nor written. Check what is in it, then remove it, or"
-            f" make it private: chown root: {path} && chmod 0700 {path}",
+            f" make it private: `chown root: {path} && chmod 0700 {path}`",
         )
         self.path = path
 

@@ -135,7 +135,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         elif command in commands and (problem := problem_of(value)):
             problems.append(f"{variable}={_shortened(value, 80)!r}: {problem}")
     if problems:
-        raise CniError(INVALID_ENVIRONMENT, f"environment of {command}: {'; '.join(problems)}")
+        raise CniError(INVALID_ENVIRONMENT, "; ".join(problems))
 
 
 def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
@@ -223,7 +223,7 @@ def _check_version(command: str, version: str) -> None:
     if version_number(version) < version_number(since):
         raise CniError(
             INCOMPATIBLE_VERSION,
-            f"{command} exists since CNI {since}, and the network configuration is written in {version}",
+            f"the command {command} exists since CNI {since}, and the network configuration is written in {version}",
             f"Set cniVersion in the network configuration list to {since} or later.",
         )
 

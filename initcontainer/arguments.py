@@ -11,7 +11,6 @@ Of a flag that is given several times the last one counts. Pure; raises UsageErr
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
-from capture.model.text import closest_name
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
 from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, SHORT_FLAGS
 
@@ -100,7 +99,9 @@ class CommandLine:
             takes_value = name not in FLAGS_WITHOUT_VALUE
             self._warn_of_past_flag(f"--{name}", name)
         else:
-            similar = closest_name(name, self._by_long)
+            from capture.settings.keywords import closest_flag  # only where something is wrong
+
+            similar = closest_flag(name, self._by_long)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
         if not equals:
             value = self._value_of(f"--{name}", option) if takes_value else "true"

@@ -54,8 +54,8 @@ class OutsideNamespace:
     def __exit__(self, *_error: object) -> None:
         self._undone.close()
 
-    def answers_come_back(self, family: Family, own: str) -> bool:
-        """Return whether the pod's routes send what answers this outside to it; source-based routing may not."""
+    def replies_come_back(self, family: Family, own: str) -> bool:
+        """Return whether the pod's routes send replies to this outside there; source-based routing may not."""
         with open_rtnetlink() as rtnetlink:
             route_back = look_up_route(rtnetlink, OUTSIDE_END[family][0], own)
             return route_back.interface == interface_index(rtnetlink, PROBE_INTERFACE)

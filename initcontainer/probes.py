@@ -122,7 +122,7 @@ class ProbeChooser:
         probe = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
         if probe:
             packet, arrives_on = probe
-            if outside.answers_come_back(family, address_text(family, packet.destination.first)):
+            if outside.replies_come_back(family, address_text(family, packet.destination.first)):
                 dialler = Credentials(os.geteuid(), os.getegid())
                 return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
             why = "the pod's routes send answers elsewhere (source-based routing)"

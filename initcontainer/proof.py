@@ -36,8 +36,8 @@ RETRY_AFTER = 0.05
 CONNECTION_TIMEOUT = 1.0
 """Seconds that one attempt may take, where nothing comes back."""
 
-CONNECTED, UNKNOWN_PORT = "connected", "unseen"
-"""Answers to an attempt: it went well, and nothing shows which port of a running proxy took it."""
+CONNECTED, PORT_UNKNOWN = "connected", "port unknown"
+"""Outcomes of an attempt: it went well, and nothing shows which port of a running proxy took it."""
 OPEN_STATES = (
     sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
     sock_diag.TCP_CLOSE_WAIT, sock_diag.TCP_LAST_ACK, sock_diag.TCP_CLOSING,
@@ -72,7 +72,7 @@ class Prover:
         answer = os.strerror(errno.ETIMEDOUT)  # should the time be over before the first attempt
         while (seconds := self._deadline - time.monotonic()) > 0:
             answer = self._attempt(probe, token, seconds)
-            if answer == UNKNOWN_PORT:
+            if answer == PORT_UNKNOWN:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
@@ -83,7 +83,7 @@ class Prover:
         raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
 
     def _attempt(self, probe: Probe, token: bytes, seconds: float) -> str:
-        """Connect once in a process of its own, as the probe's user; return CONNECTED, UNSEEN or why it failed."""
+        """Connect once in a child, as the probe's user; return CONNECTED, PORT_UNKNOWN or why it failed."""
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
         timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, seconds))
@@ -178,7 +178,7 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         connection.settimeout(timeout)
         connection.connect(probe.dialled)
         connection.sendall(token)
-        return CONNECTED if token or _is_taken_on(ports, connection) else UNKNOWN_PORT
+        return CONNECTED if token or _is_taken_on(ports, connection) else PORT_UNKNOWN
 
 
 def _reason(error: BaseException) -> str:

@@ -164,6 +164,8 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
             "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, another"
             " program on that port, or too short a --probe-timeout.",
         )
+    if verified.is_nothing_applied:
+        return ValidationError(message, f"The namespace has no rules of the capture. {_author(settings)}")
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.second_sets)
     if is_foreign and verified.obstacles:
         return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")

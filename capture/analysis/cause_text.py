@@ -70,7 +70,7 @@ TEXTS: dict[tuple[str, str], str] = {
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
     ("ingress-filter", ""): """\
-        a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
+        a filter (tc) sends what comes in via {name} to {target}, before any rule, as Kata Containers does
         Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
     ("conntrack-full", ""): """\
         the conntrack table is full: {tracked} of {max_tracked} connections
@@ -113,9 +113,12 @@ TEXTS: dict[tuple[str, str], str] = {
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
     ("no-route", "inbound"): """\
-        the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter
+        the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
     ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
+    ("route-missing", "taken"): f"""\
+        {{message}}; another default route is in its place
+        Run `{{command}}`, then {APPLY_RECORDED}; until then {{consequence}}.""",
     ("translated-before", "may"): f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}\n{EXCEPT_PODS}",
     ("translated-before", ""): f"""\
         {SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}
@@ -248,16 +251,16 @@ TEXTS: dict[tuple[str, str], str] = {
     # The proxy's listeners.
     ("not-listening", ""): """\
         no process listens on {port}, to which {kind} connections are sent
-        Start the proxy, or see why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.""",
+        Start the proxy, or see why it ended: `kubectl logs POD -c istio-proxy`. Without a proxy: `capture clean`.""",
     ("not-listening", "other ports"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
-        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read kubectl logs POD -c istio-proxy.""",
+        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read `kubectl logs POD -c istio-proxy`.""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
-        Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
+        Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
     ("not-listening", "some full"): """\
         {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
-        Find out why that thread or process of the proxy hangs (kubectl logs POD -c istio-proxy), or restart it.""",
+        Find out why that thread or process of the proxy hangs (`kubectl logs POD -c istio-proxy`), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
         S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.compiler import INBOUND
 from capture.analysis.effects import Comparison, Effect, FateChange
 from capture.analysis.outcome import Fate
-from capture.analysis.replies import SENT_ON, answer_to_proxy, trace_with_flags
+from capture.analysis.replies import SENT_ON, reply_to_proxy, trace_with_flags
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.ruleset import Chain, Jump, Rule, Table, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
@@ -89,7 +89,7 @@ class Culprits:
         called = sum(len(chain.rules) for base in whole.other_chains for chain in base.contents.chains)
         self._are_many = called + len(foreign) > SLOW_FROM_RULES
         is_complete = not self._foreign or self._search(Comparison(family, desired, whole))
-        self._effects |= dict(self._effect_on_answers())
+        self._effects |= dict(self._effect_on_replies())
         known = {*self._effects, *(self._doubtful() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._effects.items())
         self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
@@ -115,9 +115,9 @@ class Culprits:
             comparison = whole.with_after(self._without(self._effects))
         return True
 
-    def _effect_on_answers(self) -> Iterator[tuple[int, Effect]]:
-        """Yield the rule that drops answers to what the proxy sends to others, which no capture is for."""
-        packet = answer_to_proxy(self.whole.network, self.family) if self._foreign else None
+    def _effect_on_replies(self) -> Iterator[tuple[int, Effect]]:
+        """Yield the rule that drops replies to what the proxy sends to others, which no capture is for."""
+        packet = reply_to_proxy(self.whole.network, self.family) if self._foreign else None
         before, after = (packet and trace_with_flags(packet, each) for each in (self.desired, self.whole))
         if not packet or not before or not after or before.outcome == "dropped" or after.outcome != "dropped":
             return

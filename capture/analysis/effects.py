@@ -238,9 +238,9 @@ class Comparison:
         by_any_user = diagrams.exists(captured, [Field.UID, Field.GID, *marks])
         by_proxy = self._by_proxy()
         first = diagrams.either(diagrams.exists(captured, marks), diagrams.both(by_any_user, by_proxy))
-        answers = diagrams.no
+        replies = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
-            calls, answers = self._calls_to_app_and_answers()
+            calls, replies = self._calls_to_app_and_replies()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
         lo = space.interface(LOOPBACK)
         # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
@@ -250,7 +250,7 @@ class Comparison:
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
         follows = diagrams.both(space.has_state("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
-        return diagrams.any_of((first, follows, newly, answers))
+        return diagrams.any_of((first, follows, newly, replies))
 
     def _with_pod_socket(self) -> int:
         """Return packets of connections to the pod that have a socket: they come to it with whatever mark."""
@@ -287,8 +287,8 @@ class Comparison:
         groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
         return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
 
-    def _calls_to_app_and_answers(self) -> tuple[int, int]:
-        """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and answers.
+    def _calls_to_app_and_replies(self) -> tuple[int, int]:
+        """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and replies.
 
         With TPROXY they have the client's address, and a mark by which they count as captured.
         """
@@ -298,18 +298,18 @@ class Comparison:
         called = diagrams.exists(diagrams.both(captured, self._possible[INBOUND]), other_levels)
         of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
-        answer_levels = {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}
-        answering = diagrams.renamed(called, answer_levels, "answers")
+        swapped = {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}
+        replying = diagrams.renamed(called, swapped, "replies")
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def over_lo(node: int, level: int, state: str) -> int:
             by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
             return diagrams.all_of((node, by_lo, is_proxy, space.has_state(state)))
 
-        # A later packet with a socket would meet nat like a first one, which an answer does not.
-        back = (answering, space.is_absent(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
-        answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
-        return over_lo(called, Field.SOURCE, "NEW"), answer
+        # A later packet with a socket would meet nat like a first one, which a reply does not.
+        back = (replying, space.is_absent(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
+        reply = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
+        return over_lo(called, Field.SOURCE, "NEW"), reply
 
     def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._possible[direction], frame)

@@ -197,7 +197,7 @@ def _interfaces(space: PacketSpace, level: int, ranges: Intervals) -> str:
             return OVER_LO
         if level == Field.OUT:  # what comes in over lo was sent by the pod, and is told as outbound
             names.insert(0, LOOPBACK)
-    return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""
+    return f"{'in via' if level == Field.IN else 'out via'} {_listed(names)}" if names else ""
 
 
 def _states(_space: PacketSpace, _: int, ranges: Intervals) -> str:

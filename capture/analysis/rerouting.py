@@ -63,7 +63,7 @@ def mark_routes(
     """Yield what policy rules of a family do by marks, and those before them; ``names`` are those of the interfaces."""
     decided: list[Interval] = []
     for rule in rules:
-        # What the pod sends comes in by lo, for these rules (fib_rule_match() in net/core/fib_rules.c).
+        # What the pod sends comes in via lo, for these rules (fib_rule_match() in net/core/fib_rules.c).
         if rule.incoming not in ("", LOOPBACK) and not rule.is_inverted:
             continue
         targets = list(_targets(rule, routes, names, family))

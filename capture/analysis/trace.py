@@ -92,7 +92,7 @@ class Trace(Value):
     impediments: tuple[str, ...] = ()
     """Why a packet that is redirected does not arrive, whatever the rules are."""
     lost_reply: Trace | None = None
-    """The way of an answer to a direct connection that does not arrive, if that was looked for."""
+    """The way of a reply to a direct connection that does not arrive, if that was looked for."""
     refusal: str = ""
     """As what routing refuses a packet for which there is no route, such as "blackhole"; "" where none leads there."""
     is_order_known: bool = True
@@ -210,7 +210,7 @@ class _Passage:
             self._route()
             self._through(model.POSTROUTING)
             if self.packet.out_interface != LOOPBACK or self.packet.is_reply:
-                return  # an answer comes in again as what the app has called, not as the proxy
+                return  # a reply comes in again as what the app has called, not as the proxy
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
         self._through(model.PREROUTING)
@@ -446,6 +446,6 @@ class _Passage:
         return is_known and self.is_from_outside and marked and bool(self.ruleset.transparent_verdicts)
 
     def _reply_bypasses_proxy(self) -> bool:
-        """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
+        """Return whether a connection goes past the proxy to the app, but is one whose replies go to the proxy."""
         is_new = self.packet.state not in KNOWN_CONNECTION_STATES
         return is_new and self.is_from_outside and self.packet.connection_mark in routed_marks(self.ruleset)

@@ -144,8 +144,11 @@ class BadUsageError(CaptureError):
 def _usage_text(error: click.UsageError) -> str:
     likely = getattr(error, "possibilities", None) or ()
     if isinstance(error, click.NoSuchOption):
-        known = {name.lstrip("-"): name for name in likely}  # the dashes make every two names similar
-        likely = [known[name] for name in [closest_name(error.option_name.lstrip("-"), known)] if name]
+        from capture.settings.keywords import closest_flag  # only where something is wrong
+
+        params = error.ctx.command.params if error.ctx is not None else []
+        flags = {name.lstrip("-") for param in params for name in param.opts if name.startswith("--")}
+        likely = [f"--{flag}" for flag in [closest_flag(error.option_name.lstrip("-"), flags)] if flag]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
     if isinstance(error, click.MissingParameter):

@@ -30,7 +30,7 @@ def _source(text: str) -> tuple[Network, int | None]:
 
 
 ID = number(0, MAX_ID)
-ENDPOINT = ParameterType(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
+ENDPOINT = ParameterType(_endpoint, "an address with a port (1-65535), such as 10.1.2.3:80 or [fd00::1]:80")
 SOURCE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
 INTERFACE = ParameterType(
     interface, "an interface name (at most 15 bytes, no blank, no '/')", lambda name: not name.endswith("+")

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+EXCLUSIVE_WORDS = (("include", "exclude"), ("inbound", "outbound"), ("port", "cidr"))
+"""Names with different words of a pair mean different things, however alike they are."""
 ESCAPED_LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
 JSON_SCHEMA_NAME = "capture/v1"
@@ -47,11 +49,19 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def any_of(names: Iterable[str]) -> str:
+    """Return names as alternatives: ``netlink, restore or iptc``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def closest_name(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most like an unknown one; "" if no name is like it."""
+    """Return the known name that is most like an unknown one, and may mean the same; "" if there is none."""
     import difflib  # only where something is wrong
 
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+    others = [two for pair in EXCLUSIVE_WORDS for one, two in (pair, pair[::-1]) if one in name]
+    candidates = [each for each in known if not any(other in each for other in others)]
+    return next(iter(difflib.get_close_matches(name, candidates, n=1)), "")
 
 
 def duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ NFNL_MSG_BATCH_END = 0x11  # linux/netfilter/nfnetlink.h
 class Change(Value):
     """One message of a batch: NFT_MSG_NEWRULE and the like, its family and attributes.
 
-    ``doing`` describes it for the error if the kernel refuses it: "add rule 3 to chain istio-output".
+    ``doing`` describes it for the error if the kernel refuses it: "add rule 3 to chain ISTIO-OUTPUT".
     """
 
     kind: int

@@ -153,7 +153,7 @@ def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, r
         if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
             raise MissingFeatureError(
                 "nf_tables of this kernel takes no matches and targets of iptables",
-                "Load on the host: modprobe nft_compat; or use the backend nftables.",
+                "Run `modprobe nft_compat` on the host, or use the backend nftables.",
             ) from error
         if error.errno != errno.ENOENT:
             raise

@@ -1,6 +1,6 @@
 """A netlink socket in the current network namespace: requests, dumps, and errors that name what was tried.
 
-``doing`` is what the caller is about, as an infinitive ("create chain istio-output"): it begins every error.
+``doing`` is what the caller is about, as an infinitive ("add chain ISTIO-OUTPUT"): it begins every error.
 
 The kernel answers netfilter and rtnetlink requests before ``send`` returns, so no read here ever waits:
 an answer that is not there yet will never come.

@@ -1,9 +1,13 @@
-"""``apply`` and ``clean``, the verbs that change a namespace. The steps of ``apply``, in order::
+"""``apply`` and ``clean``, the verbs that change a namespace.
 
-settings -> configuration -> desired rules (pure)
-live rules read -> equal: done
-                -> different: recorded, written, read again, compared
-our other sets (in the other backend) removed, now that the new one captures; then stale routes
+``apply`` may be killed anywhere. Its steps, in order::
+
+    wait      until no other run changes the namespace (the lock)
+    read      the live rules: if they equal the desired ones, all is done
+    record    what is about to be applied, and which routes of an earlier set may be left over
+    add       address, policy rules and routes
+    replace   the rules; read them again, and compare
+    remove    our sets elsewhere, now that the new one captures; then stale routes
 """
 
 from __future__ import annotations
@@ -309,7 +313,7 @@ def clean(
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
     """
-    from capture.backends.other_family import update_reject_table as ensure_rejected
+    from capture.backends.other_family import update_reject_table
 
     with InNamespace(namespace):
         refuse_node(allowed=allow_host, verb="clean")
@@ -326,7 +330,7 @@ def clean(
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.existing_parts(live, recorded.routes if recorded else ()))
-            removed |= ensure_rejected(is_desired=False)
+            removed |= update_reject_table(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = record.restore_sysctls(recorded.sysctls) if recorded else False

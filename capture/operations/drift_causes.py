@@ -40,10 +40,13 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
-        worst = min(own, key=lambda difference: (difference.weight, difference.kind == "missing"))
-        first, further = _worst_in_words(worst, own, verified.live)
+        felt = [difference for difference in own if _is_felt(difference.effect, pod)]
+        worst = min(felt or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
+        does = f", so that {consequence(worst.effect)}" if worst.effect else ""
+        does = MADE_UP_FOR if does and not felt else does
+        first, further = _worst_in_words(worst, own, verified.live, does)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
-        besides += other_consequences(worst.effect, (difference.effect for difference in further))
+        besides += other_consequences(worst.effect, (difference.effect for difference in felt))
         yield cause(_rule_cause_kind(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
     yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
@@ -55,9 +58,16 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
         yield cause("rule-missing", "family", message=message)
 
 
-def _worst_in_words(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
+MADE_UP_FOR = ", which other rules make up for"
+
+
+def _is_felt(effect: Effect | None, pod: ExaminedPod) -> bool:
+    """Return whether packets fare otherwise by all live rules, too: chains that were renamed do the same as before."""
+    return effect is not None and live_trace(effect.packet, pod.situation).fate != effect.before.fate
+
+
+def _worst_in_words(worst: Difference, own: list[Difference], live: Ruleset, does: str) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
-    does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
     elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
     is_empty = worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family)))
@@ -157,4 +167,5 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing", "address", where=LOOPBACK, message=need.message)
     table = f"table {need.policy.table}"
-    return cause("route-missing", where=table, message=need.message, consequence=need.consequence)
+    words = {"message": need.message, "consequence": need.consequence, "command": need.commands[-1]}
+    return cause("route-missing", "taken" if need.is_taken else "", where=table, **words)

@@ -59,12 +59,14 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
     left_out = (option for option in before.settings.explicit if applied.settings.origin(option) == "default")
     other = [option for option in left_out if text(option) != applied.settings.text(option)]
     mattered = (option for option in other if resolve(before.settings.without(option), before.answers)[0] != config)
-    lost = [f"{option.name} {quote(text(option))}" for option in mattered]
+    lost = [f"{option.name}={quote(text(option))}" for option in mattered]
     named = {BACKEND, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY}.intersection(applied.settings.explicit)
     if before.backend != applied.choice.backend and not named:
-        lost.append(f"--backend {before.backend}")
-    keeps = f"{APPLY_RECORDED} would have kept them; to restore them, give it these options"
-    return [f"replaced by defaults: {', '.join(lost)}; {keeps}"] if lost else []
+        lost.append(f"--backend={before.backend}")
+    restore = f"`{APPLY_RECORDED.strip('`')} {' '.join(lost)}` restores them"
+    return (
+        [f"replaced by defaults: {', '.join(lost)}; {APPLY_RECORDED} would have kept them, {restore}"] if lost else []
+    )
 
 
 def _count(applied: Applied) -> int:

@@ -21,7 +21,7 @@ def fate_text(fate: Fate) -> str:
     if fate.port is not None:
         where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
     if fate.interface is not None:
-        where += f", out by {fate.interface}"
+        where += f", out via {fate.interface}"
     return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
 
 

@@ -16,9 +16,9 @@ def packet_text(packet: Packet) -> str:
     if packet.source is not None:
         source = f" from {endpoint_text(address_text(packet.family, packet.source.first), packet.source_port)}"
     if packet.in_interface is not None:
-        path = f"in by {packet.in_interface}"
+        path = f"in via {packet.in_interface}"
     else:
-        out = f"out by {packet.out_interface}, " if packet.out_interface not in (None, "none") else ""
+        out = f"out via {packet.out_interface}, " if packet.out_interface not in (None, "none") else ""
         path = f"{out}of user {packet.uid}, group {packet.gid}"
     state = "" if packet.state == "NEW" else f", {packet.state}"
     mark = f", mark {packet.mark:#x}" if packet.mark else ""

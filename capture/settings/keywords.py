@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, TypedDict
 
@@ -21,6 +22,18 @@ OPTIONS_BY_NAME: dict[str, Option[Any]] = {
     name.lower(): value for name, value in vars(table).items() if isinstance(value, Option)
 }
 """The options by the names that they have in ``capture.settings.options``, in lower case."""
+
+
+def closest_flag(name: str, flags: Collection[str]) -> str:
+    """Return the flag (without dashes) for a name like one of its own, its annotation's or Python's; "" if none is."""
+    aliases = {
+        re.sub("(?<=[a-z])(?=[A-Z])|_", "-", alias.rpartition("/")[2]).lower(): option.flag
+        for python_name, option in OPTIONS_BY_NAME.items()
+        for alias in (python_name, *option.annotations)
+    }
+    names = {alias: flag for alias, flag in aliases.items() if flag in flags} | {flag: flag for flag in flags}
+    return names.get(closest_name(name, names), "")
+
 
 IpObject = IPv4Address | IPv4Interface | IPv4Network | IPv6Address | IPv6Interface | IPv6Network
 

@@ -324,7 +324,7 @@ PROBE_PORT = Option(
     metavar="PORT", topic=CHECK_TOPIC,
 )  # fmt: skip
 PROBE_TIMEOUT = Option(
-    "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms",
+    "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms, more than 0 and at most 24h",
     "How long the validation may take.",
     metavar="DURATION", topic=CHECK_TOPIC,
 )  # fmt: skip

@@ -4,6 +4,8 @@
     reflector   the node's pods, from the API server
     socket      answers the plugin and people
     log         passes the plugin's log on
+    audit       looks at the node's pods, and repairs them
+    taints      takes the node's taints off, once
     metrics     Prometheus and probes
 
 SIGTERM leaves everything in place: an update, a drain and a reboot must open no gap. Only when the agent's DaemonSet

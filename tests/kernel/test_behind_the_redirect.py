@@ -537,9 +537,9 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
     words = "`32765: from all fwmark 0x5 lookup 7`"
     traced = run_program(pod, "capture", "trace", "tcp", f"{ELSEWHERE}:80", "--uid", "1337").stdout
     verified = run_program(pod, "capture", "verify", code=None)
-    assert f"the policy rule {words} lets it leave by net1" in traced
+    assert f"the policy rule {words} lets it leave via net1" in traced
     assert (verified.returncode, f"by which the policy rule {words} routes" in verified.stdout) == (4, True)
-    assert "direct -> direct, out by net1" in verified.stdout
+    assert "direct -> direct, out via net1" in verified.stdout
     assert pod.client(1337).connect(ELSEWHERE, 80, timeout=0.5).label == ""
     assert pod.client(1000).connect(ELSEWHERE, 80, timeout=0.5).label == "proxy"
 

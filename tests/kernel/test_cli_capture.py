@@ -588,11 +588,15 @@ def test_recorded_settings_are_applied_again_and_their_loss_is_named(pod_pair: P
         in run(pod, "capture", "verify", "--netns", pod.path, code=4).stderr
     )
     done = run(pod, "capture", "apply")
+    lost = ("--redirect-dns=true", "--istio-service-exclude-cidr=10.1.0.0/16", "--backend=nftables")
+    restore = ("capture", "apply", "--recorded", *lost)
     assert done.stderr.startswith(
-        "warning: replaced by defaults: --redirect-dns true, --istio-service-exclude-cidr 10.1.0.0/16,"
-        " --backend nftables; `capture apply --recorded` would have kept them"
+        f"warning: replaced by defaults: {', '.join(lost)}; `capture apply --recorded` would have kept them,"
+        f" `{' '.join(restore)}` restores them"
     )
     assert run(pod, "capture", "apply").stderr == ""
+    run(pod, *restore)
+    assert dumped_rules(pod) == applied
 
 
 def test_one_recorded_setting_is_changed_and_the_others_are_kept(pod_pair: PodPair) -> None:
@@ -624,8 +628,8 @@ def test_one_recorded_setting_is_changed_and_the_others_are_kept(pod_pair: PodPa
 
     lost = run(pod, "capture", "apply", "--backend", "nftables", "-u", "1337").stderr
     assert (
-        "replaced by defaults: --istio-service-exclude-cidr 10.1.0.0/16, --istio-inbound-interception-mode TPROXY,"
-        " --istio-local-outbound-ports-exclude 82,83; `capture apply --recorded`"
+        "replaced by defaults: --istio-service-exclude-cidr=10.1.0.0/16, --istio-inbound-interception-mode=TPROXY,"
+        " --istio-local-outbound-ports-exclude=82,83; `capture apply --recorded`"
     ) in lost
 
 

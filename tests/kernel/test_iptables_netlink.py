@@ -103,7 +103,7 @@ def kernel_state(namespace: Namespace) -> list[tuple[int, bytes]]:
         ]
 
 
-def demand_same(own: Namespace, reference: Namespace) -> None:
+def require_same(own: Namespace, reference: Namespace) -> None:
     """Demand that the kernel has the same of both; where iptables writes other bytes, that it lists the same."""
     if writes_as_we_do():
         assert kernel_state(own) == kernel_state(reference)
@@ -269,7 +269,7 @@ class TestTheSameAsIptables:
         self, own: Namespace, reference: Namespace, ruleset: Ruleset
     ) -> None:
         write_in_both(own, reference, ruleset)
-        demand_same(own, reference)
+        require_same(own, reference)
         has_rules = bool(kernel_state(own))
         assert own.call(IptablesNetlinkDriver().has_exactly, ruleset) == has_rules
         assert own.call(IptablesNetlinkDriver().read) == own.call(RestoreDriver("nft").read)
@@ -286,7 +286,7 @@ class TestTheSameAsIptables:
     @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
     def test_every_program_prints_the_same(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
         write_in_both(own, reference, ruleset)
-        demand_same(own, reference)
+        require_same(own, reference)
         assert listings(own) == listings(reference)
 
     @pytest.mark.parametrize("case", READABLE, ids=lambda case: case.name)

@@ -83,7 +83,7 @@ def serve(pair: PodPair) -> None:
         pod.listener(("0.0.0.0", port), ("::", port), label=f"proxy {port}", uid=1337, transparent=port == 15006)
 
 
-def demand_captured(pair: PodPair) -> None:
+def require_captured(pair: PodPair) -> None:
     """Connect, out and in, and find the proxy."""
     pod, peer = pair
     for address, port in OUTSIDE:
@@ -130,7 +130,7 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, drivers: list[str]) 
             assert not any(found.table == "mangle" for found in verified.differences), "marks divert nothing here"
             assert not verified.missing, str(verified)
             assert not verified.second_sets, str(verified)
-        demand_captured(pair)
+        require_captured(pair)
         assert in_any_order(state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
         with pod.entered():
             assert operations.clean()

@@ -48,14 +48,14 @@ def test_the_same_again_writes_nothing(pod_pair: PodPair, driver: str) -> None:
     looked_at = state(pod)
     turn = list(DRIVERS).index(driver) % 2
     for variant in FEW if driver == "iptables-iptc" else list(VARIANTS)[turn::2]:
-        demand_nothing_written(pod_pair, VARIANTS[variant], DRIVERS[driver])
+        require_nothing_written(pod_pair, VARIANTS[variant], DRIVERS[driver])
     with pod.entered():
         operations.clean()
     if "legacy" not in driver and "iptc" not in driver:
         assert state(pod) == looked_at
 
 
-def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
+def require_nothing_written(pair: PodPair, *texts: Texts) -> None:
     pod, peer = pair
     with pod.entered():
         assert operations.apply(settings(*texts)).changed

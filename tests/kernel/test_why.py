@@ -127,7 +127,7 @@ def test_a_filter_that_sends_what_comes_in_to_a_virtual_machine(pod_pair: PodPai
 
     (cause,) = why(pod)["causes"]
     assert (cause["kind"], cause["where"]) == ("ingress-filter", "eth0")
-    assert "sends what comes in by eth0 to tap0_kata, before any rule" in cause["says"]
+    assert "sends what comes in via eth0 to tap0_kata, before any rule" in cause["says"]
     assert peer.client().connect(pod.ipv4, 8080, timeout=0.3).label == ""
 
 

@@ -299,6 +299,15 @@ BROKEN: dict[str, BrokenPod] = {
     "the route is gone": BrokenPod(
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
+    "another route is in its place": BrokenPod(
+        "route-missing",
+        TPROXY,
+        "ip route replace prohibit default table 133",
+        goes="in",
+        transparent=True,
+        has_traffic=False,
+        message="; another default route is in its place",
+    ),
     "no route": BrokenPod("no-route", breaks="ip route del default", is_of_pod=True),
     "eth0 has lost its address": BrokenPod(
         "no-route",
@@ -311,7 +320,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip rule del pref 0; ip rule add pref 5 lookup local; ip rule add pref 0 iif eth0 lookup main",
         goes="in",
-        message="drops what comes in by eth0 from {peer}",
+        message="drops what comes in via eth0 from {peer}",
     ),
     "rp_filter": BrokenPod(
         "no-route",
@@ -886,8 +895,9 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     assert "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more" in message
 
     operations.apply(given("--backend iptables"), pod.path)
-    pod.run(shlex.split("iptables -t nat -F OUTPUT"))
-    assert "; missing: -p tcp -j ISTIO-OUTPUT, so that" in why(pod).causes[-1].message
+    for change, does in (("-E ISTIO-OUTPUT X", "which other rules make up for, and"), ("-F OUTPUT", "so that")):
+        pod.run(shlex.split(f"iptables -t nat {change}"))
+        assert f"; missing: -p tcp -j ISTIO-OUTPUT, {does}" in why(pod).causes[-1].message
 
 
 def test_one_diagnosis_is_of_one_state_of_the_kernel(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,15 +87,15 @@ def test_every_jump_leads_to_one_of_our_chains_and_none_leads_back(config: Captu
     for table in build_ruleset(config).tables:
         assert {chain.name for chain in table.chains} - set(BUILT_IN_CHAINS[table.name]) <= spelled
         for chain in table.chains:
-            demand_no_way_back(table, chain.name, ())
+            require_no_way_back(table, chain.name, ())
 
 
-def demand_no_way_back(table: Table, name: str, way: tuple[str, ...]) -> None:
+def require_no_way_back(table: Table, name: str, way: tuple[str, ...]) -> None:
     assert name not in way
     chain = table.chain(name)
     assert chain is not None, f"{name} is jumped to from {way[-1]} and not there"
     for target in {rule.verdict.chain for rule in chain.rules if isinstance(rule.verdict, Jump)}:
-        demand_no_way_back(table, target, (*way, name))
+        require_no_way_back(table, target, (*way, name))
 
 
 @given(configs)

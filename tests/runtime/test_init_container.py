@@ -124,7 +124,7 @@ def elsewhere(node: Node) -> Iterator[None]:
     listener.close()
 
 
-def demand_captured(node: Node, pod: InitPod, inside: Namespace) -> None:
+def require_captured(node: Node, pod: InitPod, inside: Namespace) -> None:
     listen_as_proxy(inside)
     for here, gateway in zip(pod.addresses, GATEWAY, strict=True):
         assert inside.client(1000).connect(gateway, 82).label == "outbound"
@@ -149,7 +149,7 @@ def test_the_init_container_captures_its_pod(
     pod.add_init(*ARGUMENTS, *flags, image=image)
     inside = pod.start()
 
-    demand_captured(node, pod, inside)
+    require_captured(node, pod, inside)
     explicit = pod.explicit()
     assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
@@ -178,7 +178,7 @@ def test_an_image_on_a_base_by_debootstrap_has_its_programs(
 
     pod = make_pod("debian")
     pod.add_init(*ARGUMENTS, "--driver", "restore", image=image)
-    demand_captured(node, pod, pod.start())
+    require_captured(node, pod, pod.start())
 
     assert "backend iptables nft, driver restore" in pod.explicit()
     look = ["run", "--rm", "--pod", pod.name, "--cap-drop", "all", "--cap-add", "NET_ADMIN", "--entrypoint", "iptables"]
@@ -214,7 +214,7 @@ def test_the_app_sees_the_capture_and_cannot_undo_it(node: Node, make_pod: MakeP
     done = pod.run("app", user, ["/usr/bin/python3", "-I", "-S", "-c", CANNOT_UNDO, *ATTEMPTS])
 
     assert done.stdout.split() == ["True"] * len(ATTEMPTS) + ["refused:", "no", "process", "listens", "on", "15001"]
-    demand_captured(node, pod, inside)
+    require_captured(node, pod, inside)
 
 
 def test_tproxy_and_dns_and_a_second_run(node: Node, make_pod: MakePod) -> None:

@@ -2,6 +2,7 @@
 
 ::
 
+    floor 13  capture                 the library's interface: names that are imported when they are used
     floor 12  injection               which pods get a sidecar
     floor 11  sidecar                 the proxy's configuration
     floor 10  cni.agent               the agent of a node
@@ -48,10 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("injection",),
     ("capture",),
 )
-"""The rooms, floor by floor from the ground: a room imports only from floors below it, also for types and in functions.
-
-``capture`` itself is the library's interface: names that are imported when they are used.
-"""
+"""The rooms from the ground up: a room imports only from floors below it, also for types and in functions."""
 
 WITHOUT: dict[str, tuple[str, ...]] = {
     "capture.analysis": ("capture.settings",),
@@ -62,7 +60,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
 
 VERBS = "capture", "operations"
 """The package of the verbs, which enter a namespace."""
-PURE = ("capture.model", "capture.rules", "capture.analysis", "capture.report")
+READS_NO_KERNEL = ("capture.model", "capture.rules", "capture.analysis", "capture.report")
 
 COLD_START = {
     "__future__", "_abc", "_collections_abc", "_json", "_operator", "_socket", "_stat", "abc", "builtins", "errno",
@@ -188,8 +186,8 @@ def test_a_module_imports_only_from_floors_below(module: str) -> None:
     assert imported_rooms(module) & set(WITHOUT.get(room, ())) == set()
 
 
-@pytest.mark.parametrize("module", [name for name in sorted(MODULES) if name.startswith(PURE)])
-def test_pure_modules_take_only_values_from_netlink(module: str) -> None:
+@pytest.mark.parametrize("module", [name for name in sorted(MODULES) if name.startswith(READS_NO_KERNEL)])
+def test_what_reads_no_kernel_takes_only_values_from_netlink(module: str) -> None:
     """Functions that read the kernel have their place in the rooms above; values and numbers can be judged here."""
     tree = ast.parse(MODULES[module].read_text())
     taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -195,13 +195,13 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
         modules = dict.fromkeys(extension_module(name) for _, _, name, _ in lacking)
         return MissingFeatureError(
             f"this kernel lacks what rules of iptables need: {', '.join(shown)}",
-            f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",
+            f"Run `modprobe -a {' '.join(modules)}` on the host. The backend nftables needs none of them.",
         )
     for change in batch:
         if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing == error.doing:
             return MissingFeatureError(
                 f"this kernel cannot {change.doing}",
-                "Load on the host: modprobe nft_chain_nat (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
+                "Run `modprobe nft_chain_nat` on the host (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
             )
     return error
 

@@ -262,7 +262,7 @@ def _kernel_finding(modules: tuple[str, ...], use: str, lacking: tuple[str, ...]
     to_blame = tuple(module for module in with_required(modules) if module in lacking)
     if to_blame:
         message += f"; this kernel cannot load the module {', '.join(to_blame)}"
-    remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
+    remedy = remedy_for(to_blame) if to_blame else f"Run `modprobe -a {' '.join(modules)}` on the host"
     return Finding("kernel", name, "warning", message, remedy)
 
 

@@ -75,9 +75,9 @@ def effects(ruleset: Ruleset, *rules: Rule, table: TableName = NAT, chain: str =
     return found(Situation(ruleset), Situation(before(ruleset, rules, table, chain)))
 
 
-def found(wanted: Situation, live: Situation, family: Family = "ipv4") -> list[Effect]:
+def found(desired: Situation, live: Situation, family: Family = "ipv4") -> list[Effect]:
     """Return what differs, and see that every witness truly fares so."""
-    effects = list(Comparison(family, wanted, live).effects(only_captured=True))
+    effects = list(Comparison(family, desired, live).effects(only_captured=True))
     for effect in effects:
         assert not effect.is_certain or effect.before.fate != effect.after.fate
         assert trace_whole_path(effect.packet, live).fate == effect.after.fate

@@ -61,15 +61,15 @@ MAY_ACCEPT_HTTPS = Rule(Accept(), (*HTTPS, UNKNOWN))
 
 
 def judged(
-    wanted: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, other_chains: BaseChain | None = None
+    desired: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, other_chains: BaseChain | None = None
 ) -> Judgement:
     """Return the judgement on rules at the top of one of our chains, and on a foreign chain."""
     tables = []
-    for each in wanted.tables:
+    for each in desired.tables:
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
         tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
-    live = wanted.replace(tables=tuple(tables))
-    return judge(wanted, live, (other_chains,) if other_chains else (), PodNetwork(), is_native=False)
+    live = desired.replace(tables=tuple(tables))
+    return judge(desired, live, (other_chains,) if other_chains else (), PodNetwork(), is_native=False)
 
 
 def lines(found: Iterable[Difference | Obstacle]) -> list[str]:
@@ -97,9 +97,9 @@ class TestInOurTables:
 
     def test_the_effect_of_a_missing_rule_is_that_on_apps(self) -> None:
         """Calls of the proxy to its own pod are captured, too, and come first in no report."""
-        wanted = build_ruleset(CaptureConfig(excluded_outbound_ports=(only(9001),)))
+        desired = build_ruleset(CaptureConfig(excluded_outbound_ports=(only(9001),)))
         live = build_ruleset(CaptureConfig())
-        judgement = judge(wanted, live, (), PodNetwork(), is_native=False)
+        judgement = judge(desired, live, (), PodNetwork(), is_native=False)
 
         assert set(outcomes(judgement.differences)) == {("direct", "proxy-outbound")}
 
@@ -260,9 +260,9 @@ class TestNextToOurs:
         assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, other_chains=there).obstacles)
 
     def test_a_family_that_is_not_captured(self) -> None:
-        wanted = REDIRECT.replace(families=("ipv4",))
+        desired = REDIRECT.replace(families=("ipv4",))
 
-        assert judged(wanted, other_chains=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
+        assert judged(desired, other_chains=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
 
     def test_an_uncertain_rule_is_no_obstacle_where_what_follows_drops_as_well(self) -> None:
         uncertain, certain = Rule(Drop(), (UNKNOWN,)), Rule(Drop())
@@ -311,10 +311,10 @@ class TestNextToOurs:
     def test_a_rule_that_counts_in_one_family_is_no_note_for_the_other(
         self, unknown: tuple[Match, ...], kind: str
     ) -> None:
-        wanted = ruleset_of({option.EXCLUDED_OUTBOUND_NETWORKS: "::/0"})
+        desired = ruleset_of({option.EXCLUDED_OUTBOUND_NETWORKS: "::/0"})
         there = chain(Rule(Drop(), (*HTTPS, OwnerUid((only(1000),)), *unknown)))
 
-        found = judged(wanted, other_chains=there)
+        found = judged(desired, other_chains=there)
 
         assert {name: len(getattr(found, name)) for name in ("obstacles", "unjudged", "harmless_obstacles")} == {
             "obstacles": 0, "unjudged": 0, "harmless_obstacles": 0, kind: 1
@@ -351,9 +351,9 @@ class TestOurOwn:
         ]
         assert kinds == [{"missing", "unexpected", "policy"}, {"policy"}]
 
-    @pytest.mark.parametrize(("wanted", "other"), [("ipv4", "ipv6"), ("ipv6", "ipv4")])
-    def test_a_family_that_should_not_be_captured_comes_first(self, wanted: Family, other: Family) -> None:
-        found = judge(REDIRECT.replace(families=(wanted,)), self.live(), (), PodNetwork(), is_native=False).differences
+    @pytest.mark.parametrize(("desired", "other"), [("ipv4", "ipv6"), ("ipv6", "ipv4")])
+    def test_a_family_that_should_not_be_captured_comes_first(self, desired: Family, other: Family) -> None:
+        found = judge(REDIRECT.replace(families=(desired,)), self.live(), (), PodNetwork(), is_native=False).differences
 
         assert found[0].family == other
         assert [each.family for each in found] == sorted((each.family for each in found), reverse=other == "ipv6")

@@ -114,6 +114,6 @@ def test_the_witness_of_all_packets_is_an_ordinary_one() -> None:
         for direction, among in possible_packets(space, [Compiler(space, SITUATION)]).items()
     }
     assert found == {
-        "inbound": "tcp to 192.0.2.2:80 from 198.51.100.7:45000, in by eth0",
-        "outbound": "tcp to 203.0.113.7:80 from 192.0.2.2:45000, out by eth0, of user 1000, group 1000",
+        "inbound": "tcp to 192.0.2.2:80 from 198.51.100.7:45000, in via eth0",
+        "outbound": "tcp to 203.0.113.7:80 from 192.0.2.2:45000, out via eth0, of user 1000, group 1000",
     }

@@ -62,7 +62,7 @@ def test_diff_prints_json() -> None:
         "family": "ipv4",
         "direction": "inbound",
         "packets": ["tcp, port 22"],
-        "witness": "tcp to 192.0.2.2:22 from 198.51.100.7:45000, in by eth0",
+        "witness": "tcp to 192.0.2.2:22 from 198.51.100.7:45000, in via eth0",
         "before": {"outcome": "direct", "port": None, "address": None, "interface": None},
         "after": {"outcome": "proxy-inbound", "port": 15006, "address": None, "interface": None},
         "hangs": False,

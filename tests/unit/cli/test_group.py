@@ -168,6 +168,10 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     ("words", "message"),
     [
         (["dump", "--famly", "ipv4"], "no such option '--famly'. Did you mean '--family'?"),
+        (
+            ["apply", "--include-outbound-cidrs", "10.0.0.0/8"],
+            "no such option '--include-outbound-cidrs'. Did you mean '--istio-service-cidr'?",
+        ),
         (["cni", "instal"], "no such command 'instal'. Did you mean 'install' or 'uninstall'?"),
         (["inject", "pod.yaml"], "got unexpected extra argument (pod.yaml); files are named with -f"),
         (["clean", "pod"], "got unexpected extra argument (pod)"),
@@ -189,7 +193,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
         (
             ["trace", "tcp", "1.2.3.4"],
             (
-                "ADDRESS:PORT: invalid value '1.2.3.4': expected an address with a port, such as"
+                "ADDRESS:PORT: invalid value '1.2.3.4': expected an address with a port (1-65535), such as"
                 " 10.1.2.3:80 or [fd00::1]:80"
             ),
         ),

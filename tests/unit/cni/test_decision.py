@@ -23,8 +23,8 @@ def status(init_containers: list[str], containers: list[str]) -> dict[str, str]:
 
 
 def by_runtime(annotations: dict[str, str]) -> str:
-    line = first_exemption(from_annotations(WEB, annotations))
-    return line.reason if line else ""
+    exemption = first_exemption(from_annotations(WEB, annotations))
+    return exemption.reason if exemption else ""
 
 
 def object_pod(
@@ -41,8 +41,8 @@ def object_pod(
 
 
 def by_kubernetes(**facts: Any) -> str:
-    line = first_exemption(object_pod(**facts))
-    return line.reason if line else ""
+    exemption = first_exemption(object_pod(**facts))
+    return exemption.reason if exemption else ""
 
 
 INIT = "its container istio-init writes the rules"
@@ -50,7 +50,7 @@ NO_ENVOY = "its proxy runs no Envoy (DISABLE_ENVOY)"
 AMBIENT = "it belongs to the ambient mesh (istio.io/dataplane-mode), whose traffic ztunnel redirects"
 NO_PROXY = "it has no container istio-proxy"
 NO_SIDECAR = "its proxy is not a sidecar"
-NOT_INJECTED = "sidecar.istio.io/inject says false"
+REFUSES_INJECTION = "sidecar.istio.io/inject says false"
 NO_CAPTURE = "sidecar.istio.io/interceptionMode is NONE"
 NO_STATUS = "it has no annotation sidecar.istio.io/status"
 CAPTURED = ""
@@ -100,7 +100,7 @@ BY_RUNTIME: list[tuple[dict[str, str], str]] = [
     ({}, NO_PROXY),
     ({INJECT: "true"}, NO_PROXY),
     (status([], ["istio-proxy"]) | {"inject.istio.io/templates": "gateway"}, NO_SIDECAR),
-    (status([], ["istio-proxy"]) | {INJECT: "false"}, NOT_INJECTED),
+    (status([], ["istio-proxy"]) | {INJECT: "false"}, REFUSES_INJECTION),
     (status([], ["istio-proxy"]) | {INJECT: "true"}, CAPTURED),
     (status([], ["istio-proxy"]) | {INJECT: ""}, CAPTURED),
     (status([], ["istio-proxy"]) | {INJECT: "yes"}, CAPTURED),
@@ -128,12 +128,12 @@ BY_KUBERNETES: list[tuple[dict[str, Any], str]] = [
     ({"proxy": {"args": ["proxy"]}}, CAPTURED),
     ({"proxy": {"args": ["other", "router"]}}, CAPTURED),
     ({"proxy": {"args": None}}, CAPTURED),
-    ({"annotations": {STATUS: "{}", INJECT: "false"}}, NOT_INJECTED),
-    ({"annotations": {STATUS: "{}", INJECT: "False"}}, NOT_INJECTED),
-    ({"labels": {INJECT: "false"}}, NOT_INJECTED),
-    ({"labels": {INJECT: "0"}}, NOT_INJECTED),
+    ({"annotations": {STATUS: "{}", INJECT: "false"}}, REFUSES_INJECTION),
+    ({"annotations": {STATUS: "{}", INJECT: "False"}}, REFUSES_INJECTION),
+    ({"labels": {INJECT: "false"}}, REFUSES_INJECTION),
+    ({"labels": {INJECT: "0"}}, REFUSES_INJECTION),
     ({"labels": {INJECT: "true"}, "annotations": {STATUS: "{}", INJECT: "false"}}, CAPTURED),
-    ({"labels": {INJECT: "false"}, "annotations": {STATUS: "{}", INJECT: "true"}}, NOT_INJECTED),
+    ({"labels": {INJECT: "false"}, "annotations": {STATUS: "{}", INJECT: "true"}}, REFUSES_INJECTION),
     ({"labels": {INJECT: ""}, "annotations": {STATUS: "{}", INJECT: "false"}}, CAPTURED),
     ({"annotations": {STATUS: "{}", MODE: "NONE"}}, NO_CAPTURE),
     ({"annotations": {STATUS: "{}", MODE: "TPROXY"}}, CAPTURED),
@@ -175,7 +175,7 @@ def test_the_first_line_that_holds_counts() -> None:
     assert by_kubernetes(**everything | {"containers": []}) == NO_PROXY
     assert by_kubernetes(**everything) == NO_SIDECAR
     everything["proxy"] = {}
-    assert by_kubernetes(**everything) == NOT_INJECTED
+    assert by_kubernetes(**everything) == REFUSES_INJECTION
     everything["annotations"] = {MODE: "NONE"}
     assert by_kubernetes(**everything) == NO_CAPTURE
     everything["annotations"] = {}
@@ -220,10 +220,10 @@ def test_a_value_neither_true_nor_false_is_ignored_with_a_warning(text: str) -> 
 @pytest.mark.parametrize("text", ["false", "False", "0", "F"])
 def test_a_proxy_that_runs_uncaptured_is_warned_of(text: str) -> None:
     for pod in (object_pod(labels={INJECT: text}), object_pod(annotations={STATUS: "{}", INJECT: text})):
-        line = first_exemption(pod)
-        assert line is not None
-        assert line.reason == NOT_INJECTED
-        (warning,) = warnings_about(pod, line)
+        exemption = first_exemption(pod)
+        assert exemption is not None
+        assert exemption.reason == REFUSES_INJECTION
+        (warning,) = warnings_about(pod, exemption)
         assert f"is {text!r}, but the pod was injected" in warning
     bare = object_pod(annotations={INJECT: text})
     assert warnings_about(bare, first_exemption(bare)) == []

@@ -59,7 +59,7 @@ def learned(tmp_path: Path) -> Any:
 
 
 NO_PROXY = "it has no container istio-proxy"
-NOT_INJECTED = "sidecar.istio.io/inject says false"
+REFUSES_INJECTION = "sidecar.istio.io/inject says false"
 
 
 def test_a_pod_without_a_part_in_the_mesh_needs_no_api_server(learned: Any) -> None:
@@ -69,7 +69,7 @@ def test_a_pod_without_a_part_in_the_mesh_needs_no_api_server(learned: Any) -> N
 
 def test_with_the_runtime_alone_what_it_does_not_know_does_not_count(learned: Any) -> None:
     assert learned("runtime", annotations=INJECTED) == (None, "")
-    assert learned("runtime", annotations=INJECTED | {INJECT: "false"}) == (None, NOT_INJECTED)
+    assert learned("runtime", annotations=INJECTED | {INJECT: "false"}) == (None, REFUSES_INJECTION)
 
 
 def test_about_a_pod_of_the_mesh_the_api_server_knows_more(learned: Any, server: FakeKubernetes) -> None:
@@ -84,7 +84,7 @@ def test_a_label_that_the_runtime_does_not_know_overrules_the_annotation(learned
     server.pods["shop", "web-0"] = a_pod(labels={INJECT: "true"})
     assert learned("runtime", "kubernetes", annotations=INJECTED | {INJECT: "false"}) == (1000670000, "")
     server.pods["shop", "web-0"] = a_pod(labels={INJECT: "false"})
-    assert learned("runtime", "kubernetes", annotations=INJECTED) == (1000670000, NOT_INJECTED)
+    assert learned("runtime", "kubernetes", annotations=INJECTED) == (1000670000, REFUSES_INJECTION)
 
 
 def test_a_source_that_fails_fails_the_pod(learned: Any, server: FakeKubernetes, tmp_path: Path) -> None:

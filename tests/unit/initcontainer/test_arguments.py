@@ -58,6 +58,10 @@ def test_flags_have_the_forms_of_pflag(arguments: list[str], expected: object) -
     ("arguments", "message"),
     [
         (["--no-such"], "unknown flag --no-such"),
+        (
+            ["--exclude-inbound-ports", "80"],
+            "unknown flag --exclude-inbound-ports; did you mean --istio-local-exclude-ports?",
+        ),
         (["-Z"], "unknown flag -Z"),
         (["-nZ"], "unknown flag -Z in -nZ"),
         (["-p"], "-p needs a value: expected a port (1-65535)"),

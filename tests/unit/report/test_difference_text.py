@@ -50,7 +50,7 @@ EFFECT = Effect(
     FateChange(Fate("proxy-outbound", 15001), Fate("direct")),
     ("tcp to 203.0.113.0/24", "tcp, port 80"),
 )
-WITNESS = "witness: tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000"
+WITNESS = "witness: tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000"
 SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; {WITNESS})"
 
 
@@ -85,10 +85,10 @@ def test_each_kind_has_its_sentence() -> None:
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
         "IPv6 nat OUTPUT, rule 1 is for a family that is not captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing: `ip address add ::6/128 dev lo` adds it",
-        "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
+        "IPv6: the route for mark 0x539 is missing: `ip -6 route replace local default dev lo table 133` adds it",
         (
             "IPv4: the policy rule and the route for mark 0x539 are missing: `ip rule add fwmark 0x539 lookup 133`"
-            " and `ip route add local default dev lo table 133` add them"
+            " and `ip route replace local default dev lo table 133` add them"
         ),
         "a second set of capture rules is in nftables",
     ]
@@ -109,7 +109,7 @@ def test_plain_values_mean_the_same() -> None:
         1,
     )
     assert foreign["example"] == {
-        "packet": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "packet": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "asked": "proxy-outbound",
         "asked_port": 15001,
         "live": "direct",
@@ -118,7 +118,7 @@ def test_plain_values_mean_the_same() -> None:
     assert foreign["effect"] == {
         "direction": "outbound",
         "packets": ["tcp to 203.0.113.0/24", "tcp, port 80"],
-        "witness": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "witness": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "before": {"outcome": "proxy-outbound", "port": 15001, "address": None, "interface": None},
         "after": {"outcome": "direct", "port": None, "address": None, "interface": None},
         "hangs": False,

@@ -8,7 +8,7 @@ from capture.errors import ConfigurationError
 from capture.model.addresses import parse_network
 from capture.model.ruleset import Span
 from capture.settings import options as table
-from capture.settings.keywords import OPTIONS_BY_NAME, Keywords, make_settings
+from capture.settings.keywords import OPTIONS_BY_NAME, Keywords, closest_flag, make_settings
 from capture.settings.options import EXCLUDED_INBOUND_PORTS, OUTBOUND_NETWORKS, PROXY_PORT, REDIRECT_DNS
 from capture.settings.settings import Settings
 
@@ -49,6 +49,23 @@ def test_a_name_that_is_no_option_is_refused_with_the_one_that_may_be_meant() ->
     unlike: dict[str, Any] = {"zzz": 1}
     with pytest.raises(ConfigurationError, match=r"the name of an option$"):
         make_settings(**unlike)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("exclude-inbound-ports", "istio-local-exclude-ports"),
+        ("include-inbound-ports", "istio-inbound-ports"),
+        ("include-outbound-cidrs", "istio-service-cidr"),
+        ("exclude-outbound-ports", "istio-local-outbound-ports-exclude"),
+        ("exclude-outbound-ip-ranges", "istio-service-exclude-cidr"),
+        ("excluded-inbound-networks", "exclude-inbound-cidrs"),
+        ("envoy-prt", "envoy-port"),
+        ("zzz", ""),
+    ],
+)
+def test_a_flag_is_found_by_the_name_of_its_annotation_or_keyword(name: str, flag: str) -> None:
+    assert closest_flag(name, [option.flag for option in table.OPTIONS if option.flag]) == flag
 
 
 def test_every_option_of_the_table_has_a_keyword() -> None:
