@@ -4,6 +4,7 @@ CaptureError                    exit code 1: the operation failed
 ├── ConfigurationError          2: a value, option or combination is wrong
 ├── HostNamespaceError          2: the namespace is the host's own
 ├── UnsupportedError            3: this kernel or host cannot
+│   └── MissingFeatureError     3: this kernel cannot
 ├── PrivilegeError              3: a capability is missing
 ├── NamespaceError              1: the namespace is not there or cannot be entered
 ├── StateDirectoryError         1: others could have written our records
@@ -94,6 +95,10 @@ class UnsupportedError(CaptureError):
     """This kernel or host lacks something we need."""
 
     exit_code = EXIT_UNSUPPORTED
+
+
+class MissingFeatureError(UnsupportedError):
+    """This kernel lacks a feature: perhaps for want of a module, which ``with_missing_modules`` looks for."""
 
 
 class PrivilegeError(CaptureError):

@@ -59,6 +59,8 @@ class PodFacts(Value):
     """Families of which no route leads out of the pod."""
     programs: tuple[tuple[str, str, str], ...] = ()
     """What may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
+    stopped_by_inode: tuple[tuple[int, str], ...] = ()
+    """Listeners of which the process is stopped, each with its number in /proc."""
 
 
 def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:

@@ -116,6 +116,9 @@ TEXTS: dict[tuple[str, str], str] = {
         the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
     ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
+    ("route-missing", "taken"): f"""\
+        {{message}}; another default route is in its place
+        Run `{{command}}`, then {APPLY_RECORDED}; until then {{consequence}}.""",
     ("translated-before", "may"): f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}\n{EXCEPT_PODS}",
     ("translated-before", ""): f"""\
         {SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}
@@ -255,6 +258,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
+    ("not-listening", "stopped"): """\
+        process {process}, which listens on {port}, is stopped (SIGSTOP): what it should accept hangs
+        Find out who stopped it, or let it run: `kill -CONT {process}`.""",
     ("not-listening", "some full"): """\
         {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
         Find out why that thread or process of the proxy hangs (`kubectl logs POD -c istio-proxy`), or restart it.""",

@@ -271,7 +271,10 @@ def _misconfigured_listener_causes(
     """
     where = f"tcp port {port}"
     full = [each for each in serving if each.is_full]
-    if full:
+    process = next((process for inode, process in facts.stopped_by_inode if inode in {s.inode for s in serving}), "")
+    if process:
+        yield cause("not-listening", "stopped", where=where, port=where, process=process)
+    elif full:
         case = "full" if len(full) == len(serving) else "some full"
         words = {"waiting": sum(each.waiting for each in full), "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)

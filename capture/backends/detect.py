@@ -16,7 +16,7 @@ from __future__ import annotations
 from capture.backends.host_facts import FLAVOURS_BY_PREFERENCE, PURPOSES, HostFacts, gather_facts
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_BY_DRIVER, BackendRequest, flavours_allowed, requested_backend
-from capture.errors import PrivilegeError, UnsupportedError
+from capture.errors import MissingFeatureError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 
@@ -137,25 +137,26 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
     if not backend and not facts.has_own_users and facts.has_nf_tables and not has_own_in_iptables:
         return _choose_nftables(facts, request.driver or "netlink", OTHER_USERS_REASON)
-    unusable: dict[tuple[str, str], list[str]] = {}
+    unusable: dict[tuple[Variant, str], list[str]] = {}
     for driver, variant in _iptables_drivers(facts, request):
-        why = _why_unusable(facts, driver, variant, certain=not backend)
+        why = _missing_feature(facts, variant, certain=not backend) or _missing_program(facts, driver, variant)
         if why is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_reasons(unusable)))
             return BackendChoice("iptables", driver, variant, reason)
         unusable.setdefault((variant, why), []).append(driver)
     reasons = "; ".join(_reasons(unusable))
+    lacks_feature = any(_missing_feature(facts, variant, certain=not backend) for variant, _ in unusable)
+    kind = MissingFeatureError if lacks_feature else UnsupportedError
     if backend == "iptables":
-        raise UnsupportedError(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
+        raise kind(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
     try:
         return _choose_nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
     except UnsupportedError as error:
-        raise UnsupportedError(
-            f"neither backend can be used here. {reasons}; nftables: {error.message}", error.remedy
-        ) from error
+        message = f"neither backend can be used here. {reasons}; nftables: {error.message}"
+        raise kind(message, error.remedy) from error
 
 
-def _remedy(facts: HostFacts, unusable: dict[tuple[str, str], list[str]]) -> str:
+def _remedy(facts: HostFacts, unusable: dict[tuple[Variant, str], list[str]]) -> str:
     """Return what to do about it: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
     modules = next((lacking[variant] for variant, _ in unusable if variant in lacking), None)
@@ -166,7 +167,7 @@ def _remedy(facts: HostFacts, unusable: dict[tuple[str, str], list[str]]) -> str
     return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
 
-def _reasons(unusable: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+def _reasons(unusable: dict[tuple[Variant, str], list[str]]) -> Iterator[str]:
     for (variant, why), drivers in unusable.items():
         yield f"{', '.join(drivers)} ({variant}): {why}"
 
@@ -192,8 +193,8 @@ def _why_variant(facts: HostFacts, request: BackendRequest, variant: Variant) ->
     return f"iptables-{variant} can be used, and the other variant has no rules"
 
 
-def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
-    """Return what keeps a driver of iptables from being used; None if nothing does.
+def _missing_feature(facts: HostFacts, variant: Variant, *, certain: bool) -> str | None:
+    """Return what a variant of iptables needs, and the kernel lacks; None if it has all.
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """
@@ -208,6 +209,11 @@ def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: b
         return "this kernel has no legacy tables (modules ip_tables, iptable_nat)"
     if variant == "legacy" and facts.legacy == "unknown" and certain and facts.has_nf_tables is not False:
         return "cannot tell whether this kernel supports legacy tables: none is loaded, and /lib/modules is missing"
+    return None
+
+
+def _missing_program(facts: HostFacts, driver: str, variant: Variant) -> str | None:
+    """Return what a driver of iptables needs, and is not installed; None if all is."""
     if driver == "iptc" and not facts.has_python_iptables:
         return "the package python-iptables is not installed"
     for family in (FAMILIES if facts.ipv6 else (IPV4,)) if driver == "restore" else ():
@@ -231,7 +237,7 @@ def _choose_nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoic
 
         raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
     if facts.has_nf_tables is False:
-        raise UnsupportedError("this kernel has no nf_tables", "Load the module nf_tables, or use iptables-legacy.")
+        raise MissingFeatureError("this kernel has no nf_tables", "Load the module nf_tables, or use iptables-legacy.")
     if driver == "libnftables" and not facts.has_libnftables:
         raise UnsupportedError(
             "the bindings of libnftables are not installed",

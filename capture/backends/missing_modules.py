@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules
-from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
 from capture.netlink.sockets import has_ipv6
 from capture.state import kernel_modules
@@ -63,7 +63,7 @@ def _may_come_from_missing_module(error: CaptureError) -> bool:
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
     if isinstance(error, ToolError):
         return gives_no_reason(error.stderr)
-    return isinstance(error, UnsupportedError) and "this kernel" in error.message
+    return isinstance(error, MissingFeatureError)
 
 
 def remedy_for(lacking: Iterable[str]) -> str:

@@ -74,7 +74,8 @@ def update_reject_table(*, is_desired: bool) -> bool:
                 return False
             raise
         remedy = "Leave --other-family at pass, or load the modules nf_tables and nft_reject_inet."
-        raise UnsupportedError(f"--other-family reject is not possible here: {error.message}", remedy) from error
+        kind = type(error) if isinstance(error, UnsupportedError) else UnsupportedError
+        raise kind(f"--other-family reject is not possible here: {error.message}", remedy) from error
     return True
 
 

@@ -34,6 +34,8 @@ class MissingRoute(Value):
     policy: PolicyRoute
     has_rule: bool
     has_route: bool
+    is_taken: bool = False
+    """Whether another default route is in the route's place."""
 
     consequence = "the app's answers leave the pod and miss the proxy"
 
@@ -50,8 +52,8 @@ class MissingRoute(Value):
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """Return what would add it, as commands of ip(8)."""
+        """Return what would add it, as commands of ip(8); the last one replaces another default route."""
         option = "-6 " if self.family == IPV6 else ""
         rule = f"ip {option}rule add fwmark {self.policy.mark:#x} lookup {self.policy.table}"
-        route = f"ip {option}route add local default dev lo table {self.policy.table}"
+        route = f"ip {option}route replace local default dev lo table {self.policy.table}"
         return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import KernelError, MissingFeatureError, UnsupportedError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, text, u8, u16be, u32be
 from capture.netlink.messages import NLM_F_REQUEST, encode_message
 from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
@@ -83,7 +83,7 @@ def read_generation(netfilter: NetlinkSocket) -> int:
         if error.errno != errno.EINVAL:
             raise
         remedy = "Load the module nf_tables, or use the iptables backend in its legacy variant."
-        raise UnsupportedError("this kernel has no nf_tables", remedy) from error
+        raise MissingFeatureError("this kernel has no nf_tables", remedy) from error
     return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])
 
 
@@ -151,7 +151,7 @@ def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, r
         return False
     except KernelError as error:
         if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
-            raise UnsupportedError(
+            raise MissingFeatureError(
                 "nf_tables of this kernel takes no matches and targets of iptables",
                 "Run `modprobe nft_compat` on the host, or use the backend nftables.",
             ) from error

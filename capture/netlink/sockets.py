@@ -12,7 +12,7 @@ import _socket
 import errno
 import os
 
-from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
+from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError
 from capture.netlink import messages
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def failure(doing: str, refusal: messages.Refusal) -> CaptureError:
         error = PrivilegeError(doing)
     elif refusal.errno in UNSUPPORTED:
         words = ", ".join(filter(None, (os.strerror(refusal.errno), refusal.explanation)))
-        error = UnsupportedError(f"this kernel cannot {doing} ({words})", "`capture doctor` says what is missing.")
+        error = MissingFeatureError(f"this kernel cannot {doing} ({words})", "`capture doctor` says what is missing.")
     error.doing = doing
     return error
 

@@ -167,4 +167,5 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing", "address", where=LOOPBACK, message=need.message)
     table = f"table {need.policy.table}"
-    return cause("route-missing", where=table, message=need.message, consequence=need.consequence)
+    words = {"message": need.message, "consequence": need.consequence, "command": need.commands[-1]}
+    return cause("route-missing", "taken" if need.is_taken else "", where=table, **words)

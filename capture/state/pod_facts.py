@@ -51,6 +51,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         redirects,
         unrouted,
         programs,
+        tuple(_stopped({listener.inode for listener in listeners or ()})),
     )
 
 
@@ -103,6 +104,14 @@ def listening_tcp_ports() -> set[int]:
     listed = (content_of(f"/proc/net/{name}").decode().splitlines()[1:] for name in ("tcp", "tcp6"))
     sockets = [line.split() for lines in listed for line in lines]
     return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}
+
+
+def _stopped(sockets: set[int]) -> Iterator[tuple[int, str]]:
+    """Yield the sockets that stopped processes hold, each with its process: state T, proc_pid_stat(5)."""
+    inodes = {f"socket:[{inode}]": inode for inode in sockets}
+    for process in processes() if inodes else ():
+        if content_of(f"/proc/{process}/stat").rpartition(b") ")[2][:1] == b"T":
+            yield from ((inodes[target], process) for target in inodes.keys() & open_files(process))
 
 
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:

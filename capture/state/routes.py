@@ -11,7 +11,7 @@ from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
 from capture.netlink.policy_rules import has_mark_rule, read_policy_rules, remove_mark_rule, set_mark_rule
-from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
+from capture.netlink.routing import add_local_route, has_local_route, read_routes, remove_local_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.state.files import content_of
 
@@ -49,6 +49,10 @@ def add_missing(ruleset: Ruleset) -> bool:
             try:
                 changed |= add_local_route(rtnetlink, FAMILY_NUMBERS[policy.family], policy.table)
             except KernelError as error:
+                if error.errno == errno.EEXIST:
+                    (command,) = MissingRoute(policy, has_rule=True, has_route=False).commands
+                    remedy = f"Run `{command}`, or take another table (--istio-inbound-tproxy-route-table)."
+                    raise CaptureError(f"{error.message}: another default route is there", remedy) from error
                 if error.errno != errno.ENETDOWN:
                     raise
                 raise CaptureError(f"{error.message}: lo is down", SET_LO_UP) from error
@@ -83,7 +87,15 @@ def _missing_routes(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Miss
     for policy in ruleset.policy_routes:
         has_rule, has_route = _has_rule_and_route(rtnetlink, policy)
         if not has_rule or not has_route:
-            yield MissingRoute(policy, has_rule, has_route)
+            yield MissingRoute(policy, has_rule, has_route, not has_route and _has_default_route(rtnetlink, policy))
+
+
+def _has_default_route(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> bool:
+    try:
+        routes = read_routes(rtnetlink, FAMILY_NUMBERS[policy.family])
+    except UnsupportedError:
+        return False
+    return any((each.table, each.prefix) == (policy.table, 0) for each in routes)
 
 
 def routes_of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:

@@ -14,6 +14,7 @@ import pytest
 
 from capture import operations
 from capture.cli.doctor.examination import examine
+from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
@@ -201,6 +202,19 @@ def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> Non
         assert any("tcp_fwmark_accept" in finding.message for finding in examine())
         operations.apply(settings(TPROXY))
         assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
+
+
+@pytest.mark.parametrize("version", ["4", "6"])
+def test_another_default_route_is_replaced_by_the_remedy(pod_pair: PodPair, version: str) -> None:
+    pod, _ = pod_pair
+    metric = "metric 1024" if version == "6" else ""
+    pod.run(["ip", f"-{version}", *f"route add prohibit default table 133 {metric}".split()])
+    with pod.entered():
+        with pytest.raises(CaptureError, match="File exists: another default route is there") as caught:
+            operations.apply(settings(TPROXY))
+        pod.run(caught.value.remedy.split("`")[1].split())
+        operations.apply(settings(TPROXY))
+        assert operations.verify().holds
 
 
 def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:

@@ -299,6 +299,15 @@ BROKEN: dict[str, BrokenPod] = {
     "the route is gone": BrokenPod(
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
+    "another route is in its place": BrokenPod(
+        "route-missing",
+        TPROXY,
+        "ip route replace prohibit default table 133",
+        goes="in",
+        transparent=True,
+        has_traffic=False,
+        message="; another default route is in its place",
+    ),
     "no route": BrokenPod("no-route", breaks="ip route del default", is_of_pod=True),
     "eth0 has lost its address": BrokenPod(
         "no-route",

@@ -211,12 +211,12 @@ def test_only_the_command_line_finds_modules_above_by_name() -> None:
     found: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-        named = {value for value in constants if isinstance(value, str) and value.partition(":")[0] in MODULES}
-        above = {
-            each for each in named if "." in each and ROOMS[room_of(each.partition(":")[0])] > ROOMS[room_of(module)]
-        }
-        found |= {module: {each.partition(":")[0] for each in above}} if above else {}
-        assert [each for each in above if ":" in each and not callable(pkgutil.resolve_name(each))] == []
+        texts = [value for value in constants if isinstance(value, str)]
+        named = {text.partition(":")[0] for text in texts} & MODULES.keys()
+        above = {name for name in named if "." in name and ROOMS[room_of(name)] > ROOMS[room_of(module)]}
+        found |= {module: above} if above else {}
+        functions = [text for text in texts if text.partition(":")[0] in above and ":" in text]
+        assert [text for text in functions if not callable(pkgutil.resolve_name(text))] == []
     assert found == BY_NAME
 
 

@@ -10,6 +10,7 @@ from capture.errors import (
     ConfigurationError,
     HostNamespaceError,
     KernelError,
+    MissingFeatureError,
     NamespaceError,
     NotProvenError,
     PrivilegeError,
@@ -28,6 +29,7 @@ EXIT_CODES: dict[type[CaptureError], int] = {
     ConfigurationError: 2,
     HostNamespaceError: 2,
     UnsupportedError: 3,
+    MissingFeatureError: 3,
     PrivilegeError: 3,
     ValidationError: 126,
     NotProvenError: 125,
@@ -43,7 +45,7 @@ def test_every_kind_of_error_has_its_exit_code() -> None:
 def test_the_tree_in_the_description_is_the_one_that_is_there() -> None:
     described = {
         line.split()[1]: int(line.split()[2].rstrip(":"))
-        for line in (errors.__doc__ or "").splitlines()
+        for line in (errors.__doc__ or "").replace("│   ", "").splitlines()
         if line.startswith(("├── ", "└── "))
     }
     assert described == {kind.__name__: code for kind, code in EXIT_CODES.items() if kind is not CaptureError}

@@ -21,7 +21,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import split_words
 from capture.backends.needed_modules import extension_module
 from capture.backends.nf_tables import constants as nf
-from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_nfnetlink
@@ -111,7 +111,7 @@ def unreadable_table(family: Family, table: str) -> UnsupportedError:
 
 
 def _missing_feature(feature: str, module: str, complaint: str) -> UnsupportedError:
-    return UnsupportedError(
+    return MissingFeatureError(
         f"this kernel has no {feature}: {complaint.strip()}",
         f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant"
         " (--backend, --force-iptables-binary); `capture doctor` says which there are.",
@@ -143,7 +143,7 @@ def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
     needed = " or ".join(dict.fromkeys(map(extension_module, extensions)))
     if "-nft-" in name:
         needed = f"{needed} or nft_compat" if needed else "nft_compat"
-    return UnsupportedError(
+    return MissingFeatureError(
         f"this kernel lacks a match or target that the rules of {name} need ({', '.join(extensions) or 'a chain'}):"
         f" {complaint.strip()}",
         f"Load the module on the host: {needed}. The backend nftables needs none of them (--backend nftables).",
@@ -193,13 +193,13 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
     if lacking:
         shown = dict.fromkeys(f"{kind} {name} (revision {revision})" for _, kind, name, revision in lacking)
         modules = dict.fromkeys(extension_module(name) for _, _, name, _ in lacking)
-        return UnsupportedError(
+        return MissingFeatureError(
             f"this kernel lacks what rules of iptables need: {', '.join(shown)}",
             f"Run `modprobe -a {' '.join(modules)}` on the host. The backend nftables needs none of them.",
         )
     for change in batch:
         if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing == error.doing:
-            return UnsupportedError(
+            return MissingFeatureError(
                 f"this kernel cannot {change.doing}",
                 "Run `modprobe nft_chain_nat` on the host (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
             )

@@ -18,7 +18,7 @@ from capture.backends.nftables import plan
 from capture.backends.nftables.libnftables_json import TableCommands, add_rules
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live
-from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
+from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, UnsupportedError
 from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
@@ -114,5 +114,7 @@ def _failure(doing: str, words: str) -> CaptureError:
     if "No such file or directory" in complaint:
         return KernelError(doing, errno.ENOENT, f"libnftables says: {complaint}")
     if "not supported" in complaint:
-        return UnsupportedError(f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing.")
+        return MissingFeatureError(
+            f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing."
+        )
     return CaptureError(f"{doing}: libnftables says: {complaint}")

@@ -483,6 +483,12 @@ def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
     assert causes == [cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting=2)]
 
 
+def test_the_process_behind_a_socket_is_stopped() -> None:
+    port, facts = "tcp port 15006", FACTS.replace(listeners=(listener(15006),), stopped_by_inode=((0, "7"),))
+    causes = list(causes_of_connection(way(IN, "proxy-inbound", OWN, port=15006), None, facts, CAPTURE, shown_rule))
+    assert causes == [cause("not-listening", "stopped", where=port, port=port, process="7")]
+
+
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
     alone = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`"

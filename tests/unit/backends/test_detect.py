@@ -7,7 +7,7 @@ import pytest
 from capture.backends.detect import choose, choose_without_kernel, live_sets_in
 from capture.backends.host_facts import HostFacts, LiveChain
 from capture.backends.request import BackendRequest
-from capture.errors import ConfigurationError, UnsupportedError
+from capture.errors import ConfigurationError, MissingFeatureError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
 from support.captures.hosts import WITH_EVERYTHING, programs
 
@@ -136,7 +136,7 @@ class TestAuto:
         assert reason in choose(facts, ANYTHING).reason
 
     def test_where_nothing_works_everything_that_is_missing_is_named(self) -> None:
-        with pytest.raises(UnsupportedError, match=r"neither backend can be used") as caught:
+        with pytest.raises(MissingFeatureError, match=r"neither backend can be used") as caught:
             choose(WITH_NOTHING, ANYTHING)
 
         for missing in ("no nf_tables", "no legacy tables", "nftables:"):
@@ -210,6 +210,7 @@ class TestRequested:
 
         assert missing in caught.value.message
         assert caught.value.remedy
+        assert isinstance(caught.value, MissingFeatureError) is ("installed" not in caught.value.message)
 
     def test_an_unknown_support_of_legacy_tables_is_named(self) -> None:
         choice = choose(WITH_EVERYTHING.replace(legacy="unknown", has_nft_compat=False), ANYTHING)

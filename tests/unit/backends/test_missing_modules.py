@@ -14,7 +14,7 @@ from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_layouts import REVISIONS
 from capture.backends.missing_modules import with_missing_modules
 from capture.backends.needed_modules import FLAVOUR_NAMES, MODULES_BY_KIND, REQUIRES, extension_module, needed_modules
-from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
+from capture.errors import CaptureError, KernelError, MissingFeatureError, ToolError, UnsupportedError
 from capture.model import ruleset
 from capture.model.addresses import FAMILIES
 from capture.settings import options as option
@@ -241,7 +241,7 @@ def test_an_unknown_module_is_a_suspicion(kernel: Path) -> None:
 def test_a_refusal_that_names_something_keeps_its_words(kernel: Path) -> None:
     load(kernel, "x_tables")
     error = with_missing_modules(
-        UnsupportedError("this kernel lacks the match owner", "Load xt_owner."), DEFAULT, "nft"
+        MissingFeatureError("this kernel lacks the match owner", "Load xt_owner."), DEFAULT, "nft"
     )
     assert error.message == "this kernel lacks the match owner"
     assert "xt_owner" in error.remedy.partition(";")[0]
@@ -256,7 +256,7 @@ def test_a_kernel_that_has_everything_built_in_is_not_suspected(kernel: Path) ->
 def test_a_missing_family_is_not_blamed_on_modules(kernel: Path) -> None:
     offer(kernel)
     (kernel / "ipv6").rmdir()
-    error = UnsupportedError("this kernel has no IPv6")
+    error = MissingFeatureError("this kernel has no IPv6")
     assert with_missing_modules(error, DEFAULT, "nft") is error
 
 
@@ -268,7 +268,7 @@ def test_a_program_that_gives_no_reason_may_have_met_a_missing_module(kernel: Pa
 
 OTHERS = [
     KernelError("write", errno.EBUSY),
-    UnsupportedError("a program is missing"),
+    UnsupportedError("a program is missing on this kernel"),
     ToolError("iptables-legacy-restore", 1, "iptables-restore: line 14 failed\n  it was given: -A INPUT"),
     ToolError("iptables-legacy-restore", 1, "invalid port"),
 ]

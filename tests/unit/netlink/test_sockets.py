@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
+from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError
 from capture.netlink.attributes import u32
 from capture.netlink.messages import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Refusal, encode_message
 from capture.netlink.sockets import DUMP_ATTEMPTS, RECEIVE_SIZE, NetlinkSocket, failure
@@ -113,13 +113,13 @@ def test_an_answer_that_does_not_fit_is_no_half_answer(pair: tuple[NetlinkSocket
         (errno.EPERM, PrivilegeError, "not permitted to add a rule"),
         (
             errno.EOPNOTSUPP,
-            UnsupportedError,
+            MissingFeatureError,
             "this kernel cannot add a rule (Operation not supported, why, at byte 20 of the message)",
         ),
-        (errno.EPROTONOSUPPORT, UnsupportedError, "this kernel cannot add a rule (Protocol not supported, why"),
+        (errno.EPROTONOSUPPORT, MissingFeatureError, "this kernel cannot add a rule (Protocol not supported, why"),
         (
             errno.EAFNOSUPPORT,
-            UnsupportedError,
+            MissingFeatureError,
             "this kernel cannot add a rule (Address family not supported by protocol, why",
         ),
         (errno.ENOENT, KernelError, "add a rule: No such file or directory (why, at byte 20 of the message)"),
@@ -134,5 +134,5 @@ def test_the_errno_decides_the_error(number: int, error: type[CaptureError], tex
 
 def test_a_protocol_that_the_kernel_does_not_have() -> None:
     unused = 31  # the highest protocol number (MAX_LINKS in linux/netlink.h is 32)
-    with pytest.raises(UnsupportedError, match=r"this kernel cannot open a socket \(Protocol not supported\)"):
+    with pytest.raises(MissingFeatureError, match=r"this kernel cannot open a socket \(Protocol not supported\)"):
         NetlinkSocket.open(unused, "open a socket")

@@ -85,10 +85,10 @@ def test_each_kind_has_its_sentence() -> None:
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
         "IPv6 nat OUTPUT, rule 1 is for a family that is not captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing: `ip address add ::6/128 dev lo` adds it",
-        "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
+        "IPv6: the route for mark 0x539 is missing: `ip -6 route replace local default dev lo table 133` adds it",
         (
             "IPv4: the policy rule and the route for mark 0x539 are missing: `ip rule add fwmark 0x539 lookup 133`"
-            " and `ip route add local default dev lo table 133` add them"
+            " and `ip route replace local default dev lo table 133` add them"
         ),
         "a second set of capture rules is in nftables",
     ]
