@@ -187,6 +187,14 @@ def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
     assert '"dns-udp-ipv4"' in proxy["args"][1]
 
 
+@pytest.mark.parametrize(
+    "kind", ["DaemonSet", "Deployment", "DeploymentConfig", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"]
+)
+def test_each_kind_of_workload_is_injected(kind: str) -> None:
+    (outcome,) = inject(FILE_1.replace("kind: Deployment", f"kind: {kind}"), "f", Template(), NOTHING).outcomes
+    assert outcome.injected
+
+
 def test_a_cronjobs_pods_have_the_status() -> None:
     text = """kind: CronJob
 metadata: {name: c}
@@ -616,6 +624,10 @@ def test_baseline_forbids_a_host_in_probes_and_hooks(kind: str, call: str) -> No
         ("{name: istio-proxy, image: a}, {name: b}, {name: b}", "the name b is taken"),
         ("{name: istio-proxy, image: x, env: [{value: a}]}", "containers[0].env[0]: invalid value"),
         ("{name: istio-proxy, image: x, readinessProbe: 5}", "containers[0].readinessProbe: invalid value 5"),
+        *(
+            (f"{{name: istio-proxy, image: x, securityContext: {{{key}: 5}}}}", f"{key}: invalid value 5")
+            for key in ("capabilities", "seLinuxOptions", "seccompProfile", "appArmorProfile", "windowsOptions")
+        ),
         ("{name: istio-proxy, image: x, securityContext: {runAsUser: a}}", "runAsUser of container istio-proxy"),
     ],
 )
