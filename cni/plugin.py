@@ -248,7 +248,7 @@ def _is_lo_up() -> bool:
 def _host(request: Request) -> Host:
     """Return the pod as seen from outside, with the addresses that it is to have."""
     from capture.settings.families import global_addresses
-    from capture.settings.host import PodFromOutside
+    from capture.state.pod_host import PodFromOutside
 
     addresses = _addresses_of(request)
 

@@ -11,9 +11,9 @@ import json
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.values import Value
 from capture.settings.config import resolve
-from capture.settings.host import AnyPod
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
 from capture.state.input import origin_of, read_input
+from capture.state.pod_host import AnyPod
 from injection.settings import BY_ENVIRONMENT
 from injection.shape import FRAGMENT, misfits
 from sidecar.bootstrap import MeshObjects, render

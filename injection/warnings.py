@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
-from capture.settings.host import AnyPod
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_dns_of_all_servers
+from capture.state.pod_host import AnyPod
 from cni.escapes import escape_warnings
 from injection.pods import RUNS_TO_COMPLETION, containers_of
 from injection.template import VALIDATION_CONTAINER

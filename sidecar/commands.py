@@ -13,11 +13,11 @@ from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
 from capture.settings.config import resolve
-from capture.settings.host import AnyPod
 from capture.settings.pod import with_dns_of_all_servers
 from capture.settings.settings import Settings, with_flags
 from capture.state import record
 from capture.state.netns import InNamespace
+from capture.state.pod_host import AnyPod
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_mesh_objects, render
 from sidecar.documents import read_files

@@ -24,9 +24,9 @@ from capture.report.packet_text import packet_text
 from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
-from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
+from capture.state.pod_host import AnyPod
 
 EXPECTED = "a file written by `capture dump --format json`"
 CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")

@@ -14,9 +14,9 @@ from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.report.output import warn
 from capture.settings.config_warnings import missing_interface
-from capture.settings.host import PodFromInside
 from capture.settings.parsers import interface, packet_mark, port
 from capture.state.netns import InNamespace
+from capture.state.pod_host import PodFromInside
 
 
 def _endpoint(text: str) -> tuple[Network, int]:

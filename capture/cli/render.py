@@ -10,10 +10,10 @@ from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.report.applied_text import start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.settings.config import Host, resolve
-from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 from capture.settings.settings import Settings
 from capture.state.netns import InNamespace
+from capture.state.pod_host import AnyPod
 
 
 @command(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, ConfigurationError
 from capture.settings.families import global_addresses
-from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import (
     ALLOW_HOST,
     BACKEND,
@@ -17,6 +16,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import ExplicitValue
 from capture.state import record
+from capture.state.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

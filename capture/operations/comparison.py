@@ -15,11 +15,11 @@ from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
-from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import OTHER_FAMILY
 from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
 from capture.state.netns import InNamespace
+from capture.state.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

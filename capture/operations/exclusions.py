@@ -22,7 +22,6 @@ from capture.operations.inference import count_misfits, inferred_config, inferre
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
-from capture.settings.host import PodFromInside, parse_name_servers
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
     EXCLUSION_TOPIC,
@@ -38,6 +37,7 @@ from capture.settings.options import (
 from capture.settings.pod import PROXY_PORTS
 from capture.state import record
 from capture.state.files import read_file
+from capture.state.pod_host import PodFromInside, parse_name_servers
 from capture.state.pod_network import read_pod_network
 
 TYPE_CHECKING = False

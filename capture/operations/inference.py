@@ -12,9 +12,9 @@ from capture.model.conventions import SSH_PORT
 from capture.operations.comparison import families_with_rules
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.host import PodFromOutside
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings
+from capture.state.pod_host import PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

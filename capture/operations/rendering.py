@@ -8,8 +8,8 @@ from capture.model.addresses import FAMILIES, IPV6, Family
 from capture.operations.arguments import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import Host, resolve
-from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, as_settings
+from capture.state.pod_host import AnyPod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from cni.agent.writers import ConfigurationWriters, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import DesiredConfiguration
 from cni.networks import OWN_CONFIG_MARK, PLUGIN, read_networks
-from cni.status import token_in
+from cni.tokens import token_in
 
 LOOK_INTERVAL = 10.0
 """Seconds between looks when nothing happens."""

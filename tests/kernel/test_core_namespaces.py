@@ -10,9 +10,9 @@ import pytest
 
 from capture.errors import EXIT_FAILED, EXIT_UNSUPPORTED, EXIT_USAGE, HostNamespaceError, NamespaceError, PrivilegeError
 from capture.operations import clean
-from capture.settings.host import PodFromInside
 from capture.state import netns as capture_netns
 from capture.state.netns import CURRENT, InNamespace, namespace_id, path_of_process, refuse_host
+from capture.state.pod_host import PodFromInside
 from pytest_netns import Namespace, NamespaceFactory, require
 
 Veth = Callable[[Namespace, Namespace], None]

@@ -33,9 +33,9 @@ from capture.operations.situation import read_situation
 from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.target import named
 from capture.settings import options as option
-from capture.settings.host import PodFromInside
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
+from capture.state.pod_host import PodFromInside
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from capture.model.ruleset import only
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.host import AnyPod
 from capture.settings.settings import Settings
+from capture.state.pod_host import AnyPod
 from injection.inject import Result, inject
 from injection.pods import POD_PATHS, workloads
 from injection.remove import remove

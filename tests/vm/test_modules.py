@@ -19,8 +19,8 @@ from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, needed_modu
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
-from capture.settings.host import AnyPod
 from capture.settings.settings import from_environment
+from capture.state.pod_host import AnyPod
 from vm.guest import Finished, Guest, kernel
 
 TYPE_CHECKING = False

@@ -151,6 +151,7 @@ def test_settings_that_the_plugin_cannot_know_are_written_out() -> None:
     assert annotations["traffic.sidecar.istio.io/excludeOutboundIPRanges"] == "10.0.0.0/8"
     assert annotations["sidecar.istio.io/interceptionMode"] == "TPROXY"
     assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == ""
+    assert "traffic.sidecar.istio.io/excludeInboundPorts" not in annotations, "the plugin knows the status port"
     with pytest.raises(
         InjectionError, match=r"f, document 1, line 13: Deployment default/nginx-deployment: --envoy-port"
     ):
@@ -161,7 +162,7 @@ def test_settings_that_the_plugin_cannot_know_are_written_out() -> None:
 def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
     template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capture.settings.host.RESOLV_CONF", str(tmp_path / "none"))
+    monkeypatch.setattr("capture.state.pod_host.RESOLV_CONF", str(tmp_path / "none"))
     text = annotated("proxy.istio.io/config", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', A: b}")
     rules, proxy = template_of(inject(text, "f", template, NOTHING).text)["spec"]["initContainers"]
 

@@ -9,11 +9,11 @@ from capture.model.addresses import parse_network
 from capture.model.ruleset import Span
 from capture.settings import options as option
 from capture.settings.config import resolve
-from capture.settings.host import AnyPod
 from capture.settings.options import Option
 from capture.settings.parsers import Selection
 from capture.settings.pod import ANNOTATED_OPTIONS, ANNOTATION_NAMES, MAX_MISSPELT, Pod, Proxy, pod_settings
 from capture.settings.settings import ExplicitValue, Settings
+from capture.state.pod_host import AnyPod
 
 TRAFFIC = "traffic.sidecar.istio.io/"
 PROXY_PORTS = (15020, 15021, 15090)

@@ -8,7 +8,7 @@ import pytest
 from cni import kubeconfig
 from cni.agent import credentials
 from cni.agent.options import Options
-from cni.status import Token, token_in
+from cni.tokens import Token, token_in
 
 ADDRESS = {"KUBERNETES_SERVICE_HOST": "fd00:96::1", "KUBERNETES_SERVICE_PORT": "443"}
 

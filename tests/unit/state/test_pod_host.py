@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from capture.model.addresses import parse_address
-from capture.settings import host
-from capture.settings.host import AnyPod, PodFromInside, PodFromOutside, choose_primary, parse_name_servers
+from capture.state import pod_host
+from capture.state.pod_host import AnyPod, PodFromInside, PodFromOutside, choose_primary, parse_name_servers
 
 RESOLV_CONF = """
 # nameserver 192.0.2.1
@@ -47,7 +47,7 @@ class TestNameServers:
     ) -> None:
         file = tmp_path / "resolv.conf"
         file.write_bytes(content)
-        monkeypatch.setattr(host, "RESOLV_CONF", str(file))
+        monkeypatch.setattr(pod_host, "RESOLV_CONF", str(file))
         assert [str(server) for server in PodFromInside({}).name_servers()] == servers
         assert PodFromOutside({}).name_servers() == ()
 
@@ -56,7 +56,7 @@ class TestNameServers:
         assert PodFromInside({}).name_servers() == tuple(parse_name_servers(lines))
 
     def test_no_file_no_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(host, "RESOLV_CONF", str(tmp_path / "nothing"))
+        monkeypatch.setattr(pod_host, "RESOLV_CONF", str(tmp_path / "nothing"))
         assert PodFromInside({}).name_servers() == ()
 
 
