@@ -151,6 +151,7 @@ def test_settings_that_the_plugin_cannot_know_are_written_out() -> None:
     assert annotations["traffic.sidecar.istio.io/excludeOutboundIPRanges"] == "10.0.0.0/8"
     assert annotations["sidecar.istio.io/interceptionMode"] == "TPROXY"
     assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == ""
+    assert "traffic.sidecar.istio.io/excludeInboundPorts" not in annotations, "the plugin knows the status port"
     with pytest.raises(
         InjectionError, match=r"f, document 1, line 13: Deployment default/nginx-deployment: --envoy-port"
     ):

@@ -108,6 +108,7 @@ def test_plain_values_mean_the_same() -> None:
         "-p tcp -m tcp --dport 80 -j ACCEPT",
         1,
     )
+    assert (foreign["table"], foreign["chain"], foreign["policy"], foreign["together"]) == (NAT, "OUTPUT", None, None)
     assert foreign["example"] == {
         "packet": "tcp to 203.0.113.7:80, out via eth0, of user 1000, group 1000",
         "asked": "proxy-outbound",
