@@ -115,9 +115,9 @@ class PrivilegeError(CaptureError):
 class NamespaceError(CaptureError):
     """The network namespace is not there, or is no network namespace."""
 
-    def __init__(self, path: str, reason: str, look: str = "ls /run/netns` or `lsns -t net") -> None:
+    def __init__(self, path: str, reason: str, look: str = "`ls /run/netns` or `lsns -t net`") -> None:
         super().__init__(
-            f"network namespace {path}: {reason}", f"Look with `{look}`; a pod's namespace ends with its last process."
+            f"network namespace {path}: {reason}", f"Look with {look}; a pod's namespace ends with its last process."
         )
         self.path = path
 

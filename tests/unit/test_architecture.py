@@ -101,6 +101,7 @@ DOES_WITHOUT = {
         *("capture.analysis", "capture.operations.applying", "capture.operations.situation"),
         *("capture.backends.other_family", "capture.backends.needed_modules", "capture.state.lock"),
     ),
+    "capture.operations.situation": ("capture.model.foreign", "capture.analysis.meaning", "capture.analysis.trace"),
     "capture.cli.verify": ("capture.analysis", "capture.backends", "capture.operations.", "capture.cli.why"),
     "capture.report.difference_text": ("capture.analysis", "capture.backends"),
     "cni.cleanup": ("capture.settings", "capture.model.ruleset", "capture.netlink", "capture.backends", "cni.conf"),
