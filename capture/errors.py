@@ -16,6 +16,8 @@ CaptureError                    exit code 1: the operation failed
 
 from __future__ import annotations
 
+from capture.model.text import shortened
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -65,10 +67,9 @@ class ConfigurationError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
-        shown = value if len(value) <= 80 else f"{value[:77]}... ({len(value)} characters)"
         named = f"{option} ({origin})" if origin != "command line" else option
         named = origin if origin.endswith(f" {option}") else named  # "environment NAME" names both
-        super().__init__(f"{named}: invalid value {shown!r}: expected {expected}")
+        super().__init__(f"{named}: invalid value {shortened(value)!r}: expected {expected}")
         self.option = option
         self.value = value
         self.origin = origin
@@ -114,9 +115,9 @@ class PrivilegeError(CaptureError):
 class NamespaceError(CaptureError):
     """The network namespace is not there, or is no network namespace."""
 
-    def __init__(self, path: str, reason: str, look: str = "ls /run/netns` or `lsns -t net") -> None:
+    def __init__(self, path: str, reason: str, look: str = "`ls /run/netns` or `lsns -t net`") -> None:
         super().__init__(
-            f"network namespace {path}: {reason}", f"Look with `{look}`; a pod's namespace ends with its last process."
+            f"network namespace {path}: {reason}", f"Look with {look}; a pod's namespace ends with its last process."
         )
         self.path = path
 

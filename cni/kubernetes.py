@@ -1,7 +1,7 @@
 """Reads one pod from the API server of Kubernetes, with a deadline; the error names what is wrong.
 
     kubeconfig ─> connect ─> GET ─┬─ 200 and the pod ──────────────────────────────> done
-                     ^            ├─ 404, 429, 5xx, no or half a answer ─> wait ─┐
+                     ^            ├─ 404, 429, 5xx, no or half an answer ─> wait ─┐
                      └────────────┼────────────────────────────────────────────<──┘ until the deadline
                                   └─ 401, 403, a wrong certificate, no API ────────> error at once
 

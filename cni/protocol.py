@@ -12,7 +12,8 @@ Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sect
 
 from __future__ import annotations
 
-from capture.model.text import printable
+from capture.model.conventions import MAX_INTERFACE_BYTES
+from capture.model.text import printable, shortened
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
 
@@ -61,8 +62,8 @@ class CniError(Exception):
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.message = _shortened(one_line(message), MESSAGE_LIMIT)
-        self.details = _shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
+        self.message = shortened(one_line(message), MESSAGE_LIMIT)
+        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
 
 
 class Request(Value):
@@ -106,9 +107,9 @@ def _container_id_problem(value: str) -> str:
 
 
 def _interface_problem(value: str) -> str:
-    """SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL)."""
-    if len(value.encode("utf-8", "surrogateescape")) > 15:
-        return "expected at most 15 bytes"
+    """SPEC, "Parameters": the rules of Linux, which counts bytes."""
+    if len(value.encode("utf-8", "surrogateescape")) > MAX_INTERFACE_BYTES:
+        return f"expected at most {MAX_INTERFACE_BYTES} bytes"
     if value in {".", ".."} or any(character in "/:" or character.isspace() for character in value):
         return "expected a name of a network interface: not . or .., without / : or blanks"
     return ""
@@ -133,7 +134,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         if command in commands and not value:
             problems.append(f"{variable} is missing")
         elif command in commands and (problem := problem_of(value)):
-            problems.append(f"{variable}={_shortened(value, 80)!r}: {problem}")
+            problems.append(f"{variable}={shortened(value)!r}: {problem}")
     if problems:
         raise CniError(INVALID_ENVIRONMENT, "; ".join(problems))
 
@@ -151,7 +152,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
             continue
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise _bad_arguments(text, f"{_shortened(pair, 80)!r} is not KEY=VALUE")
+            raise _bad_arguments(text, f"{shortened(pair)!r} is not KEY=VALUE")
         if key == "IgnoreUnknown":
             ignores_unknown |= _truth(text, value)  # Multus puts "true" before what it was given, which has "1"
         elif arguments.setdefault(key, value) != value:
@@ -215,7 +216,7 @@ def _check_version(command: str, version: str) -> None:
         implied = " (which a configuration without cniVersion has)" if version == OLDEST_VERSION else ""
         raise CniError(
             INCOMPATIBLE_VERSION,
-            f"cniVersion {_shortened(version, 40)!r}{implied} is not supported;"
+            f"cniVersion {shortened(version, 40)!r}{implied} is not supported;"
             f" supported are {', '.join(SUPPORTED_VERSIONS)}",
             "Set cniVersion in the network configuration list to one of these.",
         )
@@ -360,7 +361,7 @@ def _unknown_command(command: str) -> CniError:
             "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
             "To put it into a node's network configuration, run `capture cni install`.",
         )
-    problem = f"CNI_COMMAND={_shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
+    problem = f"CNI_COMMAND={shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
     return CniError(INVALID_ENVIRONMENT, problem)
 
 
@@ -425,7 +426,7 @@ def _in_style(address: Any, *, explicit: bool) -> Any:
 def shown(value: object) -> str:
     """Return a decoded value as JSON again, short enough for a message."""
     try:
-        return _shortened(encode(value), 80)
+        return shortened(encode(value))
     except RecursionError:
         return "nested too deeply to show"
 
@@ -433,7 +434,3 @@ def shown(value: object) -> str:
 def one_line(text: str) -> str:
     """Return ``text`` with blanks and line breaks as single spaces, and what cannot be printed escaped."""
     return printable(" ".join(text.split()))
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 30]}… ({len(text)} characters)"

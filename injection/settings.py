@@ -7,7 +7,7 @@ the proxy's user and its environment, so all that is no default of the plugin's 
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
-from capture.model.conventions import PROXY_ID
+from capture.model import conventions
 from capture.model.values import Value
 from capture.settings import options, parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
 
 STATUS_PORT = "status.sidecar.istio.io/port"
-DEFAULT_STATUS_PORT = "15020"
-ENVOY_PORTS = "15090,15021"
+DEFAULT_STATUS_PORT = str(conventions.STATUS_PORT)
+ENVOY_PORTS = f"{conventions.METRICS_PORT},{conventions.HEALTH_PORT}"
 NO_CAPTURE = "NONE"
 """The interception mode of pods whose traffic is not captured: a proxy, but no ``istio-init``."""
 
@@ -62,8 +62,8 @@ class PodSettings(Value):
     base: Settings
     annotations: Mapping[str, str]
     environment: Mapping[str, str] = {}  # never changed
-    uid: int = PROXY_ID
-    gid: int = PROXY_ID
+    uid: int = conventions.PROXY_ID
+    gid: int = conventions.PROXY_ID
 
     @property
     def mode(self) -> str:
@@ -130,7 +130,7 @@ class PodSettings(Value):
         needed: dict[str, str] = {}
         if self.mode == NO_CAPTURE:
             return needed
-        if self.mode == "TPROXY" and self.uid != PROXY_ID:
+        if self.mode == "TPROXY" and self.uid != conventions.PROXY_ID:
             # Then the proxy is root, of whom the plugin learns no other number.
             self._refuse(
                 options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, ExplicitValue(str(self.uid), "runAsUser"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.conventions import HEALTH_PORT, METRICS_PORT
 from capture.model.values import Value
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
@@ -37,7 +38,7 @@ AUTO = "auto"
 MAX_ARGUMENT = 128 * 1024
 """The kernel's limit for one argument (MAX_ARG_STRLEN, linux/binfmts.h)."""
 
-READY = {"httpGet": {"path": "/healthz/ready", "port": 15021}}
+READY = {"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT}}
 CONFINED = {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
@@ -150,7 +151,7 @@ def _envoy(image: str, bootstrap: str, settings: PodSettings) -> Container:
             "--disable-hot-restart",  # its shared memory is writable by the first user only
             *("--log-level", "warning", "--concurrency", "2", "--file-flush-interval-msec", "1000"),
         ],
-        "ports": [{"containerPort": 15090, "name": "http-envoy-prom", "protocol": "TCP"}],
+        "ports": [{"containerPort": METRICS_PORT, "name": "http-envoy-prom", "protocol": "TCP"}],
         "readinessProbe": {**READY, "periodSeconds": 15, "timeoutSeconds": 3, "failureThreshold": 4},
         "securityContext": proxy_security(settings, transparent=transparent),
     }

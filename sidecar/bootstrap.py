@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from capture.model.conventions import AGENT_DNS_PORT
+from capture.model.conventions import AGENT_DNS_PORT, HEALTH_PORT, METRICS_PORT
 from capture.model.values import Value
 from capture.settings.options import INBOUND_CAPTURE_PORT, PROXY_PORT
 from sidecar.access_log import envoy_logs
 from sidecar.balancing import BalancingPolicy, read_rule, rule_for
 from sidecar.endpoints import file_endpoints, inline_endpoints
-from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT, socket_address
+from sidecar.envoy import ADMIN_PORT, socket_address
 from sidecar.fields import FieldError
 from sidecar.inbound import declared_tcp_ports, inbound_clusters, inbound_listener
 from sidecar.mesh import Mesh, read_mesh

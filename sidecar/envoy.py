@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 TYPE_PREFIX = "type.googleapis.com/envoy."
 ADMIN_PORT = 15000
-HEALTH_PORT = 15021
-METRICS_PORT = 15090
 BLACK_HOLE = "BlackHoleCluster"
 PASSTHROUGH = "PassthroughCluster"
 

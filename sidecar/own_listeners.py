@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from capture.model.addresses import LOOPBACK_ADDRESSES
-from capture.model.conventions import AGENT_DNS_PORT
+from capture.model.conventions import AGENT_DNS_PORT, HEALTH_PORT, METRICS_PORT
 from sidecar.envoy import (
     ADMIN_PORT,
-    HEALTH_PORT,
-    METRICS_PORT,
     cluster,
     extension,
     http_manager,

@@ -20,7 +20,6 @@ from itertools import compress, islice, product
 from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, Family, Network
-from capture.model.foreign import TranslateSource
 from capture.model.location import Location
 from capture.model.values import Value
 
@@ -125,6 +124,8 @@ class BaseChain(Value):
 
 def source_translations(table: model.Table) -> list[model.Rule]:
     """Return the rules of a table that map sources to addresses that they name."""
+    from capture.model.foreign import TranslateSource  # CHECK of a pod without foreign rules needs none of these
+
     return [rule for rule in table.rules if isinstance(getattr(rule.verdict, "then", None), TranslateSource)]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RedirectOfDns(model.Redirect):
-    """A redirect of connections to port 53 alone. It equals no Redirect() to the same port."""
+    """A redirect of connections to port 53 alone. Not equal to a Redirect() to the same port."""
 
 
 FOR_DNS = model.DestinationPort((model.only(DNS_PORT),))

@@ -21,7 +21,7 @@ from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
-from capture.model.conventions import PROTOCOL_NUMBERS
+from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
 from capture.netlink.batch import Change, commit
@@ -40,7 +40,7 @@ NO_TABLE = (errno.ENOENT, errno.EINVAL)
 """Another process removed it; the kernel has no nf_tables (nfnetlink_rcv_msg in nfnetlink.c)."""
 NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
 TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
-LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
+LO = b"lo".ljust(INTERFACE_NAME_SIZE, b"\0")
 CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
 MESSAGES = TableMessages(nf.NFPROTO_INET, REJECT_TABLE)

@@ -265,7 +265,7 @@ def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
 def namespace_of_process(flag: str, pid: int) -> str:
     """Return the path of the network namespace of a process. Raises NamespaceError that names the flag."""
     if not os.path.exists(f"/proc/{pid}"):
-        raise NamespaceError(f"of {flag} {pid}", "no such process", "ps -e` or `lsns -t net")
+        raise NamespaceError(f"of {flag} {pid}", "no such process", "`ps -e` or `lsns -t net`")
     return path_of_process(pid)
 
 

@@ -17,11 +17,15 @@ PROXY_ID, APP_ID = 1337, 1000
 """The usual user and group of the proxy, and those of an app in examples."""
 MAX_ID = 0xFFFF_FFFE
 """The highest user or group id; 2**32 - 1 means "no id" (credentials(7), chown(2))."""
-MAX_INTERFACE_BYTES = 15
-"""linux/if.h: IFNAMSIZ is 16 with the closing zero."""
+INTERFACE_NAME_SIZE = 16
+"""IFNAMSIZ in linux/if.h, with the closing zero."""
+MAX_INTERFACE_BYTES = INTERFACE_NAME_SIZE - 1
 
 SIDECAR_PORTS = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
+
+STATUS_PORT, HEALTH_PORT, METRICS_PORT = 15020, 15021, 15090
+"""Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""
 
 # Istio's design of DNS and TPROXY
 DNS_PORT = 53
@@ -42,4 +46,4 @@ APPLY_RECORDED = "`capture apply --recorded`"
 """The remedy of whatever differs from what was applied."""
 SET_LO_UP = "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that."
 REJECT_REASON = "--other-family reject refuses TCP of this family"
-"""The reason of its rules. A table of its own has them, where rules of others may be, too."""
+"""The reason (``why``) of our rules in the table istio-proxy-reject; a foreign rule there does not have it."""

@@ -49,13 +49,13 @@ class Untrack(Verdict):
 
 
 class Reject(Drop):
-    """Drop the packet, and answer the sender that it was. It equals no Drop(): whether packets go is isinstance()."""
+    """Drop the packet, and answer the sender that it was. Not equal to Drop(): test with isinstance(verdict, Drop)."""
 
 
 class TranslateSource(Drop):
     """Give packets another source (``-j SNAT``); to which of several addresses makes no difference.
 
-    The source of another host loses those that are redirected over ``lo`` (``losing_rule``). It equals no Drop().
+    The source of another host loses those that are redirected over ``lo`` (``losing_rule``). Not equal to Drop().
     """
 
     address: Network | None

@@ -39,9 +39,10 @@ def printable(text: str, keep: str = "") -> str:
     ])  # fmt: skip
 
 
-def shortened(text: str) -> str:
-    """Return the text for an error or a warning: 80 characters at most."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def shortened(text: str, limit: int = 80) -> str:
+    """Return the text for an error or a warning: no more characters than the limit, and how many there were."""
+    ending = f"... ({len(text)} characters)"
+    return text if len(text) <= limit else text[: limit - len(ending)] + ending
 
 
 def plural(number: int, noun: str) -> str:

@@ -147,7 +147,8 @@ def usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
 
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:
     """Yield what may divert captured packets, and cannot be judged."""
-    yield from (cause("unjudged", where=each.location, rule=differing_rule(each)) for each in verified.unjudged)
+    of_rules = (cause("unjudged", where=each.location, rule=differing_rule(each)) for each in verified.unjudged)
+    yield from dict.fromkeys(of_rules)  # a rule for both families is one difference of each
     yield from (cause("unjudged", "doubt", doubt=doubt) for doubt in verified.doubts)
 
 

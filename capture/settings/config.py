@@ -6,7 +6,7 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 from __future__ import annotations
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
-from capture.model.conventions import ISTIO_MARK, ISTIO_ROUTE_TABLE, PROXY_ID
+from capture.model.conventions import HEALTH_PORT, ISTIO_MARK, ISTIO_ROUTE_TABLE, METRICS_PORT, PROXY_ID, STATUS_PORT
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options
@@ -77,7 +77,7 @@ class CaptureConfig(Value):
     tproxy_mark: int = ISTIO_MARK
     tproxy_route_table: int = ISTIO_ROUTE_TABLE
     inbound_ports: Selection[Span] = Selection(is_everything=True)
-    excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
+    excluded_inbound_ports: tuple[Span, ...] = (only(METRICS_PORT), only(HEALTH_PORT), only(STATUS_PORT))
     excluded_inbound_networks: tuple[Network, ...] = ()
     excluded_interfaces: tuple[str, ...] = ()
     outbound_networks: Selection[Network] = Selection(is_everything=True)

@@ -77,6 +77,7 @@ INTERFACES = (
     "interface names, at most 256 (each at most 15 bytes, no blank, no '/'; a trailing '+' for any ending),"
     " separated by commas"
 )
+EXCLUDED_BY_DEFAULT = f"{conventions.METRICS_PORT},{conventions.HEALTH_PORT},{conventions.STATUS_PORT}"
 TRAFFIC_PREFIX = "traffic.sidecar.istio.io/"
 
 PORT_TOPIC = "Redirect ports"
@@ -140,7 +141,7 @@ INBOUND_PORTS = Option(
     short="b", annotations=(TRAFFIC_PREFIX + "includeInboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_INBOUND_PORTS = Option(
-    "istio-local-exclude-ports", "15090,15021,15020", parsers.port_list, PORTS,
+    "istio-local-exclude-ports", EXCLUDED_BY_DEFAULT, parsers.port_list, PORTS,
     "Inbound ports left alone when all are captured.",
     short="d", annotations=(TRAFFIC_PREFIX + "excludeInboundPorts",), metavar="PORTS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip

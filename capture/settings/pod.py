@@ -8,7 +8,7 @@ warning. Other than upstream, a list, network, port or user that cannot be under
 
 from __future__ import annotations
 
-from capture.model.conventions import PROXY_ID
+from capture.model.conventions import HEALTH_PORT, METRICS_PORT, PROXY_ID, STATUS_PORT
 from capture.model.text import closest_name
 from capture.model.values import Value
 from capture.settings import options
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 INIT_CONTAINER = "istio-init"
 PROXY_CONTAINER = "istio-proxy"
 
-PROXY_PORTS = "15020,15021,15090"
-"""Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""
-DEFAULT_EXCLUDED_OUTBOUND_PORTS = "15020"
+PROXY_PORTS = f"{STATUS_PORT},{HEALTH_PORT},{METRICS_PORT}"
+DEFAULT_EXCLUDED_OUTBOUND_PORTS = str(STATUS_PORT)
 
 MAX_CHARACTERS = 256 * 1024
 """Kubernetes' limit for all annotations of a pod together (apimachinery, TotalAnnotationSizeLimitB)."""

@@ -194,8 +194,11 @@ def _sysctls(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
     for refusing in sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset)):
-        message = f"{refusing.name} is {refusing.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", message, _remedy(rtnetlink, refusing.name), IPV4)
+        message = (
+            f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
+        )
+        # What comes in for the proxy's own connections has the mark, too: their answers.
+        yield Impediment("sysctl", message, _remedy(rtnetlink, refusing.name), IPV4, ("inbound", "outbound"))
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:

@@ -220,7 +220,7 @@ def _missing_namespace(path: str) -> NamespaceError:
         return NamespaceError(path, "does not exist")
     is_zombie = os.path.exists(f"/proc/{pid}")  # which has no namespaces any more
     reason = f"process {pid} has ended" if is_zombie else f"no process {pid}"
-    return NamespaceError(path, reason, "ps -e` or `lsns -t net")
+    return NamespaceError(path, reason, "`ps -e` or `lsns -t net`")
 
 
 def _enter(descriptor: int, path: str) -> None:

@@ -182,11 +182,15 @@ def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodP
 def test_verify_shows_what_happens_to_calls_when_switches_change_later(
     pod_pair: PodPair, owner: str, rp_filter: str, accept_local: str
 ) -> None:
-    pod, _ = pod_pair
+    pod, peer = pod_pair
+    peer.listener(("0.0.0.0", 80), label="world")
     with pod.entered():
         operations.apply(settings(TPROXY))
         put(pod, {f"ipv4/conf/{owner}/src_valid_mark": "1", ACCEPT_LOCAL: accept_local, RP_FILTER: rp_filter})
         assert_arrives(pod_pair, {"ipv4": operations.verify().holds, "ipv6": True})
+        causes = [cause.kind for cause in why(Packet("tcp", parse_address(peer.ipv4), 80, uid=1000, gid=1000)).causes]
+        is_answered = pod.client(uid=1337, gid=1337).connect(peer.ipv4, 80, timeout=0.4).label == "world"
+        assert is_answered == ("sysctl" not in causes)
 
 
 def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> None:

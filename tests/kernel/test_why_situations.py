@@ -703,6 +703,8 @@ UNJUDGED = {
         "tcp dport 443 jump a; add rule inet fw out jump b; add rule inet fw out oifname lo accept",
     ),
     "may be accepted before a rule drops it": FILTER % (0, f"{MAY_ACCEPT}; add rule inet fw out drop"),
+    "a quota": FILTER.replace("; add rule", "; add quota inet fw q over 9 mbytes; add rule")
+    % (-160, "oifname eth0 quota name q drop"),
     "few may come in": "iptables -A INPUT -m limit --limit 5/sec -j ACCEPT; iptables -P INPUT DROP",
 }
 
@@ -722,6 +724,7 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
             (),
             {"unjudged"},
         )
+        assert len(set(found.notes)) == len(found.notes)
     assert is_unjudged_by_explain(pod)
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)

@@ -28,6 +28,7 @@ from capture.backends.iptables.render import option, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
 from capture.backends.iptables.xt_text import PROTOCOL_NAMES, network_text, protocol_text
 from capture.model.addresses import BITS, IPV4, Family, parse_network
+from capture.model.conventions import MAX_INTERFACE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ INV_VIA_IN, INV_VIA_OUT, INV_SRCIP, INV_DSTIP, INV_FRAG, INV_PROTO = 0x01, 0x02,
 INVERTED = {"-i": INV_VIA_IN, "-o": INV_VIA_OUT, "-s": INV_SRCIP, "-d": INV_DSTIP}
 IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
 IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
-IFNAMSIZ = 16  # linux/if.h
 
 NUMBERS_OF_PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
@@ -194,8 +194,8 @@ def _set_own_option(header: Any, family: Family, name: str, value: str, *, negat
 def _interface(name: str) -> tuple[bytes, bytes]:
     """Return name and mask, which covers the letters before a trailing ``+``, else all letters and the end."""
     letters = name.encode("utf-8", "surrogateescape")
-    if len(letters) >= IFNAMSIZ:
-        raise ValueError(f"an interface name has at most {IFNAMSIZ - 1} bytes: {name!r}")
+    if len(letters) > MAX_INTERFACE_BYTES:
+        raise ValueError(f"an interface name has at most {MAX_INTERFACE_BYTES} bytes: {name!r}")
     if letters.endswith(b"+"):
         return letters, b"\xff" * (len(letters) - 1)
     return letters, b"\xff" * (len(letters) + 1)

@@ -115,22 +115,22 @@ def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
 def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions) -> TableEdit:
     desired_chains = desired.own_chains()
     present = live.own_chains()
-    put = {}
+    rewritten = {}
     for chain in desired_chains:
         rules = desired.rules(chain)
         if chain not in present or _rule_texts(live.rules(chain)) != _rule_texts(rules):
             check_writable(chain, rules)
-            put[chain] = rules
+            rewritten[chain] = rules
     shared = dict.fromkeys(model.BUILT_IN_CHAINS[live.table])
     shared |= dict.fromkeys(chain for chain in live.chains if not is_own_chain(chain))
-    removed: list[tuple[str, int]] = []
-    placed: list[tuple[str, int | None, model.Rule]] = []
+    removals: list[tuple[str, int]] = []
+    insertions: list[tuple[str, int | None, model.Rule]] = []
     for chain in shared:
-        removals, insertions = _shared_chain_changes(live, desired, own_positions, chain)
-        removed += removals
-        placed += insertions
-    dropped = _chains_to_drop(live, desired_chains)
-    return TableEdit(live.family, live.table, put, tuple(removed), tuple(placed), tuple(dropped))
+        removals_of_chain, insertions_of_chain = _shared_chain_changes(live, desired, own_positions, chain)
+        removals += removals_of_chain
+        insertions += insertions_of_chain
+    dropped_chains = _chains_to_drop(live, desired_chains)
+    return TableEdit(live.family, live.table, rewritten, tuple(removals), tuple(insertions), tuple(dropped_chains))
 
 
 def _shared_chain_changes(

@@ -9,7 +9,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, OtherRegister, Register, comparison_conditions
 from capture.model import ruleset as model
-from capture.model.conventions import PROTOCOL_BY_NUMBER
+from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_BY_NUMBER
 from capture.model.values import Value
 from capture.netlink.attributes import decode_host_number
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REGISTER_SIZE = 4
 SINGLE_KEYS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_MAP
-SIZES = native.SIZES | {native.IIFNAME: 16, native.OIFNAME: 16, ETHER_TYPE.field: 2}
+SIZES = native.SIZES | {native.IIFNAME: INTERFACE_NAME_SIZE, native.OIFNAME: INTERFACE_NAME_SIZE, ETHER_TYPE.field: 2}
 SIZES |= dict.fromkeys(native.MARKS.values(), 0)
 """Of fields; none of marks, which may change between two keys."""
 MAX_CASES = 100

@@ -22,6 +22,7 @@ from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
+from capture.model.conventions import INTERFACE_NAME_SIZE
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_CREATE
@@ -37,8 +38,6 @@ MAX_ELEMENTS = 1500
 
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
-
-INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:

@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from capture.model.conventions import HEALTH_PORT, METRICS_PORT
 from capture.settings.config import CaptureConfig
 from sidecar.balancing import BalancingPolicy, DestinationRule
 from sidecar.bootstrap import MeshObjects, render
-from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT
+from sidecar.envoy import ADMIN_PORT
 from sidecar.mesh import FileLog, Mesh
 from sidecar.objects import Endpoint, MeshPod, ServicePort, Slice
 from sidecar.objects import Service as ServiceObject

@@ -484,7 +484,8 @@ def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
 
 
 def test_the_process_behind_a_socket_is_stopped() -> None:
-    port, facts = "tcp port 15006", FACTS.replace(listeners=(listener(15006),), stopped_by_inode=((0, "7"),))
+    port, served = "tcp port 15006", listener(15006).replace(inode=3)
+    facts = FACTS.replace(listeners=(served,), stopped_by_inode=((3, "7"),))
     causes = list(causes_of_connection(way(IN, "proxy-inbound", OWN, port=15006), None, facts, CAPTURE, shown_rule))
     assert causes == [cause("not-listening", "stopped", where=port, port=port, process="7")]
 

@@ -265,7 +265,7 @@ class TestErrors:
             (options.INBOUND_PORTS, "80,*", "'*'"),
             (options.OUTBOUND_PORTS, ",".join(map(str, range(1, 2000))) + ",007", "'007'"),
             (options.EXCLUDED_INTERFACES, "eth0,e\n0", r"'e\n0'"),
-            (options.PROXY_UID, f"1337,{'x' * 100}", f"'{'x' * 77}...'"),
+            (options.PROXY_UID, f"1337,{'x' * 100}", f"'{'x' * 60}... (100 characters)'"),
             (options.UID_PORT_EXCLUSIONS, "tcp:*:1,tcp:1", "'tcp:1'"),
         ],
     )
