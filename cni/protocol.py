@@ -12,7 +12,6 @@ Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sect
 
 from __future__ import annotations
 
-from capture.model.conventions import MAX_INTERFACE_BYTES
 from capture.model.text import printable, shortened
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
@@ -107,9 +106,9 @@ def _container_id_problem(value: str) -> str:
 
 
 def _interface_problem(value: str) -> str:
-    """SPEC, "Parameters": the rules of Linux, which counts bytes."""
-    if len(value.encode("utf-8", "surrogateescape")) > MAX_INTERFACE_BYTES:
-        return f"expected at most {MAX_INTERFACE_BYTES} bytes"
+    """SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL)."""
+    if len(value.encode("utf-8", "surrogateescape")) > 15:  # a number, since VERSION loads no conventions
+        return "expected at most 15 bytes"
     if value in {".", ".."} or any(character in "/:" or character.isspace() for character in value):
         return "expected a name of a network interface: not . or .., without / : or blanks"
     return ""
