@@ -108,6 +108,16 @@ AREAS = (
         " uninstall",
         "unit/cni/agent",
     ),
+    _area(
+        "injection",
+        "injection: decision inject manifest plan pods remove security settings shape yaml_text",
+        "unit/injection property/test_injection_laws.py",
+    ),
+    _area(
+        "report",
+        "capture/report: difference_text fold option_text packet_text trace_text",
+        "unit/report",
+    ),
 )
 
 

@@ -158,6 +158,23 @@ def test_settings_that_the_plugin_cannot_know_are_written_out() -> None:
         inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), parse_set(("envoy-port=16001",)))
 
 
+def test_a_status_port_that_only_the_plugin_leaves_alone_is_warned_of() -> None:
+    text = FILE_1.replace("      labels:", "      annotations: {status.sidecar.istio.io/port: '0'}\n      labels:")
+    by_plugin, by_init = (
+        inject(text, "f", Template(uses_plugin=uses_plugin, fragment=SMALL), NOTHING).outcomes[0].warnings
+        for uses_plugin in (True, False)
+    )
+
+    assert [each for each in by_plugin if each not in by_init] == [
+        "the CNI plugin leaves inbound port 15020 alone, whatever the status port is"
+    ]
+
+
+@pytest.mark.parametrize("given", ["", "REDIRECT"])
+def test_an_empty_mode_is_a_redirection(given: str) -> None:
+    assert PodSettings(NOTHING, {"sidecar.istio.io/interceptionMode": given}).mode == "REDIRECT"
+
+
 @pytest.mark.parametrize("template", [Template(), Template(uses_plugin=True)])
 def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
     template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +185,14 @@ def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
 
     assert rules["env"] == proxy["env"] == [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}]
     assert '"dns-udp-ipv4"' in proxy["args"][1]
+
+
+@pytest.mark.parametrize(
+    "kind", ["DaemonSet", "Deployment", "DeploymentConfig", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"]
+)
+def test_each_kind_of_workload_is_injected(kind: str) -> None:
+    (outcome,) = inject(FILE_1.replace("kind: Deployment", f"kind: {kind}"), "f", Template(), NOTHING).outcomes
+    assert outcome.injected
 
 
 def test_a_cronjobs_pods_have_the_status() -> None:
@@ -599,6 +624,10 @@ def test_baseline_forbids_a_host_in_probes_and_hooks(kind: str, call: str) -> No
         ("{name: istio-proxy, image: a}, {name: b}, {name: b}", "the name b is taken"),
         ("{name: istio-proxy, image: x, env: [{value: a}]}", "containers[0].env[0]: invalid value"),
         ("{name: istio-proxy, image: x, readinessProbe: 5}", "containers[0].readinessProbe: invalid value 5"),
+        *(
+            (f"{{name: istio-proxy, image: x, securityContext: {{{key}: 5}}}}", f"{key}: invalid value 5")
+            for key in ("capabilities", "seLinuxOptions", "seccompProfile", "appArmorProfile", "windowsOptions")
+        ),
         ("{name: istio-proxy, image: x, securityContext: {runAsUser: a}}", "runAsUser of container istio-proxy"),
     ],
 )

@@ -215,6 +215,10 @@ def test_marks_of_a_packet_are_printed() -> None:
     assert packet_text(PACKET.replace(connection_mark=7)).endswith("group 1000, connection mark 0x7")
 
 
+def test_a_packet_without_a_route_leaves_by_no_interface() -> None:
+    assert packet_text(PACKET.replace(out_interface="none")) == packet_text(PACKET.replace(out_interface=None))
+
+
 ROOT = Path(capture.__file__).parents[1]
 
 IN_SYNC = """

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from capture.report.fold import MIN_COLUMN, folded, folded_table, width_of
 
 WIDTHS = st.integers(40, 200)
-LINES = st.text(st.sampled_from("ab,`/-  "), max_size=400).map(str.strip)
-CELLS = st.text(st.sampled_from("ab, "), max_size=60)
+LINES = st.text(st.sampled_from("ab,`/-  日"), max_size=400).map(str.strip)
+CELLS = st.text(st.sampled_from("ab, 日"), max_size=60)
 
 
 @given(LINES, WIDTHS, st.sampled_from((None, 0, 10)))

@@ -1,5 +1,5 @@
 from capture.report.option_text import by_topic, flags_text, help_text
-from capture.settings.options import DRY_RUN, OPTIONS, OWNER_GROUPS, PROXY_PORT, REDIRECT_DNS
+from capture.settings.options import DRY_RUN, EXCLUDED_OUTBOUND_PORTS, OPTIONS, OWNER_GROUPS, PROXY_PORT, REDIRECT_DNS
 
 
 def test_flags_and_their_help() -> None:
@@ -7,6 +7,7 @@ def test_flags_and_their_help() -> None:
     assert help_text(PROXY_PORT) == "Port to which outbound TCP is sent.  [default: 15001]  [env: ENVOY_PORT]"
     assert flags_text(DRY_RUN) == "-n, --dry-run"
     assert flags_text(OWNER_GROUPS) == "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS"
+    assert "[default" not in help_text(REDIRECT_DNS) + help_text(EXCLUDED_OUTBOUND_PORTS)
     assert help_text(REDIRECT_DNS).endswith("[env: REDIRECT_DNS, ISTIO_META_DNS_CAPTURE]")
 
 
