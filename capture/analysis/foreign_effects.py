@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.effects import Effect
 
-DIVERTS = "foreign rule diverts captured traffic before ours decides"
+DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
 LOOPS = "foreign rule sends what the proxy sends on back to it"

@@ -327,7 +327,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
 
     printed = run(namespace, "capture", "verify", code=4).stdout
     foreign, missing = printed.splitlines()[1:]
-    assert foreign.startswith("  IPv4 nat OUTPUT, rule 1: foreign rule diverts captured traffic before ours decides")
+    assert foreign.startswith("  IPv4 nat OUTPUT, rule 1: foreign rule precedes ours and diverts captured traffic")
     assert "-p tcp -m tcp --dport 443 -j ACCEPT (tcp, port 443, user other than 1337" in foreign
     assert missing.startswith("  IPv6 nat ISTIO-INBOUND, rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
 

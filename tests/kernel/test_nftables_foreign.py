@@ -433,7 +433,7 @@ def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None
     traced = run_program(pair.pod, "capture", "trace", "tcp", "203.0.113.7:80", "--uid", "1000")
 
     assert explicit.returncode == 4
-    assert "ip other x, hook OUTPUT, priority -150, rule 1: foreign rule diverts captured traffic" in explicit.stdout
+    assert "ip other x, hook OUTPUT, priority -150, rule 1: foreign rule precedes ours and diverts" in explicit.stdout
     assert "proxy-outbound 15001 -> redirected 15009; witness: tcp to" in explicit.stdout
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")

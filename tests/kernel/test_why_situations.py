@@ -171,7 +171,7 @@ BROKEN: dict[str, BrokenPod] = {
         "foreign-rule",
         breaks=BEFORE % ("nat", -110, "redirect to :15001"),
         has_traffic=False,
-        message=":15001\nRestrict it to other users than 1337",
+        message=":15001\nRestrict the rule to other users than 1337",
     ),
     "translated before": BrokenPod("nat-first", breaks=BEFORE % ("nat", -110, "dnat to 203.0.113.77")),
     "translated in our table": BrokenPod(

@@ -99,7 +99,7 @@ def test_the_life_of_an_attachment(node: Node, call: Call, namespace: Namespace,
     refused = call("check", conflist, check=False)
     assert refused.returncode == 1
     assert "the namespace is not as it was left: IPv4 nat " in refused.stderr
-    assert "foreign rule diverts captured traffic before ours decides" in refused.stderr
+    assert "foreign rule precedes ours and diverts captured traffic" in refused.stderr
 
     for path in ("/run/netns/libcni", "", "/run/netns/gone", ""):
         call("del", conflist, path)

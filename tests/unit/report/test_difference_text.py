@@ -77,7 +77,7 @@ def test_each_kind_has_its_sentence() -> None:
 
     assert list(difference_lines(found)) == [
         (
-            "IPv4 nat OUTPUT, rule 1: foreign rule diverts captured traffic before ours decides:"
+            "IPv4 nat OUTPUT, rule 1: foreign rule precedes ours and diverts captured traffic:"
             f" -p tcp -m tcp --dport 80 -j ACCEPT{SAYS}"
         ),
         "IPv4 nat OUTPUT, rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
@@ -146,7 +146,7 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
 
     place = "ip other x, hook OUTPUT, priority -200: foreign rule"
     first, second = difference_lines(found)
-    assert first == f"{place} diverts captured traffic before ours decides: tcp dport 80 drop{SAYS}"
+    assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
     assert second == f"{place.removesuffix('rule')}policy stops captured traffic: the policy DROP"
     (note,) = note_lines(found)
     assert note == f"{place} without effect on captured traffic: -p tcp -m tcp --dport 80 -j ACCEPT"
