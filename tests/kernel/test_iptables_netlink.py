@@ -548,7 +548,7 @@ class TestWhatTheKernelLacks:
         monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
             netns().call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
-        assert f"modprobe xt_{name}" in raised.value.remedy
+        assert f"`modprobe -a xt_{name}`" in raised.value.remedy
 
     def test_a_type_of_chain_is_named_with_its_module(
         self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch

@@ -111,7 +111,7 @@ def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, comma
 
     pair.pod.run(command.split())
 
-    add = command.replace(" del ", " add ")
+    add = command.replace(" del ", " replace " if "route" in command else " add ")
     printed = run_program(pair.pod, "capture", "verify", code=None).stdout
     half, other = ("policy rule", "route") if " rule " in command else ("route", "policy rule")
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [add]

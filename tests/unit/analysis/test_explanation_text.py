@@ -27,12 +27,12 @@ FIELDS = {
     "from port": Field.SOURCE_PORT,
     "user": Field.UID,
     "group": Field.GID,
-    "in by": Field.IN,
-    "out by": Field.OUT,
+    "in via": Field.IN,
+    "out via": Field.OUT,
     "over lo": Field.OUT,
     "leaving the pod": Field.OUT,
 }
-PHRASE = re.compile(r",? (?=(?:to|port|from|user|group|in by|out by) |over lo|leaving the pod)")
+PHRASE = re.compile(r",? (?=(?:to|port|from|user|group|in via|out via) |over lo|leaving the pod)")
 
 
 def packets_of(space: PacketSpace, text: str) -> int:
