@@ -37,8 +37,7 @@ class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
     ``table`` is one of our tables, or what a foreign chain's table is called. ``certain`` is False where the rule has a
-    match that we cannot judge. ``base_chain`` is the base chain from which the rule was reached, by a packet of a
-    ``family``.
+    match that we cannot judge. ``base_chain`` is where the rule was reached from, by a packet of a ``family``.
     """
 
     not_compared = ("base_chain",)

@@ -153,7 +153,6 @@ def look_up_route(
 
     ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; 0 is any. Kernels before 4.18
     have no policy rules by these, and ignore them.
-
     No route at all is RTN_UNSPEC, and so is an IPv4 source that is not an address of the namespace.
     """
     family, packed = pack_address(destination)
