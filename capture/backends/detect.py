@@ -200,7 +200,9 @@ def _missing_feature(facts: HostFacts, variant: Variant, *, certain: bool) -> st
     """
     lacking = dict(facts.lacking).get(variant)
     if lacking:
-        return f"this kernel cannot load the module {', '.join(lacking)}"
+        from capture.backends.missing_modules import cannot_load
+
+        return cannot_load(lacking)
     if variant == "nft" and facts.has_nf_tables is False:
         return "this kernel has no nf_tables"
     if variant == "nft" and facts.has_nft_compat is False:
@@ -233,9 +235,9 @@ OTHER_USERS_REASON = (
 def _choose_nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
     lacking = dict(facts.lacking).get("nftables")
     if lacking:
-        from capture.backends.missing_modules import remedy_for
+        from capture.backends.missing_modules import cannot_load, remedy_for
 
-        raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
+        raise UnsupportedError(cannot_load(lacking), remedy_for(lacking))
     if facts.has_nf_tables is False:
         raise MissingFeatureError("this kernel has no nf_tables", "Load the module nf_tables, or use iptables-legacy.")
     if driver == "libnftables" and not facts.has_libnftables:

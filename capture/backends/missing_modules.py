@@ -66,6 +66,12 @@ def _may_come_from_missing_module(error: CaptureError) -> bool:
     return isinstance(error, MissingFeatureError)
 
 
+def cannot_load(modules: Iterable[str]) -> str:
+    """Return that a kernel cannot load modules."""
+    names = tuple(modules)
+    return f"this kernel cannot load the module{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
 def remedy_for(lacking: Iterable[str]) -> str:
     """Return what to do about modules that a kernel does not have, or that modprobe's configuration forbids."""
     names = tuple(lacking)
@@ -76,7 +82,7 @@ def remedy_for(lacking: Iterable[str]) -> str:
         release, named = os.uname().release, absent[0] if len(absent) == 1 else "them"
         remedies.append(
             f"Install the package with {named} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
-            f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
+            f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that has {named}."
         )
     prohibitions = kernel_modules.read_prohibitions() if forbidden else {}
     remedies += [f"{prohibitions[name]} on the host forbids {name}: take that line out." for name in forbidden]

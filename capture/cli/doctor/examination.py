@@ -15,7 +15,7 @@ from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather_facts
 from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run_program
 from capture.backends.iptables.tables import VARIANTS
-from capture.backends.missing_modules import remedy_for, remedy_for_closed
+from capture.backends.missing_modules import cannot_load, remedy_for, remedy_for_closed
 from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules, with_required
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
@@ -261,7 +261,7 @@ def _kernel_finding(modules: tuple[str, ...], use: str, lacking: tuple[str, ...]
     message = f"absent; needed {use}"
     to_blame = tuple(module for module in with_required(modules) if module in lacking)
     if to_blame:
-        message += f"; this kernel cannot load the module {', '.join(to_blame)}"
+        message += f"; {cannot_load(to_blame)}"
     remedy = remedy_for(to_blame) if to_blame else f"Run `modprobe -a {' '.join(modules)}` on the host"
     return Finding("kernel", name, "warning", message, remedy)
 
