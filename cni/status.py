@@ -15,7 +15,7 @@ from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, candidates, choose, missing_plugins
+from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, choose, missing_plugins, read_candidates
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.tokens import times_of, token_in
@@ -41,7 +41,7 @@ class Status(Value):
 def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
     """Look at the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
-    listed = candidates(conf_dir, timeout=0.2)
+    listed = read_candidates(conf_dir, timeout=0.2)
     chosen = choose(listed, choice)
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None

@@ -36,7 +36,7 @@ from capture.state.netns import InNamespace
 from capture.state.routes import missing_parts
 from initcontainer.outside import OutsideNamespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
-from initcontainer.proof import Prover
+from initcontainer.prover import Prover
 
 FROM_OUTSIDE = "connections from outside the pod"
 
@@ -118,11 +118,11 @@ def _by_rules(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
         source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
-        probe = chooser.inbound_packet(family, _interface(family), source)
-        if probe is None:
+        captured = chooser.inbound_packet(family, _interface(family), source)
+        if captured is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
-        packet, port = probe
+        packet, port = captured
         dialled = endpoint_text(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)

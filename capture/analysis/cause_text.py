@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -59,7 +59,10 @@ TEXTS: dict[tuple[str, str], str] = {
     ("host-network", ""): """\
         this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured
         Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.""",
-    ("lo-down", ""): f"{LO_IS_DOWN}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
+    (
+        "lo-down",
+        "",
+    ): f"{LO_DOWN_MESSAGE}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
     ("interface-down", ""): """\
         the interface {name} is down: nothing leaves the pod by it, or comes in
         Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",

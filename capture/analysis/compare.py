@@ -151,13 +151,13 @@ def with_foreign_chains(desired: CanonicalTables, live_forms: CanonicalTables) -
     return forms
 
 
-def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) -> CanonicalTables:
+def with_differences(forms: CanonicalTables, made: Iterable[Difference]) -> CanonicalTables:
     """Return rules with some differences made in them.
 
     Where rules are missing, others come before them: those that are applied again are appended.
     """
     changed = dict(forms)
-    for key, in_chain in by_chain(differences).items():
+    for key, in_chain in by_chain(made).items():
         form = forms.get(key, EMPTY_CHAIN)
         gone = {difference.rules_before for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]

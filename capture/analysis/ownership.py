@@ -293,6 +293,6 @@ def _sibling_positions(rules: Sequence[model.Rule], known: Sequence[bool], own: 
     if not own:
         first = known.index(True) if True in known else len(rules)
         return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    own_positions = {rules[position] for position in own}
-    is_new = [each and rule not in own_positions for each, rule in zip(known, rules, strict=True)]
+    own_rules = {rules[position] for position in own}
+    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
     return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))

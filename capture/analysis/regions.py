@@ -225,16 +225,16 @@ def _marks(space: PacketSpace, region: Region) -> Iterator[str]:
     kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
     for kind, words in kinds:
         value = mask = 0
-        is_certain_diversion = True
+        is_single_value = True
         for group, bits in enumerate(space.groups):
             ranges = region.get(Field.COUNT + len(MARK_KINDS) * group + MARK_KINDS.index(kind))
             if ranges is not None:
-                is_certain_diversion &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+                is_single_value &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
                 value |= scattered(ranges[0][0], bits)
                 mask |= scattered((1 << len(bits)) - 1, bits)
         if mask:
             shown = f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"  # all bits
-            yield f"{words} {shown}" if is_certain_diversion else f"some {words}s"
+            yield f"{words} {shown}" if is_single_value else f"some {words}s"
 
 
 def _listed(names: list[str]) -> str:

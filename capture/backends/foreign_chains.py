@@ -244,27 +244,27 @@ def _of_receiver(chain: model.Chain) -> model.Chain:
 
 def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[str, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
-    number, name = listed.table.family, listed.table.name
-    family, is_filter = FAMILY_BY_NUMBER.get(number), listed.is_filter_of_iptables
-    find_set = set_finder(netfilter, number, name)
+    table_family, name = listed.table.family, listed.table.name
+    family, is_filter = FAMILY_BY_NUMBER.get(table_family), listed.is_filter_of_iptables
+    find_set = set_finder(netfilter, table_family, name)
     known: dict[bytes, tuple[str, Fields]] = {}
     by_chain: dict[str, list[model.Rule]] = {}
-    places: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     reader: RuleReader | None = None
-    for attributes in read_rules(netfilter, number, name):
+    for attributes in read_rules(netfilter, table_family, name):
         fields = decode_fields(attributes)
         chain = decode_text(fields[nf.NFTA_RULE_CHAIN])
         in_chain = by_chain.setdefault(chain, [])
-        place = places[chain] = places.get(chain, 0) + 1
+        number = numbers[chain] = numbers.get(chain, 0) + 1
         is_xt = any(each in attributes for each in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(each in attributes for each in SET_EXPRESSIONS))):
             from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
             reader = reader or RuleReader(family)
-            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=place))
+            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=number))
         else:
             read = _rules(decode_rule(fields, Program(find_set, family), known), family)
-            in_chain += [rule.replace(number=place) for rule in read]
+            in_chain += [rule.replace(number=number) for rule in read]
     return by_chain
 
 

@@ -144,10 +144,10 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     if len(example) <= width:
         yield example
         return
-    command, _, comment = example.partition("  #")
+    invocation, _, comment = example.partition("  #")
     if comment:
         yield f"#{comment}"
-    rest = command.rstrip()
+    rest = invocation.rstrip()
     while len(rest) > width:
         blanks = [at for at, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, at) % 2]
         blanks = [at for at in blanks if rest[at + 1] in "-|>"] or blanks

@@ -96,7 +96,7 @@ class Diagnosis(Value):
         """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
-        kinds = {cause.kind for cause in self.causes}
+        kinds = {each.kind for each in self.causes}
         if self.trace is None:
             is_captured = kinds.isdisjoint(NOT_CAPTURED)
         elif self.trace.outcome == "direct":
@@ -108,10 +108,10 @@ class Diagnosis(Value):
     def with_commands(self, changed: Callable[[str], str]) -> Diagnosis:
         """Return the diagnosis with other words for what to do, which messages may name, too."""
 
-        def of(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        def with_changed_words(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
             return tuple(each.replace(message=changed(each.message), remedy=changed(each.remedy)) for each in causes)
 
-        return self.replace(causes=of(self.causes), notes=of(self.notes))
+        return self.replace(causes=with_changed_words(self.causes), notes=with_changed_words(self.notes))
 
 
 def why(

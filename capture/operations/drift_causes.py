@@ -18,7 +18,7 @@ from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.text import plural
 from capture.operations.tracing import live_trace
-from capture.state.impediments import LO_DOWN, Impediment
+from capture.state.impediments import LO_DOWN_KIND, Impediment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
-        felt = [difference for difference in own if _is_felt(difference.effect, pod)]
-        worst = min(felt or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
+        with_effect = [difference for difference in own if _has_effect_on_packets(difference.effect, pod)]
+        worst = min(with_effect or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
         does = f", so that {consequence(worst.effect)}" if worst.effect else ""
-        does = MADE_UP_FOR if does and not felt else does
+        does = MADE_UP_FOR if does and not with_effect else does
         first, further = _worst_in_words(worst, own, verified.live, does)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
-        besides += other_consequences(worst.effect, (difference.effect for difference in felt))
+        besides += other_consequences(worst.effect, (difference.effect for difference in with_effect))
         yield cause(_rule_cause_kind(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
     yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
-        place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
-        yield cause("second-set", where=place, place=place)
+        set_place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
+        yield cause("second-set", where=set_place, place=set_place)
     yield from map(missing_route_cause, verified.missing)
     yield from delivery_causes(verified.impediments)
     for message in verified.uncaptured:
@@ -61,7 +61,7 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
 MADE_UP_FOR = ", which other rules make up for"
 
 
-def _is_felt(effect: Effect | None, pod: ExaminedPod) -> bool:
+def _has_effect_on_packets(effect: Effect | None, pod: ExaminedPod) -> bool:
     """Return whether packets fare otherwise by all live rules, too: chains that were renamed do the same as before."""
     return effect is not None and live_trace(effect.packet, pod.situation).fate != effect.before.fate
 
@@ -159,7 +159,7 @@ def _is_dropping(effect: Effect | None) -> bool:
 def delivery_causes(impediments: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for impediment in impediments:
-        if impediment.kind != LO_DOWN:
+        if impediment.kind != LO_DOWN_KIND:
             yield Cause(impediment.kind, impediment.message, impediment.remedy)
 
 

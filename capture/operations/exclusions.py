@@ -239,8 +239,8 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
         return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        uncaptured_directions = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return uncaptured_directions.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
+        return excluded.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

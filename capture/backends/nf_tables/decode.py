@@ -108,7 +108,7 @@ class Program:
         from capture.backends.nf_tables import foreign_expressions as foreign  # few rules need them
 
         if LOADERS.get(name) in fields:
-            self._load(fields[LOADERS[name]], foreign.loaded(name, fields))
+            self._load(fields[LOADERS[name]], foreign.loaded_register(name, fields))
         elif name in FILTERS:
             self._put(foreign.unknown_match(name, fields))
         else:

@@ -64,7 +64,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
     return [
         *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
         *(each.replace(topic=NODE) for each in _plugin_findings("cni.status:findings_of_this_node")),
-        identity_finding(namespace_id(), is_host=is_host()),
+        identity_finding(namespace_id(), is_host_namespace=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
         *ipsec_findings(read_policies),
@@ -182,9 +182,9 @@ def live_set_findings(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
         yield Finding("choice", "live rules", "warning", message, remedy)
 
 
-def identity_finding(namespace: str, *, is_host: bool) -> Finding:
+def identity_finding(namespace: str, *, is_host_namespace: bool) -> Finding:
     """Return which network namespace we are in."""
-    if not is_host:
+    if not is_host_namespace:
         return Finding("namespace", "identity", "ok", f"{namespace}: not the host's own")
     message = f"{namespace}: the host's own, which is not captured without --allow-host"
     return Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")

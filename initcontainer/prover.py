@@ -172,7 +172,7 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     family = FAMILY_NUMBERS[probe.destination.family]
-    with InNamespace(probe.outside or None):  # where the socket stays
+    with InNamespace(probe.namespace_path or None):  # where the socket stays
         connection = socket.socket(family, socket.SOCK_STREAM)
     with connection:
         connection.settimeout(timeout)
