@@ -51,7 +51,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
         *_plugin_findings(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_kubeconfig_findings(entry),
     ]
-    with_entry = _with_entry(listed)
+    with_entry = _paths_with_entry(listed)
     plain = {
         "runtime": {"name": runtime.name, "evidence": runtime.evidence},
         "conf_dir": conf_dir,
@@ -75,7 +75,7 @@ def findings_of_this_node() -> tuple[Finding, ...]:
     return node_state.findings if bin_dirs or has_entry else ()
 
 
-def _with_entry(listed: list[Candidate]) -> list[str]:
+def _paths_with_entry(listed: list[Candidate]) -> list[str]:
     return [candidate.path for candidate in listed if candidate.network and candidate.network.entries]
 
 
@@ -94,7 +94,7 @@ def _list_findings(
         yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return
     if not taken.entries:
-        elsewhere = _with_entry(listed)
+        elsewhere = _paths_with_entry(listed)
         message = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
         message += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
         yield Finding("network", "entry", "error", message, f"{INSTALL} puts it there.")

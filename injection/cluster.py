@@ -10,7 +10,7 @@ from capture.settings.pod import INIT_CONTAINER
 from capture.settings.settings import Settings
 from cni.decision import first_exemption
 from cni.pod import Identity
-from cni.pod_object import from_object
+from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
 from injection.plan import pod_settings
@@ -69,7 +69,7 @@ def _carrier(workload: Workload) -> tuple[str, str]:
     if INIT_CONTAINER in names:
         return BY_INIT, ""
     try:
-        exemption = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
+        exemption = first_exemption(pod_from_object(Identity(workload.namespace, workload.name), workload.pod))
     except (CaptureError, CniError) as error:
         return "", error.message
     return ("", exemption.reason) if exemption else (BY_PLUGIN, "")

@@ -41,11 +41,11 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     spec = workload.pod["spec"]
     own = [each for each in containers_of(spec) if each.get("name") not in (None, *INJECTED)]
     escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
-    lines = (line for each in own for line in _of_container(each))
+    lines = (line for each in own for line in _container_warnings(each))
     return tuple(dict.fromkeys([*misspelling_warnings(workload.annotations), *escapes, *lines]))
 
 
-def _of_container(container: dict[str, Any]) -> Iterator[str]:
+def _container_warnings(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
     for port in container.get("ports") or []:
         if port.get("containerPort") in SIDECAR_PORTS:

@@ -309,12 +309,12 @@ TEXTS: dict[tuple[str, str], str] = {
 _RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
 
 
-def without_record(remedy: str) -> str:
+def remedy_without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
     return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
 
 
-def for_machine(remedy: str) -> str:
+def machine_remedy(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
     return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
 

@@ -115,11 +115,11 @@ class _FamilyExplanation:
         def settled(node: int) -> int | None:
             if diagrams.level(node) < self.space.first_unknown_level:
                 return None
-            return diagrams.leaf(self._in_words(node))
+            return diagrams.leaf(self._fate_and_reason(node))
 
         return diagrams.rewritten(fates, settled, "policy")
 
-    def _in_words(self, node: int) -> tuple[Fate | None, str]:
+    def _fate_and_reason(self, node: int) -> tuple[Fate | None, str]:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
         diagrams = self.space.diagrams
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from capture.analysis.compare import by_chain
+from capture.analysis.compare import differences_by_chain
 from capture.analysis.effects import Comparison
 from capture.model.text import plural
 
@@ -84,7 +84,7 @@ def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleCha
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
     """
-    for key, in_chain in by_chain(own).items():
+    for key, in_chain in differences_by_chain(own).items():
         chain = live.chain(*key)
         if len(in_chain) > MAX_SINGLE and not (chain and chain.rules):
             yield tuple(in_chain), EMPTIED

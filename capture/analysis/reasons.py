@@ -59,7 +59,7 @@ class ReasonCompiler(PathCompiler):
             return fates
         return self.diagrams.choose(self.space.has_mark("mark", verdict.value, verdict.mask), node, fates)
 
-    def _dropped(self, why: str) -> int:
+    def _dropped_fate(self, why: str) -> int:
         return self._fate(Fate("dropped", reason=(DECIDES, why)))
 
 

@@ -56,7 +56,7 @@ def _simplified(space: PacketSpace, packets: int, among: int) -> int:
 
     def deeper(one: int, other: int) -> int:
         level, bounds, columns = diagrams.aligned((one, other))
-        if diagrams.level(one) != level:  # a field that only the frame tests
+        if diagrams.level(one) != level:  # a field that only ``among`` tests
             return result(one, diagrams.any_of(diagrams.children(other)))
         children = [result(*pair) for pair in columns]
         return diagrams.node(level, bounds, _without_dont_cares(children, [*bounds, space.domains[level][1]]))

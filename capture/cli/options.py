@@ -224,7 +224,7 @@ def namespace_options() -> list[click.Parameter]:
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
-        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_of_process,
+        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_set_namespace_of_pid,
                      help="Act on the network namespace of this process."),
     ]  # fmt: skip
 
@@ -254,7 +254,7 @@ def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: s
     return completions([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
-def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+def _set_namespace_of_pid(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:

@@ -22,7 +22,7 @@ from capture.rules import build_ruleset, build_tracking, build_transition, redir
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
@@ -96,7 +96,7 @@ def apply(
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
-    settings = Settings({}) if recorded and settings is None else as_settings(settings, "apply")
+    settings = Settings({}) if recorded and settings is None else require_settings(settings, "apply")
     seconds: object = lock_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")

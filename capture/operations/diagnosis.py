@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 
 from capture.analysis.captured_pod import Capture
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_machine, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, machine_remedy, remedy_without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -147,8 +147,8 @@ def why(
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.reference, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
-            return diagnosis.with_commands(for_machine)
-        return diagnosis if is_recorded else diagnosis.with_commands(without_record)
+            return diagnosis.with_commands(machine_remedy)
+        return diagnosis if is_recorded else diagnosis.with_commands(remedy_without_record)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:

@@ -48,8 +48,8 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
         if not where.position:  # a policy
             return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}")
         command = _removal(where, choice)
-        is_stable = command.startswith("nft") or where.of_chain not in numbered
-        numbered.add(where.of_chain)
+        is_stable = command.startswith("nft") or where.chain_location not in numbered
+        numbered.add(where.chain_location)
         by = f": `{entering}{command}`" if command and is_stable else ""
         return cause.replace(remedy=f"{cause.remedy}{_writer(cause)} If nothing needs the rule, remove it{by}.")
 

@@ -8,7 +8,7 @@ from capture.model.addresses import FAMILIES, IPV6, Family
 from capture.operations.arguments import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import Host, resolve
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state.pod_host import AnyPod
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ def render(
 
     Without a choice, the backend and driver are those that most hosts take.
     """
-    config, _ = resolve(as_settings(settings, "render"), host or AnyPod())
+    config, _ = resolve(require_settings(settings, "render"), host or AnyPod())
     if not isinstance(families, tuple) or not set(families) <= set(FAMILIES):
         raise ConfigurationError("render()", repr(families), "the argument families", f"some of {FAMILIES}")
     config = config.replace(families=tuple(family for family in config.families if family in families))

@@ -24,7 +24,7 @@ from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.parsers import interface
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
@@ -155,7 +155,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
-    config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
+    config, _ = resolve(require_settings(settings, "trace"), host_or_default(host, namespace))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))
     from capture.backends.foreign_chains import rejecting_chains  # few captures reject anything

@@ -219,11 +219,11 @@ class Program:
 
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
         conditions = tuple(comparison_conditions(loaded, bounds, self._family, self._protocol))
-        for condition in conditions or (self._without_words(loaded, bounds),):
+        for condition in conditions or (self._unmodelled_comparison(loaded, bounds),):
             self._put(condition)
         return True
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
+    def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
         from capture.backends.nf_tables.foreign_expressions import compared  # few rules need it
 
         return compared(loaded, bounds)
