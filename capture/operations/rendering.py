@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.backends import detect, load
+from capture.backends.detect import BackendChoice
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, IPV6, Family
 from capture.operations.arguments import request_of
@@ -10,10 +11,6 @@ from capture.rules import build_ruleset
 from capture.settings.config import Host, resolve
 from capture.settings.settings import Settings, as_settings
 from capture.state.pod_host import AnyPod
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.backends.detect import BackendChoice
 
 
 def render(
