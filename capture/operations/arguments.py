@@ -16,6 +16,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import ExplicitValue
 from capture.state import record
+from capture.state.netns import Path
 from capture.state.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from capture.model.addresses import Network
     from capture.settings.config import Host
     from capture.settings.settings import Settings
-    from capture.state.netns import Path
 
-    Namespace = Path | None
-    """The path of a network namespace; None is the one of the calling thread."""
+Namespace = Path | None
+"""The path of a network namespace; None is the one of the calling thread."""
 
 
 MAX_LOCK_TIMEOUT = 86_400

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import proxy_owner_by_rules
@@ -10,16 +14,17 @@ from capture.analysis.outcome import TO_PROXY
 from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
+from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.errors import argument_error
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import EPHEMERAL_PORT, Packet
-from capture.model.ruleset import Ruleset
+from capture.model.ruleset import Chain, ProtocolName, Rule, Ruleset, TableName
 from capture.netlink.interfaces import read_links
 from capture.netlink.rtnetlink import open_rtnetlink
-from capture.operations.arguments import host_of, host_or_default
+from capture.operations.arguments import Namespace, host_of, host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
@@ -30,18 +35,8 @@ from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
 from capture.state.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
-    from typing import TypeVar
-
-    from capture.backends.detect import SetLocation
-    from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
-    from capture.operations.arguments import Namespace
-
-    IpAddress = IPv4Address | IPv6Address
-    Parsed = TypeVar("Parsed")
+IpAddress = IPv4Address | IPv6Address
+Parsed = TypeVar("Parsed")
 
 AN_ADDRESS = "an IP address"
 
