@@ -8,10 +8,13 @@ containers are written as JSON in which only what depends on the pod or the para
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings.options import Option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.settings import Settings
 from cni.decision import INJECT
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
@@ -28,15 +31,14 @@ from injection.settings import (
     STATUS_PORT,
     PodSettings,
 )
-from injection.template import VALIDATION_CONTAINER, InjectionError, as_native, init_container, validation_container
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from capture.settings.options import Option
-    from capture.settings.settings import Settings
-    from injection.template import Template
+from injection.template import (
+    VALIDATION_CONTAINER,
+    InjectionError,
+    Template,
+    as_native,
+    init_container,
+    validation_container,
+)
 
 NAME = "istio-capture-injection"
 NAMESPACE = "kube-system"

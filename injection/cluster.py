@@ -14,15 +14,11 @@ from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
 from injection.plan import pod_settings
-from injection.pods import containers_of, workloads
+from injection.pods import Workload, containers_of, workloads
+from injection.settings import PodSettings
 from injection.shape import POD, misfits
 from injection.template import Template
 from injection.warnings import dangers
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from injection.pods import Workload
-    from injection.settings import PodSettings
 
 COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 

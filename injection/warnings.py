@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_dns_of_all_servers
 from capture.state.pod_host import AnyPod
 from cni.escapes import escape_warnings
-from injection.pods import RUNS_TO_COMPLETION, containers_of
+from injection.plan import InjectionPlan
+from injection.pods import RUNS_TO_COMPLETION, Workload, containers_of
+from injection.settings import PodSettings
 from injection.template import VALIDATION_CONTAINER
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from injection.plan import InjectionPlan
-    from injection.pods import Workload
-    from injection.settings import PodSettings
 
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from sidecar.envoy import extension
+from collections.abc import Iterable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sidecar.envoy import Json
-    from sidecar.mesh import FileLog
-    from sidecar.telemetry import AccessLog
+from sidecar.envoy import Json, extension
+from sidecar.mesh import FileLog
+from sidecar.telemetry import AccessLog
 
 FIELDS = {
     "start_time": "%START_TIME%",

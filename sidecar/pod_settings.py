@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from capture.errors import CaptureError
 from capture.settings.options import INIT_OPTIONS, OPTIONS
 from capture.settings.pod import INIT_CONTAINER, pod_settings
@@ -11,10 +13,6 @@ from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from initcontainer.arguments import parse
 from sidecar.fields import FieldError, Fields
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def settings_of_object(plain: Mapping[str, object], origin: str) -> Settings:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from capture.model.values import Value
-from sidecar.fields import FieldError
-from sidecar.mesh import BUILT_IN_PROVIDER
-from sidecar.objects import includes, metadata_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-    from sidecar.mesh import FileLog, Mesh
-    from sidecar.objects import MeshPod
+from sidecar.documents import Document
+from sidecar.fields import FieldError, Fields
+from sidecar.mesh import BUILT_IN_PROVIDER, FileLog, Mesh
+from sidecar.objects import MeshPod, includes, metadata_of
 
 
 class AccessLogging(Value):

@@ -9,11 +9,8 @@ from __future__ import annotations
 import re
 
 from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.location import Location
 from capture.model.values import Value
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.location import Location
 
 REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     """A rule with its positions, which count from 0, in two chains."""
     CommonRun = tuple[int, int, "CommonRun | None"]
     """A common subsequence from its end: the positions of its last rule, and the run before it."""
+else:
+    DifferenceKind = str
 
 EMPTY_CHAIN = CanonicalChain("ACCEPT", ())
 

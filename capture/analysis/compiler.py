@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Direction = Literal["inbound", "outbound"]
     Leg = Literal["in", "out", "post", "lo", "input"]
+else:
+    Direction = str
 
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"

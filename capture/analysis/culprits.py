@@ -8,6 +8,7 @@ the same.
 
 from __future__ import annotations
 
+from capture.analysis.compare import Difference
 from capture.analysis.compiler import INBOUND
 from capture.analysis.effects import Comparison, Effect, FateChange
 from capture.analysis.outcome import Fate
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from capture.analysis.base_chains import BaseChain, Situation
-    from capture.analysis.compare import Difference
     from capture.model.addresses import Family
     from capture.model.location import Location
 
@@ -55,9 +55,8 @@ class Obstacle(Value):
         return base.location(base.chain.name, self.position, self.family)
 
 
-if TYPE_CHECKING:
-    Foreign = Difference | Obstacle
-    """A rule in a chain that we share, or one of another base chain."""
+Foreign = Difference | Obstacle
+"""A rule in a chain that we share, or one of another base chain."""
 
 
 class Culprits:

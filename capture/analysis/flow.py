@@ -15,23 +15,20 @@ ports. A chain that does nothing but send to the proxy is no node of its own. Fo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.meaning import meaning
 from capture.analysis.outcome import DNS, redirect_outcome
 from capture.analysis.ownership import own_positions
 from capture.model import ruleset as model
+from capture.model.addresses import Family
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECT_REASON
 from capture.model.values import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any, Literal
-
-    from capture.analysis.base_chains import BaseChain, Situation
-    from capture.model.addresses import Family
-
-    EdgeKind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
+EdgeKind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
 DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
 CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {

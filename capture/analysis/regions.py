@@ -18,13 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from capture.analysis.compiler import Direction
     from capture.analysis.space import MarkKind, PacketSpace
 
-    Intervals = tuple[tuple[int, int], ...]
-    Region = dict[int, Intervals]
-    """The ranges, by level, that the packets of a part of a set share."""
-
-    from capture.analysis.compiler import Direction
+Intervals = tuple[tuple[int, int], ...]
+Region = dict[int, Intervals]
+"""The ranges, by level, that the packets of a part of a set share."""
 
 OVER_LO = "over lo"
 MAX_NAMED = 6

@@ -10,7 +10,7 @@ from capture.model.conventions import NO_IPV4
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
-from capture.operations.arguments import host_or_default, request_of
+from capture.operations.arguments import host_of, host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
@@ -52,7 +52,7 @@ def verify(
                 return verified
             if not explicit.explicit:
                 return _verify_without_reference()
-        config, _ = resolve(explicit, host_or_default(host, namespace))
+        config, _ = resolve(explicit, host_or_default(host, host_of(namespace), "verify"))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
         recorded = record.read()
@@ -253,5 +253,5 @@ def read_reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.answers)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        config, warnings = resolve(settings, host_or_default(host, namespace))
+        config, warnings = resolve(settings, host_of(namespace) if host is None else host)
         return Reference(settings, config, tuple(warnings))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, machine_remedy, remedy_without_record
 from capture.analysis.ipsec import policy_for
@@ -19,10 +21,14 @@ from capture.analysis.pod_causes import (
     unjudged_programs,
 )
 from capture.analysis.replies import OUTSIDE
+from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
+from capture.model.packet import Packet
 from capture.model.values import Value
+from capture.netlink.ipsec import IpsecPolicy
 from capture.operations import host_of, read_reference, verify
+from capture.operations.arguments import Namespace
 from capture.operations.comparison import own_ruleset
 from capture.operations.connection import (
     Connection,
@@ -51,27 +57,17 @@ from capture.operations.exclusions import (
 )
 from capture.operations.inference import inferred_config
 from capture.operations.removal import with_removals
+from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_situation, live_trace
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from capture.settings.settings import Settings
 from capture.state import attachments
 from capture.state.capabilities import escapes_of
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
 from capture.state.pod_facts import read_facts
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from capture.analysis.base_chains import Situation
-    from capture.analysis.trace import Trace
-    from capture.model.packet import Packet
-    from capture.netlink.ipsec import IpsecPolicy
-    from capture.operations.arguments import Namespace
-    from capture.operations.results import Verified
-    from capture.settings.settings import Settings
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""

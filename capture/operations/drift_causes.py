@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause, is_translated
+from capture.analysis.compare import Difference, DifferenceKind
+from capture.analysis.culprits import Foreign
+from capture.analysis.effects import Effect
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import family_ruleset
 from capture.analysis.replies import OUTSIDE, SENT_ON
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
 from capture.model.addresses import IPV4
 from capture.model.conventions import APP_ID
 from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
+from capture.model.ruleset import Ruleset
 from capture.model.text import plural
+from capture.operations.results import Verified
+from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state.impediments import LO_DOWN_KIND, Impediment
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from capture.analysis.compare import Difference, DifferenceKind
-    from capture.analysis.culprits import Foreign
-    from capture.analysis.effects import Effect
-    from capture.analysis.trace import Trace
-    from capture.model.ruleset import Ruleset
-    from capture.operations.results import Verified
-    from capture.operations.situation import ExaminedPod
 
 USUAL_PACKET = Packet("tcp", OUTSIDE[IPV4], 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""

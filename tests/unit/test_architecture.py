@@ -21,6 +21,7 @@
 
 import ast
 import functools
+import itertools
 import pkgutil
 import re
 import subprocess
@@ -226,6 +227,23 @@ def test_only_the_command_line_finds_modules_above_by_name() -> None:
 def test_every_room_exists() -> None:
     assert {room for room in ROOMS if not any(covers(room, module) for module in MODULES)} == set()
     assert {room for without in WITHOUT.values() for room in without} | set(WITHOUT) <= set(ROOMS)
+
+
+def test_the_map_of_analysis_has_each_module_and_who_uses_it() -> None:
+    floors = [
+        [cell.split(", ") for cell in line.split("   ")[0].split(" <- ")]
+        for line in re.findall(r"^ {8}(.*)", MODULES["capture.analysis"].read_text(), re.MULTILINE)
+    ]
+    home = "capture.analysis."
+    assert {name for floor in floors for cell in floor for name in cell} == {
+        name.removeprefix(home) for name in MODULES if name.startswith(home)
+    }
+    arrows = [arrow for floor in floors for arrow in itertools.pairwise(floor)]
+    assert [
+        (used, users)
+        for used, users in arrows
+        if not all(home + name in imports_of(home + user).all for name in used for user in users)
+    ] == []
 
 
 def test_the_top_of_the_library_can_be_taken_in_at_a_glance() -> None:
