@@ -47,7 +47,7 @@ NOT_AVAILABLE_LIMITED = 51
 FIRST_OWN_CODE = 100
 
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
-MESSAGE_LIMIT = 700
+MAX_MESSAGE_LENGTH = 700
 DETAILS_LIMIT = 8000
 CALLED_BY_HAND = "A container runtime sets the variables. When you call the plugin by hand, set what the message names."
 WRONG_FILE = "Look at the network configuration list, a file in /etc/cni/net.d on the node, and at what wrote it."
@@ -61,7 +61,7 @@ class CniError(Exception):
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.message = shortened(one_line(message), MESSAGE_LIMIT)
+        self.message = shortened(one_line(message), MAX_MESSAGE_LENGTH)
         self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
 
 

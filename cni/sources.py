@@ -23,7 +23,7 @@ NOTHING_LEARNED = {
     RUNTIME: "the runtime hands over no annotations of the pod",
     AGENT: "the node's agent does not answer, or does not know the pod",
 }
-REMEDIES = {
+REMEDY_BY_SOURCE = {
     RUNTIME: (
         f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, as `capture cni install`'
         " does: containerd and CRI-O then hand them over. For other runtimes name a 'kubeconfig', and 'kubernetes' in"
@@ -52,7 +52,7 @@ def find_pod(identity: Identity, configuration: Configuration, log: PluginLog) -
                 log.warn(warning)
             return pod, exemption
     silent = [NOTHING_LEARNED[source] for source in sources if source in NOTHING_LEARNED]
-    remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
+    remedies = [REMEDY_BY_SOURCE[source] for source in sources if source in REMEDY_BY_SOURCE]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 

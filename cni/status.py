@@ -10,7 +10,7 @@ from typing import Any
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
-from capture.report.terminal import HANG, Finding, print_findings, print_lines
+from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
@@ -20,7 +20,7 @@ from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.tokens import times_of, token_in
 
-DECISIONS = 5
+MAX_SHOWN_DECISIONS = 5
 """How many of the plugin's last decisions are shown."""
 LOG_END = 256 * 1024
 """Bytes at the end of the log that are looked at for them."""
@@ -227,7 +227,7 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
             decisions.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
-        if len(decisions) == DECISIONS:
+        if len(decisions) == MAX_SHOWN_DECISIONS:
             break
     yield from reversed(decisions)
 
@@ -253,10 +253,10 @@ def show(status: Status) -> None:
     print_lines([f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"])
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
-        print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], HANG)
+        print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
     print_findings(status.findings)
     if plain["entry"] is not None:
         print_lines([f"entry: {encode(plain['entry'])}"])
     if plain["decisions"]:
         print_lines(["last decisions:"])
-        print_lines((f"  {' '.join(map(str, decision.values()))}" for decision in plain["decisions"]), HANG)
+        print_lines((f"  {' '.join(map(str, decision.values()))}" for decision in plain["decisions"]), FINDING_HANG)

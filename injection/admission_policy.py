@@ -28,7 +28,7 @@ from injection.settings import (
     IF_GIVEN,
     NO_CAPTURE,
     OPTIONS_BY_FLAG,
-    STATUS_PORT,
+    STATUS_PORT_ANNOTATION,
     PodSettings,
 )
 from injection.template import (
@@ -40,8 +40,8 @@ from injection.template import (
     validation_container,
 )
 
-NAME = "istio-capture-injection"
-NAMESPACE = "kube-system"
+POLICY_NAME = "istio-capture-injection"
+POLICY_NAMESPACE = "kube-system"
 """Where the parameters are: write access to them decides which image runs in every injected pod."""
 GROUP = "admissionregistration.k8s.io"
 VERSIONS = ("v1", "v1beta1")
@@ -88,20 +88,25 @@ def policy_objects(template: Template, base: Settings, version: str = "v1") -> l
     policy = _Policy(template, base)
     api = f"{GROUP}/{version}"
     return [
-        {"apiVersion": api, "kind": "MutatingAdmissionPolicy", "metadata": {"name": NAME}, "spec": policy.spec()},
+        {
+            "apiVersion": api,
+            "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": POLICY_NAME},
+            "spec": policy.spec(),
+        },
         {
             "apiVersion": api,
             "kind": "MutatingAdmissionPolicyBinding",
-            "metadata": {"name": NAME},
+            "metadata": {"name": POLICY_NAME},
             "spec": {
-                "policyName": NAME,
-                "paramRef": {"name": NAME, "namespace": NAMESPACE, "parameterNotFoundAction": "Deny"},
+                "policyName": POLICY_NAME,
+                "paramRef": {"name": POLICY_NAME, "namespace": POLICY_NAMESPACE, "parameterNotFoundAction": "Deny"},
             },
         },
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
+            "metadata": {"name": POLICY_NAME, "namespace": POLICY_NAMESPACE},
             "data": policy.parameters(),
         },
     ]
@@ -179,7 +184,7 @@ class _Policy:
             Variable("mode", _annotation(option.INTERCEPTION_MODE, self._fixed.mode)),
             Variable("native", _native(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
-            Variable("statusPort", f"{_first_annotation((STATUS_PORT,), DEFAULT_STATUS_PORT)}.trim()"),
+            Variable("statusPort", f"{_first_annotation((STATUS_PORT_ANNOTATION,), DEFAULT_STATUS_PORT)}.trim()"),
             Variable("given", _annotation(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),

@@ -16,7 +16,7 @@ from injection.settings import PodSettings
 from injection.template import VALIDATION_CONTAINER
 
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
-PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
+PROBE_FIELDS = ("readinessProbe", "livenessProbe", "startupProbe")
 
 
 def warnings_of(workload: Workload, plan: InjectionPlan) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def _container_warnings(container: dict[str, Any]) -> Iterator[str]:
         if port.get("containerPort") in SIDECAR_PORTS:
             own = f"the proxy's own ({SIDECAR_PORTS.start}-{SIDECAR_PORTS[-1]})"
             yield f"container {name} listens on port {port['containerPort']}, among {own}"
-    for probe in PROBES:
+    for probe in PROBE_FIELDS:
         if "tcpSocket" in (container.get(probe) or {}):
             yield (
                 f"{probe} of container {name}: tcpSocket always succeeds, because the proxy accepts the connection;"

@@ -24,7 +24,7 @@ from shared_files import PLUGIN
 from capture.cli.group import COMMANDS, OUTPUT_COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
 from capture.report.option_text import by_topic, heading
-from capture.settings.keywords import OPTIONS_BY_NAME
+from capture.settings.keywords import OPTIONS_BY_KEYWORD
 from cni.agent.kubectl import capture_pod
 from initcontainer.help import USAGE
 
@@ -50,7 +50,7 @@ def main() -> int:
 
 def pages() -> dict[str, str]:
     """Return each page by its place under docs/."""
-    found = {"options.md": _options_page({option: name for name, option in OPTIONS_BY_NAME.items()})}
+    found = {"options.md": _options_page({option: name for name, option in OPTIONS_BY_KEYWORD.items()})}
     for name, text in _command_pages():
         path = DOCS / "commands" / f"{name}.md"
         by_hand = path.read_text(encoding="utf-8").partition(END)[2] if path.exists() else ""

@@ -36,7 +36,7 @@ DECIDING_VERDICTS = (
 )  # fmt: skip
 MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
-MAX_CASES = 100_000
+MAX_RUN_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
 MAX_LIST_ENTRIES = 8
 """A longer list of one rule is a run, too: rules behind it would be looked at in each of its pieces."""
@@ -159,7 +159,7 @@ class ChainCompiler:
         lists = self._decision_list(rules[:end])
         functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
-        if len(leaves) > MAX_CASES:
+        if len(leaves) > MAX_RUN_CASES:
             raise TooLargeError
         for leaf in leaves:
             node = after

@@ -13,7 +13,7 @@ from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import losing_rule, meaning
 from capture.analysis.outcome import Fate, PendingFate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
-from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
+from capture.analysis.space import ABSENT, PROTOCOL_RANGES, Field, PacketSpace
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge_ranges, network_ranges
 from capture.model.foreign import Either, Translate, TranslateSource
@@ -140,7 +140,7 @@ class PathCompiler:
             node = self.with_flag(node, self.has_zone, 0)
             ways = [self.with_flag(node, self.is_untracked, number) for number in (1, 0)]
             node = self.diagrams.choose(self.space.has_state("UNTRACKED"), *ways)
-        node = self.switches.restricted(node, Field.OUT if is_inbound else Field.IN, NONE)
+        node = self.switches.restricted(node, Field.OUT if is_inbound else Field.IN, ABSENT)
         first = self.space.mark_levels("first", "mark")
         return self.switches.renamed(node, first, "first is mark") if self.routed else node
 
@@ -207,7 +207,7 @@ class PathCompiler:
     def _fates_over_lo(self, pending: PendingFate) -> int:
         """Return the fates of packets that come in again over lo, where they have no socket any more."""
         node = self._fates_at_hook("lo", pending)
-        for level, number in ((Field.IN, self.lo), (Field.OUT, NONE), (Field.UID, NONE), (Field.GID, NONE)):
+        for level, number in ((Field.IN, self.lo), (Field.OUT, ABSENT), (Field.UID, ABSENT), (Field.GID, ABSENT)):
             node = self.switches.restricted(node, level, number)
         return node
 
@@ -286,7 +286,7 @@ class PathCompiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.has_mark("first", mark, model.ALL_BITS))
-            is_tcp = self.space.numbers(Field.PROTOCOL, OF_PROTOCOL["tcp"])
+            is_tcp = self.space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])
             is_marked = self.space.has_mark("mark", mark, model.ALL_BITS)
             node = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, node)
         return node
@@ -305,7 +305,7 @@ class PathCompiler:
         return node
 
     def _is_by_other_interface(self, level: int) -> int:
-        return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
+        return self.diagrams.negation(self.space.numbers(level, merge_ranges([(ABSENT, ABSENT), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
         return self.diagrams.any_of(self.space.has_mark(kind, mark, model.ALL_BITS) for mark in self.routed)

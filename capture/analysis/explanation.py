@@ -23,7 +23,7 @@ from capture.model.values import Value
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
-NO_RULE = "no rule decides"
+NO_RULE_DECIDES = "no rule decides"
 MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
@@ -117,7 +117,7 @@ class _FamilyExplanation:
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
         plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
-            texts = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
+            texts = {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(texts))
         doubts = sorted({self._doubt(self.space.doubts[level]) for level in diagrams.levels(node)})
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""

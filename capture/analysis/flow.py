@@ -30,7 +30,7 @@ from capture.model.values import Value
 
 EdgeKind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
-DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
+HOOK_OF_DIRECTION = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
 CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.SaveMark: lambda _: "mark saved",
     model.RestoreMark: lambda _: "mark restored",
@@ -71,7 +71,7 @@ def flows(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
-    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in DIRECTIONS)
+    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in HOOK_OF_DIRECTION)
 
 
 def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:

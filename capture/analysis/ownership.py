@@ -19,7 +19,8 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.ruleset import FROM_DNS, ON_LO, TCP, TO_DNS, UDP
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -243,11 +244,15 @@ def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[
             ),
             (model.NAT, model.OUTPUT): (
                 OwnPattern(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
-                OwnPattern(BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER)),
+                OwnPattern(
+                    BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER_MATCHES)
+                ),
             ),
             (model.RAW, model.OUTPUT): (
-                OwnPattern(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
-                OwnPattern(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
+                OwnPattern(
+                    CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER_MATCHES
+                ),
+                OwnPattern(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER_MATCHES),
                 OwnPattern(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), ((), (model.Destination,))),
             ),
             (model.RAW, model.PREROUTING): (OwnPattern(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
@@ -256,11 +261,8 @@ def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[
 
 
 _PATTERNS_BY_MARKS: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]] = {}
-TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
-ON_LO = model.OutInterface("lo")
-TO_DNS, FROM_DNS = model.DestinationPort((model.only(DNS_PORT),)), model.SourcePort((model.only(DNS_PORT),))
-OWNER = ((model.OwnerUid,), (model.OwnerGid,))
-TO_SELF = tuple((model.Destination, *kind) for kind in OWNER)
+OWNER_MATCHES = ((model.OwnerUid,), (model.OwnerGid,))
+TO_SELF = tuple((model.Destination, *kind) for kind in OWNER_MATCHES)
 DNS_OF_ALL = ((model.Protocol,), (model.Protocol, model.Destination))
 FROM_SERVER = ((), (model.Source,), (model.Destination,))
 

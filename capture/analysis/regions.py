@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
-from capture.analysis.space import MARK_KINDS, PROTOCOLS, Field, scattered
+from capture.analysis.space import MARK_KINDS, PACKET_PROTOCOLS, Field, scattered
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, networks_in_range
 from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
@@ -127,7 +127,7 @@ def _joined_regions(regions: list[Region]) -> list[Region]:
 def region_text(space: PacketSpace, region: Region) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in region.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
-    words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
+    words: str = "tcp and udp" if len(protocols) > 1 else PACKET_PROTOCOLS[protocols.pop()]
     for level, before, in_words_of in FIELD_TEXTS:
         if level in region and (text := in_words_of(space, level, region[level])):
             words += f"{before}{text}"

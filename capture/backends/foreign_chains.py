@@ -19,7 +19,7 @@ from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.lift import lift_rules
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nf_tables.native import MARKS, Cases, TproxyStatement
+from capture.backends.nf_tables.native import MARK_FIELDS, Cases, TproxyStatement
 from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder
 from capture.errors import UnsupportedError
@@ -300,7 +300,7 @@ def _rule_per_action(rule: NativeRule) -> Iterator[NativeRule]:
             conditions = (*conditions, model.UnknownMatch(part.text))
         elif isinstance(part, model.SetMark | model.SaveMark | model.RestoreMark):
             conditions = tuple(
-                model.UnknownMatch(described(each)) if getattr(each, "field", "") in MARKS.values() else each
+                model.UnknownMatch(described(each)) if getattr(each, "field", "") in MARK_FIELDS.values() else each
                 for each in conditions
             )
 

@@ -28,8 +28,8 @@ from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
 from capture.state.pod_host import AnyPod
 
-EXPECTED = "a file written by `capture dump --format json`"
-CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")
+DUMP_FILE = "a file written by `capture dump --format json`"
+OPTIONS_OR_DUMP = ParameterType(str, f"options of the capture in quotes, or {DUMP_FILE}")
 
 
 @command(
@@ -38,8 +38,8 @@ CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")
     capture diff before.json after.json
     capture diff '--profile classic' '--profile current' --format json
     """,
-    click.Argument(["first"], type=CAPTURE, metavar="A"),
-    click.Argument(["second"], type=CAPTURE, metavar="B"),
+    click.Argument(["first"], type=OPTIONS_OR_DUMP, metavar="A"),
+    click.Argument(["second"], type=OPTIONS_OR_DUMP, metavar="B"),
     format_option("table", "json"),
     context_settings={"ignore_unknown_options": True},
 )
@@ -92,7 +92,7 @@ def _ruleset_in_file(path: str) -> Ruleset:
     try:
         return ruleset_of_dump(json.loads(text))
     except (ValueError, KeyError, TypeError):
-        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
+        raise ConfigurationError("capture diff", path, "command line", f"{DUMP_FILE}, and this is another") from None
 
 
 def _effect_lines(effect: Effect) -> Iterator[str]:

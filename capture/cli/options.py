@@ -220,7 +220,7 @@ def flags_of(ctx: click.Context) -> dict[Option[Any], str]:
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
-        click.Option(["--netns", "namespace"], type=NAMESPACE, metavar="PATH|NAME", is_eager=True,
+        click.Option(["--netns", "namespace"], type=NAMESPACE_TYPE, metavar="PATH|NAME", is_eager=True,
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
@@ -234,7 +234,7 @@ def _namespace(text: str) -> str:
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
+NAMESPACE_TYPE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
@@ -292,7 +292,7 @@ def part_options(does: str = "Show") -> list[click.Parameter]:
 def dns_servers_option() -> click.Parameter:
     """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
     return click.Option(
-        ["--dns-servers"], type=ADDRESSES, metavar="LIST", default="",
+        ["--dns-servers"], type=ADDRESS_LIST_TYPE, metavar="LIST", default="",
         help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
     )  # fmt: skip
 
@@ -301,4 +301,4 @@ def _addresses(text: str) -> tuple[Network, ...]:
     return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
 
 
-ADDRESSES = ParameterType(_addresses, "IP addresses, separated by commas")
+ADDRESS_LIST_TYPE = ParameterType(_addresses, "IP addresses, separated by commas")

@@ -19,14 +19,13 @@ from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
 from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import InInterface, OutInterface, Protocol, Return, Ruleset
+from capture.model.ruleset import TO_DNS, InInterface, OutInterface, Protocol, Return, Ruleset
 from capture.model.text import plural
 from capture.operations import Reference, trace
 from capture.operations.arguments import Namespace
 from capture.operations.inference import count_misfits, inferred_config, inferred_flags
 from capture.operations.results import Verified
 from capture.rules import build_ruleset
-from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
 from capture.settings.options import (
     EXCLUDED_INTERFACES,

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
 MEANINGS = {"missing": "is missing", "unexpected": "is unexpected", "family": "is for a family that is not captured"}
-MAX_SINGLE = 20
+MAX_SHOWN_SINGLY = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
-MAX_MISSING = 3
+MAX_MISSING_SHOWN = 3
 """Up to this many missing rules of a chain have a sentence each."""
 
 
@@ -54,7 +54,7 @@ def note_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.notes
     yield from _grouped(verified.harmless_differences, _without_effect, verified.live)
-    if len(verified.harmless_obstacles) <= MAX_SINGLE:
+    if len(verified.harmless_obstacles) <= MAX_SHOWN_SINGLY:
         yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
     from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
@@ -77,7 +77,7 @@ def _grouped(differences: Sequence[Difference], words: Callable[[Difference], st
     for (location, kind), alike in groups.items():
         first = alike[0]
         chain = live.chain(first.table, first.chain)
-        if len(alike) <= (MAX_MISSING if kind == "missing" else MAX_SINGLE):
+        if len(alike) <= (MAX_MISSING_SHOWN if kind == "missing" else MAX_SHOWN_SINGLY):
             yield from map(words, alike)
         elif kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             from capture.analysis.own_effects import EMPTIED  # where whole chains are missing

@@ -12,9 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MARKS = ("=>", "?")
+LINE_MARKS = ("=>", "?")
 """Marks that may precede a line's text, and hang with its indentation."""
-GAP = 2
+CELL_GAP = 2
 """Blanks between two columns."""
 MIN_COLUMN = 8
 """A column is not narrower than this."""
@@ -57,7 +57,7 @@ def folded(line: str, width: int, hang: int | None = None) -> list[str]:
 
 def _indentation(line: str) -> int:
     text = line.lstrip(" ")
-    for mark in MARKS:
+    for mark in LINE_MARKS:
         if text.startswith(f"{mark} "):
             text = text.removeprefix(mark).lstrip(" ")
     return len(line) - len(text)
@@ -100,7 +100,7 @@ def _cut(text: str, width: int) -> int:
     return comma + 1 if comma > begin else max(end, begin + 1)
 
 
-def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = GAP) -> Iterator[str]:
+def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = CELL_GAP) -> Iterator[str]:
     """Yield the lines of rows whose columns are aligned; with ``width``, cells are folded until all of them fit."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(width_of, column)) for column in columns]

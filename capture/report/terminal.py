@@ -43,7 +43,7 @@ VERDICTS = {
 }  # fmt: skip
 """Verdicts and states that lines have."""
 COLOUR_OF = {verdict: colour for colour, verdicts in VERDICTS.items() for verdict in verdicts}
-HANG = 10
+FINDING_HANG = 10
 """The column at which the texts of findings begin."""
 
 
@@ -114,6 +114,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
         if finding.topic != topic:
             topic = finding.topic
             print_lines([f"{topic}:"])
-        print_lines([VerdictLine(f"  {finding.state:<7} {finding.name}: {finding.message}", finding.state)], HANG)
+        print_lines(
+            [VerdictLine(f"  {finding.state:<7} {finding.name}: {finding.message}", finding.state)], FINDING_HANG
+        )
         if finding.remedy:
-            print_lines([f"{'':{HANG}}{finding.remedy}"], HANG)
+            print_lines([f"{'':{FINDING_HANG}}{finding.remedy}"], FINDING_HANG)

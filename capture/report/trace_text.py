@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Step, Trace
 
 COMING_IN = (PREROUTING, INPUT)
-NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
-NO_ORDER = "whether the chain of the rule marked with ? comes before ours is unknown: the packet may go another way"
+RULES_NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
+ORDER_UNKNOWN = (
+    "whether the chain of the rule marked with ? comes before ours is unknown: the packet may go another way"
+)
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -87,7 +89,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def doubt_about(traced: Trace) -> str:
     """Return what the mark ? means on the way of a packet."""
-    return NOT_JUDGED if traced.is_order_known else NO_ORDER
+    return RULES_NOT_JUDGED if traced.is_order_known else ORDER_UNKNOWN
 
 
 def _verdict(traced: Trace) -> VerdictLine:

@@ -22,7 +22,7 @@ STREAM = 1
 FRAME_HEAD = 9
 INITIAL_WINDOW_SIZE = 4
 DEFAULT_WINDOW, LARGEST_WINDOW = 0xFFFF, 0x7FFF_FFFF
-RECEIVE_SIZE = 1 << 16
+SOCKET_READ_SIZE = 1 << 16
 MESSAGE_HEAD = 5
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -113,7 +113,7 @@ def _frames(connection: socket.socket, until: float) -> Iterator[tuple[int, int,
     while True:
         while len(received) < FRAME_HEAD or len(received) < FRAME_HEAD + int.from_bytes(received[:3], "big"):
             connection.settimeout(max(until - time.monotonic(), 0.001))
-            piece = connection.recv(RECEIVE_SIZE)
+            piece = connection.recv(SOCKET_READ_SIZE)
             if not piece:
                 raise CallError("UNAVAILABLE", "the server has closed the connection")
             received += piece

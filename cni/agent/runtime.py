@@ -14,7 +14,7 @@ from capture.state.json_text import JsonError, decode
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
 
-TIMEOUT = 5.0
+CRI_TIMEOUT = 5.0
 SANDBOX_READY = 0
 SERVICE = "/runtime.v1.RuntimeService/"
 POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
@@ -85,7 +85,7 @@ class RuntimeClient:
 
     def _call(self, method: str, request: bytes) -> bytes:
         try:
-            return call(self.socket, SERVICE + method, request, TIMEOUT)
+            return call(self.socket, SERVICE + method, request, CRI_TIMEOUT)
         except CallError as error:
             raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
 

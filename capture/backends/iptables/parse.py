@@ -97,7 +97,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
             verdict = parse_verdict(clause, chains)
         elif kind == "-g":
             verdict = model.UnknownVerdict(as_printed(clause), model.Goto(clause[1].text))
-        elif [word.text for word in clause[:3]] == COMMENT and len(clause) == 4:
+        elif [word.text for word in clause[:3]] == COMMENT_WORDS and len(clause) == 4:
             why = without_line_ends(clause[3].text)
         else:
             matches += parse_matches(clause)
@@ -121,4 +121,4 @@ def clauses_of(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
 
 
 CLAUSE_OPTIONS = ("-m", "-j", "-g")
-COMMENT = ["-m", "comment", "--comment"]
+COMMENT_WORDS = ["-m", "comment", "--comment"]

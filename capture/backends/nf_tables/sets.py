@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import data, nest
-from capture.backends.nf_tables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
+from capture.backends.nf_tables.native import ADDRESS_FAMILIES, DPORT, FIELD_SIZES, HOST_ORDER, SKGID, SKUID, SPORT
 from capture.model.addresses import IPV4, IPV6, merge_ranges
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fields, decode_number, u32be
@@ -24,10 +24,10 @@ MAX_PLAIN = 1000
 """Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
 that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
 
-ADDRESS_TYPES = {IPV4: nf.TYPE_IPADDR, IPV6: nf.TYPE_IP6ADDR}
+ADDRESS_KEY_TYPES = {IPV4: nf.TYPE_IPADDR, IPV6: nf.TYPE_IP6ADDR}
 KEY_TYPES = {SKUID: nf.TYPE_UID, SKGID: nf.TYPE_GID}
 KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), nf.TYPE_INET_SERVICE)
-KEY_TYPES |= {field: ADDRESS_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
+KEY_TYPES |= {field: ADDRESS_KEY_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
 def flags_of(condition: Among) -> int:
@@ -41,7 +41,7 @@ def elements_of(condition: Among) -> list[bytes]:
     Of intervals there is an element where each begins, and one marked as an end where it has ended. As nft does, the
     part before the first range is an end too, and a range that reaches the highest number has none.
     """
-    ranges, size = condition.ranges, SIZES[condition.field]
+    ranges, size = condition.ranges, FIELD_SIZES[condition.field]
     start, after_start = _element_frame(size)
     if _is_plain(condition):
         return [start + first.to_bytes(size, "big") + after_start for first, _ in ranges]

@@ -102,7 +102,7 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
 LOADS |= {
-    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.SIZES[field])
+    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.FIELD_SIZES[field])
     for field, offset in native.ADDRESS_OFFSETS.items()
 }
 for _offset, _ports in ((0, native.SPORT), (PORT_SIZE, native.DPORT)):
@@ -127,7 +127,7 @@ def _among(condition: native.Among) -> bytes:
     """Return the comparison with one range: an exact number, a network, or from here to there."""
     ((first, last),) = condition.ranges
     field = condition.field
-    size = native.SIZES[field]
+    size = native.FIELD_SIZES[field]
     if first == last:
         order = BYTE_ORDER if field in native.HOST_ORDER else "big"
         return LOADS[field] + make.equals(first.to_bytes(size, order), negated=condition.negated)
@@ -215,7 +215,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
-        attribute(nf.NFTA_SET_KEY_LEN, u32be(native.SIZES[condition.field])),
+        attribute(nf.NFTA_SET_KEY_LEN, u32be(native.FIELD_SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
         make.nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )

@@ -63,7 +63,7 @@ def _expression(field: str) -> Object:
     return {"payload": {"protocol": kind, "field": name}}
 
 
-FIELDS = {field: _expression(field) for field in (*native.SIZES, *native.INTERFACES.values())}
+FIELD_EXPRESSIONS = {field: _expression(field) for field in (*native.FIELD_SIZES, *native.INTERFACE_FIELDS.values())}
 ZONE = _expression("ct zone")
 
 
@@ -78,7 +78,7 @@ def _equality(condition: native.Among | native.Masked | native.Named) -> str:
 def _among(condition: native.Among) -> Object:
     operands = [_operand(condition.field, each) for each in condition.ranges]
     operand = operands[0] if len(operands) == 1 else {"set": operands}
-    return _match(FIELDS[condition.field], _equality(condition), operand)
+    return _match(FIELD_EXPRESSIONS[condition.field], _equality(condition), operand)
 
 
 def _operand(field: str, numbers: native.Range) -> object:
@@ -89,7 +89,7 @@ def _operand(field: str, numbers: native.Range) -> object:
 
 
 def _masked(condition: native.Masked) -> Object:
-    field, states = FIELDS[condition.field], states_of(condition)
+    field, states = FIELD_EXPRESSIONS[condition.field], states_of(condition)
     if states:
         return _match(field, "in", states) if condition.negated else _match({"&": [field, states]}, "==", 0)
     return _match({"&": [field, condition.mask]}, _equality(condition), condition.value)
@@ -98,7 +98,7 @@ def _masked(condition: native.Masked) -> Object:
 def _named(condition: native.Named) -> Object:
     if condition.name.startswith("@"):
         raise ValueError(f"libnftables would take the name of an interface for one of a set: {condition.name!r}")
-    return _match(FIELDS[condition.field], _equality(condition), pattern(condition))
+    return _match(FIELD_EXPRESSIONS[condition.field], _equality(condition), pattern(condition))
 
 
 def _proxy(action: native.TproxyStatement) -> Object:
@@ -107,13 +107,13 @@ def _proxy(action: native.TproxyStatement) -> Object:
 
 
 def _set(field: str, value: object) -> Object:
-    return {"mangle": {"key": FIELDS[field], "value": value}}
+    return {"mangle": {"key": FIELD_EXPRESSIONS[field], "value": value}}
 
 
 def _set_mark(action: model.SetMark) -> Object:
     if action.mask == model.ALL_BITS:
         return _set(native.MARK, action.value)
-    kept = {"&": [FIELDS[native.MARK], model.ALL_BITS & ~action.mask]}
+    kept = {"&": [FIELD_EXPRESSIONS[native.MARK], model.ALL_BITS & ~action.mask]}
     return _set(native.MARK, {"|": [kept, action.value & action.mask]})
 
 
@@ -132,8 +132,8 @@ STATEMENTS: dict[type, Callable[[Any], Object]] = {
     model.Redirect: lambda action: {"redirect": {"port": action.port}},
     native.TproxyStatement: _proxy,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed(_set(native.CT_MARK, FIELDS[native.MARK])),
-    model.RestoreMark: _fixed(_set(native.MARK, FIELDS[native.CT_MARK])),
+    model.SaveMark: _fixed(_set(native.CT_MARK, FIELD_EXPRESSIONS[native.MARK])),
+    model.RestoreMark: _fixed(_set(native.MARK, FIELD_EXPRESSIONS[native.CT_MARK])),
     model.SetZone: lambda action: {"mangle": {"key": ZONE, "value": action.zone}},
     model.Log: lambda action: {"log": {"prefix": action.prefix}},
 }

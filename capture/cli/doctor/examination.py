@@ -46,7 +46,7 @@ ALL_FEATURES = make_settings(
 )  # fmt: skip
 """Settings whose rules need every module that a capture may need."""
 
-POD, NODE = "pod", "node"
+POD_TOPIC, NODE_TOPIC = "pod", "node"
 DRIVER_TOPICS = ("kernel", "host")
 """Topics about what drivers need, shown where something is wrong, or with --all."""
 
@@ -63,7 +63,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
         *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
-        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status:findings_of_this_node")),
+        *(each.replace(topic=NODE_TOPIC) for each in _plugin_findings("cni.status:findings_of_this_node")),
         identity_finding(namespace_id(), is_host_namespace=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
@@ -84,7 +84,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
 def can_work(findings: Iterable[Finding]) -> bool:
     """Return whether capture can work here at all."""
-    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in findings)
+    return not any(finding.state == "error" and finding.topic not in (POD_TOPIC, NODE_TOPIC) for finding in findings)
 
 
 def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
@@ -144,19 +144,19 @@ LEGACY_TEXTS = {
 def pod_findings(diagnosed: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     """Yield what is wrong with the pod; else that it is captured."""
     if isinstance(diagnosed, CaptureError):
-        yield Finding(POD, "capture", "note", f"cannot be judged: {diagnosed.message}", diagnosed.remedy)
+        yield Finding(POD_TOPIC, "capture", "note", f"cannot be judged: {diagnosed.message}", diagnosed.remedy)
         return
     if diagnosed is None:
-        yield Finding(POD, "capture", "note", "nothing is applied here")
+        yield Finding(POD_TOPIC, "capture", "note", "nothing is applied here")
         return
     for cause in diagnosed.causes:
-        yield Finding(POD, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
+        yield Finding(POD_TOPIC, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
     if diagnosed.verdict == "captured":
         but = f"; by the settings, {' and '.join(diagnosed.uncaptured)} is captured" if diagnosed.uncaptured else ""
-        yield Finding(POD, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
+        yield Finding(POD_TOPIC, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
     for note in diagnosed.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
-        yield Finding(POD, note.kind, state, message_with_location(note), note.remedy, note.kind)
+        yield Finding(POD_TOPIC, note.kind, state, message_with_location(note), note.remedy, note.kind)
 
 
 def choice_finding(facts: HostFacts) -> Finding:
