@@ -259,7 +259,7 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[FileCha
     """Let the entry name a kubeconfig that the plugin can use; return what was written, and warnings."""
     if not entry.get("kubeconfig"):
         return [], []
-    path, changes, warnings = kubeconfig_file.as_read_by_plugin(
+    path, changes, warnings = kubeconfig_file.prepare_for_plugin(
         str(entry["kubeconfig"]), entries.own_directory(conf_dir)
     )
     entry["kubeconfig"] = path

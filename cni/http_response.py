@@ -77,7 +77,7 @@ def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
 def _body(headers: dict[str, str], rest: bytes) -> bytes:
     """Return the body (RFC 9112, 6.3)."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        return _from_chunks(rest)
+        return _joined_chunks(rest)
     length = headers.get("content-length")
     if length is None:
         return rest
@@ -88,7 +88,7 @@ def _body(headers: dict[str, str], rest: bytes) -> bytes:
     return rest[: int(length)]
 
 
-def _from_chunks(rest: bytes) -> bytes:
+def _joined_chunks(rest: bytes) -> bytes:
     """Return what the chunks hold (RFC 9112, 7.1)."""
     content = bytearray()
     start = 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from capture.model.values import Value
 from capture.report.terminal import Finding
-from cni.networks import PLUGIN, ConfigurationFile, candidates
+from cni.networks import PLUGIN, ConfigurationFile, read_candidates
 from cni.runtimes import CONF_DIR, CONTAINERDS
 
 TYPE = "istio-cni"
@@ -94,7 +94,7 @@ def rival_finding(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None
     """Return that Istio's plugin captures pods of this node: a warning if our own does, too; None if it does not."""
     rivals: dict[str, str] = {}
     for directory in filter(os.path.isdir, dict.fromkeys(directories)):
-        for candidate in candidates(directory, timeout=0):
+        for candidate in read_candidates(directory, timeout=0):
             for plugin in candidate.network.plugins if candidate.network else ():
                 rivals.setdefault(str(plugin.get("type")), candidate.path)
     if TYPE not in rivals:

@@ -26,7 +26,7 @@ RESOLVED = [f"tag:yaml.org,2002:{name}" for name in ("merge", "null", "bool")]
 NAME = "kubeconfig"
 
 
-def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange], list[str]]:
+def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange], list[str]]:
     """Return the path to name in the entry, what was written, and warnings; a file that needs no change stays.
 
     What is converted goes to ``directory``, for root alone. Raises CaptureError for a kubeconfig that the plugin could
@@ -34,13 +34,13 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     """
     try:
         text = read_named_file(path, path).decode("utf-8", "replace")
-        as_json_text = _as_json(text, path)
-        kubeconfig = parse(as_json_text, path)
+        json_text = _json_text(text, path)
+        kubeconfig = parse(json_text, path)
         server_of(kubeconfig)
         _require_files(kubeconfig)
     except CniError as error:
         raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
-    if as_json_text is text:
+    if json_text is text:
         return path, [], []
     target = os.path.join(directory, NAME)
     make_private(directory)
@@ -65,7 +65,7 @@ def remove(directory: str) -> list[FileChange]:
     return [FileChange(path, "removed")]
 
 
-def _as_json(text: str, path: str) -> str:
+def _json_text(text: str, path: str) -> str:
     """Return a text as JSON: that in JSON itself, of one in YAML the first document, as kubectl reads it."""
     import json
 

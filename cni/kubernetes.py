@@ -69,7 +69,7 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOU
         if not _is_name(name):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
 
-    def as_pod(body: bytes) -> dict[str, Any]:
+    def decode_pod(body: bytes) -> dict[str, Any]:
         plain = _decode_object(body)
         if not is_same_pod(identity, plain):
             raise TransientError(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
@@ -77,7 +77,7 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOU
 
     path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
     try:
-        return _Query(kubeconfig, path).fetch(as_pod, timeout)
+        return _Query(kubeconfig, path).fetch(decode_pod, timeout)
     except CniError as error:
         raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
 

@@ -53,7 +53,7 @@ def identity_of(arguments: Mapping[str, str]) -> Identity | None:
     return Identity(namespace, name, arguments.get("K8S_POD_UID", ""))
 
 
-def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
+def pod_from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
     """Return the facts of the annotations about the pod; ConfigurationError for a status that cannot be read."""
     proxy = Proxy()
     for template in annotations.get(TEMPLATES_ANNOTATION, "").split(","):

@@ -15,7 +15,7 @@ from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, candidates, choose, missing_plugins
+from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, choose, missing_plugins, read_candidates
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.tokens import times_of, token_in
@@ -41,7 +41,7 @@ class Status(Value):
 def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
     """Look at the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
-    listed = candidates(conf_dir, timeout=0.2)
+    listed = read_candidates(conf_dir, timeout=0.2)
     chosen = choose(listed, choice)
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None
@@ -51,7 +51,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
         *_plugin_findings(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_kubeconfig_findings(entry),
     ]
-    with_entry = _with_entry(listed)
+    with_entry = _paths_with_entry(listed)
     plain = {
         "runtime": {"name": runtime.name, "evidence": runtime.evidence},
         "conf_dir": conf_dir,
@@ -75,7 +75,7 @@ def findings_of_this_node() -> tuple[Finding, ...]:
     return node_state.findings if bin_dirs or has_entry else ()
 
 
-def _with_entry(listed: list[Candidate]) -> list[str]:
+def _paths_with_entry(listed: list[Candidate]) -> list[str]:
     return [candidate.path for candidate in listed if candidate.network and candidate.network.entries]
 
 
@@ -94,7 +94,7 @@ def _list_findings(
         yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return
     if not taken.entries:
-        elsewhere = _with_entry(listed)
+        elsewhere = _paths_with_entry(listed)
         message = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
         message += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
         yield Finding("network", "entry", "error", message, f"{INSTALL} puts it there.")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from capture.model.values import Value
 from capture.report.output import VerdictLine
+from injection.inject import WorkloadOutcome
 from injection.plan import with_plan
 from injection.security import level_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from injection.inject import WorkloadOutcome
-    from injection.template import Template
+from injection.template import Template
 
 BY_INIT = "by istio-init"
 BY_PLUGIN = "by the CNI plugin"

@@ -10,19 +10,15 @@ from capture.settings.pod import INIT_CONTAINER
 from capture.settings.settings import Settings
 from cni.decision import first_exemption
 from cni.pod import Identity
-from cni.pod_object import from_object
+from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
 from injection.plan import pod_settings
-from injection.pods import containers_of, workloads
+from injection.pods import Workload, containers_of, workloads
+from injection.settings import PodSettings
 from injection.shape import POD, misfits
 from injection.template import Template
 from injection.warnings import dangers
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from injection.pods import Workload
-    from injection.settings import PodSettings
 
 COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 
@@ -69,7 +65,7 @@ def _carrier(workload: Workload) -> tuple[str, str]:
     if INIT_CONTAINER in names:
         return BY_INIT, ""
     try:
-        exemption = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
+        exemption = first_exemption(pod_from_object(Identity(workload.namespace, workload.name), workload.pod))
     except (CaptureError, CniError) as error:
         return "", error.message
     return ("", exemption.reason) if exemption else (BY_PLUGIN, "")

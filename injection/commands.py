@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -14,22 +16,16 @@ from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
+from capture.settings.settings import Settings
 from capture.state.input import origin_of, read_input
 from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
+from injection.inject import Result
 from injection.inject import inject as inject_text
 from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
 from injection.yaml_text import as_yaml
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from capture.settings.settings import Settings
-    from injection.inject import Result
 
 EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.model.values import Value
+from capture.settings.settings import Settings
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import ManifestText, can_be_added_to, item_name, needs_rewriting
 from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
-from injection.pods import POD_PATHS, containers_of, objects, unknown_workloads, value_at, workloads
+from injection.pods import POD_PATHS, Workload, containers_of, objects, unknown_workloads, value_at, workloads
 from injection.remove import NOTES, remove, replace_pod, without_aliases
 from injection.shape import LIST, OBJECT, POD, misfits
-from injection.template import InjectionError
+from injection.template import InjectionError, Template
 from injection.warnings import warnings_of
-from injection.yaml_text import apply_edits, child, compose, is_mapping, is_null, key_and_value, node_at, without_tabs
+from injection.yaml_text import (
+    Node,
+    apply_edits,
+    child,
+    compose,
+    is_mapping,
+    is_null,
+    key_and_value,
+    node_at,
+    without_tabs,
+)
 from sidecar.documents import load_yaml, require_object
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from capture.settings.settings import Settings
-    from injection.pods import Workload
-    from injection.template import Template
-    from injection.yaml_text import Node
 
 SIDECAR = "sidecar"
 """The one template of Istio's that there is here."""

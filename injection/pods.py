@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from capture.model.values import Value
+from collections.abc import Iterator
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+from capture.model.values import Value
 
 Path = tuple["str | int", ...]
 

@@ -5,14 +5,12 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/, v1.34. ``p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Literal
+
 from injection.pods import containers_of
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Literal
-
-    Level = Literal["privileged", "baseline", "restricted"]
+Level = Literal["privileged", "baseline", "restricted"]
 
 BASELINE_CAPABILITIES = {
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",

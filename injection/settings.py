@@ -6,20 +6,16 @@ the proxy's user and its environment, so all that is no default of the plugin's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from capture.errors import ConfigurationError
 from capture.model import conventions
 from capture.model.values import Value
 from capture.settings import options, parsers
-from capture.settings.options import OPTIONS, RULE_OPTIONS
+from capture.settings.options import OPTIONS, RULE_OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from capture.settings.options import Option
 
 STATUS_PORT = "status.sidecar.istio.io/port"
 DEFAULT_STATUS_PORT = str(conventions.STATUS_PORT)

@@ -9,14 +9,11 @@ members, under REQUIRED the name of one that has to be there.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
-
-    Shape = Any
-    """``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
+Shape = Any
+"""``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
 
 MAX_SHOWN = 60
 ANY_NAME, REQUIRED = "*", "!"

@@ -7,6 +7,7 @@ image of its own.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.conventions import HEALTH_PORT, METRICS_PORT
@@ -15,21 +16,15 @@ from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
 from capture.state.input import origin_of, read_input
 from capture.state.pod_host import AnyPod
-from injection.settings import BY_ENVIRONMENT
+from injection.pods import Workload
+from injection.settings import BY_ENVIRONMENT, PodSettings
 from injection.shape import FRAGMENT, misfits
 from sidecar.bootstrap import MeshObjects, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
 from sidecar.objects import MeshPod
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from injection.pods import Workload
-    from injection.settings import PodSettings
-
-    Container = dict[str, Any]
+Container = dict[str, Any]
 
 VALIDATION_CONTAINER = "istio-validation"
 ENVOY_IMAGE = "envoyproxy/envoy:distroless-v1.40.0"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_dns_of_all_servers
 from capture.state.pod_host import AnyPod
 from cni.escapes import escape_warnings
-from injection.pods import RUNS_TO_COMPLETION, containers_of
+from injection.plan import InjectionPlan
+from injection.pods import RUNS_TO_COMPLETION, Workload, containers_of
+from injection.settings import PodSettings
 from injection.template import VALIDATION_CONTAINER
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from injection.plan import InjectionPlan
-    from injection.pods import Workload
-    from injection.settings import PodSettings
 
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
@@ -41,11 +37,11 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     spec = workload.pod["spec"]
     own = [each for each in containers_of(spec) if each.get("name") not in (None, *INJECTED)]
     escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
-    lines = (line for each in own for line in _of_container(each))
+    lines = (line for each in own for line in _container_warnings(each))
     return tuple(dict.fromkeys([*misspelling_warnings(workload.annotations), *escapes, *lines]))
 
 
-def _of_container(container: dict[str, Any]) -> Iterator[str]:
+def _container_warnings(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
     for port in container.get("ports") or []:
         if port.get("containerPort") in SIDECAR_PORTS:

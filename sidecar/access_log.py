@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from sidecar.envoy import extension
+from collections.abc import Iterable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sidecar.envoy import Json
-    from sidecar.mesh import FileLog
-    from sidecar.telemetry import AccessLog
+from sidecar.envoy import Json, extension
+from sidecar.mesh import FileLog
+from sidecar.telemetry import AccessLog
 
 FIELDS = {
     "start_time": "%START_TIME%",
@@ -72,12 +68,12 @@ def _writer(file: FileLog) -> Json:
     if file.path in STREAMS:
         stream = STREAMS[file.path]
         kind = f"extensions.access_loggers.stream.v3.{stream}AccessLog"
-        return extension(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_format(file))
+        return extension(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_log_format(file))
     kind = "extensions.access_loggers.file.v3.FileAccessLog"
-    return extension("envoy.access_loggers.file", kind, path=file.path, log_format=_format(file))
+    return extension("envoy.access_loggers.file", kind, path=file.path, log_format=_log_format(file))
 
 
-def _format(file: FileLog) -> Json:
+def _log_format(file: FileLog) -> Json:
     if file.is_json:
         return {"json_format": dict(file.names or FIELDS)}
     text = file.text or default_text()

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from capture.model.values import Value
-from sidecar.fields import FieldError
-from sidecar.objects import CLUSTER_DOMAIN, includes, metadata_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-    from sidecar.objects import Endpoint, MeshPod, Service
+from sidecar.documents import Document
+from sidecar.fields import FieldError, Fields
+from sidecar.objects import CLUSTER_DOMAIN, Endpoint, MeshPod, Service, includes, metadata_of
 
 SIMPLE = {
     "UNSPECIFIED": "LEAST_REQUEST",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import shortened
 from capture.model.values import Value
 from capture.state.input import origin_of, read_input
 from sidecar.fields import FieldError, Fields
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import re
-    from collections.abc import Iterable, Iterator
-    from typing import Any, ClassVar
 
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 MAX_VALUES = 2_000_000

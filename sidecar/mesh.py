@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from capture.model.values import Value
-from sidecar.documents import MESH_CONFIG, load_yaml
+from sidecar.documents import MESH_CONFIG, Document, load_yaml
 from sidecar.fields import FieldError, Fields
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sidecar.documents import Document
 
 ROOT_NAMESPACE = "istio-system"
 STDOUT = "/dev/stdout"

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, Network, parse_address
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from capture.model.addresses import FAMILIES, Family, Network, parse_address
 from capture.model.values import Value
+from sidecar.documents import Document
+from sidecar.fields import Fields
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Literal
-
-    from capture.model.addresses import Family
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-
-    Protocol = Literal["http", "http2", "tcp", "auto"]
+Protocol = Literal["http", "http2", "tcp", "auto"]
 
 DEFAULT_NAMESPACE = "default"
 CLUSTER_DOMAIN = "cluster.local"

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import re
 
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.location import Location
 from capture.model.values import Value
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.location import Location
 
 REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
@@ -59,7 +56,10 @@ TEXTS: dict[tuple[str, str], str] = {
     ("host-network", ""): """\
         this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured
         Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.""",
-    ("lo-down", ""): f"{LO_IS_DOWN}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
+    (
+        "lo-down",
+        "",
+    ): f"{LO_DOWN_MESSAGE}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
     ("interface-down", ""): """\
         the interface {name} is down: nothing leaves the pod by it, or comes in
         Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",
@@ -306,12 +306,12 @@ TEXTS: dict[tuple[str, str], str] = {
 _RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
 
 
-def without_record(remedy: str) -> str:
+def remedy_without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
     return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
 
 
-def for_machine(remedy: str) -> str:
+def machine_remedy(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
     return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
 

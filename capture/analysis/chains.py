@@ -97,7 +97,7 @@ class ChainCompiler:
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(UNKNOWN_FATE), after)
         elif isinstance(verdict, TRACKING_VERDICTS):
-            then = self._before_tracking(verdict, after)
+            then = self._tracking_fates(verdict, after)
         elif type(verdict) in CHANGED_MATCH:
             reason = self.path.reason(self, f"{position}", rule)
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
@@ -109,7 +109,7 @@ class ChainCompiler:
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
 
-    def _before_tracking(self, verdict: model.Verdict, after: int) -> int:
+    def _tracking_fates(self, verdict: model.Verdict, after: int) -> int:
         """Return the fates of packets whose tracking a rule decides on, if none before has given them a zone.
 
         A zone of nf_tables undoes that they are not tracked (nft_ct_set_zone_eval in nft_ct.c); one of iptables

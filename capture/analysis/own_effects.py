@@ -7,25 +7,19 @@ together are looked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
-from capture.analysis.compare import by_chain
-from capture.analysis.effects import Comparison
+from capture.analysis.base_chains import Situation
+from capture.analysis.compare import Difference, differences_by_chain
+from capture.analysis.effects import Comparison, Effect
+from capture.model.addresses import Family
+from capture.model.ruleset import Rule, Ruleset
 from capture.model.text import plural
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from capture.analysis.base_chains import Situation
-    from capture.analysis.compare import Difference
-    from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Rule, Ruleset
-
-    RuleChange = tuple[Difference, ...]
-    SituationWith = Callable[[Sequence[Difference]], Situation]
-    """Returns the desired rules with some differences made in them."""
+RuleChange = tuple[Difference, ...]
+SituationWith = Callable[[Sequence[Difference]], Situation]
+"""Returns the desired rules with some differences made in them."""
 
 MOVED = "the rule was moved"
 CHANGED = "the rule was changed"
@@ -84,7 +78,7 @@ def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleCha
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
     """
-    for key, in_chain in by_chain(own).items():
+    for key, in_chain in differences_by_chain(own).items():
         chain = live.chain(*key)
         if len(in_chain) > MAX_SINGLE and not (chain and chain.rules):
             yield tuple(in_chain), EMPTIED

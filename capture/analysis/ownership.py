@@ -163,24 +163,26 @@ NO_MARKS: frozenset[int] = frozenset()
 def _neighbour_positions(rules: Sequence[model.Rule], likenesses: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like our own, next to those that certainly are."""
     own: set[int] = set()
-    rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _in_interfaces(rule)}
+    rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _incoming_interfaces(rule)}
     look_alike = [known is not None for known in likenesses]
     neighbours = [
-        known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
+        known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_incoming_interfaces(rule)))
         for known, rule in zip(likenesses, rules, strict=True)
     ]
     for position, known in enumerate(likenesses):
         if known == CERTAIN:
-            own.update(_until_twin(rules, reversed(range(position)), look_alike))
-            own.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
+            own.update(_positions_until_twin(rules, reversed(range(position)), look_alike))
+            own.update(_positions_until_twin(rules, range(position + 1, len(rules)), neighbours))
     return frozenset(own)
 
 
-def _in_interfaces(rule: model.Rule) -> list[str]:
+def _incoming_interfaces(rule: model.Rule) -> list[str]:
     return [match.name for match in rule.matches if isinstance(match, model.InInterface)]
 
 
-def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: Sequence[bool]) -> Iterator[int]:
+def _positions_until_twin(
+    rules: Sequence[model.Rule], positions: Iterable[int], belongs: Sequence[bool]
+) -> Iterator[int]:
     """Yield positions as far as rules belong to our own. We write no rule twice in a row: of twins, one is foreign."""
     seen: set[model.Rule] = set()
     for position in positions:
@@ -292,7 +294,9 @@ def _sibling_positions(rules: Sequence[model.Rule], known: Sequence[bool], own: 
     """
     if not own:
         first = known.index(True) if True in known else len(rules)
-        return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    own_positions = {rules[position] for position in own}
-    is_new = [each and rule not in own_positions for each, rule in zip(known, rules, strict=True)]
-    return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))
+        return frozenset(_positions_until_twin(rules, range(first, len(rules)), known))
+    own_rules = {rules[position] for position in own}
+    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
+    return frozenset(
+        after for position in own for after in _positions_until_twin(rules, range(position + 1, len(rules)), is_new)
+    )

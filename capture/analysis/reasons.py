@@ -7,20 +7,14 @@ unless one behind it has more to say.
 
 from __future__ import annotations
 
-from capture.analysis.chains import CALLING_VERDICTS
-from capture.analysis.compiler import PathCompiler
+from collections.abc import Callable, Hashable
+
+from capture.analysis.chains import CALLING_VERDICTS, ChainCompiler
+from capture.analysis.compiler import Compiler, Direction, PathCompiler
 from capture.analysis.meaning import meaning
-from capture.analysis.outcome import Fate
+from capture.analysis.outcome import Fate, Reason
 from capture.model import ruleset as model
 from capture.model.foreign import Either, Translate
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
-    from capture.analysis.chains import ChainCompiler
-    from capture.analysis.compiler import Compiler, Direction
-    from capture.analysis.outcome import Reason
 
 LETS_PASS, LETS_PASS_NAT, DECIDES = range(1, 4)
 REDIRECTS = (model.Redirect, model.TransparentProxy)
@@ -59,7 +53,7 @@ class ReasonCompiler(PathCompiler):
             return fates
         return self.diagrams.choose(self.space.has_mark("mark", verdict.value, verdict.mask), node, fates)
 
-    def _dropped(self, why: str) -> int:
+    def _dropped_fate(self, why: str) -> int:
         return self._fate(Fate("dropped", reason=(DECIDES, why)))
 
 

@@ -144,10 +144,10 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     if len(example) <= width:
         yield example
         return
-    command, _, comment = example.partition("  #")
+    invocation, _, comment = example.partition("  #")
     if comment:
         yield f"#{comment}"
-    rest = command.rstrip()
+    rest = invocation.rstrip()
     while len(rest) > width:
         blanks = [at for at, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, at) % 2]
         blanks = [at for at in blanks if rest[at + 1] in "-|>"] or blanks
@@ -224,7 +224,7 @@ def namespace_options() -> list[click.Parameter]:
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
-        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_of_process,
+        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_set_namespace_of_pid,
                      help="Act on the network namespace of this process."),
     ]  # fmt: skip
 
@@ -254,7 +254,7 @@ def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: s
     return completions([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
-def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+def _set_namespace_of_pid(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:

@@ -54,7 +54,7 @@ AS_PROCESS = "capture.packets.process"
 """Where a click context keeps user and group of the process that sends the packet."""
 
 
-def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+def _set_sender_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
     """Take user, group and namespace of a process: the ids by which sockets are owned are those of files (proc(5))."""
     if pid is None:
         return
@@ -82,7 +82,7 @@ def packet_options() -> list[click.Parameter]:
         click.Option(["--out", "out_interface"], type=INTERFACE, metavar="NAME",
                      help="The packet leaves through this interface.  [default: what the routes say]"),
         click.Option(["--src", "source"], type=SOURCE, metavar="ADDRESS[:PORT]", help="Its source."),
-        click.Option(["--as-pid"], type=number(1), metavar="N", expose_value=False, callback=_as_process,
+        click.Option(["--as-pid"], type=number(1), metavar="N", expose_value=False, callback=_set_sender_process,
                      help="Take user, group and network namespace from this process."),
         click.Option(["--mark"], type=MARK_NUMBER, metavar="MARK", help="The packet's mark."),
         click.Option(["--connection-mark"], type=MARK_NUMBER, metavar="MARK", help="The mark of its connection."),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     TableName = Literal["raw", "mangle", "nat"]
     ProtocolName = Literal["tcp", "udp", "ipv6-icmp"]
 else:
-    TableName = str
+    TableName = ProtocolName = str
 
 RAW: TableName = "raw"
 MANGLE: TableName = "mangle"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from shlex import join, quote
 
+from capture.analysis.cause_text import Cause
 from capture.backends import load
+from capture.backends.detect import BackendChoice
 from capture.backends.foreign_chains import FURTHER_TABLES
 from capture.backends.iptables.programs import PROGRAM_NAMES
 from capture.backends.nf_tables import constants as nf
@@ -16,14 +19,7 @@ from capture.model.location import Location
 from capture.model.ruleset import TABLES_BY_NAME
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_nfnetlink
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.analysis.cause_text import Cause
-    from capture.backends.detect import BackendChoice
-    from capture.operations.arguments import Namespace
+from capture.operations.arguments import Namespace
 
 KINDS = ("foreign-rule", "nat-first", "filtered", "rerouted")
 """Causes that are foreign rules."""
@@ -48,8 +44,8 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
         if not where.position:  # a policy
             return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}")
         command = _removal(where, choice)
-        is_stable = command.startswith("nft") or where.of_chain not in numbered
-        numbered.add(where.of_chain)
+        is_stable = command.startswith("nft") or where.chain_location not in numbered
+        numbered.add(where.chain_location)
         by = f": `{entering}{command}`" if command and is_stable else ""
         return cause.replace(remedy=f"{cause.remedy}{_writer(cause)} If nothing needs the rule, remove it{by}.")
 

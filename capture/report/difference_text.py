@@ -37,9 +37,9 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from map(_second_set, verified.second_sets)
     yield from map(_foreign, verified.obstacles)
     if verified.uncaptured:
-        from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record  # where something differs
+        from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record  # where something differs
 
-        remedy = REAPPLY_OR_RECREATE if verified.from_record else without_record(REAPPLY_OR_RECREATE)
+        remedy = REAPPLY_OR_RECREATE if verified.from_record else remedy_without_record(REAPPLY_OR_RECREATE)
         yield from (f"{message}. {remedy}" for message in verified.uncaptured)
 
 
@@ -59,7 +59,7 @@ def note_lines(verified: Verified) -> Iterator[str]:
         return
     from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
 
-    chains = [obstacle.location.of_chain for obstacle in verified.harmless_obstacles]
+    chains = [obstacle.location.chain_location for obstacle in verified.harmless_obstacles]
     yield from (f"{chain}: {WITHOUT_EFFECT}: {chains.count(chain)} rules" for chain in dict.fromkeys(chains))
 
 
@@ -73,7 +73,7 @@ def _grouped(differences: Sequence[Difference], words: Callable[[Difference], st
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
     groups: dict[tuple[Location, str], list[Difference]] = {}
     for difference in sorted(differences, key=lambda each: each.weight):
-        groups.setdefault((difference.location.of_chain, difference.kind), []).append(difference)
+        groups.setdefault((difference.location.chain_location, difference.kind), []).append(difference)
     for (location, kind), alike in groups.items():
         first = alike[0]
         chain = live.chain(first.table, first.chain)

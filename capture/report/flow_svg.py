@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
+from capture.analysis.flow import Edge, PathTree
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report.flow_text import FOOTNOTE, SOURCES, count_text, rate_text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from capture.analysis.flow import Edge, PathTree
 
 COLOURS = {
     "table": "#334155",

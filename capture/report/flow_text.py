@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
+from capture.analysis.flow import Edge, PathTree
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.report.fold import width_of
 from capture.report.output import BOLD, GREEN, RED, YELLOW
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from capture.analysis.flow import Edge, PathTree
-
-    Line = tuple[str, str]
-    """A line, and its colour."""
+Line = tuple[str, str]
+"""A line, and its colour."""
 
 SOURCES = {"outbound": ("out of the pod", "app or proxy"), "inbound": ("into the pod", "client")}
 """What each direction is called, and who sends."""

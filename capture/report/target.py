@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 from shlex import quote
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 COMMAND = re.compile(r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`")
 """A command that acts on a namespace, and names none."""

@@ -31,7 +31,7 @@ ROWS = 24
 
 VERDICTS = {
     GREEN: (
-        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ok", "works", "programmed",
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ok", "works", "applied",
         "unchanged",
     ),
     YELLOW: ("direct", "cannot be told", "no reference", "not judged", "not judged in full", "warning"),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, TypedDict
 
-from capture.errors import ConfigurationError
+from capture.errors import ConfigurationError, shown_value
 from capture.model.text import closest_name
 from capture.settings import options as table
 from capture.settings.options import Option
@@ -130,15 +130,8 @@ def _text(option: Option[Any], name: str, value: object) -> str:
         if None not in entries:
             text = ",".join(entry for entry in entries if entry is not None)
     if text is None:
-        raise ConfigurationError(option.name, _repr_or_type(value), f"the argument {name}", option.expected)
+        raise ConfigurationError(option.name, shown_value(value), f"the argument {name}", option.expected)
     return text
-
-
-def _repr_or_type(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
-        return type(value).__name__
 
 
 def _scalar_text(value: object) -> str | None:

@@ -51,7 +51,7 @@ class _Dialect:
     parse_constant = staticmethod(_refuse_constant)
 
 
-def _in_ascii(number: type[int | float]) -> Any:
+def _ascii_reader(number: type[int | float]) -> Any:
     """Return ``number`` for the scanner in Python, which takes the digits of every script for digits."""
 
     def read(digits: str) -> int | float:
@@ -77,7 +77,7 @@ else:
         from json.encoder import py_encode_basestring_ascii as _quoted
 
         _scan = JSONDecoder(
-            parse_int=_in_ascii(int), parse_float=_in_ascii(WrittenNumber), parse_constant=_refuse_constant
+            parse_int=_ascii_reader(int), parse_float=_ascii_reader(WrittenNumber), parse_constant=_refuse_constant
         ).scan_once
 
 

@@ -92,8 +92,8 @@ def from_json(text: str) -> Record | str:
 
     Pods of one template have the same text, and an agent that looks at many reads it once.
     """
-    if text in _recent_records:
-        return _recent_records[text]
+    if known := _recent_records.get(text):
+        return known
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
@@ -107,8 +107,8 @@ def from_json(text: str) -> Record | str:
         return f"{error.args[0]!r} in it is missing or unknown"
     except (AttributeError, TypeError, ValueError):
         return "a value in it is unknown or of the wrong type"
-    while len(_recent_records) >= MAX_RECENT_RECORDS:
-        _recent_records.pop(next(iter(_recent_records)), None)
+    for oldest in list(_recent_records)[: 1 - MAX_RECENT_RECORDS]:  # threads share them: one step, no iteration
+        _recent_records.pop(oldest, None)
     _recent_records[text] = record
     return record
 

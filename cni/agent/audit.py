@@ -35,7 +35,7 @@ from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
-from cni.pod_object import from_object, is_same_pod
+from cni.pod_object import is_same_pod, pod_from_object
 from cni.protocol import CniError
 
 FULL_INTERVAL = 1200.0
@@ -180,7 +180,7 @@ class Audit:
 
     def _read(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
         try:
-            described = from_object(identity, pod)
+            described = pod_from_object(identity, pod)
             exemption = first_exemption(described)
             settings = pod_settings(described, self.configuration.settings)
         except (CaptureError, CniError) as error:

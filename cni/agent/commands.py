@@ -71,7 +71,7 @@ TAINT_KEY_TYPE = ParameterType(
 SOCKET_PATH_TYPE = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
 
 
-def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+def _set_terminal_size(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
@@ -85,7 +85,7 @@ def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | 
 
 
 @click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_for_terminal)
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_set_terminal_size)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 

@@ -29,7 +29,7 @@ from cni.agent.sandboxes import PodNamespace
 from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.pod import Identity
-from cni.pod_object import from_object
+from cni.pod_object import pod_from_object
 
 REPAIRABLE = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
@@ -116,7 +116,7 @@ class Repair:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
         sandbox = audited.netns.sandbox
         try:
-            described = from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
+            described = pod_from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
             apply(pod_settings(described, self.configuration.settings), audited.netns.path)
         except CaptureError as error:
             return error.message

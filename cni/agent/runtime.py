@@ -71,7 +71,7 @@ class RuntimeClient:
         )
         answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
         listed = protobuf.submessages(answer, 1)
-        return [_sandbox(item) for item in listed if protobuf.integer(item, 3) == SANDBOX_READY]
+        return [_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
 
     def network_namespace(self, sandbox_id: str) -> str:
         """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
@@ -111,9 +111,9 @@ def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
 def _sandbox(item: bytes) -> Sandbox:
     metadata = next(iter(protobuf.submessages(item, 2)), b"")
     return Sandbox(
-        id=protobuf.text(item, 1),
-        namespace=protobuf.text(metadata, 3),
-        name=protobuf.text(metadata, 1),
-        uid=protobuf.text(metadata, 2),
-        created=protobuf.integer(item, 4),
+        id=protobuf.text_field(item, 1),
+        namespace=protobuf.text_field(metadata, 3),
+        name=protobuf.text_field(metadata, 1),
+        uid=protobuf.text_field(metadata, 2),
+        created=protobuf.integer_field(item, 4),
     )

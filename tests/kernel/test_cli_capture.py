@@ -285,7 +285,7 @@ def test_a_capture_is_applied_changed_and_removed(
     before = state(namespace)
     flags = choice(backend, driver, variant)
 
-    assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
+    assert run(namespace, "capture", "apply", *flags).stdout.startswith("applied: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
     assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
     assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(

@@ -228,7 +228,7 @@ def parse_verdict(clause: Sequence[Word], chains: Collection[str] = ()) -> model
 
 
 def _values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
-    """Return the options by name, those without a value as ""; NotOursError if there is one we do not know."""
+    """Return the options by name, those without a value as ""; UnknownClauseError if there is one we do not know."""
     values = {option.name: " ".join(option.values) for option in options}
     unknown = values.keys() - set(allowed.split())
     if unknown:

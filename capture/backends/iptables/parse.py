@@ -22,7 +22,7 @@ from capture.backends.iptables.clauses import (
     parse_verdict,
     split_words,
 )
-from capture.backends.iptables.families import of_one_family
+from capture.backends.iptables.families import single_family_ruleset
 from capture.model import ruleset as model
 from capture.model.text import without_line_ends
 
@@ -49,7 +49,7 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
                 chain, rule = parse_rule(line, family, names)
                 rules.setdefault(chain, []).append(rule)
         tables[name] = [_chain(line, rules) for line in declared]
-    return of_one_family(family, tables)
+    return single_family_ruleset(family, tables)
 
 
 def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:

@@ -164,11 +164,11 @@ class XtProgram(Program):
             return Bounds(value, b"\xff" * len(value), negated=True)
         return super()._bounds(operator, value)
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> Condition:
+    def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> Condition:
         """Return a comparison that iptables has words for and the model has not."""
         header, mask, negated = loaded.header, loaded.mask, bounds.negated
         if header is None or not bounds.is_single or len(bounds.low) != header[2]:
-            return super()._without_words(loaded, bounds)
+            return super()._unmodelled_comparison(loaded, bounds)
         base, offset, length = header
         value = int.from_bytes(bounds.low, "big")
         if header == (nf.NFT_PAYLOAD_NETWORK_HEADER, PROTOCOL_OFFSETS[self._of_family], 1) and not mask:
@@ -186,4 +186,4 @@ class XtProgram(Program):
             words = xt_text.network_text(option, self._of_family, value, bits, negated=negated)
             kind = model.Source if option == "-s" else model.Destination
             return model.UnknownMatch(words, foreign.MaskedAddress(kind))
-        return super()._without_words(loaded, bounds)
+        return super()._unmodelled_comparison(loaded, bounds)

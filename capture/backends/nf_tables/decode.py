@@ -108,7 +108,7 @@ class Program:
         from capture.backends.nf_tables import foreign_expressions as foreign  # few rules need them
 
         if LOADERS.get(name) in fields:
-            self._load(fields[LOADERS[name]], foreign.loaded(name, fields))
+            self._load(fields[LOADERS[name]], foreign.loaded_register(name, fields))
         elif name in FILTERS:
             self._put(foreign.unknown_match(name, fields))
         else:
@@ -219,11 +219,11 @@ class Program:
 
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
         conditions = tuple(comparison_conditions(loaded, bounds, self._family, self._protocol))
-        for condition in conditions or (self._without_words(loaded, bounds),):
+        for condition in conditions or (self._unmodelled_comparison(loaded, bounds),):
             self._put(condition)
         return True
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
+    def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
         from capture.backends.nf_tables.foreign_expressions import compared  # few rules need it
 
         return compared(loaded, bounds)

@@ -52,7 +52,7 @@ IMPURE = frozenset((
 """Expressions, and matches of iptables, that count, or look at the time."""
 
 
-def loaded(name: str, fields: Fields) -> OtherRegister:
+def loaded_register(name: str, fields: Fields) -> OtherRegister:
     """Return what an expression writes into a register."""
     numbers, is_way_back = range(0), False
     if name == "numgen":

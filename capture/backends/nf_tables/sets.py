@@ -91,7 +91,7 @@ def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
     size = decode_number(description[nf.NFTA_SET_KEY_LEN])
     keys: list[bytes] = []
     ends: list[bytes] = []
-    data: list[bytes] = []
+    targets: list[bytes] = []
     shapes: dict[bytes, bytes | bool] = {}
     key_end = KEY_OFFSET + size
     for message in messages:
@@ -110,9 +110,9 @@ def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
             leads_to = shapes[shape]
             (ends if leads_to is True else keys).append(element[KEY_OFFSET:key_end])
             if isinstance(leads_to, bytes):
-                data.append(leads_to)
+                targets.append(leads_to)
             offset += (length + 3) & ~3
-    return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(data))
+    return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(targets))
 
 
 KEY_OFFSET = 12
@@ -124,14 +124,14 @@ def _data_or_end(element: bytes, size: int, *, is_map: bool) -> bytes | bool | N
     fields = decode_fields(element[4:])
     key = decode_fields(fields.pop(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE)
     flags = decode_number(fields.pop(nf.NFTA_SET_ELEM_FLAGS, b""))
-    data = fields.pop(nf.NFTA_SET_ELEM_DATA, None)
+    target = fields.pop(nf.NFTA_SET_ELEM_DATA, None)
     fields.pop(nf.NFTA_SET_ELEM_USERDATA, None)
     is_end = flags == nf.NFT_SET_ELEM_INTERVAL_END
     if fields or key != element[KEY_OFFSET : KEY_OFFSET + size] or (flags and not is_end):
         return None
-    if (data is not None) != (is_map and not is_end):
+    if (target is not None) != (is_map and not is_end):
         return None
-    return is_end if data is None else data
+    return is_end if target is None else target
 
 
 def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]]:
@@ -140,10 +140,10 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
     Nothing at all if it holds something else.
     """
     ranges = _ranges(native, order)
-    data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
+    targets = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
     ranges_of: dict[bytes, list[Range]] = {}
     for first, last in ranges:
-        ranges_of.setdefault(data.get(first, b""), []).append((first, last))
+        ranges_of.setdefault(targets.get(first, b""), []).append((first, last))
     return {each: tuple(merge_ranges(ranges)) for each, ranges in ranges_of.items()}
 
 

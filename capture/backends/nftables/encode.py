@@ -68,10 +68,12 @@ def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.Nati
     return ((chain.name, position, rule) for chain in table.chains for position, rule in enumerate(chain.rules, 1))
 
 
-def _add_rule(messages: TableMessages, chain: str, position: int, rule: native.NativeRule, sets: list[bytes]) -> Change:
-    rest = iter(sets)
+def _add_rule(
+    messages: TableMessages, chain: str, position: int, rule: native.NativeRule, lookups: list[bytes]
+) -> Change:
+    next_lookups = iter(lookups)
     expressions = [
-        _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
+        _lookup(condition, next(next_lookups)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
         for condition in rule.conditions
     ]
     actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]

@@ -40,8 +40,8 @@ class NftablesNetlinkDriver:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
         from capture.backends.nftables.lower import render_text  # not needed to write
 
-        text = render_text(ruleset)
-        return [("nft -f -", text)] if text else []
+        script = render_text(ruleset)
+        return [("nft -f -", script)] if script else []
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""

@@ -38,7 +38,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
         found = ((each, named([each.message, each.remedy], namespace)) for each in examine(namespace))
         findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in found]
     if form == "json":
-        print_json({"works": can_work(findings), "findings": [_as_plain(each) for each in findings]})
+        print_json({"works": can_work(findings), "findings": [_finding_as_plain(each) for each in findings]})
     else:
         _show(findings, everything=everything or columns() is None)
     if not can_work(findings):
@@ -46,7 +46,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     return EXIT_DRIFT if any(finding.state == "error" for finding in findings) else EXIT_DONE
 
 
-def _as_plain(finding: Finding) -> dict[str, str | None]:
+def _finding_as_plain(finding: Finding) -> dict[str, str | None]:
     return {
         "topic": finding.topic,
         "name": finding.name,

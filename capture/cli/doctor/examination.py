@@ -9,14 +9,14 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record
 from capture.backends import detect
 from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather_facts
 from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run_program
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.missing_modules import cannot_load, remedy_for, remedy_for_closed
-from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules, with_required
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules, with_dependencies
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -64,7 +64,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
     return [
         *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
         *(each.replace(topic=NODE) for each in _plugin_findings("cni.status:findings_of_this_node")),
-        identity_finding(namespace_id(), is_host=is_host()),
+        identity_finding(namespace_id(), is_host_namespace=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
         *ipsec_findings(read_policies),
@@ -182,9 +182,9 @@ def live_set_findings(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
         yield Finding("choice", "live rules", "warning", message, remedy)
 
 
-def identity_finding(namespace: str, *, is_host: bool) -> Finding:
+def identity_finding(namespace: str, *, is_host_namespace: bool) -> Finding:
     """Return which network namespace we are in."""
-    if not is_host:
+    if not is_host_namespace:
         return Finding("namespace", "identity", "ok", f"{namespace}: not the host's own")
     message = f"{namespace}: the host's own, which is not captured without --allow-host"
     return Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
@@ -202,7 +202,7 @@ def namespace_findings(addresses: Sequence[str], *, own_users: bool) -> Iterator
 def record_finding(fault: str, *, is_recorded: bool) -> Finding:
     """Return whether something was applied to the namespace, or why the record of that cannot be used."""
     if fault:
-        return Finding("namespace", "record", "warning", fault, without_record(REAPPLY_OR_RECREATE))
+        return Finding("namespace", "record", "warning", fault, remedy_without_record(REAPPLY_OR_RECREATE))
     if is_recorded:
         return Finding("namespace", "record", "ok", "present")
     return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
@@ -259,7 +259,7 @@ def _kernel_finding(modules: tuple[str, ...], use: str, lacking: tuple[str, ...]
     if present:
         return Finding("kernel", name, "ok", f"present, {use}")
     message = f"absent; needed {use}"
-    to_blame = tuple(module for module in with_required(modules) if module in lacking)
+    to_blame = tuple(module for module in with_dependencies(modules) if module in lacking)
     if to_blame:
         message += f"; {cannot_load(to_blame)}"
     remedy = remedy_for(to_blame) if to_blame else f"Run `modprobe -a {' '.join(modules)}` on the host"

@@ -28,7 +28,7 @@ def texts(found: Iterable[Finding], state: str) -> list[str]:
 def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
     found = [
         *examination.pod_findings(Diagnosis(None, None, ())),
-        examination.identity_finding("4026532177-17", is_host=False),
+        examination.identity_finding("4026532177-17", is_host_namespace=False),
         *examination.namespace_findings(["10.77.0.2"], own_users=True),
         examination.record_finding("", is_recorded=True),
         *examination.ipsec_findings(list),
@@ -54,7 +54,7 @@ def refused(*_: object) -> NoReturn:
     ("found", "state", "words"),
     [
         (
-            [examination.identity_finding("4026531840", is_host=True)],
+            [examination.identity_finding("4026531840", is_host_namespace=True)],
             "note",
             "the host's own, which is not captured without --allow-host",
         ),
