@@ -21,7 +21,7 @@ from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG_NAME, DesiredConfiguration
 from cni.log import DEFAULT_FILE, LEVEL_NUMBERS
-from cni.networks import PLUGIN, ListChoice
+from cni.networks import PLUGIN, ListChoice, read_network
 from cni.plugin_files import BUNDLE_MARK, FileChange
 from cni.protocol import CniError
 from cni.runtimes import Runtime
@@ -137,12 +137,12 @@ def install(
     choice = runtime.choice(network, bin_path)
     source = plugin or installed_plugin()
     upstream = _istio_entry(conf_path, choice)
-    entry = _entry(values, upstream.entry if upstream else {})
+    entry = _entry(values, upstream.entry)
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
-    replaced = (istio_cni.ISTIO_CNI,) if upstream and not upstream.must_stay else ()
+    replaced = () if upstream.must_stay else (istio_cni.ISTIO_CNI,)
     changes += installer.install(source, bin_path, DesiredConfiguration(conf_path, entry, own_config, choice, replaced))
-    warnings += upstream.warnings if upstream else _rival_warnings(conf_path)
+    warnings += upstream.warnings or _rival_warnings(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
@@ -212,12 +212,16 @@ def _rival_warnings(conf_dir: str) -> list[str]:
     return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
-def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry | None:
-    """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
+def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry:
+    """Return the configuration of Istio's plugin that our entry will replace, or has; installing reports errors."""
     try:
-        return istio_cni.read_entry(installer.main_network(conf_dir, choice))
+        network = installer.main_network(conf_dir, choice)
+        upstream = istio_cni.read_entry(network)
+        if upstream is istio_cni.NO_ENTRY and network.entries:
+            return istio_cni.replaced_entry(network, read_network(entries.kept_original(network.path), timeout=0))
     except (CaptureError, OSError):
-        return None
+        return istio_cni.NO_ENTRY
+    return upstream
 
 
 def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:

@@ -33,17 +33,20 @@ class IstioEntry(Value):
     """The configuration of an entry of Istio's plugin, by the names of our keys."""
 
     entry: dict[str, Any]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     """What a person should know about the change."""
-    must_stay: bool
+    must_stay: bool = False
     """Whether Istio's plugin also handles ambient pods, and must stay."""
 
 
-def read_entry(network: ConfigurationFile) -> IstioEntry | None:
-    """Return the entry of Istio's plugin in the list; None if there is none."""
+NO_ENTRY = IstioEntry({})
+
+
+def read_entry(network: ConfigurationFile) -> IstioEntry:
+    """Return the entry of Istio's plugin in the list, or ``NO_ENTRY``."""
     plugin = next((plugin for plugin in network.plugins if plugin.get("type") == ISTIO_CNI), None)
     if plugin is None:
-        return None
+        return NO_ENTRY
     kubernetes = plugin.get("kubernetes")
     older: dict[str, Any] = kubernetes if isinstance(kubernetes, dict) else {}
     entry: dict[str, Any] = {}
@@ -59,6 +62,17 @@ def read_entry(network: ConfigurationFile) -> IstioEntry | None:
     if plugin.get("native_nftables") is True:
         entry["backend"] = "nftables"
     return IstioEntry(entry, tuple(_warnings(plugin)), must_stay=plugin.get("ambient_enabled") is True)
+
+
+def replaced_entry(network: ConfigurationFile, original: ConfigurationFile) -> IstioEntry:
+    """Return the entry of Istio's plugin that ours has replaced, so that a second run keeps what the first one did.
+
+    Istio's uninstallation removes its kubeconfig: what was made from it remains.
+    """
+    entry = read_entry(original).entry
+    if "kubeconfig" in entry and not os.path.exists(entry["kubeconfig"]):
+        entry["kubeconfig"] = network.entries[0].get("kubeconfig", "")
+    return IstioEntry(entry)
 
 
 def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:

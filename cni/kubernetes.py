@@ -48,7 +48,7 @@ QUERY_TIMEOUT = 10.0
 """Seconds for everything; kubelet tries again after an error."""
 ATTEMPT_TIMEOUT = 4.0
 """Seconds for one request and its response."""
-RETRY_PAUSE, MAX_RETRY_PAUSE = 0.05, 1.0
+FIRST_RETRY_PAUSE, MAX_RETRY_PAUSE = 0.05, 1.0
 MAX_FILE = 1024 * 1024
 """Bytes of a kubeconfig, a token, a certificate."""
 
@@ -133,7 +133,7 @@ class _Query:
             except TransientError as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
                 reason = reason if reason is not None and failure.is_silence else failure
-                wait = failure.pause or min(RETRY_PAUSE * 2 ** (attempts - 1), MAX_RETRY_PAUSE)
+                wait = failure.pause or min(FIRST_RETRY_PAUSE * 2 ** (attempts - 1), MAX_RETRY_PAUSE)
                 if time.monotonic() + wait >= deadline:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
                     raise CniError(reason.code, f"{reason.message} ({tried})", reason.details) from None
@@ -150,7 +150,7 @@ class _Query:
         if response.status == OK:
             return response.body
         if response.status == UNAUTHORIZED_STATUS and token != self._token():
-            raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=RETRY_PAUSE)
+            raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_RETRY_PAUSE)
         raise self._refusal(response)
 
     def _token(self) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BEFORE_OTHER_FILTERS = -200
 NO_TABLE_ERRORS = (errno.ENOENT, errno.EINVAL)
 """Another process removed it; the kernel has no nf_tables (nfnetlink_rcv_msg in nfnetlink.c)."""
-TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
+TCP_FLAGS_AT, RST_FLAG = 13, 0x04  # RFC 9293 3.1
 LO_NAME = b"lo".ljust(INTERFACE_NAME_SIZE, b"\0")
 INTERFACE_KEY_OF_HOOK = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
@@ -137,7 +137,7 @@ def _expressions(interface: int) -> bytes:
             load_meta(interface),
             equals(LO_NAME, negated=True),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),
-            bitwise(u8(RST)),
+            bitwise(u8(RST_FLAG)),
             equals(u8(0)),
             expression("reject", attribute(nf.NFTA_REJECT_TYPE, u32be(nf.NFT_REJECT_TCP_RST))),
         )

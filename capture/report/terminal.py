@@ -13,7 +13,7 @@ import sys
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report.fold import folded
-from capture.report.output import BOLD, DECIDES, GREEN, RED, YELLOW, VerdictLine, painted
+from capture.report.output import BOLD, DECIDES_MARK, GREEN, RED, YELLOW, VerdictLine, painted
 from capture.report.target import named
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ VERDICTS = {
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",
         "cause", "error", "but",
     ),
-    BOLD: (DECIDES,),
+    BOLD: (DECIDES_MARK,),
 }  # fmt: skip
 """Verdicts and states that lines have."""
 COLOUR_OF = {verdict: colour for colour, verdicts in VERDICTS.items() for verdict in verdicts}
@@ -90,7 +90,7 @@ def _coloured(parts: list[str], verdict: str, stream: TextIO) -> list[str]:
         return parts
     (first, *rest), colour = parts, COLOUR_OF[verdict]
     before, found, after = first.partition(verdict)
-    if verdict == DECIDES:
+    if verdict == DECIDES_MARK:
         return [before + painted(found + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
     return [before + painted(found, colour, stream) + after, *rest]
 

@@ -8,7 +8,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
-from capture.report.output import DECIDES, VerdictLine
+from capture.report.output import DECIDES_MARK, VerdictLine
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -133,7 +133,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
             is_back = True
             yield "     then it comes in over lo:"
-        mark = "? " if not step.certain else DECIDES if step == traced.step else "  "
+        mark = "? " if not step.certain else DECIDES_MARK if step == traced.step else "  "
         text, why = _texts(step, family)
         line = f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
         yield VerdictLine(line, mark)

@@ -17,7 +17,7 @@ from hpack import Decoder, HPACKError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-END_STREAM, END_HEADERS, PADDED, PRIORITY, ACK = 0x1, 0x4, 0x8, 0x20, 0x1
+END_STREAM, END_HEADERS, PADDED, PRIORITY, ACK_FLAG = 0x1, 0x4, 0x8, 0x20, 0x1
 STREAM = 1
 FRAME_HEAD = 9
 INITIAL_WINDOW_SIZE = 4
@@ -91,8 +91,8 @@ def _answer(connection: socket.socket, until: float) -> bytes:
     decoder, block, body = Decoder(), b"", bytearray()
     status: dict[str, str] = {}
     for kind, flags, stream, content in _frames(connection, until):
-        if kind in {SETTINGS, PING} and not flags & ACK:
-            connection.sendall(_frame(kind, ACK, 0, content if kind == PING else b""))
+        if kind in {SETTINGS, PING} and not flags & ACK_FLAG:
+            connection.sendall(_frame(kind, ACK_FLAG, 0, content if kind == PING else b""))
         elif kind == GOAWAY or (kind == RST_STREAM and stream == STREAM):
             raise CallError("UNAVAILABLE", "the server has ended the call")
         elif stream == STREAM and kind == DATA:

@@ -291,7 +291,9 @@ def assigned_names(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.Assign | ast.AnnAssign)
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
     ]
-    return {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+    return {
+        each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name) and is_stored(each)
+    }
 
 
 def names_of_module(tree: ast.Module) -> set[str]:
@@ -326,7 +328,7 @@ def test_a_constant_has_one_home() -> None:
         for name in assigned_names(ast.parse(path.read_text())):
             homes.setdefault(name, set()).add(module)
     shared = {name: found for name, found in homes.items() if name.isupper() and len(found) > 1}
-    assert set(shared) == {"HANDLERS", "TYPE_CHECKING"}
+    assert set(shared) == {"HANDLERS", "T", "TYPE_CHECKING"}
 
 
 def test_no_two_modules_wait_for_each_other_to_load() -> None:

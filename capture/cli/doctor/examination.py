@@ -76,7 +76,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
         *release_finding(os.uname().release),
         *program_findings(facts),
         *library_findings(facts),
-        *lock_findings(_lock_holder()),
+        lock_finding(_lock_holder()),
         state_directory_finding(STATE_DIRECTORY),
         *_plugin_findings("cni.istio_cni:rival_finding"),
     ]
@@ -317,11 +317,12 @@ def library_findings(facts: HostFacts) -> Iterator[Finding]:
             yield Finding("host", name, "note", message, f"pip install {packages}")
 
 
-def lock_findings(holder: int | None) -> Iterator[Finding]:
-    """Yield which process holds the lock of legacy iptables, if any does."""
-    if holder is not None:
-        message = f"{XTABLES_LOCK} is held by process {holder}; we do not wait for it, other programs do"
-        yield Finding("host", "lock", "note", message)
+def lock_finding(holder: int | None) -> Finding:
+    """Return which process holds the lock of legacy iptables, if any does."""
+    if holder is None:
+        return Finding("host", "lock", "ok", f"{XTABLES_LOCK} is free")
+    message = f"{XTABLES_LOCK} is held by process {holder}; we do not wait for it, other programs do"
+    return Finding("host", "lock", "note", message)
 
 
 def state_directory_finding(path: str) -> Finding:

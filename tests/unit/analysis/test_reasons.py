@@ -12,7 +12,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compi
 from capture.analysis.explanation import NO_RULE_DECIDES
 from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
-from capture.analysis.reasons import DECIDES, ReasonCompiler
+from capture.analysis.reasons import DECIDES_FATE, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
@@ -126,7 +126,7 @@ def test_a_translation_to_one_of_several_addresses_is_the_reason_of_each() -> No
 
     reasons = {fate.address: fate.reason for fate in fates if isinstance(fate, Fate) and fate.address}
     ends = parse_address("10.0.0.1"), parse_address("10.0.0.9")
-    assert reasons == dict.fromkeys(ends, (DECIDES, "ip other x 1: rule"))
+    assert reasons == dict.fromkeys(ends, (DECIDES_FATE, "ip other x 1: rule"))
 
 
 def test_rules_of_a_long_list_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
