@@ -33,7 +33,9 @@ BINDINGS = (
     "/usr/lib64/python3*/site-packages/nftables/__init__.py",
 )
 LIBRARY = "libnftables.so.1"
-REMEDY = "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink instead."
+INSTALL_LIBNFTABLES = (
+    "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink instead."
+)
 
 _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
@@ -81,7 +83,7 @@ def _bindings() -> ModuleType:
     path = find_bindings()
     specification = importlib.util.spec_from_file_location("nftables", path) if path else None
     if specification is None or specification.loader is None:
-        raise UnsupportedError("the Python bindings of libnftables are not installed", REMEDY)
+        raise UnsupportedError("the Python bindings of libnftables are not installed", INSTALL_LIBNFTABLES)
     module = importlib.util.module_from_spec(specification)
     sys.modules["nftables"] = module
     specification.loader.exec_module(module)
@@ -95,7 +97,7 @@ def _run(doing: str, script: str) -> None:
         try:
             ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
         except OSError as error:
-            raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
+            raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", INSTALL_LIBNFTABLES) from error
         status, _, words = bindings.Nftables(LIBRARY).cmd(script)
     if status != 0:
         raise _failure(doing, words)

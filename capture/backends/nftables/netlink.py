@@ -10,7 +10,7 @@ from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import MODEL_TABLES
-from capture.backends.nf_tables.native import SIZES, Among, NativeTable
+from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
 from capture.backends.nftables import encode, plan
 from capture.backends.nftables.lower import lower
 from capture.errors import KernelError
@@ -40,8 +40,8 @@ class NftablesNetlinkDriver:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
         from capture.backends.nftables.lower import render_text  # not needed to write
 
-        text = render_text(ruleset)
-        return [("nft -f -", text)] if text else []
+        script = render_text(ruleset)
+        return [("nft -f -", script)] if script else []
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""
@@ -171,7 +171,7 @@ def _is_same_set(netfilter: NetlinkSocket, table: str, name: str, desired: Among
     """
     description, messages = read_set(netfilter, nf.NFPROTO_INET, table, name)
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
-    if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
+    if (flags, size) != (sets.flags_of(desired), FIELD_SIZES[desired.field]):
         return False
     live_elements = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
     elements = sets.elements_of(desired)
