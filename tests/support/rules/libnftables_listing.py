@@ -67,7 +67,7 @@ def _expression(field: str) -> Object:
     return {"payload": {"protocol": kind, "field": name}}
 
 
-FIELD_EXPRESSIONS = {field: _expression(field) for field in (*SIZES, IIFNAME, OIFNAME)}
+FIELD_EXPRESSIONS = {field: _expression(field) for field in (*FIELD_SIZES, IIFNAME, OIFNAME)}
 ZONE = _expression("ct zone")
 
 
