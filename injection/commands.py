@@ -27,7 +27,7 @@ from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
 from injection.yaml_text import as_yaml
 
-EXAMPLES = """
+INJECT_EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -
 kubectl get deployment nginx -o yaml | capture inject -f - --cni | kubectl apply -f -
 capture inject -f deployment.yaml --proxy-file haproxy.yaml --set istio-service-exclude-cidr=10.0.0.0/8
@@ -39,7 +39,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 
 
 @command(
-    EXAMPLES,
+    INJECT_EXAMPLES,
     click.Option(["-f", "--filename", "filenames"], metavar="FILE", multiple=True,
                  help="A manifest, or - for standard input; repeatable."),
     click.Option(["-o", "--output"], metavar="FILE", help="Write the result there instead of standard output."),

@@ -10,7 +10,7 @@ from cni.pod import STATUS_ANNOTATION
 from injection.manifest import ManifestText, can_be_added_to, item_name
 from injection.plan import LISTS
 from injection.pods import Workload, value_at, workloads
-from injection.shape import STATUS, misfits
+from injection.shape import STATUS_SHAPE, misfits
 from injection.yaml_text import (
     Edit,
     Node,
@@ -77,7 +77,7 @@ def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
         return None
     if not isinstance(status, dict) or not isinstance(status.get(NOTES), dict):
         return None
-    misfit = next(misfits(status, STATUS), "")
+    misfit = next(misfits(status, STATUS_SHAPE), "")
     if misfit:
         raise DocumentError(
             f"{where}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",

@@ -26,7 +26,7 @@ SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "cont
 RESTRICTED_VOLUMES = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
 }  # fmt: skip
-CONFINED = ("RuntimeDefault", "Localhost")
+CONFINING_PROFILES = ("RuntimeDefault", "Localhost")
 
 
 def level_of(spec: dict[str, Any]) -> tuple[Level, list[str]]:
@@ -110,7 +110,7 @@ def _container_against_restricted(container: dict[str, Any], of_pod: dict[str, A
         yield f"{who} does not set runAsNonRoot: true"
     if own.get("runAsUser") == 0:
         yield f"{who} sets runAsUser 0"
-    if (own.get("seccompProfile") or of_pod.get("seccompProfile") or {}).get("type") not in CONFINED:
+    if (own.get("seccompProfile") or of_pod.get("seccompProfile") or {}).get("type") not in CONFINING_PROFILES:
         yield f"{who} does not set seccompProfile RuntimeDefault"
     capabilities = own.get("capabilities") or {}
     if "ALL" not in (capabilities.get("drop") or []):

@@ -17,7 +17,7 @@ from capture.settings.options import OPTIONS, RULE_OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
 
-STATUS_PORT = "status.sidecar.istio.io/port"
+STATUS_PORT_ANNOTATION = "status.sidecar.istio.io/port"
 DEFAULT_STATUS_PORT = str(conventions.STATUS_PORT)
 ENVOY_PORTS = f"{conventions.METRICS_PORT},{conventions.HEALTH_PORT}"
 NO_CAPTURE = "NONE"
@@ -98,7 +98,7 @@ class PodSettings(Value):
         if text is None:
             given = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
             text = given.text if given else ""
-        status = self.annotations.get(STATUS_PORT, DEFAULT_STATUS_PORT).strip()
+        status = self.annotations.get(STATUS_PORT_ANNOTATION, DEFAULT_STATUS_PORT).strip()
         ports = text.split(",")
         if status in ("", "0") or status in ports:
             return text
@@ -178,13 +178,15 @@ class PodSettings(Value):
         if ports is not None:
             given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
             Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
-        status = self.annotations.get(STATUS_PORT, "").strip()
+        status = self.annotations.get(STATUS_PORT_ANNOTATION, "").strip()
         try:
             if status not in ("", "0"):
                 parsers.port(status)
         except ValueError:
-            origin = f"annotation {STATUS_PORT}"
-            raise ConfigurationError(STATUS_PORT, status, origin, "a port (1-65535), or 0 for none") from None
+            origin = f"annotation {STATUS_PORT_ANNOTATION}"
+            raise ConfigurationError(
+                STATUS_PORT_ANNOTATION, status, origin, "a port (1-65535), or 0 for none"
+            ) from None
 
     def _origin(self, option: Option[Any]) -> str:
         name = next((name for name in option.annotations if name in self.annotations), "")

@@ -16,7 +16,7 @@ from injection.settings import PodSettings
 from injection.template import VALIDATION_CONTAINER
 
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
-PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
+PROBE_FIELDS = ("readinessProbe", "livenessProbe", "startupProbe")
 
 
 def warnings_of(workload: Workload, plan: InjectionPlan) -> tuple[str, ...]:
@@ -37,17 +37,17 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     spec = workload.pod["spec"]
     own = [each for each in containers_of(spec) if each.get("name") not in (None, *INJECTED)]
     escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
-    lines = (line for each in own for line in _of_container(each))
+    lines = (line for each in own for line in _container_warnings(each))
     return tuple(dict.fromkeys([*misspelling_warnings(workload.annotations), *escapes, *lines]))
 
 
-def _of_container(container: dict[str, Any]) -> Iterator[str]:
+def _container_warnings(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
     for port in container.get("ports") or []:
         if port.get("containerPort") in SIDECAR_PORTS:
             own = f"the proxy's own ({SIDECAR_PORTS.start}-{SIDECAR_PORTS[-1]})"
             yield f"container {name} listens on port {port['containerPort']}, among {own}"
-    for probe in PROBES:
+    for probe in PROBE_FIELDS:
         if "tcpSocket" in (container.get(probe) or {}):
             yield (
                 f"{probe} of container {name}: tcpSocket always succeeds, because the proxy accepts the connection;"

@@ -69,7 +69,7 @@ class DestinationRule(Value):
         return host == self.host or (self.host[:1] == "*" and host.endswith(self.host[1:]))
 
 
-NO_RULE = DestinationRule("", "", "")
+NO_DESTINATION_RULE = DestinationRule("", "", "")
 
 
 def read_rule(document: Document) -> DestinationRule:
@@ -160,4 +160,4 @@ def rule_for(service: Service, rules: Iterable[DestinationRule], pod: MeshPod, r
             raise FieldError(here[1].origin, "spec.host", f"{here[0].origin} is about the same host")
         if here:
             return here[0]
-    return NO_RULE
+    return NO_DESTINATION_RULE

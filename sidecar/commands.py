@@ -24,7 +24,7 @@ from sidecar.documents import Document, read_files
 from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
 
-EXAMPLES = """
+SIDECAR_EXAMPLES = """
 capture sidecar --filename mesh.yaml --filename services.yaml --pod default/productpage > envoy.json
 kubectl get services,endpointslices,pods -o yaml | capture sidecar --filename - --pod default/productpage
 capture sidecar --pid 4711 --filename services.yaml --endpoints /etc/envoy/endpoints > envoy.json
@@ -39,7 +39,7 @@ def _is_pod_name(text: str) -> bool:
 
 
 @command(
-    EXAMPLES,
+    SIDECAR_EXAMPLES,
     *capture_options(),
     *namespace_options(),
     click.Option(

@@ -22,7 +22,7 @@ MESH_FIELDS = (
 )  # fmt: skip
 
 
-COMMAND = re.compile(r"%%|%[A-Z0-9_]+(?:\(.*?\))?(?::[0-9]+)?%")
+COMMAND_OPERATOR = re.compile(r"%%|%[A-Z0-9_]+(?:\(.*?\))?(?::[0-9]+)?%")
 """Envoy's notation (source/common/formatter/substitution_format_utility.cc); which commands there are, Envoy knows."""
 
 
@@ -118,7 +118,7 @@ def _format(fields: Fields, key: str, *, is_json: bool) -> tuple[str | None, Map
 
 def _check_commands(fields: Fields, key: str, value: object) -> None:
     """Raise FieldError for a percent sign that begins no command: Envoy does not start with it."""
-    if isinstance(value, str) and "%" in COMMAND.sub("", value):
+    if isinstance(value, str) and "%" in COMMAND_OPERATOR.sub("", value):
         raise fields.error(key, "expected commands such as %START_TIME%, and %% for a percent sign")
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:

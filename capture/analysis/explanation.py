@@ -23,7 +23,7 @@ from capture.model.values import Value
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
-NO_RULE = "no rule decides"
+NO_RULE_DECIDES = "no rule decides"
 MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
@@ -107,17 +107,17 @@ class _FamilyExplanation:
         def settled(node: int) -> int | None:
             if diagrams.level(node) < self.space.first_unknown_level:
                 return None
-            return diagrams.leaf(self._in_words(node))
+            return diagrams.leaf(self._fate_and_reason(node))
 
         return diagrams.rewritten(fates, settled, "policy")
 
-    def _in_words(self, node: int) -> tuple[Fate | None, str]:
+    def _fate_and_reason(self, node: int) -> tuple[Fate | None, str]:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
         diagrams = self.space.diagrams
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
         plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
-            texts = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
+            texts = {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(texts))
         doubts = sorted({self._doubt(self.space.doubts[level]) for level in diagrams.levels(node)})
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""

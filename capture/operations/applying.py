@@ -22,7 +22,7 @@ from capture.rules import build_ruleset, build_tracking, build_transition, redir
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
@@ -98,7 +98,7 @@ def apply(
     """
     if settings is None and not recorded:
         raise argument_error("apply", "settings", settings, "what make_settings() returns, unless recorded=True")
-    settings = Settings({}) if settings is None else as_settings(settings, "apply")
+    settings = Settings({}) if settings is None else require_settings(settings, "apply")
     require_seconds(lock_timeout, "apply")
     host = host_or_default(host, host_of(namespace), "apply")
     with InNamespace(namespace):

@@ -7,7 +7,7 @@ from functools import cache, partial
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_machine, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, machine_remedy, remedy_without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -92,7 +92,7 @@ class Diagnosis(Value):
         """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
-        kinds = {cause.kind for cause in self.causes}
+        kinds = {each.kind for each in self.causes}
         if self.trace is None:
             is_captured = kinds.isdisjoint(NOT_CAPTURED)
         elif self.trace.outcome == "direct":
@@ -104,10 +104,10 @@ class Diagnosis(Value):
     def with_commands(self, changed: Callable[[str], str]) -> Diagnosis:
         """Return the diagnosis with other words for what to do, which messages may name, too."""
 
-        def of(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        def with_changed_words(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
             return tuple(each.replace(message=changed(each.message), remedy=changed(each.remedy)) for each in causes)
 
-        return self.replace(causes=of(self.causes), notes=of(self.notes))
+        return self.replace(causes=with_changed_words(self.causes), notes=with_changed_words(self.notes))
 
 
 def why(
@@ -143,8 +143,8 @@ def why(
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.reference, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
-            return diagnosis.with_commands(for_machine)
-        return diagnosis if is_recorded else diagnosis.with_commands(without_record)
+            return diagnosis.with_commands(machine_remedy)
+        return diagnosis if is_recorded else diagnosis.with_commands(remedy_without_record)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:

@@ -19,14 +19,13 @@ from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
 from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import InInterface, OutInterface, Protocol, Return, Ruleset
+from capture.model.ruleset import TO_DNS, InInterface, OutInterface, Protocol, Return, Ruleset
 from capture.model.text import plural
 from capture.operations import Reference, trace
 from capture.operations.arguments import Namespace
 from capture.operations.inference import count_misfits, inferred_config, inferred_flags
 from capture.operations.results import Verified
 from capture.rules import build_ruleset
-from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
@@ -231,8 +230,8 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
         return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        uncaptured_directions = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return uncaptured_directions.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
+        return excluded.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

@@ -9,7 +9,7 @@ from capture.model.addresses import FAMILIES, IPV6, Family
 from capture.operations.arguments import host_or_default, request_of
 from capture.rules import build_ruleset
 from capture.settings.config import Host, resolve
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state.pod_host import AnyPod
 
 
@@ -23,7 +23,7 @@ def render(
 
     Without a choice, the backend and driver are those that most hosts take.
     """
-    config, _ = resolve(as_settings(settings, "render"), host_or_default(host, AnyPod(), "render"))
+    config, _ = resolve(require_settings(settings, "render"), host_or_default(host, AnyPod(), "render"))
     if not isinstance(families, tuple) or not all(family in FAMILIES for family in families):
         raise argument_error("render", "families", families, f"some of {FAMILIES}")
     if choice is not None and not isinstance(choice, BackendChoice):

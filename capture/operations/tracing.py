@@ -29,7 +29,7 @@ from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.parsers import interface
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
@@ -150,7 +150,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
-    given = as_settings(settings, "trace_packet")
+    given = require_settings(settings, "trace_packet")
     config, _ = resolve(given, host_or_default(host, host_of(namespace), "trace_packet"))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))

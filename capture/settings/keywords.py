@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Unpack
 
-OPTIONS_BY_NAME: dict[str, Option[Any]] = {
+OPTIONS_BY_KEYWORD: dict[str, Option[Any]] = {
     name.lower(): value for name, value in vars(table).items() if isinstance(value, Option)
 }
 """The options by the names that they have in ``capture.settings.options``, in lower case."""
@@ -28,7 +28,7 @@ def closest_flag(name: str, flags: Collection[str]) -> str:
     """Return the flag (without dashes) for a name like one of its own, its annotation's or Python's; "" if none is."""
     aliases = {
         re.sub("(?<=[a-z])(?=[A-Z])|_", "-", alias.rpartition("/")[2]).lower(): option.flag
-        for python_name, option in OPTIONS_BY_NAME.items()
+        for python_name, option in OPTIONS_BY_KEYWORD.items()
         for alias in (python_name, *option.annotations)
     }
     names = {alias: flag for alias, flag in aliases.items() if flag in flags} | {flag: flag for flag in flags}
@@ -113,9 +113,9 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
     values: Mapping[str, object] = options
     explicit = {}
     for name, value in values.items():
-        option = OPTIONS_BY_NAME.get(name)
+        option = OPTIONS_BY_KEYWORD.get(name)
         if option is None:
-            similar = closest_name(name, OPTIONS_BY_NAME)
+            similar = closest_name(name, OPTIONS_BY_KEYWORD)
             hint = f"; did you mean {similar!r}?" if similar else ""
             raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
         if value is not None:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class ExplicitValue(Value):
-    """The text that was given for one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
+    """The text that was given for one option, and where: ``command line``, ``environment ISTIO_INBOUND_PORTS``, ..."""
 
     text: str
     origin: str
 
 
-def as_settings(value: object, caller: str) -> Settings:
+def require_settings(value: object, caller: str) -> Settings:
     """Return a value that is to be settings; ConfigurationError if it is something else, such as a dict."""
     if isinstance(value, Settings):
         return value

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.state.sysctls import Sysctl
 
-VERSION = 1
+RECORD_VERSION = 1
 KNOWN_WRITERS = {
     "backend": ("iptables", "nftables"),
     "driver": ("netlink", "restore", "iptc", "libnftables"),
@@ -69,7 +69,7 @@ def as_json(record: Record) -> str:
     answers = record.answers
     return encode(
         {
-            "version": VERSION,
+            "version": RECORD_VERSION,
             **{how: getattr(record, how) for how in KNOWN_WRITERS},
             "settings": {
                 option.name: [explicit.text, explicit.origin]
@@ -96,8 +96,8 @@ def from_json(text: str) -> Record | str:
         return known
     try:
         plain = decode(text)
-        if plain["version"] != VERSION:
-            return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
+        if plain["version"] != RECORD_VERSION:
+            return f"it is of version {plain['version']!r}, and this program reads version {RECORD_VERSION}"
         record = _record(plain)
     except JsonError as error:
         return f"it is not JSON ({error})"

@@ -78,7 +78,7 @@ def test_a_text_that_is_neither_options_nor_a_file_is_refused(wrong: str) -> Non
 
 
 def test_a_dump_may_come_by_standard_input() -> None:
-    assert run("-", "-b '' -i ''", stdin='{"tables": []}').stdout.startswith("equal: ")
+    assert "user 1337, over lo: direct -> proxy-inbound" in run("-", "-b '' -i ''", stdin='{"tables": []}').stdout
 
 
 def test_a_missing_file_is_an_error() -> None:
