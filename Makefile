@@ -14,7 +14,7 @@ help: ## List the targets
 setup: ## Install what `make test` needs: system packages (apt) and .venv
 	@scripts/setup test
 
-demo: ## Capture a pod and show requests pass a real Envoy; VERBOSE=1 for the tables
+demo: ## Capture a pod and show requests pass a real Envoy; VERBOSE=1 for all tables
 	@scripts/setup demo
 	@PYTHONPATH=tests $(VENV)/bin/python scripts/demo.py
 

@@ -76,6 +76,19 @@ class ConfigurationError(CaptureError):
         self.expected = expected
 
 
+def argument_error(function: str, name: str, value: object, expected: str) -> ConfigurationError:
+    """Return the error for an argument that a function of the library cannot use."""
+    return ConfigurationError(f"{function}()", shown_value(value), f"the argument {name}", expected)
+
+
+def shown_value(value: object) -> str:
+    """Return a value of Python as an error shows it."""
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except ValueError:  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
+        return type(value).__name__
+
+
 class HostNamespaceError(CaptureError):
     """The target is the host's own network namespace. Capturing a node cuts it off; ``verb`` may be "clean"."""
 

@@ -23,7 +23,7 @@ AGENT_SOCKET = "/run/istio-capture/agent/socket"
 """The agent's socket, if no other is given."""
 ANSWER_TIMEOUT = 0.5
 """Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
-MAX_BYTES = 16 * 1024 * 1024
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 SO_PEERCRED = 17
 """asm-generic/socket.h"""
 
@@ -75,7 +75,7 @@ def _receive_response(connection: _socket.socket, deadline: float, socket: str) 
     received = bytearray()
     while not received.endswith(b"\n"):
         remaining = deadline - time.monotonic()
-        if remaining <= 0 or len(received) > MAX_BYTES:
+        if remaining <= 0 or len(received) > MAX_ANSWER_BYTES:
             raise AgentAwayError(f"{socket}: no answer in time")
         connection.settimeout(remaining)
         chunk = connection.recv(1 << 18)

@@ -20,8 +20,8 @@ from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG_NAME, DesiredConfiguration
-from cni.log import DEFAULT_FILE, LEVELS
-from cni.networks import PLUGIN, ListChoice
+from cni.log import DEFAULT_FILE, LEVEL_NUMBERS
+from cni.networks import PLUGIN, ListChoice, read_network
 from cni.plugin_files import BUNDLE_MARK, FileChange
 from cni.protocol import CniError
 from cni.runtimes import Runtime
@@ -32,11 +32,11 @@ capture cni install --kubeconfig /etc/cni/net.d/capture-kubeconfig --log-file /v
 capture cni install --own-config            # a list of our own, which others do not rewrite
 capture cni install --bin-dir /var/lib/rancher/k3s/data/cni --conf-dir /var/lib/rancher/k3s/agent/etc/cni/net.d
 """
-STATUS_EXAMPLES = """
+CNI_STATUS_EXAMPLES = """
 capture cni status
 capture cni status --format json | jq '.findings[] | select(.state == "error")'
 """
-UNINSTALL_EXAMPLES = """
+CNI_UNINSTALL_EXAMPLES = """
 capture cni uninstall
 capture cni uninstall --grace 30            # pods that end just now can still be ended
 """
@@ -92,7 +92,7 @@ ENTRY_OPTIONS = [
     click.Option(["--log-file"], metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_entry_value("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
-    click.Option(["--log-level"], type=one_of(*LEVELS), help="How much is logged.  [default: info]"),
+    click.Option(["--log-level"], type=one_of(*LEVEL_NUMBERS), help="How much is logged.  [default: info]"),
     *(click.Option([f"--{key.replace('_', '-')}", key], type=_entry_value(key, option.expected), metavar="NAME",
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
@@ -137,18 +137,18 @@ def install(
     choice = runtime.choice(network, bin_path)
     source = plugin or installed_plugin()
     upstream = _istio_entry(conf_path, choice)
-    entry = _entry(values, upstream.entry if upstream else {})
+    entry = _entry(values, upstream.entry)
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
-    replaced = (istio_cni.TYPE,) if upstream and not upstream.must_stay else ()
+    replaced = () if upstream.must_stay else (istio_cni.ISTIO_CNI,)
     changes += installer.install(source, bin_path, DesiredConfiguration(conf_path, entry, own_config, choice, replaced))
-    warnings += upstream.warnings if upstream else _rival_warnings(conf_path)
+    warnings += upstream.warnings or _rival_warnings(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
 
 
-@command(STATUS_EXAMPLES, *DIRECTORY_OPTIONS, *CHOICE_OPTIONS, format_option("text", "json"), group=cni_group)
+@command(CNI_STATUS_EXAMPLES, *DIRECTORY_OPTIONS, *CHOICE_OPTIONS, format_option("text", "json"), group=cni_group)
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
     """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
@@ -171,7 +171,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 
 
 @command(
-    UNINSTALL_EXAMPLES,
+    CNI_UNINSTALL_EXAMPLES,
     *DIRECTORY_OPTIONS,
     click.Option(["--keep-plugin"], is_flag=True, help="Keep the executable, which pods that run need when they end."),
     click.Option(["--grace"], type=number(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
@@ -212,12 +212,16 @@ def _rival_warnings(conf_dir: str) -> list[str]:
     return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
-def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry | None:
-    """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
+def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry:
+    """Return the configuration of Istio's plugin that our entry will replace, or has; installing reports errors."""
     try:
-        return istio_cni.read_entry(installer.main_network(conf_dir, choice))
+        network = installer.main_network(conf_dir, choice)
+        upstream = istio_cni.read_entry(network)
+        if upstream is istio_cni.NO_ENTRY and network.entries:
+            return istio_cni.replaced_entry(network, read_network(entries.kept_original(network.path), timeout=0))
     except (CaptureError, OSError):
-        return None
+        return istio_cni.NO_ENTRY
+    return upstream
 
 
 def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +259,7 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[FileCha
     """Let the entry name a kubeconfig that the plugin can use; return what was written, and warnings."""
     if not entry.get("kubeconfig"):
         return [], []
-    path, changes, warnings = kubeconfig_file.as_read_by_plugin(
+    path, changes, warnings = kubeconfig_file.prepare_for_plugin(
         str(entry["kubeconfig"]), entries.own_directory(conf_dir)
     )
     entry["kubeconfig"] = path

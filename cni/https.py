@@ -39,7 +39,7 @@ class UnresolvedError(TimeoutError):
 
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-RECEIVE_SIZE = 65536
+READ_SIZE = 65536
 
 
 class UrlServer(Value):
@@ -139,7 +139,7 @@ def _received(plain: Socket, read: Callable[[int], bytes], deadline: float) -> b
     while True:
         plain.settimeout(seconds_until(deadline))  # also against a server that sends a byte now and then
         try:
-            piece = read(RECEIVE_SIZE)
+            piece = read(READ_SIZE)
         except HangupError:
             piece = b""
         if not piece and not received:

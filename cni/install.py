@@ -91,7 +91,7 @@ def selected_network(
     if choice.runtime == "containerd" and not choice.network:
         allowed = (each for each in networks.read_networks(conf_dir) if not (but_own and each.is_our_own))
         return next(allowed, None)
-    taken = networks.choose(_foreign_lists(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
+    taken = networks.choose(_foreign_lists(conf_dir) if but_own else networks.read_candidates(conf_dir), choice).taken
     return taken.network if taken else None
 
 
@@ -113,7 +113,7 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
 
 
 def _foreign_lists(conf_dir: str) -> list[Candidate]:
-    return [each for each in networks.candidates(conf_dir) if each.network is None or not each.network.is_our_own]
+    return [each for each in networks.read_candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 
 def _put_entry(desired: DesiredConfiguration, *, is_urgent: bool = False) -> list[FileChange]:

@@ -18,7 +18,17 @@ from capture.state.files import read_file
 from capture.state.json_text import JsonError, decode
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.http_response import CutOffError, HttpResponse, NotHttpError
+from cni.http_response import (
+    FORBIDDEN_STATUS,
+    NOT_FOUND,
+    OK,
+    SERVER_ERROR,
+    TOO_MANY_REQUESTS,
+    UNAUTHORIZED_STATUS,
+    CutOffError,
+    HttpResponse,
+    NotHttpError,
+)
 from cni.kubeconfig import parse, unusable_kubeconfig
 from cni.pod_object import is_same_pod
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
@@ -34,16 +44,13 @@ if TYPE_CHECKING:
     from cni.kubeconfig import Kubeconfig
     from cni.pod import Identity
 
-TIMEOUT = 10.0
+QUERY_TIMEOUT = 10.0
 """Seconds for everything; kubelet tries again after an error."""
 ATTEMPT_TIMEOUT = 4.0
 """Seconds for one request and its response."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+FIRST_RETRY_PAUSE, MAX_RETRY_PAUSE = 0.05, 1.0
 MAX_FILE = 1024 * 1024
 """Bytes of a kubeconfig, a token, a certificate."""
-
-# RFC 9110, 15
-OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 200, 401, 403, 404, 429, 500
 
 REACH_REMEDY = "Check from the node that the API server answers: `curl -k {server}/version`."
 
@@ -63,13 +70,13 @@ def read_kubeconfig(path: str) -> Kubeconfig:
     return parse(read_named_file(path, path).decode("utf-8", "replace"), path)
 
 
-def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOUT) -> dict[str, Any]:
+def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = QUERY_TIMEOUT) -> dict[str, Any]:
     """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``timeout`` seconds at the latest."""
     for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
 
-    def as_pod(body: bytes) -> dict[str, Any]:
+    def decode_pod(body: bytes) -> dict[str, Any]:
         plain = _decode_object(body)
         if not is_same_pod(identity, plain):
             raise TransientError(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
@@ -77,12 +84,12 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOU
 
     path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
     try:
-        return _Query(kubeconfig, path).fetch(as_pod, timeout)
+        return _Query(kubeconfig, path).fetch(decode_pod, timeout)
     except CniError as error:
         raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
 
 
-def check_server(kubeconfig: Kubeconfig, timeout: float = TIMEOUT) -> None:
+def check_server(kubeconfig: Kubeconfig, timeout: float = QUERY_TIMEOUT) -> None:
     """Raise ``CniError`` unless the API server answers and accepts who we are."""
     _Query(kubeconfig, "/version").fetch(_decode_object, timeout)
 
@@ -126,7 +133,7 @@ class _Query:
             except TransientError as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
                 reason = reason if reason is not None and failure.is_silence else failure
-                wait = failure.pause or min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
+                wait = failure.pause or min(FIRST_RETRY_PAUSE * 2 ** (attempts - 1), MAX_RETRY_PAUSE)
                 if time.monotonic() + wait >= deadline:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
                     raise CniError(reason.code, f"{reason.message} ({tried})", reason.details) from None
@@ -143,7 +150,7 @@ class _Query:
         if response.status == OK:
             return response.body
         if response.status == UNAUTHORIZED_STATUS and token != self._token():
-            raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
+            raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_RETRY_PAUSE)
         raise self._refusal(response)
 
     def _token(self) -> str:

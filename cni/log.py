@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
+LEVEL_NUMBERS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 
 DEFAULT_FILE = "/var/log/istio-capture/cni.log"
 """The log file that installers set."""
@@ -39,7 +39,7 @@ class PluginLog:
     ) -> None:
         self.path = path
         self.about = about or {}
-        self._lowest = LEVELS[level]
+        self._lowest = LEVEL_NUMBERS[level]
         self._rotate_at = rotate_at
         self._started = time.monotonic_ns()
         self._steps_ms: dict[str, float] = {}
@@ -61,7 +61,7 @@ class PluginLog:
         return TimedStep(self._steps_ms, name)
 
     def _write(self, level: str, message: str, facts: dict[str, object]) -> None:
-        if not self.path or LEVELS[level] < self._lowest:
+        if not self.path or LEVEL_NUMBERS[level] < self._lowest:
             return
         line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
         line |= self.about | facts | self._durations()
@@ -191,8 +191,8 @@ def log_file(configuration: Mapping[str, Any]) -> str:
 
 def log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
-    expected = f"one of {', '.join(map(repr, LEVELS))}"
+    expected = f"one of {', '.join(map(repr, LEVEL_NUMBERS))}"
     level = keys.text(configuration, "log_level", expected) or "info"
-    if level not in LEVELS:
+    if level not in LEVEL_NUMBERS:
         raise keys.invalid_value("log_level", level, expected)
     return level

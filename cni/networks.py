@@ -160,7 +160,7 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
     return configuration
 
 
-def candidates(conf_dir: str, timeout: float | None = None) -> list[Candidate]:
+def read_candidates(conf_dir: str, timeout: float | None = None) -> list[Candidate]:
     """Return the files that runtimes read, with what is in them."""
     return [_candidate(path, timeout) for path in paths_in(conf_dir)]
 

@@ -205,8 +205,8 @@ def _apply(request: Request, settings: Settings) -> Applied:
         return apply_here(settings, host)
 
 
-LOOPBACK_ADDRESSES = "/proc/thread-self/net/if_inet6"
-LOOPBACK_ADDRESS_LINE = b"00000000000000000000000000000001 "
+IPV6_ADDRESSES_FILE = "/proc/thread-self/net/if_inet6"
+IPV6_LOOPBACK_LINE = b"00000000000000000000000000000001 "
 """``::1``, which the kernel puts on ``lo`` as that comes up."""
 LOOPBACK_TIMEOUT = 1.0
 """Seconds to wait for ``lo``; without such a plugin, and with ``lo`` down, that time is lost."""
@@ -235,8 +235,8 @@ def wait_for_loopback() -> None:
 def _is_lo_up() -> bool:
     """Return whether ``lo`` is up. That ``::1`` is there is quickly seen, and nearly always so."""
     try:
-        with open(LOOPBACK_ADDRESSES, "rb", buffering=0) as addresses:
-            if LOOPBACK_ADDRESS_LINE in addresses.read():
+        with open(IPV6_ADDRESSES_FILE, "rb", buffering=0) as listed:
+            if IPV6_LOOPBACK_LINE in listed.read():
                 return True
     except FileNotFoundError:  # no IPv6: no address that could be in the way
         return True

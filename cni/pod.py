@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STATUS_ANNOTATION = "sidecar.istio.io/status"
 TEMPLATES_ANNOTATION = "inject.istio.io/templates"
 PROXY_CONFIG_ANNOTATION = "proxy.istio.io/config"
-METADATA = "proxyMetadata"
+PROXY_METADATA = "proxyMetadata"
 SEPARATORS = str.maketrans(dict.fromkeys("{}[],", "\n"))
 DISABLE_ENVOY = "DISABLE_ENVOY"
 
@@ -53,7 +53,7 @@ def identity_of(arguments: Mapping[str, str]) -> Identity | None:
     return Identity(namespace, name, arguments.get("K8S_POD_UID", ""))
 
 
-def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
+def pod_from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
     """Return the facts of the annotations about the pod; ConfigurationError for a status that cannot be read."""
     proxy = Proxy()
     for template in annotations.get(TEMPLATES_ANNOTATION, "").split(","):
@@ -113,7 +113,7 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
         plain = decode(annotation)
     except JsonError:
         return _pairs_of_yaml(annotation)
-    metadata = plain.get(METADATA) if isinstance(plain, dict) else None
+    metadata = plain.get(PROXY_METADATA) if isinstance(plain, dict) else None
     pairs = metadata.items() if isinstance(metadata, dict) else ()
     return {name: value if isinstance(value, str) else encode(value) for name, value in pairs}
 
@@ -136,10 +136,10 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
 
 def _split_at_metadata(text: str) -> tuple[str, str]:
     """Return what is before and behind the key ``proxyMetadata``; values and other keys may have the word, too."""
-    before, found, behind = text.partition(METADATA)
+    before, found, behind = text.partition(PROXY_METADATA)
     while found and not (before[-1:] in ("", *" \n\"'{,") and behind.lstrip("\"' ").startswith(":")):
-        passed, found, behind = behind.partition(METADATA)
-        before += METADATA + passed
+        passed, found, behind = behind.partition(PROXY_METADATA)
+        before += PROXY_METADATA + passed
     return before, behind
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ANNOTATIONS_WITH_UID = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
 
 
-def from_object(identity: Identity, plain: object) -> Pod:
+def pod_from_object(identity: Identity, plain: object) -> Pod:
     """Return the pod that an object of the API (core/v1, Pod) describes; ``CniError`` if it describes none."""
     pod = _object(plain, "the answer")
     metadata, spec = _object(pod.get("metadata"), "metadata"), _object(pod.get("spec"), "spec")
@@ -78,15 +78,15 @@ def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], wher
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
-    return _of_kind(dict, value, f"{where} is not an object")
+    return _require_kind(dict, value, f"{where} is not an object")
 
 
 def _list(value: object, where: str) -> list[Any]:
-    return [] if value is None else _of_kind(list, value, f"{where} is not a list")
+    return [] if value is None else _require_kind(list, value, f"{where} is not a list")
 
 
 def _text(value: object, where: str) -> str:
-    return _of_kind(str, value, f"{where} is not a text")
+    return _require_kind(str, value, f"{where} is not a text")
 
 
 def _texts(value: object, where: str) -> dict[str, str]:
@@ -94,10 +94,10 @@ def _texts(value: object, where: str) -> dict[str, str]:
 
 
 def _number(value: object, where: str) -> int | None:
-    return None if value is None else _of_kind(int, value, f"{where} is not a number")
+    return None if value is None else _require_kind(int, value, f"{where} is not a number")
 
 
-def _of_kind(kind: type[T], value: object, problem: str) -> T:
+def _require_kind(kind: type[T], value: object, problem: str) -> T:
     if isinstance(value, kind) and not isinstance(value, bool):
         return value
     raise CniError(

@@ -47,7 +47,7 @@ NOT_AVAILABLE_LIMITED = 51
 FIRST_OWN_CODE = 100
 
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
-MESSAGE_LIMIT = 700
+MAX_MESSAGE_LENGTH = 700
 DETAILS_LIMIT = 8000
 CALLED_BY_HAND = "A container runtime sets the variables. When you call the plugin by hand, set what the message names."
 WRONG_FILE = "Look at the network configuration list, a file in /etc/cni/net.d on the node, and at what wrote it."
@@ -61,7 +61,7 @@ class CniError(Exception):
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.message = shortened(one_line(message), MESSAGE_LIMIT)
+        self.message = shortened(one_line(message), MAX_MESSAGE_LENGTH)
         self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
 
 
@@ -392,14 +392,14 @@ def _result(request: Request) -> bytes:
     """
     result = request.previous_result or {}
     if result.get("cniVersion") != request.version:
-        result = _in_version(result, request.version)
+        result = _converted_result(result, request.version)
     try:
         return encode(result).encode() + b"\n"
     except RecursionError:
         raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
 
 
-def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
+def _converted_result(result: dict[str, Any], version: str) -> dict[str, Any]:
     """Return ``result`` in another version of the specification.
 
     From 0.3.0 on results differ in one point that a plugin has to care for: until 0.4.0 each address has whether
@@ -408,11 +408,11 @@ def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
     result = result | {"cniVersion": version}
     if isinstance(result.get("ips"), list):
         explicit = version_number(version) < (1, 0, 0)
-        result["ips"] = [_in_style(address, explicit=explicit) for address in result["ips"]]
+        result["ips"] = [_converted_address(address, explicit=explicit) for address in result["ips"]]
     return result
 
 
-def _in_style(address: Any, *, explicit: bool) -> Any:
+def _converted_address(address: Any, *, explicit: bool) -> Any:
     if not isinstance(address, dict):
         return address
     plain = {key: value for key, value in address.items() if key != "version"}

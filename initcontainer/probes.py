@@ -43,7 +43,7 @@ class Probe(Value):
     port: int
     dialler: Credentials
     arrives_on: int
-    outside: str = ""
+    namespace_path: str = ""
     """The path of the namespace from which it comes; empty for the pod's own."""
 
     @property
@@ -52,7 +52,7 @@ class Probe(Value):
         return address_text(self.destination.family, self.destination.first), self.port
 
     def __str__(self) -> str:
-        origin = " from outside" if self.outside else ""
+        origin = " from outside" if self.namespace_path else ""
         return f"{FAMILY_NAMES[self.destination.family]} {self.side}{origin}"
 
 
@@ -91,8 +91,8 @@ class ProbeChooser:
     def choose(self, side: Side, family: Family) -> Probe | Proof:
         """Return a connection that the rules would capture, or why there is none that can be made here."""
         config, own = self._config, list(self.own(family))
-        outbound = side == "outbound"
-        destinations = [*_outside(config, family, own)] if outbound else [*own, PASSTHROUGH_SOURCE[family]]
+        is_outbound = side == "outbound"
+        destinations = [*_destinations(config, family, own)] if is_outbound else [*own, PASSTHROUGH_SOURCE[family]]
         identities = [*_identities(config, side)]
         why = "no route leads anywhere"
         if not identities:
@@ -119,9 +119,9 @@ class ProbeChooser:
     def choose_from_outside(self, outside: OutsideNamespace, family: Family) -> Probe | Proof:
         """Return a connection from an outside of our own, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        probe = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
-        if probe:
-            packet, arrives_on = probe
+        captured = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
+        if captured:
+            packet, arrives_on = captured
             if outside.replies_come_back(family, address_text(family, packet.destination.first)):
                 dialler = Credentials(os.geteuid(), os.getegid())
                 return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
@@ -132,7 +132,7 @@ class ProbeChooser:
         return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *USUAL_PORTS)))
 
 
-def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
+def _destinations(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
     """Yield destinations that are not the pod: in what is captured, in networks of no one, near the pod."""
     for network in config.outbound_networks.entries:
         if network.family == family:

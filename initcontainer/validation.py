@@ -36,7 +36,7 @@ from capture.state.netns import InNamespace
 from capture.state.routes import missing_parts
 from initcontainer.outside import OutsideNamespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
-from initcontainer.proof import Prover
+from initcontainer.prover import Prover
 
 FROM_OUTSIDE = "connections from outside the pod"
 
@@ -68,9 +68,9 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
         _require_delivery(desired, settings)
         chooser = ProbeChooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
         with ExitStack() as made:
-            proofs = _by_connections(settings, host, config, chooser, made)
+            proofs = _connection_proofs(settings, host, config, chooser, made)
         if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
-            proofs += _by_rules(settings, chooser)
+            proofs += _rule_proofs(settings, chooser)
         return Validation(tuple(proofs))
 
 
@@ -84,7 +84,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
         raise ValidationError(f"validation failed: {route.message}", _author(settings))
 
 
-def _by_connections(
+def _connection_proofs(
     settings: Settings, host: Host, config: CaptureConfig, chooser: ProbeChooser, made: ExitStack
 ) -> list[Proof]:
     """Return what connections proved, and what they could not."""
@@ -93,7 +93,7 @@ def _by_connections(
     if not sides:
         chosen.append(Proof("the settings capture nothing", holds=False))
     if settings[PROBE_FROM_OUTSIDE] and config.inbound_ports:
-        chosen += _from_outside(chooser, made)
+        chosen += _outside_probes(chooser, made)
 
     def fail(probe: Probe, answer: str) -> ValidationError:
         return _failure(probe, answer, settings, host)
@@ -103,7 +103,7 @@ def _by_connections(
     return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 
 
-def _from_outside(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]:
+def _outside_probes(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]:
     """Return a connection from outside for each family, or why there is none."""
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
@@ -113,16 +113,16 @@ def _from_outside(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]
     return [chooser.choose_from_outside(outside, family) for family in families]
 
 
-def _by_rules(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
+def _rule_proofs(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
         source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
-        probe = chooser.inbound_packet(family, _interface(family), source)
-        if probe is None:
+        captured = chooser.inbound_packet(family, _incoming_interface(family), source)
+        if captured is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
-        packet, port = probe
+        packet, port = captured
         dialled = endpoint_text(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)
@@ -138,7 +138,7 @@ def _by_rules(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
         yield Proof(f"{name}: by the live rules, {dialled} is sent to port {port}", holds=True)
 
 
-def _interface(family: Family) -> str:
+def _incoming_interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_rtnetlink() as rtnetlink:
         names = {link.index: link.name for link in read_links(rtnetlink) if not link.is_loopback}

@@ -8,10 +8,13 @@ containers are written as JSON in which only what depends on the pod or the para
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings.options import Option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.settings import Settings
 from cni.decision import INJECT
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
@@ -25,21 +28,20 @@ from injection.settings import (
     IF_GIVEN,
     NO_CAPTURE,
     OPTIONS_BY_FLAG,
-    STATUS_PORT,
+    STATUS_PORT_ANNOTATION,
     PodSettings,
 )
-from injection.template import VALIDATION_CONTAINER, InjectionError, as_native, init_container, validation_container
+from injection.template import (
+    VALIDATION_CONTAINER,
+    InjectionError,
+    Template,
+    as_native,
+    init_container,
+    validation_container,
+)
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from capture.settings.options import Option
-    from capture.settings.settings import Settings
-    from injection.template import Template
-
-NAME = "istio-capture-injection"
-NAMESPACE = "kube-system"
+POLICY_NAME = "istio-capture-injection"
+POLICY_NAMESPACE = "kube-system"
 """Where the parameters are: write access to them decides which image runs in every injected pod."""
 GROUP = "admissionregistration.k8s.io"
 VERSIONS = ("v1", "v1beta1")
@@ -86,20 +88,25 @@ def policy_objects(template: Template, base: Settings, version: str = "v1") -> l
     policy = _Policy(template, base)
     api = f"{GROUP}/{version}"
     return [
-        {"apiVersion": api, "kind": "MutatingAdmissionPolicy", "metadata": {"name": NAME}, "spec": policy.spec()},
+        {
+            "apiVersion": api,
+            "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": POLICY_NAME},
+            "spec": policy.spec(),
+        },
         {
             "apiVersion": api,
             "kind": "MutatingAdmissionPolicyBinding",
-            "metadata": {"name": NAME},
+            "metadata": {"name": POLICY_NAME},
             "spec": {
-                "policyName": NAME,
-                "paramRef": {"name": NAME, "namespace": NAMESPACE, "parameterNotFoundAction": "Deny"},
+                "policyName": POLICY_NAME,
+                "paramRef": {"name": POLICY_NAME, "namespace": POLICY_NAMESPACE, "parameterNotFoundAction": "Deny"},
             },
         },
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
+            "metadata": {"name": POLICY_NAME, "namespace": POLICY_NAMESPACE},
             "data": policy.parameters(),
         },
     ]
@@ -173,18 +180,18 @@ class _Policy:
             Variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}"),
             Variable("namespaceLabels", "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}"),
             Variable("containers", _ALL_CONTAINERS),
-            Variable("injects", _injects()),
+            Variable("injects", _injection_condition()),
             Variable("mode", _annotation(option.INTERCEPTION_MODE, self._fixed.mode)),
             Variable("native", _native(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
-            Variable("statusPort", f"{_first_annotation((STATUS_PORT,), DEFAULT_STATUS_PORT)}.trim()"),
+            Variable("statusPort", f"{_first_annotation((STATUS_PORT_ANNOTATION,), DEFAULT_STATUS_PORT)}.trim()"),
             Variable("given", _annotation(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
             Variable("arguments", self._arguments()),
             Variable("first", literal(self._first())),
-            Variable("proxy", self._proxy(native=False)),
-            Variable("nativeProxy", self._proxy(native=True)),
+            Variable("proxy", self._proxy_expression(native=False)),
+            Variable("nativeProxy", self._proxy_expression(native=True)),
         ]
 
     def _arguments(self) -> str:
@@ -223,7 +230,7 @@ class _Policy:
         container["args"] = expression(arguments)
         return container
 
-    def _proxy(self, *, native: bool) -> str:
+    def _proxy_expression(self, *, native: bool) -> str:
         if self._template.fragment is not None:
             own = self._template.proxy_of_fragment()
             return literal(as_native(own) if native else own)
@@ -243,18 +250,18 @@ class _Policy:
         early = "true" if self._template.uses_plugin else "variables.native"
         parts = [
             _if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
-            *self._of_fragment(),
+            *self._fragment_patches(),
             _if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
             _if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
             _if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
             _if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
             _if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
-            *self._annotations(),
+            *self._annotation_patches(),
             _add_annotation(STATUS_ANNOTATION, self._status(first)),
         ]
         return "variables.injects ? (" + "\n + ".join(parts) + ") : []"
 
-    def _of_fragment(self) -> list[str]:
+    def _fragment_patches(self) -> list[str]:
         others = self._template.others()
         parts = [
             _if(_is_missing(each["name"]), _add("/spec/initContainers/0", literal(each)))
@@ -271,7 +278,7 @@ class _Policy:
             for each in others.volumes
         ]  # fmt: skip
 
-    def _annotations(self) -> list[str]:
+    def _annotation_patches(self) -> list[str]:
         """Return the patches with what the plugin cannot know; as ``PodSettings.plugin_annotations``."""
         if not self._template.uses_plugin:
             return []
@@ -307,11 +314,11 @@ class _Policy:
             }
             return literal(json.dumps(status))
 
-        def by_mode(*, native: bool) -> str:
+        def status_by_mode(*, native: bool) -> str:
             off, on = text(native=native, captured=False), text(native=native, captured=True)
             return f"(variables.mode == '{NO_CAPTURE}' ? {off} : {on})"
 
-        return f"(variables.native ? {by_mode(native=True)} : {by_mode(native=False)})"
+        return f"(variables.native ? {status_by_mode(native=True)} : {status_by_mode(native=False)})"
 
 
 # --- expressions ---------------------------------------------------------------------------------
@@ -344,7 +351,7 @@ def _names_of(annotation: str) -> tuple[str, ...]:
     )
 
 
-def _injects() -> str:
+def _injection_condition() -> str:
     """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; no pod gets two."""
     inject, label, revision = INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
     own = f"('{inject}' in variables.labels ? string(variables.labels['{inject}']) : '')"

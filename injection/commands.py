@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -14,24 +16,18 @@ from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
+from capture.settings.settings import Settings
 from capture.state.input import origin_of, read_input
 from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
+from injection.inject import Result
 from injection.inject import inject as inject_text
 from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
 from injection.yaml_text import as_yaml
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from capture.settings.settings import Settings
-    from injection.inject import Result
-
-EXAMPLES = """
+INJECT_EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -
 kubectl get deployment nginx -o yaml | capture inject -f - --cni | kubectl apply -f -
 capture inject -f deployment.yaml --proxy-file haproxy.yaml --set istio-service-exclude-cidr=10.0.0.0/8
@@ -43,7 +39,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 
 
 @command(
-    EXAMPLES,
+    INJECT_EXAMPLES,
     click.Option(["-f", "--filename", "filenames"], metavar="FILE", multiple=True,
                  help="A manifest, or - for standard input; repeatable."),
     click.Option(["-o", "--output"], metavar="FILE", help="Write the result there instead of standard output."),

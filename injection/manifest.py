@@ -7,8 +7,11 @@ merged into an injected one, an annotation with another value); its text is kept
 
 from __future__ import annotations
 
+from typing import Any
+
 from injection.yaml_text import (
     Edit,
+    Node,
     block,
     content_end,
     content_start,
@@ -24,12 +27,6 @@ from injection.yaml_text import (
     start_with_comments,
 )
 from sidecar.documents import DocumentError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from injection.yaml_text import Node
 
 
 class ManifestText:

@@ -7,26 +7,29 @@ text; both give the same pod.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.model.conventions import MAX_ID, PROXY_ID
 from capture.model.values import Value
 from capture.settings import options
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.settings import Settings
 from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
 from injection.decision import DEFAULT_REVISION
-from injection.pods import containers_of
+from injection.pods import Workload, containers_of
 from injection.settings import PodSettings
-from injection.template import AUTO, InjectionError, as_native, init_container, validation_container, with_variables
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from capture.settings.settings import Settings
-    from injection.pods import Workload
-    from injection.template import Container, Template
+from injection.template import (
+    AUTO,
+    Container,
+    InjectionError,
+    Template,
+    as_native,
+    init_container,
+    validation_container,
+    with_variables,
+)
 
 NATIVE_ANNOTATION = "sidecar.istio.io/nativeSidecar"
 MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from capture.model.values import Value
+from collections.abc import Iterator
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+from capture.model.values import Value
 
 Path = tuple["str | int", ...]
 
@@ -24,7 +22,7 @@ POD_PATHS: dict[str, Path] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """The kinds of core/v1, apps/v1, batch/v1 and apps.openshift.io/v1; all others stay as they are."""
-GROUPS = ("", "apps", "batch", "extensions", "apps.openshift.io")
+API_GROUPS = ("", "apps", "batch", "extensions", "apps.openshift.io")
 
 RUNS_TO_COMPLETION = ("Job", "CronJob")
 
@@ -84,7 +82,7 @@ def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: s
     metadata = _mapping(plain.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     pod = value_at(plain, POD_PATHS[kind])
-    is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in GROUPS
+    is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in API_GROUPS
     if is_other_kind and not isinstance(_mapping(pod).get("spec"), dict):
         return None  # of that name, as Volcano's Job
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 from cni.pod import STATUS_ANNOTATION
 from injection.manifest import ManifestText, can_be_added_to, item_name
 from injection.plan import LISTS
-from injection.pods import value_at, workloads
-from injection.shape import STATUS, misfits
+from injection.pods import Workload, value_at, workloads
+from injection.shape import STATUS_SHAPE, misfits
 from injection.yaml_text import (
     Edit,
+    Node,
     apply_edits,
     as_yaml,
     child,
@@ -22,13 +24,6 @@ from injection.yaml_text import (
     without_tabs,
 )
 from sidecar.documents import DocumentError, load_yaml
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from injection.pods import Workload
-    from injection.yaml_text import Node
 
 NOTES = "capture"
 """The key of our notes in the status: by it we know our own."""
@@ -82,7 +77,7 @@ def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
         return None
     if not isinstance(status, dict) or not isinstance(status.get(NOTES), dict):
         return None
-    misfit = next(misfits(status, STATUS), "")
+    misfit = next(misfits(status, STATUS_SHAPE), "")
     if misfit:
         raise DocumentError(
             f"{where}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",

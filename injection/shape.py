@@ -9,18 +9,15 @@ members, under REQUIRED the name of one that has to be there.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+Shape = Any
+"""``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
 
-    Shape = Any
-    """``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
-
-MAX_SHOWN = 60
+MAX_SHOWN_CHARACTERS = 60
 ANY_NAME, REQUIRED = "*", "!"
-EXPECTED = {str: "a string; put it in quotes", bool: "true or false, without quotes", int: "a number"}
+EXPECTED_TEXT_OF = {str: "a string; put it in quotes", bool: "true or false, without quotes", int: "a number"}
 TYPE_NAMES = {str: "a string", int: "a number"}
 
 
@@ -28,7 +25,7 @@ def misfits(value: object, shape: Shape, where: str = "") -> Iterator[str]:
     """Yield each value that does not fit a shape, with its place and what is expected."""
     if isinstance(shape, type):
         if not isinstance(value, shape):
-            yield _misfit(value, where, EXPECTED[shape])
+            yield _misfit(value, where, EXPECTED_TEXT_OF[shape])
     elif isinstance(shape, tuple):
         if not (isinstance(value, list) and tuple(map(type, value)) == shape):
             yield _misfit(value, where, f"a list of {' and '.join(TYPE_NAMES[each] for each in shape)}")
@@ -57,36 +54,40 @@ def _object_misfits(value: object, shape: Mapping[str, Shape], where: str) -> It
 
 def _misfit(value: object, where: str, expected: str) -> str:
     text = json.dumps(value, default=str)
-    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    shown = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
     return f"{where}: invalid value {shown}: expected {expected}"
 
 
 ANY_OBJECT: Shape = {}
 OBJECTS: Shape = [ANY_OBJECT]
 STRINGS: Shape = [str]
-SECURITY: Shape = {
+SECURITY_SHAPE: Shape = {
     "capabilities": {"add": STRINGS, "drop": STRINGS},
     "seLinuxOptions": {"type": str},
     **dict.fromkeys(("seccompProfile", "appArmorProfile", "windowsOptions"), ANY_OBJECT),
     "sysctls": OBJECTS,
 }
-CONTAINER: Shape = {
+CONTAINER_SHAPE: Shape = {
     "name": str,
     "image": str,
     "env": [{"name": str, REQUIRED: "name"}],
     **dict.fromkeys(("ports", "volumeMounts", "volumeDevices"), OBJECTS),
-    "securityContext": SECURITY,
+    "securityContext": SECURITY_SHAPE,
     **dict.fromkeys(("readinessProbe", "livenessProbe", "startupProbe"), ANY_OBJECT),
 }
-OBJECT: Shape = {"metadata": {"name": str, "generateName": str, "namespace": str}}
-LIST: Shape = {"items": OBJECTS}
-FRAGMENT: Shape = {"initContainers": [CONTAINER], "containers": [CONTAINER], "volumes": [{"name": str}]}
-"""The shape of a template's additions to a pod."""
-POD: Shape = {
-    "metadata": {"labels": ANY_OBJECT, "annotations": ANY_OBJECT},
-    "spec": {"hostNetwork": bool, "securityContext": SECURITY, **FRAGMENT},
+OBJECT_SHAPE: Shape = {"metadata": {"name": str, "generateName": str, "namespace": str}}
+LIST_SHAPE: Shape = {"items": OBJECTS}
+FRAGMENT_SHAPE: Shape = {
+    "initContainers": [CONTAINER_SHAPE],
+    "containers": [CONTAINER_SHAPE],
+    "volumes": [{"name": str}],
 }
-STATUS: Shape = {
+"""The shape of a template's additions to a pod."""
+POD_SHAPE: Shape = {
+    "metadata": {"labels": ANY_OBJECT, "annotations": ANY_OBJECT},
+    "spec": {"hostNetwork": bool, "securityContext": SECURITY_SHAPE, **FRAGMENT_SHAPE},
+}
+STATUS_SHAPE: Shape = {
     **dict.fromkeys(("initContainers", "containers", "volumes"), STRINGS),
     "capture": {
         "annotations": STRINGS,

@@ -7,6 +7,7 @@ image of its own.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.conventions import HEALTH_PORT, METRICS_PORT
@@ -15,21 +16,15 @@ from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
 from capture.state.input import origin_of, read_input
 from capture.state.pod_host import AnyPod
-from injection.settings import BY_ENVIRONMENT
-from injection.shape import FRAGMENT, misfits
+from injection.pods import Workload
+from injection.settings import BY_ENVIRONMENT, PodSettings
+from injection.shape import FRAGMENT_SHAPE, misfits
 from sidecar.bootstrap import MeshObjects, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
 from sidecar.objects import MeshPod
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from injection.pods import Workload
-    from injection.settings import PodSettings
-
-    Container = dict[str, Any]
+Container = dict[str, Any]
 
 VALIDATION_CONTAINER = "istio-validation"
 ENVOY_IMAGE = "envoyproxy/envoy:distroless-v1.40.0"
@@ -39,7 +34,7 @@ MAX_ARGUMENT = 128 * 1024
 """The kernel's limit for one argument (MAX_ARG_STRLEN, linux/binfmts.h)."""
 
 READY = {"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT}}
-CONFINED = {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}
+CONFINED_CONTEXT = {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 class InjectionError(CaptureError):
@@ -94,7 +89,7 @@ def read_fragment(name: str) -> Fragment:
     if "spec" in fields:
         fields = fields.inner("spec")
     fields.require_known("initContainers", "containers", "volumes")
-    misfit = next(misfits(fields.plain(), FRAGMENT), "")
+    misfit = next(misfits(fields.plain(), FRAGMENT_SHAPE), "")
     if misfit:
         raise InjectionError(f"{origin_of(name)}: {misfit}")
     lists = {
@@ -163,7 +158,7 @@ def proxy_security(settings: PodSettings, *, transparent: bool) -> dict[str, Any
     if transparent:
         capabilities["add"] = ["NET_ADMIN"]
     return {
-        **CONFINED,
+        **CONFINED_CONTEXT,
         "capabilities": capabilities,
         "readOnlyRootFilesystem": True,
         "runAsGroup": settings.gid,
@@ -194,7 +189,7 @@ def init_container(image: str, settings: PodSettings) -> Container:
         "args": settings.arguments(),
         **_variables(settings),
         "securityContext": {
-            **CONFINED,
+            **CONFINED_CONTEXT,
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
             "runAsGroup": 0,
@@ -212,7 +207,7 @@ def validation_container(image: str, settings: PodSettings) -> Container:
         "args": [*settings.arguments(), "--run-validation", "--skip-rule-apply"],
         **_variables(settings),
         "securityContext": {
-            **CONFINED,
+            **CONFINED_CONTEXT,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
             "runAsGroup": settings.gid,

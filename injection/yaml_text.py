@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from capture.model.values import Value
 from sidecar.documents import not_yaml, yaml_module
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
-
-    Node = Any
-    """A node of PyYAML, which has no types."""
+Node = Any
+"""A node of PyYAML, which has no types."""
 
 NULL_TAG = "tag:yaml.org,2002:null"
 PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)*")

@@ -132,7 +132,7 @@ def _frozen() -> Iterator[Component]:
         }
     version = platform.python_version()
     yield {"type": "library", "name": "cpython", "version": version, "licenses": _licence("PSF-2.0")}
-    yield from _of_packages(["zlib1g-dev", "libexpat1-dev"])  # linked into the interpreter
+    yield from _package_components(["zlib1g-dev", "libexpat1-dev"])  # linked into the interpreter
 
 
 def _carried(bundle: Path) -> Iterator[Component]:
@@ -143,10 +143,10 @@ def _carried(bundle: Path) -> Iterator[Component]:
         pattern = "*/ld-linux*" if name == "ld.so" else f"*/{name}"
         found = subprocess.run(["dpkg-query", "--search", pattern], capture_output=True, text=True, check=False)
         owners |= {line.partition(":")[0] for line in found.stdout.splitlines() if not line.startswith("diversion")}
-    yield from _of_packages(sorted(owners))
+    yield from _package_components(sorted(owners))
 
 
-def _of_packages(names: list[str]) -> Iterator[Component]:
+def _package_components(names: list[str]) -> Iterator[Component]:
     form = "${source:Package} ${source:Version} ${Architecture}\n"
     listed = subprocess.run(["dpkg-query", "-W", "-f", form, *names], capture_output=True, text=True, check=False)
     for source, version, architecture in sorted({tuple(line.split()) for line in listed.stdout.splitlines()}):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from capture.model.values import Value
-from sidecar.fields import FieldError
-from sidecar.objects import CLUSTER_DOMAIN, includes, metadata_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-    from sidecar.objects import Endpoint, MeshPod, Service
+from sidecar.documents import Document
+from sidecar.fields import FieldError, Fields
+from sidecar.objects import CLUSTER_DOMAIN, Endpoint, MeshPod, Service, includes, metadata_of
 
 SIMPLE = {
     "UNSPECIFIED": "LEAST_REQUEST",
@@ -74,7 +69,7 @@ class DestinationRule(Value):
         return host == self.host or (self.host[:1] == "*" and host.endswith(self.host[1:]))
 
 
-NO_RULE = DestinationRule("", "", "")
+NO_DESTINATION_RULE = DestinationRule("", "", "")
 
 
 def read_rule(document: Document) -> DestinationRule:
@@ -165,4 +160,4 @@ def rule_for(service: Service, rules: Iterable[DestinationRule], pod: MeshPod, r
             raise FieldError(here[1].origin, "spec.host", f"{here[0].origin} is about the same host")
         if here:
             return here[0]
-    return NO_RULE
+    return NO_DESTINATION_RULE

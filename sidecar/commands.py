@@ -12,25 +12,19 @@ from capture.cli.parameter_types import ParameterType
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
-from capture.settings.config import resolve
+from capture.settings.config import CaptureConfig, resolve
 from capture.settings.pod import with_dns_of_all_servers
 from capture.settings.settings import Settings, with_flags
 from capture.state import record
 from capture.state.netns import InNamespace
 from capture.state.pod_host import AnyPod
 from sidecar import endpoints
-from sidecar.bootstrap import destinations, read_mesh_objects, render
-from sidecar.documents import read_files
+from sidecar.bootstrap import MeshObjects, destinations, read_mesh_objects, render
+from sidecar.documents import Document, read_files
 from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.settings.config import CaptureConfig
-    from sidecar.bootstrap import MeshObjects
-    from sidecar.documents import Document
-
-EXAMPLES = """
+SIDECAR_EXAMPLES = """
 capture sidecar --filename mesh.yaml --filename services.yaml --pod default/productpage > envoy.json
 kubectl get services,endpointslices,pods -o yaml | capture sidecar --filename - --pod default/productpage
 capture sidecar --pid 4711 --filename services.yaml --endpoints /etc/envoy/endpoints > envoy.json
@@ -45,7 +39,7 @@ def _is_pod_name(text: str) -> bool:
 
 
 @command(
-    EXAMPLES,
+    SIDECAR_EXAMPLES,
     *capture_options(),
     *namespace_options(),
     click.Option(

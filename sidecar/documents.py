@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import shortened
 from capture.model.values import Value
 from capture.state.input import origin_of, read_input
 from sidecar.fields import FieldError, Fields
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import re
-    from collections.abc import Iterable, Iterator
-    from typing import Any, ClassVar
-
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
-MAX_VALUES = 2_000_000
+MAX_DOCUMENT_VALUES = 2_000_000
 """Values of a file with its aliases written out; the largest meshes have some hundred thousand."""
 
 MESH_CONFIG = "mesh config"
-KINDS = (MESH_CONFIG, "ConfigMap", "Telemetry", "Service", "EndpointSlice", "DestinationRule", "Pod")
+DOCUMENT_KINDS = (MESH_CONFIG, "ConfigMap", "Telemetry", "Service", "EndpointSlice", "DestinationRule", "Pod")
 
 
 class DocumentError(CaptureError):
@@ -99,9 +97,9 @@ def _require_bounded(loaded: list[object], origin: str) -> None:
         total = _size(loaded, sizes)
     except RecursionError:
         raise DocumentError(f"{origin}: an alias holds itself, or values are nested too deeply") from None
-    if total > MAX_VALUES:
+    if total > MAX_DOCUMENT_VALUES:
         raise DocumentError(
-            f"{origin}: with its aliases written out it has {total} values; at most {MAX_VALUES} are read"
+            f"{origin}: with its aliases written out it has {total} values; at most {MAX_DOCUMENT_VALUES} are read"
         )
 
 
@@ -159,8 +157,8 @@ def _documents(plain: object, origin: str, implied: str = MESH_CONFIG) -> Iterat
         for position, item in enumerate(fields.objects("items")):
             yield from _documents(item.plain(), f"{origin}, item {position + 1}", kind.removesuffix("List") or implied)
         return
-    if kind not in KINDS:
-        raise FieldError(origin, "kind", f"{kind} is not supported; supported here: {', '.join(KINDS[1:])}")
+    if kind not in DOCUMENT_KINDS:
+        raise FieldError(origin, "kind", f"{kind} is not supported; supported here: {', '.join(DOCUMENT_KINDS[1:])}")
     content = dict(fields.plain())
     name = "" if kind == MESH_CONFIG else _name(kind, fields)
     yield Document(kind, name, f"{name or kind} ({origin})", content)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 
 from capture.errors import CaptureError
-from sidecar.envoy import TYPE_PREFIX, load_assignment
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sidecar.envoy import Json
-    from sidecar.outbound import ServiceDestination
+from sidecar.envoy import TYPE_PREFIX, Json, load_assignment
+from sidecar.outbound import ServiceDestination
 
 PREFIX = "outbound_"
 SUFFIX = ".json"

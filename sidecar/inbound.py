@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import ANY_ADDRESS
+from collections.abc import Iterable
+
+from capture.model.addresses import ANY_ADDRESS, Family
 from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.settings.config import CaptureConfig
 from sidecar.envoy import (
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
+    Json,
     extension,
     http_manager,
     inspector,
@@ -15,15 +19,7 @@ from sidecar.envoy import (
     tcp_proxy,
     virtual_host,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.model.addresses import Family
-    from capture.settings.config import CaptureConfig
-    from sidecar.envoy import Json
-    from sidecar.objects import MeshPod, Service
+from sidecar.objects import MeshPod, Service
 
 CLUSTERS = {"ipv4": "InboundPassthroughClusterIpv4", "ipv6": "InboundPassthroughClusterIpv6"}
 

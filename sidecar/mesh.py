@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from capture.model.values import Value
-from sidecar.documents import MESH_CONFIG, load_yaml
+from sidecar.documents import MESH_CONFIG, Document, load_yaml
 from sidecar.fields import FieldError, Fields
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sidecar.documents import Document
 
 ROOT_NAMESPACE = "istio-system"
 STDOUT = "/dev/stdout"
@@ -27,7 +22,7 @@ MESH_FIELDS = (
 )  # fmt: skip
 
 
-COMMAND = re.compile(r"%%|%[A-Z0-9_]+(?:\(.*?\))?(?::[0-9]+)?%")
+COMMAND_OPERATOR = re.compile(r"%%|%[A-Z0-9_]+(?:\(.*?\))?(?::[0-9]+)?%")
 """Envoy's notation (source/common/formatter/substitution_format_utility.cc); which commands there are, Envoy knows."""
 
 
@@ -123,7 +118,7 @@ def _format(fields: Fields, key: str, *, is_json: bool) -> tuple[str | None, Map
 
 def _check_commands(fields: Fields, key: str, value: object) -> None:
     """Raise FieldError for a percent sign that begins no command: Envoy does not start with it."""
-    if isinstance(value, str) and "%" in COMMAND.sub("", value):
+    if isinstance(value, str) and "%" in COMMAND_OPERATOR.sub("", value):
         raise fields.error(key, "expected commands such as %START_TIME%, and %% for a percent sign")
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:

@@ -10,10 +10,13 @@
 from __future__ import annotations
 
 from capture.model.values import Value
+from capture.settings.config import CaptureConfig
+from sidecar.balancing import BalancingPolicy
 from sidecar.envoy import (
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
     PASSTHROUGH,
+    Json,
     cluster,
     http_manager,
     inspector,
@@ -23,13 +26,7 @@ from sidecar.envoy import (
     tcp_proxy,
     virtual_host,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.settings.config import CaptureConfig
-    from sidecar.balancing import BalancingPolicy
-    from sidecar.envoy import Json
-    from sidecar.objects import Endpoint, MeshPod, Service, ServicePort
+from sidecar.objects import Endpoint, MeshPod, Service, ServicePort
 
 
 class ServiceDestination(Value):

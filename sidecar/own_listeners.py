@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import LOOPBACK_ADDRESSES
+from collections.abc import Iterable, Sequence
+
+from capture.model.addresses import LOOPBACK_ADDRESSES, Family
 from capture.model.conventions import AGENT_DNS_PORT, HEALTH_PORT, METRICS_PORT
+from capture.settings.config import CaptureConfig
 from sidecar.envoy import (
     ADMIN_PORT,
+    Json,
     cluster,
     extension,
     http_manager,
@@ -14,15 +18,7 @@ from sidecar.envoy import (
     socket_address,
     tcp_proxy,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from capture.model.addresses import Family
-    from capture.settings.config import CaptureConfig
-    from sidecar.envoy import Json
-    from sidecar.objects import Service
+from sidecar.objects import Service
 
 ADMIN = "admin"
 DNS_UPSTREAM = "dns"

@@ -9,27 +9,24 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from capture.analysis.canonical import canonical_rule
+from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import is_in_spans, rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.analysis.replies import is_own_step, marking_step, untracked_text, untracking_step
+from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECT_REASON
+from capture.model.location import Location
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Drop, Redirect, Rule, SetZone, TransparentProxy
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from capture.analysis.captured_pod import Capture, PodFacts
-    from capture.analysis.trace import Step, Trace
-    from capture.model.location import Location
-
-    TextOf = Callable[[Rule, Family], str]
+TextOf = Callable[[Rule, Family], str]
 
 
 def causes_of_connection(

@@ -36,7 +36,7 @@ DECIDING_VERDICTS = (
 )  # fmt: skip
 MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
-MAX_CASES = 100_000
+MAX_RUN_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
 MAX_LIST_ENTRIES = 8
 """A longer list of one rule is a run, too: rules behind it would be looked at in each of its pieces."""
@@ -97,7 +97,7 @@ class ChainCompiler:
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(UNKNOWN_FATE), after)
         elif isinstance(verdict, TRACKING_VERDICTS):
-            then = self._before_tracking(verdict, after)
+            then = self._tracking_fates(verdict, after)
         elif type(verdict) in CHANGED_MATCH:
             reason = self.path.reason(self, f"{position}", rule)
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
@@ -109,7 +109,7 @@ class ChainCompiler:
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
 
-    def _before_tracking(self, verdict: model.Verdict, after: int) -> int:
+    def _tracking_fates(self, verdict: model.Verdict, after: int) -> int:
         """Return the fates of packets whose tracking a rule decides on, if none before has given them a zone.
 
         A zone of nf_tables undoes that they are not tracked (nft_ct_set_zone_eval in nft_ct.c); one of iptables
@@ -159,7 +159,7 @@ class ChainCompiler:
         lists = self._decision_list(rules[:end])
         functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
-        if len(leaves) > MAX_CASES:
+        if len(leaves) > MAX_RUN_CASES:
             raise TooLargeError
         for leaf in leaves:
             node = after

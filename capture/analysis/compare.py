@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     """A rule with its positions, which count from 0, in two chains."""
     CommonRun = tuple[int, int, "CommonRun | None"]
     """A common subsequence from its end: the positions of its last rule, and the run before it."""
+else:
+    DifferenceKind = str
 
 EMPTY_CHAIN = CanonicalChain("ACCEPT", ())
 
@@ -80,12 +82,12 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         live_forms = canonical(live, family)
         own, foreign = compare_family(family, desired_forms, live_forms)
         found += own
-        for key, in_chain in by_chain(foreign).items():
+        for key, in_chain in differences_by_chain(foreign).items():
             found += _disturbing(key, in_chain, own, desired_forms or {})
     return found
 
 
-def by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
+def differences_by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
     """Return differences of one family by their tables and chains."""
     grouped: dict[tuple[TableName, str], list[Difference]] = {}
     for difference in found:
@@ -151,13 +153,13 @@ def with_foreign_chains(desired: CanonicalTables, live_forms: CanonicalTables) -
     return forms
 
 
-def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) -> CanonicalTables:
+def with_differences(forms: CanonicalTables, made: Iterable[Difference]) -> CanonicalTables:
     """Return rules with some differences made in them.
 
     Where rules are missing, others come before them: those that are applied again are appended.
     """
     changed = dict(forms)
-    for key, in_chain in by_chain(differences).items():
+    for key, in_chain in differences_by_chain(made).items():
         form = forms.get(key, EMPTY_CHAIN)
         gone = {difference.rules_before for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]

@@ -8,6 +8,7 @@ the same.
 
 from __future__ import annotations
 
+from capture.analysis.compare import Difference
 from capture.analysis.compiler import INBOUND
 from capture.analysis.effects import Comparison, Effect, FateChange
 from capture.analysis.outcome import Fate
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from capture.analysis.base_chains import BaseChain, Situation
-    from capture.analysis.compare import Difference
     from capture.model.addresses import Family
     from capture.model.location import Location
 
@@ -55,9 +55,8 @@ class Obstacle(Value):
         return base.location(base.chain.name, self.position, self.family)
 
 
-if TYPE_CHECKING:
-    Foreign = Difference | Obstacle
-    """A rule in a chain that we share, or one of another base chain."""
+Foreign = Difference | Obstacle
+"""A rule in a chain that we share, or one of another base chain."""
 
 
 class Culprits:
@@ -112,7 +111,7 @@ class Culprits:
             if self._is_enough() or (self._are_many and any(effect.is_certain for effect in self._effects.values())):
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return False
-            comparison = whole.with_after(self._without(self._effects))
+            comparison = whole.with_after(self._situation_without(self._effects))
         return True
 
     def _effect_on_replies(self) -> Iterator[tuple[int, Effect]]:
@@ -124,7 +123,11 @@ class Culprits:
         change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.certain)
         before = before.replace(outcome="direct", step=None)
         effect = Effect(self.family, INBOUND, packet, before, after, change, (f"answers to {SENT_ON}",))
-        met = [key for key, _ in self._met(after) if trace_with_flags(packet, self._without((key,))).fate != after.fate]
+        met = [
+            key
+            for key, _ in self._met(after)
+            if trace_with_flags(packet, self._situation_without((key,))).fate != after.fate
+        ]
         yield from ((key, effect) for key in met[-1:] if key not in self._effects)
 
     def _is_enough(self) -> bool:
@@ -135,7 +138,7 @@ class Culprits:
         passed: list[Rule | None] = []
         while not self._is_enough():
             effect = comparison.first(passed)
-            blamed = [] if effect is None else self._to_blame(effect, whole)
+            blamed = [] if effect is None else self._blamed_rules(effect, whole)
             if effect is None or not blamed or not self._effects.keys().isdisjoint(blamed):
                 break
             for key in blamed:
@@ -143,7 +146,7 @@ class Culprits:
                 self._by_order |= self._effects_by_order(key, whole)
                 passed.append(self._foreign[key].rule)
 
-    def _to_blame(self, effect: Effect, whole: Comparison) -> list[int]:
+    def _blamed_rules(self, effect: Effect, whole: Comparison) -> list[int]:
         """Return the rule without which the witness would be treated as it should.
 
         If several rules do the same to it, return those with a certain effect of their own; if none has, all it met.
@@ -154,7 +157,10 @@ class Culprits:
             doubtful = [key for key, is_certain in met if not is_certain]
             return doubtful[:1] or [key for key, _ in met][:1]
         for key, _ in reversed(met):
-            if trace_whole_path(effect.packet, self._without((*self._effects, key))).fate != effect.after.fate:
+            if (
+                trace_whole_path(effect.packet, self._situation_without((*self._effects, key))).fate
+                != effect.after.fate
+            ):
                 return [key]
         keys = [key for key, _ in met]
         alone = [key for key in keys if self._weightiest(effect, self._alone(key, whole)) is not None]
@@ -206,7 +212,7 @@ class Culprits:
         return min(alike, key=lambda each: each.weight, default=None)
 
     def _alone(self, key: int, whole: Comparison) -> Comparison:
-        return whole.with_after(self._without(self._foreign.keys() - {key}))
+        return whole.with_after(self._situation_without(self._foreign.keys() - {key}))
 
     def _doubtful(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""
@@ -218,7 +224,7 @@ class Culprits:
             if found.rule is not None and _may_be_doubtful(found.rule, doubtful):
                 yield key
 
-    def _without(self, gone: Collection[int]) -> Situation:
+    def _situation_without(self, gone: Collection[int]) -> Situation:
         """Return the desired rules and all foreign ones but some, with ACCEPT for a policy that is one of these."""
 
         def without_gone(chain: Chain) -> Chain:

@@ -195,7 +195,7 @@ class Comparison:
         """Return None for packets that are treated alike, else a FateChange; long lists stay switches."""
         if direction not in self._fates:
             fates = [compiler.fates_with_switches(direction) for compiler in self._compilers]
-            self._fates[direction] = fates[0], self._with_new_addresses_joined(*fates)
+            self._fates[direction] = fates[0], self._with_joined_addresses(*fates)
         before, after = self._fates[direction]
         if before == after:
             return self._nothing
@@ -206,16 +206,16 @@ class Comparison:
         node = self.space.folded(raw, _fate_change, "effects")
         if direction == INBOUND:
             delivered = self.diagrams.mapped(node, _none_if_delivered, "unless delivered")
-            return self.diagrams.choose(self._with_pod_socket(), delivered, node)
+            return self.diagrams.choose(self._has_pod_socket(), delivered, node)
         source = PASSTHROUGH_SOURCE[self.family].first
-        passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
-        for packets, loop_outcomes in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
+        passed_on = self.diagrams.both(self._is_by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
+        for packets, loop_outcomes in ((self._is_by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
             mark = partial(_marked_as_loop, loop_outcomes=loop_outcomes)
             looped = self.diagrams.mapped(node, mark, ("of the proxy", loop_outcomes))
             node = self.diagrams.choose(packets, looped, node)
         return node
 
-    def _with_new_addresses_joined(self, before: int, after: int) -> int:
+    def _with_joined_addresses(self, before: int, after: int) -> int:
         """Return the fates after; new destinations, if they are many, as MANY_ADDRESSES.
 
         A table of services has thousands, and a report names them together.
@@ -233,10 +233,10 @@ class Comparison:
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._possible[direction])
         if self.situations[0].ruleset.transparent_verdicts:
-            captured = diagrams.both(captured, diagrams.negation(self._never_sent(direction)))
+            captured = diagrams.both(captured, diagrams.negation(self._is_never_sent(direction)))
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
         by_any_user = diagrams.exists(captured, [Field.UID, Field.GID, *marks])
-        by_proxy = self._by_proxy()
+        by_proxy = self._is_by_proxy()
         first = diagrams.either(diagrams.exists(captured, marks), diagrams.both(by_any_user, by_proxy))
         replies = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
@@ -252,7 +252,7 @@ class Comparison:
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly, replies))
 
-    def _with_pod_socket(self) -> int:
+    def _has_pod_socket(self) -> int:
         """Return packets of connections to the pod that have a socket: they come to it with whatever mark."""
         if not self.situations[0].ruleset.transparent_verdicts:
             return self.diagrams.no
@@ -260,7 +260,7 @@ class Comparison:
         is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
         return self.diagrams.both(is_own, self.space.has_state(*KNOWN_CONNECTION_STATES))
 
-    def _never_sent(self, direction: Direction) -> int:
+    def _is_never_sent(self, direction: Direction) -> int:
         """Return packets that a transparent capture would take, and that no client and no process sends.
 
         None calls a port of the proxy by its number. Processes of the users that the settings name would be sent their
@@ -274,14 +274,14 @@ class Comparison:
             space.has_mark(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
         )
         of_no_client = diagrams.any_of(space.numbers(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
-        begun = diagrams.both(space.has_state("NEW"), diagrams.negation(self._by_proxy()))
+        begun = diagrams.both(space.has_state("NEW"), diagrams.negation(self._is_by_proxy()))
         of_others = diagrams.both(diagrams.any_of(marks), diagrams.either(of_no_client, begun))
         of_ports = diagrams.any_of(space.numbers(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
         by_lo = space.numbers(Field.OUT, [(space.interface(LOOPBACK),) * 2])
         of_users = space.numbers(Field.UID, merge_ranges(proxy_id_ranges(ruleset, OwnerUid)))
         return diagrams.any_of((of_users, of_others, diagrams.both(by_lo, of_ports)))
 
-    def _by_proxy(self) -> int:
+    def _is_by_proxy(self) -> int:
         ruleset, numbers = self.situations[0].ruleset, self.space.numbers
         users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_id_ranges(ruleset, OwnerUid))
         groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
@@ -302,14 +302,14 @@ class Comparison:
         replying = diagrams.renamed(called, swapped, "replies")
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
-        def over_lo(node: int, level: int, state: str) -> int:
+        def packets_over_lo(node: int, level: int, state: str) -> int:
             by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
             return diagrams.all_of((node, by_lo, is_proxy, space.has_state(state)))
 
         # A later packet with a socket would meet nat like a first one, which a reply does not.
         back = (replying, space.is_absent(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
-        reply = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
-        return over_lo(called, Field.SOURCE, "NEW"), reply
+        reply = packets_over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
+        return packets_over_lo(called, Field.SOURCE, "NEW"), reply
 
     def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._possible[direction], frame)

@@ -5,20 +5,17 @@ The answer of Envoy's admin interface is ``/config_dump`` (envoy.admin.v3.Config
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.outcome import DNS, PROXY_INBOUND
 from capture.analysis.pod_causes import MODES
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family
 from capture.model.values import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
-
-    from capture.analysis.captured_pod import Capture
-
-    Json = Mapping[str, Any]
+Json = Mapping[str, Any]
 
 ORIGINAL_DESTINATION = "envoy.filters.listener.original_dst"
 ORIGINAL_SOURCE = "envoy.filters.listener.original_src"

@@ -6,32 +6,24 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import proxy_id_ranges
-from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
+from capture.analysis.causes import TextOf
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler, Direction
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate, Outcome
 from capture.analysis.possible_packets import possible_packets
 from capture.analysis.reasons import ReasonCompiler
-from capture.analysis.regions import is_leaving_pod, is_over_lo, region_text, regions_of
+from capture.analysis.regions import Region, is_leaving_pod, is_over_lo, region_text, regions_of
 from capture.analysis.space import Field, PacketSpace
-from capture.model.addresses import merge_ranges
-from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid
+from capture.model.addresses import Family, merge_ranges
+from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid, Rule
 from capture.model.values import Value
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.base_chains import Situation
-    from capture.analysis.causes import TextOf
-    from capture.analysis.compiler import Direction
-    from capture.analysis.outcome import Outcome
-    from capture.analysis.regions import Region
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Rule
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
-NO_RULE = "no rule decides"
+NO_RULE_DECIDES = "no rule decides"
 MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
@@ -115,17 +107,17 @@ class _FamilyExplanation:
         def settled(node: int) -> int | None:
             if diagrams.level(node) < self.space.first_unknown_level:
                 return None
-            return diagrams.leaf(self._in_words(node))
+            return diagrams.leaf(self._fate_and_reason(node))
 
         return diagrams.rewritten(fates, settled, "policy")
 
-    def _in_words(self, node: int) -> tuple[Fate | None, str]:
+    def _fate_and_reason(self, node: int) -> tuple[Fate | None, str]:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
         diagrams = self.space.diagrams
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
         plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
-            texts = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
+            texts = {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(texts))
         doubts = sorted({self._doubt(self.space.doubts[level]) for level in diagrams.levels(node)})
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""

@@ -15,25 +15,22 @@ ports. A chain that does nothing but send to the proxy is no node of its own. Fo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.meaning import meaning
 from capture.analysis.outcome import DNS, redirect_outcome
 from capture.analysis.ownership import own_positions
 from capture.model import ruleset as model
+from capture.model.addresses import Family
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECT_REASON
 from capture.model.values import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any, Literal
+EdgeKind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
-    from capture.analysis.base_chains import BaseChain, Situation
-    from capture.model.addresses import Family
-
-    EdgeKind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
-
-DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
+HOOK_OF_DIRECTION = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
 CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.SaveMark: lambda _: "mark saved",
     model.RestoreMark: lambda _: "mark restored",
@@ -74,7 +71,7 @@ def flows(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
-    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in DIRECTIONS)
+    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in HOOK_OF_DIRECTION)
 
 
 def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:
@@ -111,8 +108,8 @@ def _tables(
     for family in families:
         for base_chain in situation.base_chains(hook, family):
             chains.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
-    for base_chain, of_chain in chains.values():
-        reader = EdgeReader(situation, base_chain, tuple(of_chain), text_of)
+    for base_chain, called_chains in chains.values():
+        reader = EdgeReader(situation, base_chain, tuple(called_chains), text_of)
         below = reader.edges(base_chain.chain)
         if below or base_chain.table == model.NAT:
             is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
@@ -155,7 +152,7 @@ class EdgeReader:
                     continue  # one rule for both, with one counter
                 edge = self._edge(chain, position, rule, family, depth)
                 key = (edge.to, edge.kind, edge.text)
-                merged[key] = _sum(merged[key], edge) if key in merged else edge
+                merged[key] = _joined_edges(merged[key], edge) if key in merged else edge
         return tuple(merged.values())
 
     def rest(self) -> Iterator[Edge]:
@@ -167,7 +164,7 @@ class EdgeReader:
             of = tuple(family for family in self.families if chain.policy_for(family) == policy)
             alike = of if chain.ipv6_policy is not None else of[:1]  # else one chain for both counts once
             known = [each for each in map(chain.counters_for, alike) if each is not None]
-            kind = "dropped" if policy == "DROP" else self._onwards()
+            kind = "dropped" if policy == "DROP" else self._continuation_kind()
             if kind == "goes on" and not known:
                 continue  # that packets go on needs no edge without a count
             yield Edge(
@@ -213,15 +210,15 @@ class EdgeReader:
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):
-            return self._onwards(), self._onwards(), ()
+            return self._continuation_kind(), self._continuation_kind(), ()
         change = CHANGE_TEXTS.get(type(verdict))
         return "goes on", change(verdict) if change else "counted", ()
 
-    def _onwards(self) -> EdgeKind:
+    def _continuation_kind(self) -> EdgeKind:
         return "direct" if self.table.name == model.NAT and self._base_chain.is_own else "goes on"
 
 
-def _sum(one: Edge, other: Edge) -> Edge:
+def _joined_edges(one: Edge, other: Edge) -> Edge:
     """Return two edges as one; those below are of the same chain, of one family or both, and are read once for both."""
     return one.replace(
         packets=_total((one.packets, other.packets)),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from capture.analysis.base_chains import PodNetwork
+from capture.analysis.effects import Effect
 from capture.analysis.meaning import meaning, rule_matches
 from capture.analysis.outcome import DNS
 from capture.analysis.replies import MARKING, untracked_text, untracking_step
 from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.packet import Packet
 from capture.model.ruleset import Drop, Rule
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.analysis.effects import Effect
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from capture.model.addresses import BITS, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.model.packet import Packet
-    from capture.netlink.ipsec import IpsecPolicy
+from capture.model.packet import Packet
+from capture.netlink.ipsec import IpsecPolicy
 
 
 def policy_for(packet: Packet, policies: Iterable[IpsecPolicy]) -> IpsecPolicy | None:

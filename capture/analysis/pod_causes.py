@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
+from capture.analysis.trace import Trace
 from capture.model.addresses import (
     ANY_ADDRESS,
     FAMILIES,
@@ -20,17 +24,9 @@ from capture.model.addresses import (
 )
 from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS
 from capture.model.packet import LOOPBACK
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from capture.analysis.captured_pod import Capture, PodFacts
-    from capture.analysis.trace import Trace
-    from capture.model.ruleset import ProtocolName
-    from capture.netlink.interfaces import Link
-    from capture.netlink.sock_diag import Listener
-
+from capture.model.ruleset import ProtocolName
+from capture.netlink.interfaces import Link
+from capture.netlink.sock_diag import Listener
 
 CONNECTION_KINDS = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 USUAL_INTERFACE = "eth0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.ownership import jumps_to_own_chain
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, mark_tests
+from capture.analysis.space import PROTOCOL_RANGES, Field, PacketSpace, mark_tests
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge_ranges, network_ranges, parse_network
 from capture.model.conventions import MAX_PORT
@@ -118,7 +118,7 @@ class _PossiblePackets:
         No packet of a connection is INVALID; others count where the capture drops them (--drop-invalid).
         """
         space = self.space
-        udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
+        udp = space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
         no_hosts = self._in_networks(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
@@ -169,7 +169,7 @@ class MarkCompiler(PathCompiler):
 def _connection_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
-    udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
+    udp = space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
     node = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}

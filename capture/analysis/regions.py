@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
-from capture.analysis.space import MARK_KINDS, PROTOCOLS, Field, scattered
+from capture.analysis.space import MARK_KINDS, PACKET_PROTOCOLS, Field, scattered
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, networks_in_range
 from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
@@ -18,13 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from capture.analysis.compiler import Direction
     from capture.analysis.space import MarkKind, PacketSpace
 
-    Intervals = tuple[tuple[int, int], ...]
-    Region = dict[int, Intervals]
-    """The ranges, by level, that the packets of a part of a set share."""
-
-    from capture.analysis.compiler import Direction
+Intervals = tuple[tuple[int, int], ...]
+Region = dict[int, Intervals]
+"""The ranges, by level, that the packets of a part of a set share."""
 
 OVER_LO = "over lo"
 MAX_NAMED = 6
@@ -56,7 +55,7 @@ def _simplified(space: PacketSpace, packets: int, among: int) -> int:
 
     def deeper(one: int, other: int) -> int:
         level, bounds, columns = diagrams.aligned((one, other))
-        if diagrams.level(one) != level:  # a field that only the frame tests
+        if diagrams.level(one) != level:  # a field that only ``among`` tests
             return result(one, diagrams.any_of(diagrams.children(other)))
         children = [result(*pair) for pair in columns]
         return diagrams.node(level, bounds, _without_dont_cares(children, [*bounds, space.domains[level][1]]))
@@ -128,7 +127,7 @@ def _joined_regions(regions: list[Region]) -> list[Region]:
 def region_text(space: PacketSpace, region: Region) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in region.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
-    words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
+    words: str = "tcp and udp" if len(protocols) > 1 else PACKET_PROTOCOLS[protocols.pop()]
     for level, before, in_words_of in FIELD_TEXTS:
         if level in region and (text := in_words_of(space, level, region[level])):
             words += f"{before}{text}"
@@ -225,16 +224,16 @@ def _marks(space: PacketSpace, region: Region) -> Iterator[str]:
     kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
     for kind, words in kinds:
         value = mask = 0
-        is_certain_diversion = True
+        is_single_value = True
         for group, bits in enumerate(space.groups):
             ranges = region.get(Field.COUNT + len(MARK_KINDS) * group + MARK_KINDS.index(kind))
             if ranges is not None:
-                is_certain_diversion &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+                is_single_value &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
                 value |= scattered(ranges[0][0], bits)
                 mask |= scattered((1 << len(bits)) - 1, bits)
         if mask:
             shown = f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"  # all bits
-            yield f"{words} {shown}" if is_certain_diversion else f"some {words}s"
+            yield f"{words} {shown}" if is_single_value else f"some {words}s"
 
 
 def _listed(names: list[str]) -> str:

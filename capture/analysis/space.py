@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Ranges = Sequence[tuple[int, int]]
     MarkKind = Literal["first", "mark", "connection"]
 
-NONE = -1
-PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
-OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
+ABSENT = -1
+PACKET_PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
+PROTOCOL_RANGES = {name: [(number, number)] for number, name in enumerate(PACKET_PROTOCOLS)}
 MARK_BITS = 32
 
 
@@ -49,7 +49,7 @@ LEVEL_OF_MATCH: dict[type, int] = {
     model.OwnerGid: Field.GID,
 }
 """Matches with several entries, and the level they test."""
-ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
+NAME_ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
 """Endings of interface names, tried in order: with one of them, no longer prefix in a rule matches the name."""
 
 
@@ -69,16 +69,16 @@ class PacketSpace:
         top = len(self.interfaces) - 1
         highest_address = (1 << BITS[family]) - 1
         self.domains: list[tuple[int, int]] = [
-            (0, len(PROTOCOLS) - 1),
-            (NONE, top),
-            (NONE, top),
+            (0, len(PACKET_PROTOCOLS) - 1),
+            (ABSENT, top),
+            (ABSENT, top),
             (0, len(model.CONNECTION_STATES) - 1),
             (0, MAX_PORT),
             (0, highest_address),
-            (NONE, MAX_PORT),
-            (NONE, MAX_ID),
-            (NONE, MAX_ID),
-            (NONE, highest_address),
+            (ABSENT, MAX_PORT),
+            (ABSENT, MAX_ID),
+            (ABSENT, MAX_ID),
+            (ABSENT, highest_address),
         ]
         for bits in self.groups:
             self.domains += [(0, (1 << len(bits)) - 1)] * len(MARK_KINDS)
@@ -141,7 +141,7 @@ class PacketSpace:
 
     def is_absent(self, level: int) -> int:
         """Return whether a packet has nothing in a field, such as the interface by which it came in."""
-        return self.numbers(level, [(NONE, NONE)])
+        return self.numbers(level, [(ABSENT, ABSENT)])
 
     def has_state(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
@@ -177,7 +177,7 @@ class PacketSpace:
     def interface(self, name: str | None) -> int:
         """Return the number of an interface, or of one that no rule tells from it."""
         if name is None:
-            return NONE
+            return ABSENT
         if name not in self.interfaces:
             name = self._representatives[_longest_prefix(name, self._representatives)]
         return self.interfaces.index(name)
@@ -185,16 +185,16 @@ class PacketSpace:
     def ranges(self, match: model.Match, *, is_native: bool) -> tuple[int, Ranges] | None:
         """Return the level that a match tests and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, model.Protocol):
-            return Field.PROTOCOL, OF_PROTOCOL[match.name]
+            return Field.PROTOCOL, PROTOCOL_RANGES[match.name]
         if isinstance(match, model.InterfaceMatch):
             level = Field.IN if isinstance(match, model.InInterface) else Field.OUT
             inside = self.interface_ranges(match.name)
-            return level, gaps(inside, NONE, self.domains[level][1]) if match.negated else inside
+            return level, gaps(inside, ABSENT, self.domains[level][1]) if match.negated else inside
         if isinstance(match, model.ConnectionState):
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            answers = [holds_for_protocol(match.test, protocol) for protocol in PROTOCOLS]
+            answers = [holds_for_protocol(match.test, protocol) for protocol in PACKET_PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
         tested = LEVEL_OF_MATCH.get(type(match))
@@ -210,7 +210,7 @@ class PacketSpace:
         if not match.negated:
             return inside
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
-        return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
+        return gaps(inside, ABSENT if holds_for_none else 0, self.domains[level][1])
 
     def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable, *, translated: bool | None) -> int:
         """Return whether a match of a rule holds that is about marks, or that the model lacks."""
@@ -268,15 +268,15 @@ class PacketSpace:
         marks = [scattered(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
         kept = [scattered(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
         return Packet(
-            PROTOCOLS[numbers[Field.PROTOCOL]],
+            PACKET_PROTOCOLS[numbers[Field.PROTOCOL]],
             Network(self.family, numbers[Field.DESTINATION], bits),
             numbers[Field.PORT],
-            source=None if source == NONE else Network(self.family, source, bits),
+            source=None if source == ABSENT else Network(self.family, source, bits),
             source_port=_none_if_absent(numbers[Field.SOURCE_PORT]),
             uid=_none_if_absent(numbers[Field.UID]),
             gid=_none_if_absent(numbers[Field.GID]),
-            in_interface=None if numbers[Field.IN] == NONE else self.interfaces[numbers[Field.IN]],
-            out_interface=None if numbers[Field.OUT] == NONE else self.interfaces[numbers[Field.OUT]],
+            in_interface=None if numbers[Field.IN] == ABSENT else self.interfaces[numbers[Field.IN]],
+            out_interface=None if numbers[Field.OUT] == ABSENT else self.interfaces[numbers[Field.OUT]],
             mark=sum(marks),
             connection_mark=sum(kept),
             state=model.CONNECTION_STATES[numbers[Field.STATE]],
@@ -287,7 +287,7 @@ MARK_KINDS: tuple[MarkKind, ...] = ("first", "mark", "connection")
 
 
 def _none_if_absent(number: int) -> int | None:
-    return None if number == NONE else number
+    return None if number == ABSENT else number
 
 
 def gathered(number: int, bits: Sequence[int]) -> int:
@@ -335,7 +335,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
                     names[match.name] = None
     representatives = {}
     for prefix in prefixes:
-        possible = [prefix + ending for ending in ENDINGS]
+        possible = [prefix + ending for ending in NAME_ENDINGS]
         new = (name for name in possible if 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names)
         representatives[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
         names[representatives[prefix]] = None

@@ -153,7 +153,7 @@ def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
 
     Where their order is unknown, it is that in which they are listed; a step is not certain that matters to another.
     """
-    traced, *in_other_orders = (_trace(packet, each) for each in situation.in_each_order(packet.family))
+    traced, *in_other_orders = (_trace(packet, each) for each in situation.reordered_situations(packet.family))
     other = next((other for other in in_other_orders if other.fate != traced.fate), None)
     return traced if other is None else traced.with_doubtful_order(other)
 
@@ -351,7 +351,7 @@ class _Passage:
                 self.packet = self._as_redirected = packet.replace(port=port, destination=to, is_translated=True)
             case Translate():
                 self.translating_step = step
-                self.translation = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
+                self.translation = sent = verdict if packet.in_interface else verdict.for_sent_packets(packet.family)
                 self.is_moved = sent.address is not None
                 destination, port = sent.destination(packet.destination), sent.port or packet.port
                 self.packet = packet.replace(destination=destination, port=port, is_translated=True)

@@ -11,7 +11,7 @@ way to write and read there. Every driver offers the same five calls, documented
 
 All of them act on the network namespace of the calling thread. ``recorded`` is the rule set that we
 remember to have applied there, if any: in shared chains it distinguishes our rules from look-alikes.
-``write`` is called only when ``live`` differs from ``desired``, and is one kernel transaction where the
+``write`` may be called with equal rules (``--force-apply``), and is one kernel transaction where the
 driver can do that (netlink and libnftables: all of it; the others: each table of each family).
 """
 

@@ -144,10 +144,10 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     if len(example) <= width:
         yield example
         return
-    command, _, comment = example.partition("  #")
+    invocation, _, comment = example.partition("  #")
     if comment:
         yield f"#{comment}"
-    rest = command.rstrip()
+    rest = invocation.rstrip()
     while len(rest) > width:
         blanks = [at for at, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, at) % 2]
         blanks = [at for at in blanks if rest[at + 1] in "-|>"] or blanks
@@ -220,11 +220,11 @@ def flags_of(ctx: click.Context) -> dict[Option[Any], str]:
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
-        click.Option(["--netns", "namespace"], type=NAMESPACE, metavar="PATH|NAME", is_eager=True,
+        click.Option(["--netns", "namespace"], type=NAMESPACE_TYPE, metavar="PATH|NAME", is_eager=True,
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
-        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_of_process,
+        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_set_namespace_of_pid,
                      help="Act on the network namespace of this process."),
     ]  # fmt: skip
 
@@ -234,7 +234,7 @@ def _namespace(text: str) -> str:
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
+NAMESPACE_TYPE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
@@ -254,7 +254,7 @@ def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: s
     return completions([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
-def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+def _set_namespace_of_pid(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:
@@ -292,7 +292,7 @@ def part_options(does: str = "Show") -> list[click.Parameter]:
 def dns_servers_option() -> click.Parameter:
     """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
     return click.Option(
-        ["--dns-servers"], type=ADDRESSES, metavar="LIST", default="",
+        ["--dns-servers"], type=ADDRESS_LIST_TYPE, metavar="LIST", default="",
         help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
     )  # fmt: skip
 
@@ -301,4 +301,4 @@ def _addresses(text: str) -> tuple[Network, ...]:
     return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
 
 
-ADDRESSES = ParameterType(_addresses, "IP addresses, separated by commas")
+ADDRESS_LIST_TYPE = ParameterType(_addresses, "IP addresses, separated by commas")

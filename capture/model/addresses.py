@@ -133,14 +133,14 @@ def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
 
     A single address is a network of one. Raises ValueError for anything else.
     """
-    address_text, slash, prefix_text = text.partition("/")
-    family, address = _address(address_text)
+    written_address, slash, written_prefix = text.partition("/")
+    family, address = _address(written_address)
     bits = BITS[family]
     if not slash:
         return (family, address, bits), False
-    prefix = PREFIX_LENGTHS.get(prefix_text)
+    prefix = PREFIX_LENGTHS.get(written_prefix)
     if prefix is None:
-        raise ValueError(f"not a prefix length: {prefix_text!r}")
+        raise ValueError(f"not a prefix length: {written_prefix!r}")
     if prefix > bits:
         raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
     first = address >> bits - prefix << bits - prefix

@@ -27,7 +27,7 @@ class Translate(Verdict):
     address: Network | None
     port: int | None
 
-    def as_sent(self, family: Family) -> Translate:
+    def for_sent_packets(self, family: Family) -> Translate:
         """Return the same for packets that the pod sends."""
         return self if self.address or self.port else Translate(LOOPBACK_ADDRESSES[family], None)
 

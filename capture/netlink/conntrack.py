@@ -44,7 +44,7 @@ IP_CT_TCP_FLAG_BE_LIBERAL = 0x08
 LIFETIMES = {TCP_CONNTRACK_SYN_SENT: 120, TCP_CONNTRACK_SYN_RECV: 60, TCP_CONNTRACK_ESTABLISHED: 432_000}
 """How long an entry lives without a packet: the kernel's own defaults (tcp_timeouts in nf_conntrack_proto_tcp.c)."""
 
-STATUS = {
+STATUS_BY_TCP_STATE = {
     TCP_CONNTRACK_SYN_SENT: IPS_CONFIRMED,
     TCP_CONNTRACK_SYN_RECV: IPS_CONFIRMED | IPS_SEEN_REPLY,
     TCP_CONNTRACK_ESTABLISHED: IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED,
@@ -142,7 +142,7 @@ def encode_entry(flow: Flow, state: int) -> bytes:
         nfgenmsg(_family(flow.source))
         + _tuple(CTA_TUPLE_ORIG, flow)
         + _tuple(CTA_TUPLE_REPLY, flow.reversed)
-        + attribute(CTA_STATUS, u32be(STATUS[state]))
+        + attribute(CTA_STATUS, u32be(STATUS_BY_TCP_STATE[state]))
         + attribute(CTA_TIMEOUT, u32be(LIFETIMES[state]))
         + nested(CTA_PROTOINFO, tcp)
     )

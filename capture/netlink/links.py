@@ -8,6 +8,7 @@ from __future__ import annotations
 from capture.netlink.attributes import attribute, decode_host_number, nested, text, u32
 from capture.netlink.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.policy_rules import RT_TABLE_MAIN
 from capture.netlink.routing import RTA_GATEWAY, RTA_OIF, RTM_NEWROUTE, RTN_UNICAST, RTPROT_BOOT
 from capture.netlink.rtnetlink import RT_SCOPE_UNIVERSE, pack_address
 
@@ -20,7 +21,6 @@ RTM_NEWLINK, RTM_DELLINK = 16, 17
 IFLA_LINKINFO, IFLA_NET_NS_FD = 18, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
-RT_TABLE_MAIN = 254
 
 
 def add_veth(rtnetlink: NetlinkSocket, name: str, peer_name: str, peer_namespace: int) -> None:

@@ -34,7 +34,7 @@ FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
 FRA_UID_RANGE, FRA_IP_PROTO = 20, 22
-TCP = bytes((6,))
+PROTOCOL_TCP = bytes((6,))
 OTHER_SELECTORS |= {FRA_UID_RANGE: "uidrange", FRA_IP_PROTO: "ipproto", 23: "sport", 24: "dport"}
 """Attributes that make a rule more than `fwmark M lookup T`."""
 SHOWN_BY_NAME = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
@@ -44,7 +44,7 @@ WHOLE_MARK = 0xFFFFFFFF
 NO_SUPPRESSION = u32(0xFFFFFFFF)
 
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255  # linux/rtnetlink.h
-TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "local"}
+ROUTING_TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "local"}
 
 
 class PolicyRule(Value):
@@ -98,7 +98,7 @@ class PolicyRule(Value):
         if self.mask:
             words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != WHOLE_MARK else ""))
         action = REFUSING_ACTIONS.get(self.action, "...")
-        words.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else action)
+        words.append(f"lookup {ROUTING_TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else action)
         if self.suppress_prefixlength is not None:
             words.append(f"suppress_prefixlength {self.suppress_prefixlength}")
         return " ".join(filter(None, words))
@@ -140,7 +140,7 @@ def _decode(body: bytes) -> PolicyRule:
 
 def _is_for_rerouted(family: int, fields: Fields) -> bool:
     is_other_user = family == AF_INET and decode_host_number(fields.get(FRA_UID_RANGE, b"")[:4]) > 0
-    is_other_protocol = fields.get(FRA_IP_PROTO, TCP) != TCP
+    is_other_protocol = fields.get(FRA_IP_PROTO, PROTOCOL_TCP) != PROTOCOL_TCP
     return FRA_OIFNAME not in fields and not is_other_user and not is_other_protocol
 
 

@@ -7,14 +7,11 @@ A filter has actions, and "mirred" is the one that hands a packet to another int
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from capture.errors import KernelError, UnsupportedError
 from capture.netlink.attributes import Fields, decode_fields, decode_host_number, decode_text, u32
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.netlink.sockets import NetlinkSocket
+from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h
 RTM_GETTFILTER = 46

@@ -3,7 +3,7 @@
 ``apply`` may be killed anywhere. Its steps, in order::
 
     wait      until no other run changes the namespace (the lock)
-    read      the live rules: if they equal the desired ones, all is done
+    read      the live rules: if they equal the desired ones, no rule is written
     record    what is about to be applied, and which routes of an earlier set may be left over
     add       address, policy rules and routes
     replace   the rules; read them again, and compare
@@ -13,16 +13,16 @@
 from __future__ import annotations
 
 from capture.backends import detect, load
-from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
+from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError, argument_error
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.arguments import host_or_default, recorded_request, request_of
+from capture.operations.arguments import host_of, host_or_default, recorded_request, request_of, require_seconds
 from capture.rules import build_ruleset, build_tracking, build_transition, redirects_inbound, tracks_connections
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
@@ -89,18 +89,18 @@ def apply(
     """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
     With ``recorded``: those that were applied there last, with the given ones changed, with the same backend and
-    driver and the facts of that time.
+    driver and the facts of that time. ``settings`` may be left out with ``recorded`` only.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
-    settings = Settings({}) if recorded and settings is None else as_settings(settings, "apply")
-    seconds: object = lock_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
-        raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")
-    host = host_or_default(host, namespace)
+    if settings is None and not recorded:
+        raise argument_error("apply", "settings", settings, "what make_settings() returns, unless recorded=True")
+    settings = Settings({}) if settings is None else require_settings(settings, "apply")
+    require_seconds(lock_timeout, "apply")
+    host = host_or_default(host, host_of(namespace), "apply")
     with InNamespace(namespace):
         if recorded:
             settings, host = recorded_request(settings, host)
@@ -334,8 +334,14 @@ def clean(
     """Remove everything of the capture from the namespace, in every backend and spelling; return whether there was any.
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
+
+    Raises CaptureError and its kinds; then some rules may be left, and the next call removes them.
     """
     from capture.backends.other_family import update_reject_table
+
+    require_seconds(lock_timeout, "clean")
+    if warn is not None and not callable(warn):
+        raise argument_error("clean", "warn", warn, "a function that takes a text")
 
     with InNamespace(namespace):
         refuse_node(allowed=allow_host, verb="clean")

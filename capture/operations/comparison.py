@@ -10,13 +10,13 @@ from capture.model.conventions import NO_IPV4
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
-from capture.operations.arguments import host_or_default, request_of
+from capture.operations.arguments import host_of, host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.options import OTHER_FAMILY
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.netns import InNamespace
 from capture.state.pod_host import PodFromInside, PodFromOutside
@@ -44,7 +44,7 @@ def verify(
 
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
-    explicit = Settings({}) if settings is None else as_settings(settings, "verify")
+    explicit = Settings({}) if settings is None else require_settings(settings, "verify")
     with InNamespace(namespace):
         if settings is None or prefer_recorded:
             verified = verify_recorded()
@@ -52,7 +52,7 @@ def verify(
                 return verified
             if not explicit.explicit:
                 return _verify_without_reference()
-        config, _ = resolve(explicit, host_or_default(host, namespace))
+        config, _ = resolve(explicit, host_or_default(host, host_of(namespace), "verify"))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
         recorded = record.read()
@@ -154,11 +154,11 @@ def _verified_by_effects(
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_other_chains  # not when pods are made
-    from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
+    from capture.state.impediments import LO_DOWN_KIND, impediments  # addresses of lo go with it
 
     other_chains = read_other_chains(choice.place)
     found_impediments = impediments(desired)
-    is_lo_up = all(impediment.kind != LO_DOWN for impediment in found_impediments)
+    is_lo_up = all(impediment.kind != LO_DOWN_KIND for impediment in found_impediments)
     verified = Verified(
         choice,
         desired,
@@ -204,7 +204,9 @@ def _second_sets(
     for live_set in live_sets:
         place = live_set.choice.place
         if place != verified.choice.place:
-            yield SecondSet(live_set.choice, second_set_effect(verified.desired, other_chains.in_place(place), network))
+            yield SecondSet(
+                live_set.choice, second_set_effect(verified.desired, other_chains.chains_in_place(place), network)
+            )
 
 
 def dump(namespace: Namespace = None) -> Dumped:
@@ -251,5 +253,5 @@ def read_reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.answers)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        config, warnings = resolve(settings, host_or_default(host, namespace))
+        config, warnings = resolve(settings, host_of(namespace) if host is None else host)
         return Reference(settings, config, tuple(warnings))

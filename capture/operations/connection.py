@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from capture.analysis.base_chains import Situation, source_translations
 from capture.analysis.captured_pod import proxy_owner
 from capture.analysis.cause_text import Cause, cause
@@ -37,23 +39,17 @@ from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
-from capture.netlink.ipsec import read_policies
+from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import delivery_causes, drift_cause, missing_route_cause
+from capture.operations.results import Verified
+from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import impediments
 from capture.state.pod_network import lost_by_routing, refuses_user, silent_next_hop
 from capture.state.socket_lb import connect_programs, owner_of, translation
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from capture.netlink.ipsec import IpsecPolicy
-    from capture.operations.results import Verified
-    from capture.operations.situation import ExaminedPod
 
 
 class Connection(Value):

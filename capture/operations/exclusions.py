@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
 from shlex import join
+from typing import Any
 
 from capture.analysis.base_chains import Situation
+from capture.analysis.captured_pod import Capture, PodFacts, Ports
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.explanation import captured_ports
 from capture.analysis.meaning import is_in_networks
-from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Outcome
 from capture.analysis.pod_causes import CONNECTION_KINDS, missing_interfaces
+from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
-from capture.model.packet import LOOPBACK
-from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.ruleset import TO_DNS, InInterface, OutInterface, Protocol, Return, Ruleset
 from capture.model.text import plural
-from capture.operations import trace
+from capture.operations import Reference, trace
+from capture.operations.arguments import Namespace
 from capture.operations.inference import count_misfits, inferred_config, inferred_flags
+from capture.operations.results import Verified
 from capture.rules import build_ruleset
-from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
@@ -35,27 +40,13 @@ from capture.settings.options import (
     Option,
 )
 from capture.settings.pod import PROXY_PORTS
+from capture.settings.settings import Settings
 from capture.state import record
 from capture.state.files import read_file
 from capture.state.pod_host import PodFromInside, parse_name_servers
 from capture.state.pod_network import read_pod_network
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
-
-    from capture.analysis.captured_pod import Capture, PodFacts, Ports
-    from capture.analysis.outcome import Outcome
-    from capture.analysis.trace import Trace
-    from capture.model.packet import Packet
-    from capture.model.ruleset import Ruleset
-    from capture.operations import Reference
-    from capture.operations.arguments import Namespace
-    from capture.operations.results import Verified
-    from capture.settings.settings import Settings
-
-    Uncaptured = tuple[Outcome, list[Family], str]
+Uncaptured = tuple[Outcome, list[Family], str]
 
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
@@ -239,8 +230,8 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
         return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        uncaptured_directions = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return uncaptured_directions.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
+        return excluded.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

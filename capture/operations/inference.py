@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from capture.analysis.canonical import entries_of_match
 from capture.analysis.compare import differences
 from capture.errors import CaptureError
@@ -15,11 +18,6 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state.pod_host import PodFromOutside
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
 
 SSH = str(SSH_PORT)
 

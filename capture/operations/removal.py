@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from shlex import join, quote
 
+from capture.analysis.cause_text import Cause
 from capture.backends import load
+from capture.backends.detect import BackendChoice
 from capture.backends.foreign_chains import FURTHER_TABLES
 from capture.backends.iptables.programs import PROGRAM_NAMES
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import read_rules
-from capture.backends.nf_tables.names import BASE_CHAIN_NAMES, TABLE_NAMES
+from capture.backends.nf_tables.names import BASE_CHAIN_NAMES, NATIVE_TABLE_NAMES
 from capture.model.addresses import IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.location import Location
 from capture.model.ruleset import TABLES_BY_NAME
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_nfnetlink
+from capture.operations.arguments import Namespace
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from capture.analysis.cause_text import Cause
-    from capture.backends.detect import BackendChoice
-    from capture.operations.arguments import Namespace
-
-KINDS = ("foreign-rule", "nat-first", "filtered", "rerouted")
+REMOVABLE_KINDS = ("foreign-rule", "nat-first", "filtered", "rerouted")
 """Causes that are foreign rules."""
 WRITERS = {"kube-": "kube-proxy or kubelet", "cilium": "Cilium", "cali": "Calico", "docker": "Docker", "ufw": "ufw"}
 """Programs by how the names of their chains or tables begin."""
@@ -43,13 +39,13 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
 
     def with_removal(cause: Cause) -> Cause:
         where = cause.where
-        if cause.kind not in KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
+        if cause.kind not in REMOVABLE_KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
             return cause
         if not where.position:  # a policy
             return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}")
         command = _removal(where, choice)
-        is_stable = command.startswith("nft") or where.of_chain not in numbered
-        numbered.add(where.of_chain)
+        is_stable = command.startswith("nft") or where.chain_location not in numbered
+        numbered.add(where.chain_location)
         by = f": `{entering}{command}`" if command and is_stable else ""
         return cause.replace(remedy=f"{cause.remedy}{_writer(cause)} If nothing needs the rule, remove it{by}.")
 
@@ -71,7 +67,7 @@ def _removal(where: Location, choice: BackendChoice) -> str:
         chain = load(choice).read().chain(own, where.chain)
         of_family = [n for n, rule in enumerate(chain.rules if chain else (), 1) if rule.family in (None, where.family)]
         place = dict(enumerate(of_family, 1)).get(where.position, 0)
-        return _by_handle("inet", TABLE_NAMES[own], BASE_CHAIN_NAMES.get(where.chain, where.chain), place)
+        return _by_handle("inet", NATIVE_TABLE_NAMES[own], BASE_CHAIN_NAMES.get(where.chain, where.chain), place)
     family = FAMILIES_OF_TABLES.get(kind) if is_further else where.family
     if family is None or (name and not is_further):
         return _by_handle(kind, name, where.chain, where.position)

@@ -36,7 +36,7 @@ class OtherChains(Value):
     def chains(self) -> tuple[BaseChain, ...]:
         return (*self.foreign, *self.second)
 
-    def in_place(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
+    def chains_in_place(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
         """Return the chains of our set in a place."""
         return tuple(chain for chain in self.second if chain.place == place)
 

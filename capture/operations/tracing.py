@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import proxy_owner_by_rules
@@ -10,38 +14,29 @@ from capture.analysis.outcome import TO_PROXY
 from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
+from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
-from capture.errors import ConfigurationError
+from capture.errors import argument_error
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import EPHEMERAL_PORT, Packet
-from capture.model.ruleset import Ruleset
+from capture.model.ruleset import Chain, ProtocolName, Rule, Ruleset, TableName
 from capture.netlink.interfaces import read_links
 from capture.netlink.rtnetlink import open_rtnetlink
-from capture.operations.arguments import host_or_default
+from capture.operations.arguments import Namespace, host_of, host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.parsers import interface
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
 from capture.state.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
-    from typing import TypeVar
-
-    from capture.backends.detect import SetLocation
-    from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
-    from capture.operations.arguments import Namespace
-
-    IpAddress = IPv4Address | IPv6Address
-    Parsed = TypeVar("Parsed")
+IpAddress = IPv4Address | IPv6Address
+Parsed = TypeVar("Parsed")
 
 AN_ADDRESS = "an IP address"
 
@@ -155,7 +150,8 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
-    config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
+    given = require_settings(settings, "trace_packet")
+    config, _ = resolve(given, host_or_default(host, host_of(namespace), "trace_packet"))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))
     from capture.backends.foreign_chains import rejecting_chains  # few captures reject anything
@@ -184,12 +180,12 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     """
     is_outbound = in_interface is None
     if protocol not in ("tcp", "udp"):
-        raise _unusable("protocol", protocol, "tcp or udp")
+        raise argument_error("trace_packet", "protocol", protocol, "tcp or udp")
     to = _parsed("destination", destination, parse_address, AN_ADDRESS)
     by = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
     comes_in_by = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
     if by is not None and by.family != to.family:
-        raise _unusable("source", source, "an address of the destination's family")
+        raise argument_error("trace_packet", "source", str(source), "an address of the destination's family")
     packet = Packet(
         protocol,
         to,
@@ -206,14 +202,10 @@ def _parsed(name: str, value: object, parse: Callable[[str], Parsed], expected: 
     try:
         return parse(str(value))
     except ValueError:
-        raise _unusable(name, str(value), expected) from None
+        raise argument_error("trace_packet", name, value, expected) from None
 
 
 def _number(name: str, value: object, highest: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest:
         return value
-    raise _unusable(name, repr(value), f"a number from 0 to {highest}")
-
-
-def _unusable(name: str, value: object, expected: str) -> ConfigurationError:
-    return ConfigurationError("trace_packet()", str(value), f"the argument {name}", expected)
+    raise argument_error("trace_packet", name, value, f"an int from 0 to {highest}")

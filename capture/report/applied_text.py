@@ -84,7 +84,7 @@ def applied_text(applied: Applied) -> VerdictLine:
     choice = applied.choice
     variant = f" {choice.variant}" if choice.variant else ""
     return VerdictLine(
-        f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
+        f"{'applied' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {choice.backend}{variant}, driver {choice.driver}"
     )

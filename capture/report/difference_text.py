@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
 MEANINGS = {"missing": "is missing", "unexpected": "is unexpected", "family": "is for a family that is not captured"}
-MAX_SINGLE = 20
+MAX_SHOWN_SINGLY = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
-MAX_MISSING = 3
+MAX_MISSING_SHOWN = 3
 """Up to this many missing rules of a chain have a sentence each."""
 
 
@@ -37,9 +37,9 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from map(_second_set, verified.second_sets)
     yield from map(_foreign, verified.obstacles)
     if verified.uncaptured:
-        from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record  # where something differs
+        from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record  # where something differs
 
-        remedy = REAPPLY_OR_RECREATE if verified.from_record else without_record(REAPPLY_OR_RECREATE)
+        remedy = REAPPLY_OR_RECREATE if verified.from_record else remedy_without_record(REAPPLY_OR_RECREATE)
         yield from (f"{message}. {remedy}" for message in verified.uncaptured)
 
 
@@ -54,12 +54,12 @@ def note_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.notes
     yield from _grouped(verified.harmless_differences, _without_effect, verified.live)
-    if len(verified.harmless_obstacles) <= MAX_SINGLE:
+    if len(verified.harmless_obstacles) <= MAX_SHOWN_SINGLY:
         yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
     from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
 
-    chains = [obstacle.location.of_chain for obstacle in verified.harmless_obstacles]
+    chains = [obstacle.location.chain_location for obstacle in verified.harmless_obstacles]
     yield from (f"{chain}: {WITHOUT_EFFECT}: {chains.count(chain)} rules" for chain in dict.fromkeys(chains))
 
 
@@ -73,11 +73,11 @@ def _grouped(differences: Sequence[Difference], words: Callable[[Difference], st
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
     groups: dict[tuple[Location, str], list[Difference]] = {}
     for difference in sorted(differences, key=lambda each: each.weight):
-        groups.setdefault((difference.location.of_chain, difference.kind), []).append(difference)
+        groups.setdefault((difference.location.chain_location, difference.kind), []).append(difference)
     for (location, kind), alike in groups.items():
         first = alike[0]
         chain = live.chain(first.table, first.chain)
-        if len(alike) <= (MAX_MISSING if kind == "missing" else MAX_SINGLE):
+        if len(alike) <= (MAX_MISSING_SHOWN if kind == "missing" else MAX_SHOWN_SINGLY):
             yield from map(words, alike)
         elif kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             from capture.analysis.own_effects import EMPTIED  # where whole chains are missing

@@ -23,7 +23,7 @@ EXIT_BROKEN_PIPE = 141
 """128 and SIGPIPE: the reader of our output has ended."""
 
 RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
-DECIDES = "=>"
+DECIDES_MARK = "=>"
 """Marks the deciding rule on a packet's way."""
 
 

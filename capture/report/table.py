@@ -62,7 +62,7 @@ def listed_chains(table: model.Table, family: Family) -> Iterator[ListedChain]:
             references[target] = references.get(target, 0) + 1
     chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
     for chain in sorted(chains, key=lambda chain: _sort_key(chain, table.name)):
-        rows = tuple(row(rule, family) for rule in chain.rules_for(family))
+        rows = tuple(rule_row(rule, family) for rule in chain.rules_for(family))
         is_built_in = chain.name in model.BUILT_IN_CHAINS[table.name]
         policy = (chain.policy_for(family) or "ACCEPT") if is_built_in else None
         yield ListedChain(chain.name, policy, chain.counters_for(family), references.get(chain.name, 0), rows)
@@ -149,7 +149,7 @@ def counter_text(number: int) -> str:
     return f"{(number + 500) // 1000:>4}T"
 
 
-def row(rule: model.Rule, family: Family) -> Row:
+def rule_row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
     columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
     columns["source"] = columns["destination"] = f"{ANY_ADDRESS[family]}/0"

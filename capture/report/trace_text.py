@@ -8,7 +8,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
-from capture.report.output import DECIDES, VerdictLine
+from capture.report.output import DECIDES_MARK, VerdictLine
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Step, Trace
 
 COMING_IN = (PREROUTING, INPUT)
-NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
-NO_ORDER = "whether the chain of the rule marked with ? comes before ours is unknown: the packet may go another way"
+RULES_NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
+ORDER_UNKNOWN = (
+    "whether the chain of the rule marked with ? comes before ours is unknown: the packet may go another way"
+)
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -87,7 +89,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def doubt_about(traced: Trace) -> str:
     """Return what the mark ? means on the way of a packet."""
-    return NOT_JUDGED if traced.is_order_known else NO_ORDER
+    return RULES_NOT_JUDGED if traced.is_order_known else ORDER_UNKNOWN
 
 
 def _verdict(traced: Trace) -> VerdictLine:
@@ -131,7 +133,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
             is_back = True
             yield "     then it comes in over lo:"
-        mark = "? " if not step.certain else DECIDES if step == traced.step else "  "
+        mark = "? " if not step.certain else DECIDES_MARK if step == traced.step else "  "
         text, why = _texts(step, family)
         line = f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
         yield VerdictLine(line, mark)

@@ -14,8 +14,9 @@ from __future__ import annotations
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
+from capture.model.ruleset import ON_LO, TCP
 from capture.rules.lists import entries_per_rule
-from capture.rules.nat import ON_LO, TCP, jump_rule, loopback, proxy_owners, return_rule, uncaptured_inbound
+from capture.rules.nat import jump_rule, loopback, proxy_owners, return_rule, uncaptured_inbound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

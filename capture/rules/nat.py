@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6, LOOPBACK_ADDRESSES, Family, Network
-from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH_SOURCE, SSH_PORT
+from capture.model.conventions import AGENT_DNS_PORT, PASSTHROUGH_SOURCE, SSH_PORT
+from capture.model.ruleset import ON_LO, ONLY_DNS, TCP, TO_DNS, UDP
 from capture.rules.lists import entries_per_rule, networks_of_family, networks_per_rule
 
 TYPE_CHECKING = False
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 
     from capture.model.chain_names import ChainNames
     from capture.settings.config import CaptureConfig
-
-TCP = model.Protocol("tcp")
-UDP = model.Protocol("udp")
-ONLY_DNS = model.only(DNS_PORT)
-TO_DNS = model.DestinationPort((ONLY_DNS,))
-ON_LO = model.OutInterface("lo")
 
 
 def return_rule(*matches: model.Match, why: str, family: Family | None = None) -> model.Rule:

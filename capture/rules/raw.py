@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.rules.nat import ONLY_DNS, TO_DNS, UDP, jump_rule, jumps_for_dns, name_servers, proxy_owners
+from capture.model.ruleset import FROM_DNS, TO_DNS, UDP
+from capture.rules.nat import jump_rule, jumps_for_dns, name_servers, proxy_owners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 AGENT_TO_SERVER = model.SetZone(1)
 APP_TO_AGENT = model.SetZone(2)
-FROM_DNS = model.SourcePort((ONLY_DNS,))
 FROM_AGENT = model.SourcePort((model.only(AGENT_DNS_PORT),))
 
 

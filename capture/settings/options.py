@@ -69,11 +69,11 @@ class Option(GenericValue[T]):
         return own + self.environment
 
 
-PORTS = "ports (1-65535) or ranges such as 8000-8100, separated by commas"
-NETWORKS = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
-USERS = "user ids, ranges of ids, or names of users that exist, separated by commas"
-GROUPS = "group ids, ranges of ids, or names of groups that exist, separated by commas"
-INTERFACES = (
+PORT_LIST = "ports (1-65535) or ranges such as 8000-8100, separated by commas"
+NETWORK_LIST = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
+USER_LIST = "user ids, ranges of ids, or names of users that exist, separated by commas"
+GROUP_LIST = "group ids, ranges of ids, or names of groups that exist, separated by commas"
+INTERFACE_LIST = (
     "interface names, at most 256 (each at most 15 bytes, no blank, no '/'; a trailing '+' for any ending),"
     " separated by commas"
 )
@@ -119,13 +119,13 @@ INBOUND_TUNNEL_PORT = Option(
     short="e", metavar="PORT", topic=PORT_TOPIC,
 )  # fmt: skip
 PROXY_UID = Option(
-    "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
+    "proxy-uid", "", parsers.list_of(parsers.user_or_group), USER_LIST,
     "Users whose traffic is not captured: the proxy, first, and others. Default: the user $ENVOY_USER if it exists,"
     " else 1337.",
     short="u", metavar="UIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 PROXY_GID = Option(
-    "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUPS,
+    "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUP_LIST,
     "Groups whose traffic is not captured. Default: as --proxy-uid.",
     short="g", metavar="GIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
@@ -136,42 +136,42 @@ INTERCEPTION_MODE = Option(
     empty_means_default=True, choices=("REDIRECT", "TPROXY"),
 )  # fmt: skip
 INBOUND_PORTS = Option(
-    "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORTS}",
+    "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORT_LIST}",
     "Inbound ports to capture; '*' for all, empty for none.",
     short="b", annotations=(TRAFFIC_PREFIX + "includeInboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_INBOUND_PORTS = Option(
-    "istio-local-exclude-ports", EXCLUDED_BY_DEFAULT, parsers.port_list, PORTS,
+    "istio-local-exclude-ports", EXCLUDED_BY_DEFAULT, parsers.port_list, PORT_LIST,
     "Inbound ports left alone when all are captured.",
     short="d", annotations=(TRAFFIC_PREFIX + "excludeInboundPorts",), metavar="PORTS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 EXCLUDED_INBOUND_NETWORKS = Option(
-    "exclude-inbound-cidrs", "", parsers.networks, NETWORKS,
+    "exclude-inbound-cidrs", "", parsers.networks, NETWORK_LIST,
     "Sources whose inbound connections are left alone. Beyond upstream.",
     metavar="CIDRS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 EXCLUDED_INTERFACES = Option(
-    "istio-exclude-interfaces", "", parsers.interfaces, INTERFACES,
+    "istio-exclude-interfaces", "", parsers.interfaces, INTERFACE_LIST,
     "Interfaces left alone, both ways.",
     short="c", annotations=(TRAFFIC_PREFIX + "excludeInterfaces",), metavar="NAMES", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 OUTBOUND_NETWORKS = Option(
-    "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORKS}",
+    "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORK_LIST}",
     "Outbound destinations to capture; '*' for all, empty for none.",
     short="i", annotations=(TRAFFIC_PREFIX + "includeOutboundIPRanges",), metavar="CIDRS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_NETWORKS = Option(
-    "istio-service-exclude-cidr", "", parsers.networks, NETWORKS,
+    "istio-service-exclude-cidr", "", parsers.networks, NETWORK_LIST,
     "Outbound destinations left alone.",
     short="x", annotations=(TRAFFIC_PREFIX + "excludeOutboundIPRanges",), metavar="CIDRS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
-    "istio-outbound-ports", "", parsers.port_list, PORTS,
+    "istio-outbound-ports", "", parsers.port_list, PORT_LIST,
     "Outbound ports captured as well, whatever the destination.",
     short="q", annotations=(TRAFFIC_PREFIX + "includeOutboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_PORTS = Option(
-    "istio-local-outbound-ports-exclude", "", parsers.port_list, PORTS,
+    "istio-local-outbound-ports-exclude", "", parsers.port_list, PORT_LIST,
     "Outbound ports left alone.",
     short="o", annotations=(TRAFFIC_PREFIX + "excludeOutboundPorts",), metavar="PORTS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
@@ -182,18 +182,18 @@ UID_PORT_EXCLUSIONS = Option(
     metavar="RULES", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 REROUTED_INTERFACES = Option(
-    "kube-virt-interfaces", "", parsers.interfaces, INTERFACES,
+    "kube-virt-interfaces", "", parsers.interfaces, INTERFACE_LIST,
     "Interfaces whose inbound traffic counts as outbound: those of virtual machines.",
     short="k", annotations=("istio.io/reroute-virtual-interfaces", f"{TRAFFIC_PREFIX}kubevirtInterfaces"),
     metavar="NAMES",
 )  # fmt: skip
 OWNER_GROUPS = Option(
-    "", "*", parsers.selection_of(parsers.list_of(parsers.user_or_group)), f"'*', or {GROUPS}",
+    "", "*", parsers.selection_of(parsers.list_of(parsers.user_or_group)), f"'*', or {GROUP_LIST}",
     "Groups whose outbound traffic is captured; '*' for all, empty for none.",
     environment=("ISTIO_OUTBOUND_OWNER_GROUPS",), metavar="GROUPS",
 )  # fmt: skip
 EXCLUDED_OWNER_GROUPS = Option(
-    "", "", parsers.list_of(parsers.user_or_group), GROUPS,
+    "", "", parsers.list_of(parsers.user_or_group), GROUP_LIST,
     "Groups whose outbound traffic is left alone; only while ISTIO_OUTBOUND_OWNER_GROUPS is '*'.",
     environment=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",), metavar="GROUPS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip

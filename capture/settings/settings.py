@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
+from capture.errors import ConfigurationError, argument_error
 from capture.model.addresses import Network, network_parts, parse_network
 from capture.model.text import shortened
 from capture.model.values import Value
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class ExplicitValue(Value):
-    """The text that was given for one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
+    """The text that was given for one option, and where: ``command line``, ``environment ISTIO_INBOUND_PORTS``, ..."""
 
     text: str
     origin: str
 
 
-def as_settings(value: object, caller: str) -> Settings:
+def require_settings(value: object, caller: str) -> Settings:
     """Return a value that is to be settings; ConfigurationError if it is something else, such as a dict."""
     if isinstance(value, Settings):
         return value
-    raise ConfigurationError(f"{caller}()", repr(value), "the argument settings", "what make_settings() returns")
+    raise argument_error(caller, "settings", value, "what make_settings() returns")
 
 
 _LAST_PARSED: dict[str, tuple[str, Any]] = {}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
+def run_in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
     """Do the work in a forked child; return how that ended, and what the work returned, or what describes its error.
 
     The status is 0, 1 after an error, or negative: the number of the signal that killed the child.

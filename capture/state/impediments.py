@@ -12,7 +12,7 @@ from capture.model.addresses import (
     Network,
     parse_network,
 )
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SOURCE, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
@@ -68,7 +68,7 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
     From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
     """
     if not is_loopback_up(rtnetlink):
-        yield LOOPBACK_DOWN
+        yield LO_DOWN
         return
     for family in ruleset.families:
         loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
@@ -105,8 +105,8 @@ def _outer_addresses(rtnetlink: NetlinkSocket, family: Family) -> list[Network]:
     return [each.address for each in listed if each.interface != LOOPBACK_INDEX]
 
 
-LO_DOWN: Literal["lo-down"] = "lo-down"
-LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=("inbound", "outbound"))
+LO_DOWN_KIND: Literal["lo-down"] = "lo-down"
+LO_DOWN = Impediment(LO_DOWN_KIND, LO_DOWN_MESSAGE, SET_LO_UP, directions=("inbound", "outbound"))
 
 
 def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:

@@ -10,7 +10,7 @@ import sys
 from capture.errors import EXIT_USAGE, CaptureError
 
 STDIN = "-"
-MAX_BYTES = 64 * 1024 * 1024
+MAX_INPUT_BYTES = 64 * 1024 * 1024
 """Ten thousand workloads, or the dump of 60,000 rules, have less."""
 INPUT_TIMEOUT = 10.0
 """Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
@@ -28,7 +28,7 @@ def origin_of(name: str) -> str:
     return "standard input" if name == STDIN else name
 
 
-def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
+def read_input(name: str, limit: int = MAX_INPUT_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
     if name == STDIN and sys.stdin is None:
         raise InputError("cannot read standard input: it is closed", "Name a file.")

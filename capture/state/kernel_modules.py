@@ -1,7 +1,7 @@
 """Which kernel modules are there: read, never tried.
 
 /sys/module lists loaded modules. The host's /lib/modules lists those that could be loaded (depmod(8): modules.dep) and
-those that are built in (modules.builtin). A container usually lacks it; then ``Inventory.is_indexed`` is false.
+those that are built in (modules.builtin). A container usually lacks it; then ``ModuleInventory.is_indexed`` is false.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ def read_prohibitions() -> dict[str, str]:
     for path in (path for path in paths if path.endswith(".conf")):
         for line in content_of(path).decode(errors="replace").splitlines():
             words = line.split()
-            if len(words) > 1 and _forbids(words):
+            if len(words) > 1 and _forbids_loading(words):
                 prohibitions.setdefault(words[1].replace("-", "_"), path)
     return prohibitions
 
 
-def _forbids(words: list[str]) -> bool:
+def _forbids_loading(words: list[str]) -> bool:
     if words[0] == "install":
         return len(words) > 2 and words[2].rpartition("/")[2] in ("true", "false")
     return words[0] == "blacklist" and words[1].startswith(REQUESTED_BY_ANOTHER_NAME)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LOCK_NAME = b"\0istio-capture"
 LOCK_TIMEOUT = 10.0
 """Seconds; then we go on: any process in the pod can hold the name, which must not keep the pod uncaptured."""
-RETRY_PAUSE = 0.005
+LOCK_PAUSE = 0.005
 UNIX_SOCKETS = "/proc/thread-self/net/unix"
 """Columns by proc(5): the inode is the seventh, the name the eighth; an abstract name begins with @."""
 
@@ -54,7 +54,7 @@ class NamespaceLock:
                 fault = f"was not released within {self._timeout:g} s: {_describe_holder()} holds it"
                 self.warnings = (f"{lock} {fault}; continued without the lock",)
                 break
-            time.sleep(RETRY_PAUSE)
+            time.sleep(LOCK_PAUSE)
         _held.add(self._socket.fileno())
         return self
 

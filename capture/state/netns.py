@@ -17,10 +17,9 @@ from capture.state.files import content_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    Path = str | os.PathLike[str]
-
     from typing import Self
+
+Path = str | os.PathLike[str]
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
 """linux/sched.h"""

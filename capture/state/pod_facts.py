@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterator, Sequence
 
 from capture.analysis.captured_pod import PodFacts
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
+from capture.model.ruleset import Span
 from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
+from capture.netlink.sockets import NetlinkSocket
 from capture.netlink.traffic_control import TC_H_EGRESS, TC_H_INGRESS, decides, read_redirects
 from capture.state.files import content_of, open_files, processes
 from capture.state.netns import read_connection_counts
 from capture.state.socket_lb import BPF_TCX_EGRESS, BPF_TCX_INGRESS, has_programs
 from capture.state.user_namespace import IdMaps, foreign_ids
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
-
-    from capture.model.ruleset import Span
-    from capture.netlink.sockets import NetlinkSocket
 
 
 def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.state.sysctls import Sysctl
 
-VERSION = 1
+RECORD_VERSION = 1
 KNOWN_WRITERS = {
     "backend": ("iptables", "nftables"),
     "driver": ("netlink", "restore", "iptc", "libnftables"),
@@ -69,7 +69,7 @@ def as_json(record: Record) -> str:
     answers = record.answers
     return encode(
         {
-            "version": VERSION,
+            "version": RECORD_VERSION,
             **{how: getattr(record, how) for how in KNOWN_WRITERS},
             "settings": {
                 option.name: [explicit.text, explicit.origin]
@@ -92,12 +92,12 @@ def from_json(text: str) -> Record | str:
 
     Pods of one template have the same text, and an agent that looks at many reads it once.
     """
-    if text in _recent_records:
-        return _recent_records[text]
+    if known := _recent_records.get(text):
+        return known
     try:
         plain = decode(text)
-        if plain["version"] != VERSION:
-            return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
+        if plain["version"] != RECORD_VERSION:
+            return f"it is of version {plain['version']!r}, and this program reads version {RECORD_VERSION}"
         record = _record(plain)
     except JsonError as error:
         return f"it is not JSON ({error})"
@@ -107,8 +107,8 @@ def from_json(text: str) -> Record | str:
         return f"{error.args[0]!r} in it is missing or unknown"
     except (AttributeError, TypeError, ValueError):
         return "a value in it is unknown or of the wrong type"
-    while len(_recent_records) >= MAX_RECENT_RECORDS:
-        _recent_records.pop(next(iter(_recent_records)), None)
+    for oldest in list(_recent_records)[: 1 - MAX_RECENT_RECORDS]:  # threads share them: one step, no iteration
+        _recent_records.pop(oldest, None)
     _recent_records[text] = record
     return record
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/proc/sys/net"
 """Its content depends on the namespace of the thread that opens it."""
-INTERFACES = "ipv4/conf"
+INTERFACES_FOLDER = "ipv4/conf"
 FWMARK_ACCEPT = "ipv4/tcp_fwmark_accept"
 MARK_ON_SOURCE = "src_valid_mark"
 OFF = "0"
@@ -54,7 +54,7 @@ def sysctls_to_turn_off(*, spares_validation: bool = False) -> tuple[Sysctl, ...
     """
     paths = [FWMARK_ACCEPT]
     if not spares_validation:
-        paths += [f"{INTERFACES}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
+        paths += [f"{INTERFACES_FOLDER}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
     sysctls = (Sysctl(path, _read(path)) for path in paths)
     on = (sysctl for sysctl in sysctls if sysctl.value not in ("", OFF))
     return tuple(sysctl for sysctl in on if os.access(f"{DIRECTORY}/{sysctl.path}", os.W_OK))
@@ -73,8 +73,10 @@ def restore(sysctls: Iterable[Sysctl]) -> bool:
 
 def is_known(path: str) -> bool:
     """Return whether this is one of the switches that we change."""
-    folder, _, rest = path.removeprefix(f"{INTERFACES}/").partition("/")
-    return path == FWMARK_ACCEPT or (path.startswith(f"{INTERFACES}/") and rest == MARK_ON_SOURCE and folder != "..")
+    folder, _, rest = path.removeprefix(f"{INTERFACES_FOLDER}/").partition("/")
+    return path == FWMARK_ACCEPT or (
+        path.startswith(f"{INTERFACES_FOLDER}/") and rest == MARK_ON_SOURCE and folder != ".."
+    )
 
 
 def mark_accepting_sysctl() -> Sysctl | None:
@@ -85,11 +87,11 @@ def mark_accepting_sysctl() -> Sysctl | None:
 
 def source_validating_sysctls(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
     """Yield the switches that make interfaces refuse marked packets, the excluded ones aside."""
-    general = {name: _read(f"{INTERFACES}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")}
+    general = {name: _read(f"{INTERFACES_FOLDER}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")}
     left_alone = (*NOT_INTERFACES, *excluded)
     named: set[str] = set()
     for interface in (name for name in _interfaces() if name not in left_alone):
-        own = {name: _read(f"{INTERFACES}/{interface}/{name}") for name in general}
+        own = {name: _read(f"{INTERFACES_FOLDER}/{interface}/{name}") for name in general}
         accepts_local = "1" in (general["accept_local"], own["accept_local"])
         is_strict = max(general["rp_filter"], own["rp_filter"]) == "1"
         if accepts_local and not is_strict:
@@ -97,11 +99,11 @@ def source_validating_sysctls(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
         for owner, values in (("all", general), (interface, own)):
             if values[MARK_ON_SOURCE] not in ("", OFF) and owner not in named:
                 named.add(owner)
-                yield Sysctl(f"{INTERFACES}/{owner}/{MARK_ON_SOURCE}", values[MARK_ON_SOURCE])
+                yield Sysctl(f"{INTERFACES_FOLDER}/{owner}/{MARK_ON_SOURCE}", values[MARK_ON_SOURCE])
 
 
 def _interfaces() -> list[str]:
-    return names_in(f"{DIRECTORY}/{INTERFACES}")
+    return names_in(f"{DIRECTORY}/{INTERFACES_FOLDER}")
 
 
 def _read(path: str) -> str:

@@ -25,17 +25,17 @@ from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit_queue import TURN_SECONDS, AuditQueue
-from cni.agent.examination import CAPTURED, LEFT_ALONE, UNKNOWN, Owners, PodState
+from cni.agent.examination import STATE_CAPTURED, STATE_LEFT_ALONE, STATE_UNKNOWN, Owners, PodState
 from cni.agent.health import Health
 from cni.agent.kernel_events import KernelEvents
 from cni.agent.pods import Pods
 from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
-from cni.agent.status_text import WELL
+from cni.agent.status_text import GOOD_STATES
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
-from cni.pod_object import from_object, is_same_pod
+from cni.pod_object import is_same_pod, pod_from_object
 from cni.protocol import CniError
 
 FULL_INTERVAL = 1200.0
@@ -144,10 +144,10 @@ class Audit:
         since = now if known is None or is_new else known.since
         audited = AuditedPod(netns, state, observed, since)
         self.audited[netns.sandbox.id] = audited
-        self.queue.note_look(netns.sandbox.id, is_well=state.name in WELL)
-        if is_new and (known is not None or state.name not in WELL):
+        self.queue.note_look(netns.sandbox.id, is_well=state.name in GOOD_STATES)
+        if is_new and (known is not None or state.name not in GOOD_STATES):
             self.log.info("pod state", pod=audited.key, state=state.name, says=state.message)
-        if is_new or state.name not in WELL:
+        if is_new or state.name not in GOOD_STATES:
             self.on_change(audited, pod)
         return state
 
@@ -161,10 +161,10 @@ class Audit:
         if not netns.path:
             return PodState(HOST_NETWORK), UNOBSERVED, None
         if exemption := exemption_by_name(identity, self.configuration):
-            return PodState(LEFT_ALONE, exemption.reason), UNOBSERVED, None
+            return PodState(STATE_LEFT_ALONE, exemption.reason), UNOBSERVED, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_same_pod(identity, pod):
-            return PodState(UNKNOWN, "the API server has not announced the pod yet"), UNOBSERVED, None
+            return PodState(STATE_UNKNOWN, "the API server has not announced the pod yet"), UNOBSERVED, None
         settings = self._settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
             return settings, UNOBSERVED, pod
@@ -180,15 +180,15 @@ class Audit:
 
     def _read(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
         try:
-            described = from_object(identity, pod)
+            described = pod_from_object(identity, pod)
             exemption = first_exemption(described)
             settings = pod_settings(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
-            return RequestedCapture(pod, PodState(UNKNOWN, error.message))
+            return RequestedCapture(pod, PodState(STATE_UNKNOWN, error.message))
         of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
         about_capture = (*described.escapes, *of_pod) if exemption in (None, PROGRAMS_ITSELF) else ()
         warnings = (*about_capture, *warnings_about(described, exemption))
-        return RequestedCapture(pod, PodState(LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
+        return RequestedCapture(pod, PodState(STATE_LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
     def _diagnosed(
         self, netns: PodNamespace, settings: Settings, known: AuditedPod | None, *, is_starting: bool, is_stale: bool
@@ -200,14 +200,14 @@ class Audit:
             seen = known.observed.network if known and is_heard else ()
             network = seen or examination.network(netns.path)
         except CaptureError as error:
-            return PodState(UNKNOWN, error.message), UNOBSERVED
+            return PodState(STATE_UNKNOWN, error.message), UNOBSERVED
         # Who listens while the proxy starts changes all the time, and counts when it is there.
         counted = None if is_starting else owners
         observed = Observation((rules, network, is_starting, counted), network, counted, now)
         if known is not None and known.observed.signature:
             before = known.observed
             has_only_begun = (
-                known.state.name == CAPTURED and before.owners is None and _is_served(owners, settings)
+                known.state.name == STATE_CAPTURED and before.owners is None and _is_served(owners, settings)
             ) and before.signature[:2] == observed.signature[:2]
             if (before.signature == observed.signature or has_only_begun) and now - before.diagnosed < FULL_INTERVAL:
                 return known.state, observed.replace(diagnosed=before.diagnosed)

@@ -25,12 +25,12 @@ AGENT_EXAMPLES = """
 capture node agent --node "$NODE_NAME" --exclude-namespace kube-system     # as the chart's DaemonSet starts it
 capture node agent --bin-dir /home/kubernetes/bin --metrics-address 127.0.0.1:15014
 """
-STATUS_EXAMPLES = """
+NODE_STATUS_EXAMPLES = """
 capture node status                         # on the node, or by kubectl exec in the agent's pod
 capture node status --format json
 capture node status --ready                 # for a readiness probe: exit code 0 or 1, no output
 """
-UNINSTALL_EXAMPLES = """
+NODE_UNINSTALL_EXAMPLES = """
 capture node uninstall                      # on the node
 capture node uninstall --all-nodes --daemon-set istio-capture/capture-agent     # in a pod, as the chart's hook does
 """
@@ -44,7 +44,7 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 """
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 REPAIRS = ("report", "apply", "evict")
-STATUS_TIMEOUT = 3.0
+AGENT_TIMEOUT = 3.0
 POD_TYPE = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
 DAEMON_SET_TYPE = ParameterType(
     str, "NAMESPACE/NAME, such as istio-capture/capture-agent", lambda text: not text or all(text.partition("/"))
@@ -71,7 +71,7 @@ TAINT_KEY_TYPE = ParameterType(
 SOCKET_PATH_TYPE = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
 
 
-def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+def _set_terminal_size(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
@@ -85,7 +85,7 @@ def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | 
 
 
 @click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_for_terminal)
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_set_terminal_size)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
@@ -160,7 +160,7 @@ def agent(**values: Any) -> int:
 
 
 @command(
-    STATUS_EXAMPLES,
+    NODE_STATUS_EXAMPLES,
     SOCKET_OPTION,
     format_option("text", "json"),
     click.Option(["--ready"], is_flag=True,
@@ -199,7 +199,7 @@ def pods(socket: str, pod: str | None, form: str) -> int:
 
     Exit code 4 if something is wrong with one of them.
     """
-    from cni.agent.status_text import HANG, WELL, pod_lines
+    from cni.agent.status_text import GOOD_STATES, POD_HANG, pod_lines
 
     answer = _request(socket, {"get": "pods"} | _named(pod or ""))
     listed = answer.get("pods") or []
@@ -209,8 +209,8 @@ def pods(socket: str, pod: str | None, form: str) -> int:
         print_lines([f"no pod is known; the audit is {answer.get('audit')}"])
     else:
         for line in pod_lines(listed):
-            print_lines([line], HANG)
-    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in listed) else 0
+            print_lines([line], POD_HANG)
+    return EXIT_DRIFT if any(each["state"] not in (*GOOD_STATES, "unknown") for each in listed) else 0
 
 
 @command(
@@ -246,7 +246,7 @@ def _named(pod: str) -> dict[str, str]:
 
 def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
     try:
-        return agent_socket.request(socket, question, STATUS_TIMEOUT)
+        return agent_socket.request(socket, question, AGENT_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
             f"no agent answers: {away}",
@@ -255,7 +255,7 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
 
 
 @command(
-    UNINSTALL_EXAMPLES,
+    NODE_UNINSTALL_EXAMPLES,
     *PATH_OPTIONS,
     DAEMON_SET_OPTION,
     ACCOUNT_OPTION,

@@ -17,12 +17,12 @@ from hpack import Decoder, HPACKError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-END_STREAM, END_HEADERS, PADDED, PRIORITY, ACK = 0x1, 0x4, 0x8, 0x20, 0x1
+END_STREAM, END_HEADERS, PADDED, PRIORITY, ACK_FLAG = 0x1, 0x4, 0x8, 0x20, 0x1
 STREAM = 1
 FRAME_HEAD = 9
 INITIAL_WINDOW_SIZE = 4
 DEFAULT_WINDOW, LARGEST_WINDOW = 0xFFFF, 0x7FFF_FFFF
-RECEIVE_SIZE = 1 << 16
+SOCKET_READ_SIZE = 1 << 16
 MESSAGE_HEAD = 5
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -91,8 +91,8 @@ def _answer(connection: socket.socket, until: float) -> bytes:
     decoder, block, body = Decoder(), b"", bytearray()
     status: dict[str, str] = {}
     for kind, flags, stream, content in _frames(connection, until):
-        if kind in {SETTINGS, PING} and not flags & ACK:
-            connection.sendall(_frame(kind, ACK, 0, content if kind == PING else b""))
+        if kind in {SETTINGS, PING} and not flags & ACK_FLAG:
+            connection.sendall(_frame(kind, ACK_FLAG, 0, content if kind == PING else b""))
         elif kind == GOAWAY or (kind == RST_STREAM and stream == STREAM):
             raise CallError("UNAVAILABLE", "the server has ended the call")
         elif stream == STREAM and kind == DATA:
@@ -113,7 +113,7 @@ def _frames(connection: socket.socket, until: float) -> Iterator[tuple[int, int,
     while True:
         while len(received) < FRAME_HEAD or len(received) < FRAME_HEAD + int.from_bytes(received[:3], "big"):
             connection.settimeout(max(until - time.monotonic(), 0.001))
-            piece = connection.recv(RECEIVE_SIZE)
+            piece = connection.recv(SOCKET_READ_SIZE)
             if not piece:
                 raise CallError("UNAVAILABLE", "the server has closed the connection")
             received += piece

@@ -30,14 +30,14 @@ from cni.install import DesiredConfiguration
 from cni.networks import OWN_CONFIG_MARK, PLUGIN, read_networks
 from cni.tokens import token_in
 
-LOOK_INTERVAL = 10.0
+IDLE_INTERVAL = 10.0
 """Seconds between looks when nothing happens."""
 HANDOVER_INTERVAL = 1.0
 """Seconds between looks of an agent that waits for its turn."""
 RUNTIME_TIMEOUT = 15.0
 """Seconds for a runtime to load what is in its directory."""
 
-PARTS = ("plugin", "entry", "loaded", "credentials")
+INSTALLED_PARTS = ("plugin", "entry", "loaded", "credentials")
 
 
 class Installation:
@@ -90,7 +90,7 @@ class Installation:
     def _pause(self, now: float) -> float:
         if self._restore_at > now:
             return self._restore_at - now
-        return 0.5 if self._unloaded_since is not None else LOOK_INTERVAL
+        return 0.5 if self._unloaded_since is not None else IDLE_INTERVAL
 
     # --- the plugin -----------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ RTM_GETNSID = 90
 NETNSA_NSID, NETNSA_FD = 1, 3
 RTGENMSG_SIZE = 4
 
-GROUPS = {
+MULTICAST_GROUPS = {
     NETLINK_NETFILTER: (NFNLGRP_NFTABLES,),
     NETLINK_ROUTE: (
         RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
@@ -46,7 +46,7 @@ class KernelEvents:
     """Listens in the namespace in which it was made. Raises OSError where the kernel or a capability lacks."""
 
     def __init__(self) -> None:
-        self._sockets = [_listening(protocol, groups) for protocol, groups in GROUPS.items()]
+        self._sockets = [_listening(protocol, groups) for protocol, groups in MULTICAST_GROUPS.items()]
 
     def wait(self, seconds: float) -> set[int]:
         """Return the ids of the namespaces in which something has changed, after ``seconds`` at the latest.

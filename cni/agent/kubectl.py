@@ -23,7 +23,7 @@ from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
 from capture.state.json_text import JsonError, decode
 
-CAPTURE = "/usr/libexec/istio-capture/capture"
+CAPTURE_PROGRAM = "/usr/libexec/istio-capture/capture"
 """The program in the agent's image."""
 LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
 """Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
@@ -149,7 +149,7 @@ class Kubectl:
             f"--namespace={metadata['namespace']}",
             metadata["name"],
             "--",
-            CAPTURE,
+            CAPTURE_PROGRAM,
             *arguments,
         ]
 

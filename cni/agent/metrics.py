@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from capture import __version__
 from cni.agent.health import Health
-from cni.agent.status_text import WELL
+from cni.agent.status_text import GOOD_STATES
 
 COUNTERS = {
     "installs": ("capture_installs", "Installations of plugin or entry, by result", "result"),
@@ -74,7 +74,7 @@ class AgentCollector(Collector):
             "capture_pod_problem", "Pods that are not captured as they should be", labels=["namespace", "pod", "state"]
         )
         listed = [(*pod.split("/", 1), state) for state, pods in sorted(states.items()) for pod in pods]
-        for labels in [each for each in listed if each[-1] not in WELL][:LISTED_PODS]:
+        for labels in [each for each in listed if each[-1] not in GOOD_STATES][:LISTED_PODS]:
             bad.add_metric(labels, 1)
         yield bad
 

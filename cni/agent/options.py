@@ -12,7 +12,7 @@ from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERDS, CRIO_SOCKET
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """The directory with the token, the CA and the namespace of a pod's service account."""
-CREDENTIALS = "istio-capture"
+CREDENTIALS_FOLDER = "istio-capture"
 """The folder for the plugin's credentials, in the parent of the configuration directory."""
 RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS))
 """The default sockets of runtimes for CRI."""
@@ -62,7 +62,7 @@ class Options(Value):
     @property
     def credentials(self) -> str:
         """The folder that holds kubeconfig, token and CA for the plugin."""
-        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir), CREDENTIALS)
+        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir), CREDENTIALS_FOLDER)
 
     @property
     def kubeconfig(self) -> str:

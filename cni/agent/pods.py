@@ -27,7 +27,7 @@ WAIT_SECONDS = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
 SPEC_FIELDS = ("hostNetwork", "runtimeClassName", "securityContext")
-METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+KEPT_METADATA = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that decides nothing and is as long as the rest of the pod."""
 VARIABLES = {DISABLE_ENVOY, *ENVIRONMENT_NAMES}
@@ -44,7 +44,7 @@ def reduced(pod: Mapping[str, Any]) -> PodObject:
         kept_spec[kind] = [_reduced_container(each) for each in containers]
     ready: PodObject = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
     return {
-        "metadata": {key: metadata[key] for key in METADATA_FIELDS if key in metadata}
+        "metadata": {key: metadata[key] for key in KEPT_METADATA if key in metadata}
         | {"annotations": {name: text for name, text in annotations.items() if name != LAST_APPLIED}},
         "spec": kept_spec,
         "status": {

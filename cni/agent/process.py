@@ -30,7 +30,7 @@ from cni.agent.agent_log import AgentLog
 from cni.agent.backoff import Backoff
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.installation import PARTS, Installation
+from cni.agent.installation import INSTALLED_PARTS, Installation
 from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from cni.agent.audit import Audit
     from cni.agent.options import Options
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 EXIT_STRANDED = 70
 SWITCH_INTERVAL = 0.0005
 """Seconds that another thread may compute before the main one puts the entry back; Python's own default is 5 ms."""
@@ -63,7 +62,7 @@ class Agent:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.log = AgentLog(options.log_level)
-        self.health = Health(PARTS)
+        self.health = Health(INSTALLED_PARTS)
         self.pods = Pods()
         self.stop = threading.Event()
         self.runtime = runtimes.find_runtime(options.runtime_socket, RUNTIME_SOCKETS)
@@ -120,7 +119,7 @@ class Agent:
         """Let a thread do the work, and repeat it when a defect ends it."""
 
         def run() -> None:
-            pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+            pauses = Backoff()
             while not self.stop.is_set():
                 try:
                     work()
@@ -163,7 +162,7 @@ class Agent:
         """Wait until pods are captured, then take the taints off the node."""
         from cni.agent import taint
 
-        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        pauses = Backoff()
         pause = pauses.pause()
         while self.client is not None and not self.stop.wait(pause):
             if not self.health.is_ready:

@@ -15,9 +15,9 @@ class MessageError(ValueError):
     """The bytes are no message."""
 
 
-def message(**fields: bytes | str | bool) -> bytes:
+def message(**values: bytes | str | bool) -> bytes:
     """Return a message; keywords are ``f`` and the number of the field: ``message(f1=True, f2="id")``."""
-    return b"".join(_field(int(name[1:]), value) for name, value in fields.items())
+    return b"".join(_field(int(name[1:]), value) for name, value in values.items())
 
 
 def _field(number: int, value: bytes | str | bool) -> bytes:  # noqa: FBT001  # a value, no switch
@@ -36,7 +36,7 @@ def _varint(number: int) -> bytes:
     return bytes(parts)
 
 
-def fields(received: bytes) -> Iterator[tuple[int, int | bytes]]:
+def decode_fields(received: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the fields of a message: number, and a number or bytes. Raises MessageError."""
     position = 0
     while position < len(received):
@@ -74,19 +74,19 @@ def _read_varint(received: bytes, position: int) -> tuple[int, int]:
 
 def submessages(received: bytes, number: int) -> list[bytes]:
     """Return the messages, texts or byte strings in a field that may be repeated."""
-    return [value for field, value in fields(received) if field == number and isinstance(value, bytes)]
+    return [value for field, value in decode_fields(received) if field == number and isinstance(value, bytes)]
 
 
-def text(received: bytes, number: int) -> str:
+def text_field(received: bytes, number: int) -> str:
     """Return the text in a field; "" if it is absent."""
     return next((value.decode("utf-8", "replace") for value in submessages(received, number)), "")
 
 
-def integer(received: bytes, number: int) -> int:
+def integer_field(received: bytes, number: int) -> int:
     """Return the number in a field; 0 if it is absent."""
-    return next((value for field, value in fields(received) if field == number and isinstance(value, int)), 0)
+    return next((value for field, value in decode_fields(received) if field == number and isinstance(value, int)), 0)
 
 
 def text_map(received: bytes, number: int) -> dict[str, str]:
     """Return the map of texts in a field: on the wire, messages with a key (1) and a value (2)."""
-    return {text(entry, 1): text(entry, 2) for entry in submessages(received, number)}
+    return {text_field(entry, 1): text_field(entry, 2) for entry in submessages(received, number)}

@@ -21,9 +21,7 @@ from cni.agent.agent_log import AgentLog
 from cni.agent.backoff import Backoff
 from cni.agent.health import Health
 from cni.agent.pods import Pods
-
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-GONE = 410
+from cni.http_response import GONE
 
 
 class Reflector:
@@ -33,7 +31,7 @@ class Reflector:
         self.client, self.node, self.pods = client, node, pods
         self.health, self.log = health, log
         self._version = ""
-        self._pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._pauses = Backoff()
         self._is_failing = False
 
     def run(self, stop: threading.Event) -> None:

@@ -14,7 +14,7 @@ from capture.state.json_text import JsonError, decode
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
 
-TIMEOUT = 5.0
+CRI_TIMEOUT = 5.0
 SANDBOX_READY = 0
 SERVICE = "/runtime.v1.RuntimeService/"
 POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
@@ -71,7 +71,7 @@ class RuntimeClient:
         )
         answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
         listed = protobuf.submessages(answer, 1)
-        return [_sandbox(item) for item in listed if protobuf.integer(item, 3) == SANDBOX_READY]
+        return [_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
 
     def network_namespace(self, sandbox_id: str) -> str:
         """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
@@ -85,7 +85,7 @@ class RuntimeClient:
 
     def _call(self, method: str, request: bytes) -> bytes:
         try:
-            return call(self.socket, SERVICE + method, request, TIMEOUT)
+            return call(self.socket, SERVICE + method, request, CRI_TIMEOUT)
         except CallError as error:
             raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
 
@@ -111,9 +111,9 @@ def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
 def _sandbox(item: bytes) -> Sandbox:
     metadata = next(iter(protobuf.submessages(item, 2)), b"")
     return Sandbox(
-        id=protobuf.text(item, 1),
-        namespace=protobuf.text(metadata, 3),
-        name=protobuf.text(metadata, 1),
-        uid=protobuf.text(metadata, 2),
-        created=protobuf.integer(item, 4),
+        id=protobuf.text_field(item, 1),
+        namespace=protobuf.text_field(metadata, 3),
+        name=protobuf.text_field(metadata, 1),
+        uid=protobuf.text_field(metadata, 2),
+        created=protobuf.integer_field(item, 4),
     )

@@ -20,7 +20,7 @@ UNKNOWN_PROGRAM = "an unknown program"
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_REPORT_FID = 0x1, 0x2, 0x200
 FAN_MARK_ADD = 0x1
 FAN_CLOSE_WRITE, FAN_MOVED_TO, FAN_CREATE, FAN_EVENT_ON_CHILD = 0x8, 0x80, 0x100, 0x0800_0000
-METADATA = struct.Struct("=IBBHQii")
+EVENT_METADATA = struct.Struct("=IBBHQii")
 """struct fanotify_event_metadata: length, version, reserved, length of this, mask, descriptor, process."""
 AT_FDCWD = -100  # linux/fcntl.h
 BUFFER = 1 << 16
@@ -62,8 +62,8 @@ class ConfigurationWriters:
 
 def _processes(events: bytes) -> list[int]:
     pids, position = [], 0
-    while position + METADATA.size <= len(events):
-        length, _, _, _, _, descriptor, process = METADATA.unpack_from(events, position)
+    while position + EVENT_METADATA.size <= len(events):
+        length, _, _, _, _, descriptor, process = EVENT_METADATA.unpack_from(events, position)
         if descriptor >= 0:
             os.close(descriptor)
         pids.append(process)

@@ -241,7 +241,7 @@ def test_rules_of_iptables_are_noticed_as_well(watched: Watched, events: KernelE
 def test_a_pod_without_rules_is_found_and_one_with_them_is_captured(watched: Watched, proxy: None) -> None:
     assert watched.run_once() == "no-rules"
     apply(make_settings(), watched.pod.path)
-    assert watched.run_once({number(watched)}) == examination.CAPTURED
+    assert watched.run_once({number(watched)}) == examination.STATE_CAPTURED
     assert watched.health.fact("pod_states") == {"captured": ["shop/web"]}
 
 

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison
-from capture.analysis.judgement import of_family
+from capture.analysis.judgement import family_ruleset
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES
@@ -39,7 +39,8 @@ def escapes(namespace: Namespace, choice: BackendChoice, several: list[CaptureCo
             live = driver.read()
             for family in FAMILIES:
                 rules = (
-                    of_family(each, family).replace(policy_routes=desired.policy_routes) for each in (desired, live)
+                    family_ruleset(each, family).replace(policy_routes=desired.policy_routes)
+                    for each in (desired, live)
                 )
                 pair = map(Situation, rules)
                 found += [effect.regions[0] for effect in Comparison(family, *pair).effects()]

@@ -927,7 +927,7 @@ def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
     pod, _ = pod_pair
     one_proxy(pod)
     operations.apply(given(""), pod.path)
-    monkeypatch.setattr(ipsec, "SOCKETS", "/proc/none")
+    monkeypatch.setattr(ipsec, "NETLINK_SOCKETS", "/proc/none")
 
     for sent in (None, packet(BrokenPod(""), pod_pair)):
         found = why(pod, sent)

@@ -10,6 +10,7 @@ from capture.analysis.canonical import entries_of_match, with_entries
 from capture.backends.iptables.expansion import changed_bits
 from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, networks_in_range, parse_address, parse_network
+from capture.model.ruleset import TCP, UDP
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -82,7 +83,7 @@ def parse_matches(clause: Sequence[Word]) -> list[model.Match]:
             return _extension(clause[1].text, parse_options(clause[2:]))
         negated = clause[0].text == "!"
         name, value = (word.text for word in clause[negated:])
-        return [PROTOCOLS[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)]
+        return [PROTOCOL_MATCHES[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)]
     except (KeyError, IndexError, ValueError):
         from capture.backends.iptables.foreign_clauses import unknown_match  # no rule of ours has one
 
@@ -92,7 +93,7 @@ def parse_matches(clause: Sequence[Word]) -> list[model.Match]:
 def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise UnknownClauseError(name)
-    return [EXTENSIONS[name, option.name](" ".join(option.values), option.negated) for option in options]
+    return [EXTENSION_READERS[name, option.name](" ".join(option.values), option.negated) for option in options]
 
 
 def parse_options(words: Sequence[Word]) -> list[Flag]:
@@ -167,24 +168,23 @@ def _tcp_flags(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an o
     return unknown_match(split_words(f"-m tcp {'! ' * negated}--tcp-flags {text}"))
 
 
-TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
-PROTOCOLS = {"tcp": TCP, "6": TCP, "udp": UDP, "17": UDP}
+PROTOCOL_MATCHES = {"tcp": TCP, "6": TCP, "udp": UDP, "17": UDP}
 PORT_EXTENSIONS = ("tcp", "udp")
-PORTS = {"--sport": _numbers(model.SourcePort), "--dport": _numbers(model.DestinationPort)}
+PORT_READERS = {"--sport": _numbers(model.SourcePort), "--dport": _numbers(model.DestinationPort)}
 
 OWN_OPTIONS: dict[str, Read] = {
     "-s": _network(model.Source),
     "-d": _network(model.Destination),
     "-i": model.InInterface,
     "-o": model.OutInterface,
-    **PORTS,  # people leave out the -m tcp before them
+    **PORT_READERS,  # people leave out the -m tcp before them
 }
 
-EXTENSIONS: dict[tuple[str, str], Read] = {
-    **{(name, option): read for name in PORT_EXTENSIONS for option, read in PORTS.items()},
+EXTENSION_READERS: dict[tuple[str, str], Read] = {
+    **{(name, option): read for name in PORT_EXTENSIONS for option, read in PORT_READERS.items()},
     ("tcp", "--tcp-flags"): _tcp_flags,
-    ("multiport", "--sports"): PORTS["--sport"],
-    ("multiport", "--dports"): PORTS["--dport"],
+    ("multiport", "--sports"): PORT_READERS["--sport"],
+    ("multiport", "--dports"): PORT_READERS["--dport"],
     ("owner", "--uid-owner"): _numbers(model.OwnerUid, "-"),
     ("owner", "--gid-owner"): _numbers(model.OwnerGid, "-"),
     ("mark", "--mark"): _mark(model.Mark),
@@ -228,7 +228,7 @@ def parse_verdict(clause: Sequence[Word], chains: Collection[str] = ()) -> model
 
 
 def _values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
-    """Return the options by name, those without a value as ""; NotOursError if there is one we do not know."""
+    """Return the options by name, those without a value as ""; UnknownClauseError if there is one we do not know."""
     values = {option.name: " ".join(option.values) for option in options}
     unknown = values.keys() - set(allowed.split())
     if unknown:

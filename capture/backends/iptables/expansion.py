@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
-MAX_COMMENT_BYTES = 255
+MAX_XT_COMMENT_BYTES = 255
 """linux/netfilter/xt_comment.h, without the closing NUL."""
 MAX_CHAIN_NAME_BYTES = 28
 """linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN without the closing NUL."""
@@ -98,7 +98,7 @@ def changed_bits(value: int, mask: int) -> int:
 def comment_text(why: str) -> str:
     """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
     line = "".join(character if character.isprintable() else " " for character in why)
-    return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")
+    return line.encode()[:MAX_XT_COMMENT_BYTES].decode(errors="ignore")
 
 
 def check_writable(chain: str, rules: Iterable[model.Rule]) -> None:

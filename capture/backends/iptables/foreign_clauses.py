@@ -32,13 +32,13 @@ def unknown_match(clause: Sequence[Word]) -> model.UnknownMatch:
 def _own_option(words: Sequence[str]) -> model.Match | None:
     match words:
         case ["-p", name] | ["!", "-p", name]:
-            return foreign.Protocols((PROTOCOLS.get(name, name),), words[0] == "!")
+            return foreign.Protocols((PROTOCOL_SPELLINGS.get(name, name),), words[0] == "!")
         case ["-f"] | ["!", "-f"]:
             return foreign.LaterFragment(words[0] == "!")
     return None
 
 
-PROTOCOLS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
+PROTOCOL_SPELLINGS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
 
 
 def _extension(name: str, options: Sequence[Flag]) -> model.Match | None:
@@ -46,7 +46,7 @@ def _extension(name: str, options: Sequence[Flag]) -> model.Match | None:
         case "iprange", _:
             return foreign.AddressRanges(tuple(map(_range, options)))
         case "addrtype", [Flag("--src-type" | "--dst-type" as option, ("LOCAL",), negated)]:
-            return foreign.LocalAddress(ADDRESSES[option], negated)
+            return foreign.LocalAddress(ADDRESS_MATCHES[option], negated)
         case "conntrack", [Flag("--ctstate", (states,), negated)]:
             return foreign.States(tuple(states.split(",")), negated)
         case "conntrack", [Flag("--ctdir", (direction,), negated=False)]:
@@ -62,10 +62,10 @@ def _flags(names: str) -> int:
 
 def _range(option: Flag) -> model.AddressMatch:
     first, last = map(parse_address, option.values[0].split("-"))
-    return ADDRESSES[option.name](tuple(networks_in_range(first.family, first.first, last.first)), option.negated)
+    return ADDRESS_MATCHES[option.name](tuple(networks_in_range(first.family, first.first, last.first)), option.negated)
 
 
-ADDRESSES: dict[str, type[model.AddressMatch]] = {
+ADDRESS_MATCHES: dict[str, type[model.AddressMatch]] = {
     **dict.fromkeys(("--src-range", "--src-type"), model.Source),
     **dict.fromkeys(("--dst-range", "--dst-type"), model.Destination),
 }

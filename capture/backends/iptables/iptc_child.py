@@ -26,7 +26,7 @@ from capture.backends.iptables.clauses import Flag, parse_options, split_words
 from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.render import option, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
-from capture.backends.iptables.xt_text import PROTOCOL_NAMES, network_text, protocol_text
+from capture.backends.iptables.xt_text import XT_PROTOCOL_NAMES, network_text, protocol_text
 from capture.model.addresses import BITS, IPV4, Family, parse_network
 from capture.model.conventions import MAX_INTERFACE_BYTES
 
@@ -45,11 +45,11 @@ EXTENSION_DIRECTORIES = ("/usr/lib/*/xtables", "/usr/lib64/xtables", "/usr/lib/x
 
 # linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h, the same numbers in both
 INV_VIA_IN, INV_VIA_OUT, INV_SRCIP, INV_DSTIP, INV_FRAG, INV_PROTO = 0x01, 0x02, 0x08, 0x10, 0x20, 0x40
-INVERTED = {"-i": INV_VIA_IN, "-o": INV_VIA_OUT, "-s": INV_SRCIP, "-d": INV_DSTIP}
+INVERSION_FLAGS = {"-i": INV_VIA_IN, "-o": INV_VIA_OUT, "-s": INV_SRCIP, "-d": INV_DSTIP}
 IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
 IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
 
-NUMBERS_OF_PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()}
+NUMBERS_OF_PROTOCOLS = {name: number for number, name in XT_PROTOCOL_NAMES.items()}
 
 
 def _import_iptc() -> tuple[Any, Any]:
@@ -177,7 +177,7 @@ def _set_own_option(header: Any, family: Family, name: str, value: str, *, negat
         header.proto = NUMBERS_OF_PROTOCOLS[value]
         header.flags |= 0 if family == IPV4 else IP6T_F_PROTO
         return
-    header.invflags |= INVERTED[name] * negated
+    header.invflags |= INVERSION_FLAGS[name] * negated
     if name == "-i":
         header.iniface, header.iniface_mask = _interface(value)
     elif name == "-o":

@@ -22,7 +22,7 @@ from capture.backends.iptables.clauses import (
     parse_verdict,
     split_words,
 )
-from capture.backends.iptables.families import of_one_family
+from capture.backends.iptables.families import single_family_ruleset
 from capture.model import ruleset as model
 from capture.model.text import without_line_ends
 
@@ -49,7 +49,7 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
                 chain, rule = parse_rule(line, family, names)
                 rules.setdefault(chain, []).append(rule)
         tables[name] = [_chain(line, rules) for line in declared]
-    return of_one_family(family, tables)
+    return single_family_ruleset(family, tables)
 
 
 def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
@@ -97,7 +97,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
             verdict = parse_verdict(clause, chains)
         elif kind == "-g":
             verdict = model.UnknownVerdict(as_printed(clause), model.Goto(clause[1].text))
-        elif [word.text for word in clause[:3]] == COMMENT and len(clause) == 4:
+        elif [word.text for word in clause[:3]] == COMMENT_WORDS and len(clause) == 4:
             why = without_line_ends(clause[3].text)
         else:
             matches += parse_matches(clause)
@@ -121,4 +121,4 @@ def clauses_of(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
 
 
 CLAUSE_OPTIONS = ("-m", "-j", "-g")
-COMMENT = ["-m", "comment", "--comment"]
+COMMENT_WORDS = ["-m", "comment", "--comment"]

@@ -15,7 +15,7 @@ from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
-from capture.backends.nf_tables.comparisons import TCP_FLAGS, Bounds, Register
+from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, Register
 from capture.backends.nf_tables.decode import Program
 from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nf_tables.reading import read_comment, read_expressions
@@ -47,9 +47,9 @@ NO_SET = NativeSet(0, 0, (), (), understood=False)
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """The protocol's place in the header: ip6tables compared it there up to 1.8.2."""
 
-FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
+FRAGMENT_OFFSET = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """The place of a fragment's offset in the header; ``-f`` means: not 0."""
-ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
+ADDRESS_OPTIONS = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
 class FoundRule(Value):
@@ -164,26 +164,26 @@ class XtProgram(Program):
             return Bounds(value, b"\xff" * len(value), negated=True)
         return super()._bounds(operator, value)
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> Condition:
+    def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> Condition:
         """Return a comparison that iptables has words for and the model has not."""
         header, mask, negated = loaded.header, loaded.mask, bounds.negated
         if header is None or not bounds.is_single or len(bounds.low) != header[2]:
-            return super()._without_words(loaded, bounds)
+            return super()._unmodelled_comparison(loaded, bounds)
         base, offset, length = header
         value = int.from_bytes(bounds.low, "big")
         if header == (nf.NFT_PAYLOAD_NETWORK_HEADER, PROTOCOL_OFFSETS[self._of_family], 1) and not mask:
             return Among(L4PROTO, ((value, value),), negated)
         from capture.model import foreign  # no rule of ours has one
 
-        if (header, mask) == FRAGMENT and self._of_family == "ipv4" and not value:
+        if (header, mask) == FRAGMENT_OFFSET and self._of_family == "ipv4" and not value:
             return model.UnknownMatch("-f" if negated else "! -f", foreign.LaterFragment(not negated))
-        if header == TCP_FLAGS:
+        if header == TCP_FLAGS_HEADER:
             flags = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
             return parse_matches(split_words(f"-m tcp {flags}"))[0]
         bits = int.from_bytes(mask, "big")
-        option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
+        option = ADDRESS_OPTIONS.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
             words = xt_text.network_text(option, self._of_family, value, bits, negated=negated)
             kind = model.Source if option == "-s" else model.Destination
             return model.UnknownMatch(words, foreign.MaskedAddress(kind))
-        return super()._without_words(loaded, bounds)
+        return super()._unmodelled_comparison(loaded, bounds)

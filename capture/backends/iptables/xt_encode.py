@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.expansion import MAX_COMMENT_BYTES, changed_bits, comment_text, multiport_slots
+from capture.backends.iptables.expansion import MAX_XT_COMMENT_BYTES, changed_bits, comment_text, multiport_slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE
@@ -61,16 +61,16 @@ def encode_matches(rule: model.Rule, family: Family) -> bytes:
         by_kind.setdefault(type(match), []).append(match)
     networks = {
         kind: [(network, match.negated) for match in by_kind.get(kind, ()) for network in match.networks]
-        for kind in ADDRESSES
+        for kind in OFFSETS_BY_FAMILY
     }
     parts = [_interface(kind, match) for kind in LOAD_INTERFACE for match in by_kind.get(kind, ())]
     parts += [PROTOCOL_TESTS[match.name] for match in by_kind.get(model.Protocol, ())]
     parts += [_network(kind, *named[0], family) for kind, named in networks.items() if named]
     parts += _ports(by_kind)
     parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
-    parts += [EXTENSIONS[type(match)](match) for match in rule.matches if type(match) in EXTENSIONS]
+    parts += [MATCH_ENCODERS[type(match)](match) for match in rule.matches if type(match) in MATCH_ENCODERS]
     if rule.why:
-        why = xt_layouts.c_string(comment_text(rule.why), MAX_COMMENT_BYTES + 1, "a comment")
+        why = xt_layouts.c_string(comment_text(rule.why), MAX_XT_COMMENT_BYTES + 1, "a comment")
         parts.append(_extension("match", "comment", xt_layouts.COMMENT.write(comment=why)))
     return b"".join(parts)
 
@@ -112,7 +112,10 @@ PROTOCOL_TESTS = {
     for name, number in PROTOCOL_NUMBERS.items()
 }
 
-ADDRESSES: dict[type, dict[Family, int]] = {model.Source: nf.SOURCE_OFFSETS, model.Destination: nf.DESTINATION_OFFSETS}
+OFFSETS_BY_FAMILY: dict[type, dict[Family, int]] = {
+    model.Source: nf.SOURCE_OFFSETS,
+    model.Destination: nf.DESTINATION_OFFSETS,
+}
 """Where they are in the header."""
 
 
@@ -130,7 +133,7 @@ def _network(kind: type[model.AddressMatch], network: Network, negated: bool, fa
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
         return b""
-    return make.in_network(ADDRESSES[kind][family], network.packed, network.prefix, negated=negated)
+    return make.in_network(OFFSETS_BY_FAMILY[kind][family], network.packed, network.prefix, negated=negated)
 
 
 def _address_range(kind: type[model.AddressMatch], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
@@ -218,9 +221,9 @@ def _mark(match: model.Mark) -> bytes:
 def _connection_state(match: model.ConnectionState) -> bytes:
     bits = 0
     for state in match.states:
-        if state not in xt_layouts.STATE_BITS:
+        if state not in xt_layouts.XT_STATE_BITS:
             raise ValueError(f"not a state of a connection: {state!r}")
-        bits |= xt_layouts.STATE_BITS[state]
+        bits |= xt_layouts.XT_STATE_BITS[state]
     tested = xt_layouts.CONNTRACK_STATE
     structure = xt_layouts.CONNTRACK.write(match_flags=tested, invert_flags=tested * match.negated, state_mask=bits)
     return _extension("match", "conntrack", structure)
@@ -230,7 +233,7 @@ def _not_understood(part: model.UnknownMatch | model.UnknownVerdict, _family: Fa
     raise ValueError(f"a foreign rule can be kept, but not written: {part}")
 
 
-EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
+MATCH_ENCODERS: dict[type, Callable[[Any], bytes]] = {
     model.OwnerUid: _owner,
     model.OwnerGid: _owner,
     model.Mark: _mark,

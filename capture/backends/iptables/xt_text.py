@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Speak = Callable[[Unpacked, Family], str | None]
     """Return the options of a match or target; None where we have no words for it."""
 
-MAX_BYTES = 16
+MAX_SHOWN_BYTES = 16
 """Bytes that are shown of a match without words."""
-PROTOCOL_NAMES = {
+XT_PROTOCOL_NAMES = {
     1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah",
     58: "ipv6-icmp", 132: "sctp", 136: "udplite",
 }  # fmt: skip
@@ -34,7 +34,7 @@ PROTOCOL_NAMES = {
 
 def protocol_text(number: int, *, negated: int) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
-    return option(negated, "-p", PROTOCOL_NAMES.get(number, number))
+    return option(negated, "-p", XT_PROTOCOL_NAMES.get(number, number))
 
 
 def network_text(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
@@ -47,7 +47,7 @@ def network_text(name: str, family: Family, address: int, mask: int, *, negated:
 
 def match_text(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a match."""
-    return f"-m {_extension_text(name, MATCHES.get((name, revision)), revision, structure, family)}"
+    return f"-m {_extension_text(name, MATCH_TEXTS.get((name, revision)), revision, structure, family)}"
 
 
 def target_text(name: str, revision: int, structure: bytes, family: Family) -> str:
@@ -74,11 +74,11 @@ def _extension_text(
 def _bytes_text(structure: bytes) -> str:
     """Return bytes in hexadecimal without the zeros at the end; of many the first, and what tells them from others."""
     data = structure.rstrip(b"\0")
-    if len(data) <= MAX_BYTES:
+    if len(data) <= MAX_SHOWN_BYTES:
         return f"0x{data.hex()}" if data else ""
     from binascii import crc32  # the match u32 has 2 KB, and few pods have such rules
 
-    return f"0x{data[:MAX_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
+    return f"0x{data[:MAX_SHOWN_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
 
 
 def _address(field: bytes, family: Family) -> str:
@@ -109,7 +109,7 @@ def _tcp(fields: Unpacked, _family: Family) -> str:
     return " ".join(words)
 
 
-TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the lowest bit
+TCP_FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the lowest bit
 
 
 def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
@@ -118,7 +118,7 @@ def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
 
 
 def _flags(bits: int) -> str:
-    return ",".join(name for index, name in enumerate(TCP_FLAGS) if bits >> index & 1) or "NONE"
+    return ",".join(name for index, name in enumerate(TCP_FLAG_NAMES) if bits >> index & 1) or "NONE"
 
 
 def _icmp(fields: Unpacked, family: Family) -> str:
@@ -127,7 +127,7 @@ def _icmp(fields: Unpacked, family: Family) -> str:
     return option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
-ADDRESS_TYPES = (
+ADDRTYPE_NAMES = (
     *("UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"),
     *("BLACKHOLE", "UNREACHABLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"),
 )
@@ -138,7 +138,7 @@ def _addrtype(fields: Unpacked, _family: Family) -> str:
     words = []
     for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
-            kinds = ",".join(kind for number, kind in enumerate(ADDRESS_TYPES) if types >> number & 1)
+            kinds = ",".join(kind for number, kind in enumerate(ADDRTYPE_NAMES) if types >> number & 1)
             words.append(option(flags & bit, name, kinds))
     words += [name for name, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
@@ -170,19 +170,23 @@ def _mark(fields: Unpacked, _family: Family) -> str:
 
 
 STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
-STATE_BITS = {**xt_layouts.STATE_BITS, "SNAT": 64, "DNAT": 128}  # XT_CONNTRACK_STATE_*
-DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
+STATE_OR_STATUS_BITS = {**xt_layouts.XT_STATE_BITS, "SNAT": 64, "DNAT": 128}  # XT_CONNTRACK_STATE_*
+MATCH_DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
 STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
 
 
 def _conntrack(fields: Unpacked, _family: Family) -> str | None:
     """``--ctstate NEW,SNAT`` or ``--ctdir REPLY``, without addresses, and nothing else."""
     inverted, bits = fields["invert_flags"], fields["state_mask"]
-    if fields["match_flags"] == DIRECTION and not inverted & ~DIRECTION:
+    if fields["match_flags"] == MATCH_DIRECTION and not inverted & ~MATCH_DIRECTION:
         return f"--ctdir {'REPLY' if inverted else 'ORIGINAL'}"
-    states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_BITS[state])
+    states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_OR_STATUS_BITS[state])
     other = fields["match_flags"] & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
-    return None if other or not states or bits & ~sum(STATE_BITS.values()) else option(inverted, "--ctstate", states)
+    return (
+        None
+        if other or not states or bits & ~sum(STATE_OR_STATUS_BITS.values())
+        else option(inverted, "--ctstate", states)
+    )
 
 
 PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DESTINATION: "--dports", 2: "--ports"}
@@ -208,7 +212,7 @@ def _multiport(fields: Unpacked, _family: Family) -> str | None:
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
 _ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
 
-MATCHES: dict[tuple[str, int], tuple[Layout, Speak]] = {
+MATCH_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp),
     ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_ports(fields))),
     ("icmp", 0): (_ICMP, _icmp),

@@ -43,8 +43,8 @@ META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta 
 CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
 CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
 CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
-ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
-DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
+FIB_ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
+CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 
 
 def decode_table(
@@ -108,7 +108,7 @@ class Program:
         from capture.backends.nf_tables import foreign_expressions as foreign  # few rules need them
 
         if LOADERS.get(name) in fields:
-            self._load(fields[LOADERS[name]], foreign.loaded(name, fields))
+            self._load(fields[LOADERS[name]], foreign.loaded_register(name, fields))
         elif name in FILTERS:
             self._put(foreign.unknown_match(name, fields))
         else:
@@ -151,14 +151,14 @@ class Program:
 
     def fib(self, fields: Fields) -> bool:
         """``fib``: load what kind of address the source or the destination is, on any interface."""
-        field = ADDRESS_TYPES.get(decode_number(fields[nf.NFTA_FIB_FLAGS]))
+        field = FIB_ADDRESS_TYPES.get(decode_number(fields[nf.NFTA_FIB_FLAGS]))
         is_type = decode_number(fields[nf.NFTA_FIB_RESULT]) == nf.NFT_FIB_RESULT_ADDRTYPE
         return is_type and field is not None and self._load(fields[nf.NFTA_FIB_DREG], Register(field))
 
     def ct(self, fields: Fields) -> bool:
         """``ct``: load a field, or set the mark or the zone."""
         key = decode_number(fields[nf.NFTA_CT_KEY])
-        direction = DIRECTIONS[fields[nf.NFTA_CT_DIRECTION]] if nf.NFTA_CT_DIRECTION in fields else ""
+        direction = CT_DIRECTIONS[fields[nf.NFTA_CT_DIRECTION]] if nf.NFTA_CT_DIRECTION in fields else ""
         if nf.NFTA_CT_DREG in fields:
             return self._load(fields[nf.NFTA_CT_DREG], Register(f"ct {direction}{CT_NAMES.get(key, key)}"))
         value = self._held(fields[nf.NFTA_CT_SREG])
@@ -219,11 +219,11 @@ class Program:
 
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
         conditions = tuple(comparison_conditions(loaded, bounds, self._family, self._protocol))
-        for condition in conditions or (self._without_words(loaded, bounds),):
+        for condition in conditions or (self._unmodelled_comparison(loaded, bounds),):
             self._put(condition)
         return True
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
+    def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
         from capture.backends.nf_tables.foreign_expressions import compared  # few rules need it
 
         return compared(loaded, bounds)
@@ -264,13 +264,13 @@ class Program:
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Do what a map leads to, or load it. Without cases it has no words, or may change."""
-        from capture.backends.nf_tables.maps import MAX_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
+        from capture.backends.nf_tables.maps import MAX_KEY_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
 
         data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
             verdicts = tuple((key, self._verdict(each)) for key, each in data)
             return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
-        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_CASES else []
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_KEY_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
             of_register = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
             self._registers[_register_number(target) + number] = MapData(subject, of_register)
@@ -280,7 +280,9 @@ class Program:
         """Return which data a set or a map has for which packets; none if that has no words, or may change."""
         loaded = self._held(source)
         field = self._whole_field(loaded)
-        is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
+        is_field = listed.key_size == native.FIELD_SIZES.get(field) and not (
+            listed.data and field in native.MARK_FIELDS.values()
+        )
         in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.network_order
         if is_field and (by_data := cases_of(listed, BYTE_ORDER if in_host_order else "big")):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
@@ -296,7 +298,7 @@ class Program:
         if loaded.header is None:
             return loaded.field
         parts = header_fields(loaded.header, self._family, self._protocol)
-        return parts[0].field if len(parts) == 1 and parts[0].taken == native.SIZES[parts[0].field] else ""
+        return parts[0].field if len(parts) == 1 and parts[0].taken == native.FIELD_SIZES[parts[0].field] else ""
 
     # -- acting
 

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import TCP_FLAGS, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6, Family, Network, address_text
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.netlink.attributes import BYTE_ORDER, Fields, decode_host_number, decode_number, decode_text
+from capture.netlink.routing import RTN_LOCAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-# linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
-NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
+# linux/netfilter/nf_tables.h: enum nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
 NFTA_QUOTA_BYTES, NFTA_QUOTA_FLAGS = 1, 2
 NFTA_NG_MODULUS, NFTA_NG_TYPE, NFTA_NG_OFFSET = 2, 3, 4
 NFTA_DYNSET_EXPRESSIONS = (7, 10)  # one, or several
-INVERTED = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
-NFT_REJECT_TCP_RST = 1
+INVERTED_FLAG = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
 NFT_NAT_SNAT = 0
 
 ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
@@ -36,7 +35,7 @@ ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
     (2, None): ("icmpx no-route", "icmpx port-unreachable", "icmpx host-unreachable", "icmpx admin-prohibited"),
 }
 """The answers of a rule, by its type, and by its family where the codes are those of one; then by the code."""
-UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
+RATE_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 
 def unknown_match(name: str, fields: Fields) -> model.UnknownMatch:
@@ -52,7 +51,7 @@ IMPURE = frozenset((
 """Expressions, and matches of iptables, that count, or look at the time."""
 
 
-def loaded(name: str, fields: Fields) -> OtherRegister:
+def loaded_register(name: str, fields: Fields) -> OtherRegister:
     """Return what an expression writes into a register."""
     numbers, is_way_back = range(0), False
     if name == "numgen":
@@ -77,7 +76,7 @@ DOES: dict[str, model.Verdict] = {
 def _text(name: str, fields: Fields, family: Family | None) -> str:
     if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
-    words = WORDS[name](fields, family) if name in WORDS else ""
+    words = EXPRESSION_TEXTS[name](fields, family) if name in EXPRESSION_TEXTS else ""
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
@@ -86,7 +85,7 @@ def _text(name: str, fields: Fields, family: Family | None) -> str:
 NFT_FIB_RESULT_OIF = 1  # linux/netfilter/nf_tables.h, also of the following
 NFTA_FIB_F_MARK, WAY_BACK = 4, (0x09, 0x29)
 """The source and the interface that the packet came in by, with or without: that a route must be there."""
-IPS_DST_NAT = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
+DST_NAT_MASK = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
 
 
 def compared(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
@@ -100,10 +99,10 @@ def compared(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
 def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[str, model.Match | None]:
     """Return what the comparison with one value is in words, and what it tests."""
     number, negated = decode_host_number(bounds.low), bounds.negated
-    if loaded.header == TCP_FLAGS and not any(loaded.flip):
+    if loaded.header == TCP_FLAGS_HEADER and not any(loaded.flip):
         mask = (loaded.mask or b"\xff")[0]
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
-    if (loaded.field, loaded.mask, any(loaded.flip), number) == ("ct status", IPS_DST_NAT, False, 0):
+    if (loaded.field, loaded.mask, any(loaded.flip), number) == ("ct status", DST_NAT_MASK, False, 0):
         return words, foreign.TranslatedConnection(not negated)
     if loaded.mask:
         return words, None
@@ -114,16 +113,16 @@ def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[st
     sign = "!= " * negated
     match loaded.field:
         case "iif" | "oif" as field:
-            return f"{field} {sign}{number}", foreign.InterfaceIndex(INTERFACES[field], number, negated)
-        case "fib saddr type" | "fib daddr type" as field if number == nf.RTN_LOCAL:
-            return f"{field} {sign}local", foreign.LocalAddress(ADDRESSES[field], negated)
+            return f"{field} {sign}{number}", foreign.InterfaceIndex(INTERFACE_INDEX_MATCHES[field], number, negated)
+        case "fib saddr type" | "fib daddr type" as field if number == RTN_LOCAL:
+            return f"{field} {sign}local", foreign.LocalAddress(ADDRESS_TYPE_MATCHES[field], negated)
         case "ct direction" if number in (0, 1):
             return words, foreign.ConnectionDirection(bool(number) != negated)
     return words, None
 
 
-INTERFACES = {"iif": model.InInterface, "oif": model.OutInterface}
-ADDRESSES = {"fib saddr type": model.Source, "fib daddr type": model.Destination}
+INTERFACE_INDEX_MATCHES = {"iif": model.InInterface, "oif": model.OutInterface}
+ADDRESS_TYPE_MATCHES = {"fib saddr type": model.Source, "fib daddr type": model.Destination}
 
 
 def unknown_condition(condition: native.Condition) -> model.UnknownMatch:
@@ -132,12 +131,12 @@ def unknown_condition(condition: native.Condition) -> model.UnknownMatch:
     if isinstance(condition, native.Cases):
         is_pure = all(getattr(each, "is_pure", True) for conditions, _ in condition.cases for each in conditions)
     elif isinstance(condition, native.Among) and condition.field == native.L4PROTO:
-        names = tuple(PROTOCOL_NAMES.get(first, str(first)) for first, last in condition.ranges if first == last)
+        names = tuple(NFT_PROTOCOL_NAMES.get(first, str(first)) for first, last in condition.ranges if first == last)
         test = foreign.Protocols(names, condition.negated) if len(names) == len(condition.ranges) else None
     return model.UnknownMatch(described(condition), test, is_pure)
 
 
-PROTOCOL_NAMES = {**PROTOCOL_BY_NUMBER, 58: "ipv6-icmp"}
+NFT_PROTOCOL_NAMES = {**PROTOCOL_BY_NUMBER, 58: "ipv6-icmp"}
 
 
 # --- translations --------------------------------------------------------------------------------
@@ -195,18 +194,18 @@ def _number(fields: Fields, kind: int) -> int:
 
 
 def _reject(fields: Fields, family: Family | None) -> str:
-    kind, code = _number(fields, NFTA_REJECT_TYPE), _number(fields, NFTA_REJECT_ICMP_CODE)
+    kind, code = _number(fields, nf.NFTA_REJECT_TYPE), _number(fields, nf.NFTA_REJECT_ICMP_CODE)
     answers = ANSWERS.get((kind, family if kind == 0 else None), ())
-    answer = "tcp reset" if kind == NFT_REJECT_TCP_RST else answers[code] if code < len(answers) else ""
+    answer = "tcp reset" if kind == nf.NFT_REJECT_TCP_RST else answers[code] if code < len(answers) else ""
     return f"reject with {answer}" if answer else ""
 
 
 def _over(fields: Fields, kind: int) -> str:
-    return "over " * (_number(fields, kind) & INVERTED)
+    return "over " * (_number(fields, kind) & INVERTED_FLAG)
 
 
 def _limit(fields: Fields, _: Family | None) -> str:
-    unit = UNITS.get(_number(fields, NFTA_LIMIT_UNIT))
+    unit = RATE_UNITS.get(_number(fields, NFTA_LIMIT_UNIT))
     counted = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
     rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
     burst = _number(fields, NFTA_LIMIT_BURST)
@@ -220,7 +219,7 @@ def _numgen(fields: Fields, _: Family | None) -> str:
     return f"numgen {kind} mod {_number(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
 
 
-WORDS: dict[str, Callable[[Fields, Family | None], str]] = {
+EXPRESSION_TEXTS: dict[str, Callable[[Fields, Family | None], str]] = {
     "reject": _reject,
     "limit": _limit,
     "quota": lambda fields, _: (

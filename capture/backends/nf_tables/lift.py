@@ -105,11 +105,11 @@ def _among(condition: native.Among) -> model.Match | None:
     if field == native.CT_STATE:
         return _exact_states(condition)
     if field in native.ADDRESS_FAMILIES:
-        return MATCHES[field](_networks(condition), negated)
-    if field in native.MARKS.values():
-        return MATCHES[field](condition.ranges[0][0], model.ALL_BITS, negated) if condition.is_single else None
+        return MATCH_BY_FIELD[field](_networks(condition), negated)
+    if field in native.MARK_FIELDS.values():
+        return MATCH_BY_FIELD[field](condition.ranges[0][0], model.ALL_BITS, negated) if condition.is_single else None
     spans = tuple(model.Span(*each) for each in condition.ranges)
-    return MATCHES[field](spans, negated) if field in MATCHES else None
+    return MATCH_BY_FIELD[field](spans, negated) if field in MATCH_BY_FIELD else None
 
 
 def _networks(condition: native.Among) -> tuple[Network, ...]:
@@ -127,21 +127,21 @@ def _networks(condition: native.Among) -> tuple[Network, ...]:
 def _exact_states(condition: native.Among) -> model.Match | None:
     """Return the states of a comparison with whole numbers: a packet's state has one bit."""
     numbers = [number for first, last in condition.ranges for number in range(first, last + 1)]
-    if any(number not in native.STATE_BITS.values() for number in numbers):
+    if any(number not in native.CT_STATE_BITS.values() for number in numbers):
         return None
     return _states(sum(numbers), negated=condition.negated)
 
 
 def _states(mask: int, *, negated: bool) -> model.ConnectionState | None:
-    states = tuple(state for state in model.CONNECTION_STATES if mask & native.STATE_BITS[state])
-    if sum(native.STATE_BITS[state] for state in states) != mask:
+    states = tuple(state for state in model.CONNECTION_STATES if mask & native.CT_STATE_BITS[state])
+    if sum(native.CT_STATE_BITS[state] for state in states) != mask:
         return None
     return model.ConnectionState(states, negated)
 
 
 def _masked(condition: native.Masked) -> model.Match | None:
-    if condition.field in native.MARKS.values():
-        return MATCHES[condition.field](condition.value, condition.mask, condition.negated)
+    if condition.field in native.MARK_FIELDS.values():
+        return MATCH_BY_FIELD[condition.field](condition.value, condition.mask, condition.negated)
     if condition.field == native.CT_STATE and condition.value == 0:
         return _states(condition.mask, negated=not condition.negated)
     return None
@@ -151,15 +151,19 @@ def _interface(condition: native.Named) -> model.Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
         return None  # a real plus sign, which the model cannot express
     name = f"{condition.name}+" if condition.any_ending else condition.name
-    return MATCHES[condition.field](name, condition.negated)
+    return MATCH_BY_FIELD[condition.field](name, condition.negated)
 
 
-MATCHES: Mapping[str, Callable[..., model.Match]] = {
+MATCH_BY_FIELD: Mapping[str, Callable[..., model.Match]] = {
     field: kind
-    for fields_of in (native.ADDRESSES, native.PORTS)
+    for fields_of in (native.ADDRESS_FIELDS, native.PORT_FIELDS)
     for kind, fields in fields_of.items()
     for field in fields.values()
-} | {field: kind for fields in (native.IDS, native.MARKS, native.INTERFACES) for kind, field in fields.items()}
+} | {
+    field: kind
+    for fields in (native.ID_FIELDS, native.MARK_FIELDS, native.INTERFACE_FIELDS)
+    for kind, field in fields.items()
+}
 """The match of the model that is about a field."""
 
 
@@ -187,7 +191,7 @@ def lift_actions(actions: Sequence[native.Action | native.Condition]) -> model.V
 
     words = described(*actions)
     is_logged = all(isinstance(each, model.Log) for each in actions[:-1])
-    return model.UnknownVerdict(words, last if is_logged and isinstance(last, DECISIONS) else None)
+    return model.UnknownVerdict(words, last if is_logged and isinstance(last, ENDING_VERDICTS) else None)
 
 
-DECISIONS = (model.Accept, model.Drop, model.Return, model.Redirect)
+ENDING_VERDICTS = (model.Accept, model.Drop, model.Return, model.Redirect)

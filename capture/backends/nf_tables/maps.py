@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 REGISTER_SIZE = 4
 SINGLE_KEYS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_MAP
-SIZES = native.SIZES | {native.IIFNAME: INTERFACE_NAME_SIZE, native.OIFNAME: INTERFACE_NAME_SIZE, ETHER_TYPE.field: 2}
-SIZES |= dict.fromkeys(native.MARKS.values(), 0)
+KEY_SIZES = native.FIELD_SIZES | {
+    native.IIFNAME: INTERFACE_NAME_SIZE,
+    native.OIFNAME: INTERFACE_NAME_SIZE,
+    ETHER_TYPE.field: 2,
+}
+KEY_SIZES |= dict.fromkeys(native.MARK_FIELDS.values(), 0)
 """Of fields; none of marks, which may change between two keys."""
-MAX_CASES = 100
+MAX_KEY_CASES = 100
 """A set or a map with more keys, or with more different addresses, stays unknown: to judge thousands takes long."""
 
 
@@ -66,7 +70,7 @@ def cases_by_key(
     generator of numbers gives is for what is left.
     """
     fields = _fields(registers, first, listed.key_size)
-    if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_CASES:
+    if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_KEY_CASES:
         return ()
     conditions = [_conditions(key, fields, *packets) for key in listed.keys]
     numbers = getattr(fields[0][0], "numbers", ()) if len(fields) == 1 else ()
@@ -94,7 +98,7 @@ def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list
 def _size(loaded: Register) -> int:
     if loaded.header is not None:
         return loaded.header[2]
-    return REGISTER_SIZE if isinstance(loaded, OtherRegister) and loaded.numbers else SIZES.get(loaded.field, 0)
+    return REGISTER_SIZE if isinstance(loaded, OtherRegister) and loaded.numbers else KEY_SIZES.get(loaded.field, 0)
 
 
 def _conditions(

@@ -1,4 +1,4 @@
-"""From native rules to what ``nft -f`` takes. Pure; for people, and the oracle of ``encode``."""
+"""From native rules to what ``nft -f`` takes. Pure; for people and libnftables, and the oracle of ``encode``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-WORDS: dict[str, dict[int, str]] = {
+NUMBER_NAMES: dict[str, dict[int, str]] = {
     native.NFPROTO: dict[int, str](FAMILY_BY_NUMBER),
     native.L4PROTO: dict[int, str](PROTOCOL_BY_NUMBER),
 }
@@ -52,7 +52,7 @@ def described(*parts: native.Condition | native.Action) -> str:
 
 
 def _words(*parts: native.Condition | native.Action) -> str:
-    return " ".join(TEXTS[type(part)](part) for part in parts)
+    return " ".join(PART_TEXTS[type(part)](part) for part in parts)
 
 
 def kept_apart(conditions: Sequence[native.Condition]) -> Iterator[native.Condition]:
@@ -87,7 +87,7 @@ def named(field: str, numbers: native.Range) -> Network | tuple[int | str, ...]:
     """Return what nft calls some numbers of a field: one thing, a network, or where they begin and end."""
     family = native.ADDRESS_FAMILIES.get(field)
     if family is None:
-        return (WORDS.get(field, {}).get(numbers[0], numbers[0]),) if numbers[0] == numbers[1] else numbers
+        return (NUMBER_NAMES.get(field, {}).get(numbers[0], numbers[0]),) if numbers[0] == numbers[1] else numbers
     networks = tuple(networks_in_range(family, *numbers))
     if len(networks) == 1 and not networks[0].is_address:
         return networks[0]
@@ -98,7 +98,7 @@ def states_of(condition: native.Masked) -> list[str]:
     """Return the states of a connection that a condition is about; none if it is about something else."""
     if condition.field != native.CT_STATE or condition.value:
         return []
-    return [state.lower() for state, bit in native.STATE_BITS.items() if condition.mask & bit]
+    return [state.lower() for state, bit in native.CT_STATE_BITS.items() if condition.mask & bit]
 
 
 def pattern(condition: native.Named) -> str:
@@ -115,7 +115,7 @@ def _among(condition: native.Among) -> str:
 
 
 def _range(field: str, numbers: native.Range) -> str:
-    if field in native.MARKS.values():
+    if field in native.MARK_FIELDS.values():
         return "-".join(f"{end:#010x}" for end in dict.fromkeys(numbers))
     words = named(field, numbers)
     return str(words) if isinstance(words, Network) else "-".join(map(str, words))
@@ -158,7 +158,7 @@ def _fixed(words: str) -> Callable[[object], str]:
     return lambda _: words
 
 
-TEXTS: dict[type, Callable[[Any], str]] = {
+PART_TEXTS: dict[type, Callable[[Any], str]] = {
     native.Among: _among,
     native.Masked: _masked,
     native.Named: lambda part: f"{part.field} {'!= ' * part.negated}{quoted(pattern(part))}",

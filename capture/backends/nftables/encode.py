@@ -40,6 +40,14 @@ ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
 
 
+def add_tables(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
+    """Yield the messages that make tables with their chains, where they are missing."""
+    for table in tables:
+        messages = TableMessages(nf.NFPROTO_INET, table.name)
+        yield messages.add_table()
+        yield from (messages.add_chain(chain.name, chain.hook, chain.policy) for chain in table.chains)
+
+
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
@@ -68,10 +76,12 @@ def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.Nati
     return ((chain.name, position, rule) for chain in table.chains for position, rule in enumerate(chain.rules, 1))
 
 
-def _add_rule(messages: TableMessages, chain: str, position: int, rule: native.NativeRule, sets: list[bytes]) -> Change:
-    rest = iter(sets)
+def _add_rule(
+    messages: TableMessages, chain: str, position: int, rule: native.NativeRule, lookups: list[bytes]
+) -> Change:
+    next_lookups = iter(lookups)
     expressions = [
-        _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
+        _lookup(condition, next(next_lookups)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
         for condition in rule.conditions
     ]
     actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]
@@ -100,7 +110,7 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
 LOADS |= {
-    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.SIZES[field])
+    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.FIELD_SIZES[field])
     for field, offset in native.ADDRESS_OFFSETS.items()
 }
 for _offset, _ports in ((0, native.SPORT), (PORT_SIZE, native.DPORT)):
@@ -125,7 +135,7 @@ def _among(condition: native.Among) -> bytes:
     """Return the comparison with one range: an exact number, a network, or from here to there."""
     ((first, last),) = condition.ranges
     field = condition.field
-    size = native.SIZES[field]
+    size = native.FIELD_SIZES[field]
     if first == last:
         order = BYTE_ORDER if field in native.HOST_ORDER else "big"
         return LOADS[field] + make.equals(first.to_bytes(size, order), negated=condition.negated)
@@ -213,7 +223,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
-        attribute(nf.NFTA_SET_KEY_LEN, u32be(native.SIZES[condition.field])),
+        attribute(nf.NFTA_SET_KEY_LEN, u32be(native.FIELD_SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
         make.nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.hooks import HOOKS
-from capture.backends.nf_tables.names import TABLE_NAMES, native_chain
+from capture.backends.nf_tables.names import NATIVE_TABLE_NAMES, native_chain
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS, Family, merge_ranges, network_ranges
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_COMMENT_BYTES = 127
+MAX_NFT_COMMENT_BYTES = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
 
 NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
@@ -53,7 +53,7 @@ def render_text(ruleset: model.Ruleset) -> str:
 def _table(table: model.Table, ruleset: model.Ruleset) -> native.NativeTable:
     chains = (_chain(table, chain, ruleset) for chain in table.chains)
     return native.NativeTable(
-        TABLE_NAMES[table.name],
+        NATIVE_TABLE_NAMES[table.name],
         tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "drop"),
     )
 
@@ -94,7 +94,7 @@ def _family_of(rule: model.Rule) -> Family | None:
 def _comment(why: str) -> str:
     """Return the reason as nft can print it: on one line, without quotes, cut to the length it allows."""
     line = " ".join(why.replace('"', "'").split())
-    return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")
+    return line.encode()[:MAX_NFT_COMMENT_BYTES].decode(errors="ignore")
 
 
 def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
@@ -114,7 +114,14 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
         yield _condition(match, protocol)
 
 
-IN_ORDER = (*native.INTERFACES, model.Protocol, *native.ADDRESSES, *native.PORTS, *native.IDS, *native.MARKS)
+IN_ORDER = (
+    *native.INTERFACE_FIELDS,
+    model.Protocol,
+    *native.ADDRESS_FIELDS,
+    *native.PORT_FIELDS,
+    *native.ID_FIELDS,
+    *native.MARK_FIELDS,
+)
 POSITIONS = {kind: index for index, kind in enumerate((*IN_ORDER, model.ConnectionState, model.UnknownMatch))}
 """The order of conditions in a rule."""
 
@@ -123,18 +130,18 @@ def _condition(match: model.Match, protocol: model.ProtocolName | None) -> nativ
     if isinstance(match, model.Protocol):
         return TEST_PROTOCOL[match.name]
     if isinstance(match, model.AddressMatch):
-        fields, networks = native.ADDRESSES[type(match)], match.networks
+        fields, networks = native.ADDRESS_FIELDS[type(match)], match.networks
         return native.Among(fields[networks[0].family], tuple(network_ranges(networks)), match.negated)
     if isinstance(match, model.PortMatch):
         if protocol is None:
             raise ValueError(f"a port without a protocol: {match}")
-        return native.Among(native.PORTS[type(match)][protocol], _ranges(match.ports), match.negated)
+        return native.Among(native.PORT_FIELDS[type(match)][protocol], _ranges(match.ports), match.negated)
     if isinstance(match, model.OwnerMatch):
-        return native.Among(native.IDS[type(match)], _ranges(match.ids), match.negated)
+        return native.Among(native.ID_FIELDS[type(match)], _ranges(match.ids), match.negated)
     if isinstance(match, model.InterfaceMatch):
-        return _interface(native.INTERFACES[type(match)], match)
+        return _interface(native.INTERFACE_FIELDS[type(match)], match)
     if isinstance(match, model.MarkMatch):
-        return _marked(native.MARKS[type(match)], match)
+        return _marked(native.MARK_FIELDS[type(match)], match)
     if isinstance(match, model.ConnectionState):
         return _connection_state(match)
     raise ValueError(f"a foreign rule cannot be written: {match}")
@@ -163,7 +170,7 @@ def _marked(field: str, match: model.MarkMatch) -> native.Among | native.Masked:
 
 def _connection_state(match: model.ConnectionState) -> native.Masked:
     """Return the condition that at least one of the states' bits is set."""
-    mask = sum(native.STATE_BITS[state] for state in set(match.states))
+    mask = sum(native.CT_STATE_BITS[state] for state in set(match.states))
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")
     return native.Masked(native.CT_STATE, mask, 0, not match.negated)

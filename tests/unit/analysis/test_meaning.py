@@ -120,7 +120,7 @@ def test_a_translation_to_one_of_several_is_to_the_first_or_the_last(
 @pytest.mark.parametrize("words", ["REDIRECT", "REDIRECT --random"])
 def test_a_redirect_without_a_port_keeps_the_port(words: str) -> None:
     assert meaning(Rule(foreign_verdict(words))) == Translate(None, None)
-    assert Translate(None, None).as_sent("ipv6") == Translate(parse_address("::1"), None)
+    assert Translate(None, None).for_sent_packets("ipv6") == Translate(parse_address("::1"), None)
 
 
 def test_a_zone_is_of_no_concern_for_udp_alone() -> None:

@@ -9,10 +9,10 @@ import pytest
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
-from capture.analysis.explanation import NO_RULE
+from capture.analysis.explanation import NO_RULE_DECIDES
 from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
-from capture.analysis.reasons import DECIDES, ReasonCompiler
+from capture.analysis.reasons import DECIDES_FATE, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
@@ -67,7 +67,7 @@ def reason(traced: Trace) -> str:
     if traced.outcome == "dropped" and traced.reroute is None and not (step and isinstance(meaning(step.rule), Drop)):
         return REPLIES_TO_PROXY
     if step is None:
-        return NO_RULE
+        return NO_RULE_DECIDES
     if isinstance(step.rule.verdict, Redirect | TransparentProxy):
         return next((in_words(each) for each in callers(step, traced) if each.rule.why), in_words(step))
     return in_words(step)
@@ -99,7 +99,7 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
         fate = space.diagrams.evaluate(roots[direction], numbers_of(space, packet))
         assert isinstance(fate, Fate)
         assert fate.replace(reason=None) == traced.fate
-        yield fate.reason[1] if fate.reason else NO_RULE, reason(traced), traced
+        yield fate.reason[1] if fate.reason else NO_RULE_DECIDES, reason(traced), traced
 
 
 def test_every_packet_has_the_reason_of_its_trace() -> None:
@@ -110,7 +110,7 @@ def test_every_packet_has_the_reason_of_its_trace() -> None:
             met[traced.outcome] += 1
             met["chosen"] += traced.step is not None and found != in_words(traced.step)
             met["policy"] += traced.policy is not None
-            met["none"] += found == NO_RULE
+            met["none"] += found == NO_RULE_DECIDES
     assert len(met) == 8
     assert min(met.values()) > 10, met
 
@@ -126,7 +126,7 @@ def test_a_translation_to_one_of_several_addresses_is_the_reason_of_each() -> No
 
     reasons = {fate.address: fate.reason for fate in fates if isinstance(fate, Fate) and fate.address}
     ends = parse_address("10.0.0.1"), parse_address("10.0.0.9")
-    assert reasons == dict.fromkeys(ends, (DECIDES, "ip other x 1: rule"))
+    assert reasons == dict.fromkeys(ends, (DECIDES_FATE, "ip other x 1: rule"))
 
 
 def test_rules_of_a_long_list_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:

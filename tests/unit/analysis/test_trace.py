@@ -5,7 +5,7 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import Compiler
 from capture.analysis.regions import witness
-from capture.analysis.space import NONE, Field, PacketSpace
+from capture.analysis.space import ABSENT, Field, PacketSpace
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
 from capture.model.foreign import InterfaceIndex, LocalAddress
@@ -209,7 +209,7 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     traced = trace(rules, outbound(ELSEWHERE["ipv4"], port))
     space = PacketSpace("ipv4", (Situation(rules),))
     fates = Compiler(space, Situation(rules)).fates("outbound")
-    sent = space.diagrams.both(space.numbers(Field.IN, [(NONE, NONE)]), space.numbers(Field.PORT, [(port, port)]))
+    sent = space.diagrams.both(space.numbers(Field.IN, [(ABSENT, ABSENT)]), space.numbers(Field.PORT, [(port, port)]))
     compiled = space.diagrams.evaluate(fates, witness(space, sent, "outbound"))
 
     assert traced.outcome == ("dns" if port == 53 else "redirected")

@@ -437,7 +437,7 @@ def test_an_error_of_the_handler_is_printed_in_the_requested_version() -> None:
 def test_a_message_is_one_short_line_that_is_safe_for_any_terminal() -> None:
     error = CniError(100, "a\nb\tc\x1b[2J\u2028\ud800é" + "x" * 10_000, "y" * 10_000)
     assert error.message.startswith("a b c\\x1b[2J \\ud800éxxx")
-    assert len(error.message) <= protocol.MESSAGE_LIMIT
+    assert len(error.message) <= protocol.MAX_MESSAGE_LENGTH
     assert error.message.endswith("characters)")
     assert len(error.details) <= protocol.DETAILS_LIMIT
 

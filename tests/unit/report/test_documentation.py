@@ -15,7 +15,7 @@ import docs_pages
 import pytest
 
 from capture import errors
-from capture.analysis.cause_text import TEXTS
+from capture.analysis.cause_text import CAUSE_TEXTS
 from capture.report import output
 from cni import codes, protocol
 from cni.agent import kubectl
@@ -126,7 +126,7 @@ def test_pages_list_every_kind_of_cause_and_of_difference() -> None:
     impediments = literal("capture/state/impediments.py", "ImpedimentKind")
     differences = literal("capture/analysis/compare.py", "DifferenceKind")
 
-    assert listed_kinds("why") == {kind for kind, _ in TEXTS} | impediments
+    assert listed_kinds("why") == {kind for kind, _ in CAUSE_TEXTS} | impediments
     assert listed_kinds("verify") >= differences | impediments
 
 

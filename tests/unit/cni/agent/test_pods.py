@@ -5,7 +5,7 @@ import pytest
 
 from cni.agent.pods import FRESH_SECONDS, Pods, reduced
 from cni.pod import Identity
-from cni.pod_object import from_object
+from cni.pod_object import pod_from_object
 
 WEB = Identity("shop", "web-0", "uid-1")
 
@@ -27,7 +27,7 @@ def filled(*pods: dict[str, Any], clock: list[float] | None = None) -> Pods:
 
 
 def test_the_kept_part_of_a_pod_has_all_that_decides_on_the_capture() -> None:
-    assert from_object(WEB, reduced(a_pod())) == from_object(WEB, a_pod())
+    assert pod_from_object(WEB, reduced(a_pod())) == pod_from_object(WEB, a_pod())
     assert len(str(reduced(a_pod()))) < 1000
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cni.agent.agent_log import AgentLog
+from cni.agent.backoff import Backoff
 from cni.agent.health import Health
 from cni.agent.pods import Pods
 from support.cluster import fake_kubernetes
@@ -53,7 +54,7 @@ def watching(tmp_path: Path, *names: str, is_quick: bool = True) -> Iterator[Wat
     (tmp_path / "token").write_text("first")
     with FakeKubernetes() as server, pytest.MonkeyPatch.context() as patch:
         if is_quick:
-            patch.setattr("cni.agent.reflector.FIRST_PAUSE", 0.1)
+            patch.setattr("cni.agent.reflector.Backoff", lambda: Backoff(0.1))
             patch.setattr("cni.agent.api.MIN_INTERVAL", 0.05)
         for name in names:
             server.history.happens("ADDED", a_pod(name))
@@ -218,7 +219,8 @@ def test_each_turn_is_followed_by_its_pause(alone: Any) -> None:
 
 
 def test_a_server_that_is_away_for_days_is_no_defect() -> None:
-    from cni.agent.reflector import LONGEST_PAUSE, Reflector
+    from cni.agent.backoff import LONGEST_PAUSE
+    from cni.agent.reflector import Reflector
 
     no_client: Any = None
     reflector = Reflector(no_client, "node-1", Pods(), Health(), AgentLog(descriptor=-1))

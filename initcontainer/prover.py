@@ -21,7 +21,7 @@ from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Fa
 from capture.netlink import sock_diag
 from capture.report.packet_text import endpoint_text
 from capture.state.capabilities import missing_capabilities
-from capture.state.child import in_child
+from capture.state.child import run_in_child
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
 
@@ -87,7 +87,7 @@ class Prover:
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
         timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, seconds))
-        status, answer = in_child(lambda: _connect(probe, token, ports, timeout), _reason)
+        status, answer = run_in_child(lambda: _connect(probe, token, ports, timeout), _reason)
         return answer if status >= 0 else "no answer"
 
     def _has_arrived(self, probe: Probe, token: bytes) -> bool:
@@ -172,7 +172,7 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     family = FAMILY_NUMBERS[probe.destination.family]
-    with InNamespace(probe.outside or None):  # where the socket stays
+    with InNamespace(probe.namespace_path or None):  # where the socket stays
         connection = socket.socket(family, socket.SOCK_STREAM)
     with connection:
         connection.settimeout(timeout)
