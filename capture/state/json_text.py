@@ -1,9 +1,8 @@
 """JSON texts (RFC 8259), without the json package.
 
 ``import json`` compiles regular expressions: 6.5 ms, more than the interpreter needs to start. The
-scanner and the string encoder it is built around are C functions of the module ``_json``, which loads
-in 0.2 ms, so they are used directly here. Where an interpreter has no ``_json``, the pure Python ones of
-the json package take their place, with the same calling conventions.
+scanner and the string encoder it is built around are C functions of CPython's module ``_json``, which loads
+in 0.2 ms, so they are used directly here.
 
 Stricter than ``json.loads`` in one point, as RFC 8259 is: NaN and Infinity are no JSON. Objects keep the
 order of their members; of members with one name the last counts.
@@ -51,34 +50,15 @@ class _Dialect:
     parse_constant = staticmethod(_refuse_constant)
 
 
-def _ascii_reader(number: type[int | float]) -> Any:
-    """Return ``number`` for the scanner in Python, which takes the digits of every script for digits."""
-
-    def read(digits: str) -> int | float:
-        if not digits.isascii():
-            raise ValueError("digits outside ASCII are no JSON number")
-        return number(digits)
-
-    return read
-
-
 if TYPE_CHECKING:
     # How the scanner works: it takes the text and a position, and returns a value and the position after it.
     def _scan(text: str, position: int) -> tuple[Any, int]: ...
     def _quoted(text: str) -> str: ...
 else:
-    try:
-        from _json import encode_basestring_ascii as _quoted
-        from _json import make_scanner
+    from _json import encode_basestring_ascii as _quoted
+    from _json import make_scanner
 
-        _scan = make_scanner(_Dialect)
-    except ImportError:  # an interpreter built without its C accelerators
-        from json.decoder import JSONDecoder
-        from json.encoder import py_encode_basestring_ascii as _quoted
-
-        _scan = JSONDecoder(
-            parse_int=_ascii_reader(int), parse_float=_ascii_reader(WrittenNumber), parse_constant=_refuse_constant
-        ).scan_once
+    _scan = make_scanner(_Dialect)
 
 
 def decode_json(text: str) -> Any:

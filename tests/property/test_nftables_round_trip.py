@@ -1,8 +1,5 @@
 """Messages to nf_tables are the opposite of what is read there, for any rule set that capture could write."""
 
-import json
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,19 +8,16 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import decode_table
 from capture.backends.nf_tables.lift import lift
 from capture.backends.nf_tables.listing import chain_of, table_of
-from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import model_chain, native_chain
 from capture.backends.nf_tables.native import NativeTable
 from capture.backends.nf_tables.sets import NativeSet, decode_set
-from capture.backends.nftables import libnftables_json, plan
-from capture.backends.nftables.encode import add_rules
+from capture.backends.nftables.encode import add_rules, add_tables
 from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, c_string, decode_attributes, decode_fields, decode_number, nested
 from capture.netlink.batch import Change
 from support.generators.rules import rulesets
-from support.rules.libnftables_listing import parse_tables
 
 
 def as_dumped(changes: list[Change]) -> NativeTable:
@@ -79,8 +73,7 @@ def through_bytes(ruleset: Ruleset) -> Ruleset:
         of_table = [
             rule for rule in rules if decode_fields(rule.attributes)[nf.NFTA_RULE_TABLE] == c_string(table.name)
         ]
-        made = plan.table_changes([table], {}, lambda name: TableMessages(nf.NFPROTO_INET, name))
-        dumped.append(as_dumped([*made, *of_table]))
+        dumped.append(as_dumped([*add_tables([table]), *of_table]))
     return lift(dumped)
 
 
@@ -97,24 +90,6 @@ def test_rules_that_were_read_are_written_the_same_again(ruleset: Ruleset) -> No
     read = through_bytes(ruleset)
 
     assert lower(read) == lower(ruleset.replace(comments=read.comments))
-
-
-def as_listed(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the objects that commands make, as a listing has them."""
-    objects = [command["add"] for command in commands]
-    return [*objects, {"metainfo": {"version": "0"}}]
-
-
-@given(rulesets())
-def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> None:
-    tables = lower(ruleset)
-    commands = [*plan.table_changes(tables, {}, libnftables_json.TableCommands), *libnftables_json.add_rules(tables)]
-
-    read = parse_tables(as_listed(json.loads(json.dumps(commands))))
-
-    assert [table.name for table in read] == [table.name for table in tables]
-    for there, here in zip(lift(read).tables, lift(tables).tables, strict=True):
-        assert there == here
 
 
 @given(st.text("ISTIO-_istoAB", min_size=1, max_size=8) | st.text(min_size=1))

@@ -1,6 +1,6 @@
 """A rule as nf_tables sees it: fields that are compared, then things that are done. Values only.
 
-The step between the model and the three ways to write nf_tables (bytes, text, JSON), so that each of
+The step between the model and the two ways to write nf_tables (bytes, text), so that each of
 them only has to spell a dozen words::
 
     model     Rule(Redirect(15001), (Protocol("tcp"), Destination(10.0.0.0/8)), IPV4)

@@ -1,4 +1,4 @@
-"""From native rules to what ``nft -f`` takes. Pure; for people, and the oracle of ``encode``."""
+"""From native rules to what ``nft -f`` takes. Pure; for people and libnftables, and the oracle of ``encode``."""
 
 from __future__ import annotations
 

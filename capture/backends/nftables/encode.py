@@ -40,6 +40,14 @@ ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
 
 
+def add_tables(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
+    """Yield the messages that make tables with their chains, where they are missing."""
+    for table in tables:
+        messages = TableMessages(nf.NFPROTO_INET, table.name)
+        yield messages.add_table()
+        yield from (messages.add_chain(chain.name, chain.hook, chain.policy) for chain in table.chains)
+
+
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch

@@ -66,14 +66,15 @@ class NftablesNetlinkDriver:
         native, rules = self._native_tables_and_rules(desired)
 
         def changes(live: plan.LiveHooks) -> Iterator[Change]:
-            yield from _tables_and_chains(native, live)
+            yield from _removals(native, live)
+            yield from encode.add_tables(native)
             yield from rules or encode.add_rules(native)
 
         transact("replace the rules of capture", read_live, changes)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        transact("remove the rules of capture", read_live, lambda live: _tables_and_chains((), live))
+        transact("remove the rules of capture", read_live, lambda live: _removals((), live))
 
     def _native_tables_and_rules(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
         """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
@@ -87,8 +88,13 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
-    return plan.table_changes(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
+def _removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
+    for action, table, chain in plan.removals(desired, live):
+        messages = TableMessages(nf.NFPROTO_INET, table)
+        if chain:
+            yield messages.delete_chain(chain)
+        else:
+            yield messages.flush_table() if action == "flush" else messages.delete_table()
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
@@ -144,7 +150,7 @@ def _have_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], ru
     if own != {table.name for table in desired}:
         return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
-    messages = [*_tables_and_chains(desired, {}), *listed]
+    messages = [*encode.add_tables(desired), *listed]
     try:
         return has_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
             _is_same_set(netfilter, table.name, name, condition)

@@ -32,7 +32,6 @@ from capture.backends.nf_tables.native import (
     TproxyStatement,
 )
 from capture.backends.nf_tables.render import NUMBER_NAMES
-from capture.backends.nftables.libnftables_json import FIELD_EXPRESSIONS, ZONE
 from capture.model.addresses import parse_address
 from capture.model.ruleset import (
     ALL_BITS,
@@ -59,6 +58,17 @@ if TYPE_CHECKING:
 
     Object = dict[str, Any]
     Sets = dict[str, list[Any]]
+
+
+def _expression(field: str) -> Object:
+    kind, _, name = field.rpartition(" ")
+    if kind in ("", "meta", "ct"):
+        return {kind or "meta": {"key": name}}
+    return {"payload": {"protocol": kind, "field": name}}
+
+
+FIELD_EXPRESSIONS = {field: _expression(field) for field in (*FIELD_SIZES, IIFNAME, OIFNAME)}
+ZONE = _expression("ct zone")
 
 
 class Listing:

@@ -93,32 +93,6 @@ def test_valid_texts_need_neither_json_nor_re_and_bad_ones_still_have_a_reason()
     assert refused == "line 1 column 8: expected ',' delimiter"
 
 
-WITHOUT_ACCELERATOR = (
-    """
-import sys
-sys.modules["_json"] = None
-"""
-    + IMPORTS
-    + """
-for digits in ("1\\u0663", "[\\u0663]"):
-    try:
-        print(decode_json(digits))
-    except JsonError:
-        print("refused")
-print(encode_json(decode_json('["\\\\ud83d", 12345678901234567890, -0.0, true, null]')))
-"""
-)
-
-
-def test_the_json_package_takes_the_place_of_a_missing_accelerator() -> None:
-    assert _run(WITHOUT_ACCELERATOR)[1:] == [
-        "line 1 column 8: expected ',' delimiter",
-        "refused",
-        "refused",
-        '["\\ud83d", 12345678901234567890, -0.0, true, null]',
-    ]
-
-
 def _run(program: str) -> list[str]:
     import capture
 
