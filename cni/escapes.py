@@ -63,8 +63,8 @@ def _set_gid_warnings(contexts: Contexts, of_pod: dict[str, Any], group: int) ->
     names = [name for name, context in contexts.items() if context.get("allowPrivilegeEscalation") is not False]
     if names and group in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
         yield (
-            f"{_who_runs(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is not"
-            " captured; allowPrivilegeEscalation: false forbids it"
+            f"{_who_runs(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is"
+            " not captured; allowPrivilegeEscalation: false forbids it"
         )
 
 
