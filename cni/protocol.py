@@ -31,7 +31,7 @@ OLDEST_VERSION = "0.1.0"
 SINCE_VERSION = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
 
 # A network configuration is some kilobytes; with all annotations of a pod (Kubernetes allows 256 KiB) still small.
-STDIN_LIMIT = 8 * 1024 * 1024
+MAX_STDIN_BYTES = 8 * 1024 * 1024
 
 # Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
 INCOMPATIBLE_VERSION = 1
@@ -48,7 +48,7 @@ FIRST_OWN_CODE = 100
 
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
 MAX_MESSAGE_LENGTH = 700
-DETAILS_LIMIT = 8000
+MAX_DETAILS_LENGTH = 8000
 CALLED_BY_HAND = "A container runtime sets the variables. When you call the plugin by hand, set what the message names."
 WRONG_FILE = "Look at the network configuration list, a file in /etc/cni/net.d on the node, and at what wrote it."
 WHAT_TO_DO = {INVALID_ENVIRONMENT: CALLED_BY_HAND, DECODING_FAILURE: WRONG_FILE, INVALID_CONFIGURATION: WRONG_FILE}
@@ -63,7 +63,7 @@ class CniError(Exception):
         super().__init__(message)
         self.code = code
         self.message = shortened(one_line(message), MAX_MESSAGE_LENGTH)
-        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
+        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), MAX_DETAILS_LENGTH)
 
 
 class Request(Value):
@@ -183,10 +183,10 @@ def _bad_arguments(text: str, problem: str) -> CniError:
 
 
 def _decode_configuration(stdin: bytes) -> dict[str, Any]:
-    if len(stdin) > STDIN_LIMIT:
+    if len(stdin) > MAX_STDIN_BYTES:
         raise CniError(
             IO_FAILURE,
-            f"the network configuration on standard input is longer than {STDIN_LIMIT} bytes",
+            f"the network configuration on standard input is longer than {MAX_STDIN_BYTES} bytes",
             "Look for what a runtime or another program has added to the network configuration list.",
         )
     try:

@@ -274,7 +274,7 @@ def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
         (b"[" * 100_000, protocol.DECODING_FAILURE, "object"),
         (b'{"a":' * 100_000, protocol.DECODING_FAILURE, "nested too deeply"),
         (b'{"cniVersion": 1}', protocol.DECODING_FAILURE, "cniVersion: invalid value 1"),
-        (b" " * (protocol.STDIN_LIMIT + 1), protocol.IO_FAILURE, "longer than 8388608 bytes"),
+        (b" " * (protocol.MAX_STDIN_BYTES + 1), protocol.IO_FAILURE, "longer than 8388608 bytes"),
     ],
     ids=["empty", "cut", "list", "nan", "not-utf8", "deep-list", "deep-object", "version-number", "too-long"],
 )
@@ -442,7 +442,7 @@ def test_a_message_is_one_short_line_that_is_safe_for_any_terminal() -> None:
     assert error.message.startswith("a b c\\x1b[2J \\ud800éxxx")
     assert len(error.message) <= protocol.MAX_MESSAGE_LENGTH
     assert error.message.endswith("characters)")
-    assert len(error.details) <= protocol.DETAILS_LIMIT
+    assert len(error.details) <= protocol.MAX_DETAILS_LENGTH
 
 
 def test_a_defect_is_not_taken_for_an_answer() -> None:
