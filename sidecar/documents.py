@@ -21,7 +21,7 @@ DOCUMENT_KINDS = (MESH_CONFIG, "ConfigMap", "Telemetry", "Service", "EndpointSli
 
 
 class DocumentError(CaptureError):
-    """A file that cannot be read, or is not YAML."""
+    """A document that cannot be used: not YAML, no object, too large, or changed; or there is no PyYAML."""
 
     exit_code = EXIT_USAGE
 

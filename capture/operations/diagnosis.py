@@ -120,9 +120,9 @@ def why(
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
-    settings, else the recorded ones, else those that the live rules amount to. A machine is captured itself, and is no
-    node with pods. Raises CaptureError.
+    ``settings`` are the reference; without them it is the recorded ones, else those that the live rules amount to.
+    ``process`` is the one that opens the connection: a note names how it may leave the capture. ``is_machine``: the
+    namespace is that of a captured machine, whose remedies are other commands. Raises CaptureError.
     """
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
