@@ -256,7 +256,7 @@ def _wait_for_writers(path: str) -> None:
         os.close(file)
 
 
-def _try_to_exchange(one: str, other: str) -> bool:
+def _try_to_exchange(first: str, second: str) -> bool:
     """Let two files change places, at once; return False where kernel or file system cannot."""
     import ctypes
 
@@ -265,9 +265,9 @@ def _try_to_exchange(one: str, other: str) -> bool:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # a C library older than glibc 2.28 or musl 1.2.6
         return False
-    if renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0:
+    if renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), rename_exchange) == 0:
         return True
     number = ctypes.get_errno()
     if number in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
         return False
-    raise OSError(number, os.strerror(number), one, None, other)
+    raise OSError(number, os.strerror(number), first, None, second)

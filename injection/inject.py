@@ -127,14 +127,14 @@ def _workload_outcome(number: int, workload: Workload, template: Template, base:
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
 
 
-def _require_items(document: object, where: str) -> None:
+def _require_items(document: object, origin: str) -> None:
     """Raise an error for what is no object, or a List without a list: its workloads would be passed over."""
     if document is not None:
-        require_object(document, where)
+        require_object(document, origin)
     for path, kind, plain in objects(document):
         misfit = next(misfits(plain, LIST_SHAPE, ".".join(map(str, path))), "")
         if misfit and kind.removesuffix("List") in ("", *POD_PATHS):
-            raise InjectionError(f"{where}: {kind}: {misfit}")
+            raise InjectionError(f"{origin}: {kind}: {misfit}")
 
 
 def _require_names(workload: Workload, plain: object) -> None:

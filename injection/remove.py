@@ -69,7 +69,7 @@ def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
     return apply_edits(text, edits)
 
 
-def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
+def own_status(workload: Workload, location: str = "") -> dict[str, Any] | None:
     """Return the status annotation if we wrote it."""
     try:
         status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
@@ -80,7 +80,7 @@ def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
     misfit = next(misfits(status, STATUS_SHAPE), "")
     if misfit:
         raise DocumentError(
-            f"{where}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
+            f"{location}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
             "Another program changed what an injection noted there. Remove the injection and the annotation by hand.",
         )
     return status

@@ -139,12 +139,12 @@ def documents(text: str, origin: str) -> Iterator[Document]:
             yield from _documents(plain, f"{origin}, document {number}")
 
 
-def require_object(plain: object, where: str) -> None:
+def require_object(plain: object, origin: str) -> None:
     """Raise DocumentError for a document that is a text, a number or a list: the file is no manifest."""
     if not isinstance(plain, dict):
         shown = repr(shortened(str(plain)))
         raise DocumentError(
-            f"{where}: expected an object with keys such as `kind`, got {shown}",
+            f"{origin}: expected an object with keys such as `kind`, got {shown}",
             "Name a file of Kubernetes objects, as `kubectl get -o yaml` prints them.",
         )
 

@@ -207,6 +207,6 @@ def is_about_tracking(rule: model.Rule) -> bool:
     return decides or any(isinstance(match, TRACKING_MATCHES) for match in rule.matches)
 
 
-def _intersection(some: Ranges, other_ranges: Ranges) -> Ranges:
-    common = ((max(a, c), min(b, d)) for a, b in some for c, d in other_ranges)
+def _intersection(ranges: Ranges, other_ranges: Ranges) -> Ranges:
+    common = ((max(a, c), min(b, d)) for a, b in ranges for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

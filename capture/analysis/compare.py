@@ -132,13 +132,16 @@ def compare_family(
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _missing_and_extra(desired.rules, live.rules)
-        own += [Difference(family, table, name, "missing", rule, at + 1, rules_before=at) for at, _, rule in missing]
+        own += [
+            Difference(family, table, name, "missing", rule, position + 1, rules_before=position)
+            for position, _, rule in missing
+        ]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
         recorded = (recorded_forms or {}).get(key, EMPTY_CHAIN).rules
-        for before, at, rule in extra:
+        for before, position, rule in extra:
             is_own = are_all_own or likeness_to_own(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
-            (own if is_own else foreign).append(Difference(family, *key, kind, rule, at + 1, rules_before=before))
+            (own if is_own else foreign).append(Difference(family, *key, kind, rule, position + 1, rules_before=before))
     return own, foreign
 
 

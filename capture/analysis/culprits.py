@@ -103,8 +103,8 @@ class Culprits:
             if count == len(self._effects):
                 if comparison.first() is not None:
                     effect = next(comparison.effects(only_captured=True))
-                    what = f"what happens to {effect.regions[0]} depends on the order of foreign chains"
-                    self.doubts = (f"{self.family}: {what}",)
+                    doubt = f"what happens to {effect.regions[0]} depends on the order of foreign chains"
+                    self.doubts = (f"{self.family}: {doubt}",)
                 return True
             if len(self._effects) == len(self._foreign):
                 return True

@@ -102,22 +102,22 @@ class Diagrams:
 
         With answers, the first of these functions where it does, and the second elsewhere.
         """
-        yes, no = answers or (self.yes, self.no)
+        inside, outside = answers or (self.yes, self.no)
         bounds: list[int] = []
         children: list[int] = []
-        at = low
+        start = low
         for first, last in ranges:
             begin, end = max(first, low), min(last, high)
             if begin > end:
                 continue
-            if begin > at:
+            if begin > start:
                 bounds.append(begin - 1)
-                children.append(no)
+                children.append(outside)
             bounds.append(end)
-            children.append(yes)
-            at = end + 1
-        if at <= high:
-            children.append(no)
+            children.append(inside)
+            start = end + 1
+        if start <= high:
+            children.append(outside)
         else:
             bounds.pop()
         return self.node(level, bounds, children)
@@ -221,12 +221,12 @@ class Diagrams:
         if then == self.yes and otherwise == self.no:
             return condition
         key = (condition, then, otherwise)
-        made = self._chosen.get(key)
-        if made is None:
+        chosen = self._chosen.get(key)
+        if chosen is None:
             level, bounds, columns = self.aligned(key)
             local = {each: self.choose(*each) for each in set(columns)}
-            made = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
-        return made
+            chosen = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
+        return chosen
 
     def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
         """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
@@ -264,18 +264,18 @@ class Diagrams:
         """
         memo = self._memos.setdefault(name, {})
 
-        def combined(pair: tuple[int, int]) -> int:
+        def result(pair: tuple[int, int]) -> int:
             known = join(*pair)
             if known is not None:
                 return known
-            made = memo.get(pair)
-            if made is None:
+            node = memo.get(pair)
+            if node is None:
                 level, bounds, columns = self.aligned(pair)
-                local = {each: combined((each[0], each[1])) for each in set(columns)}
-                made = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
-            return made
+                local = {each: result((each[0], each[1])) for each in set(columns)}
+                node = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
+            return node
 
-        return combined((first, second))
+        return result((first, second))
 
     def difference(self, first: int, second: int) -> int:
         """Return None where two functions are equal, else the pair of their values."""

@@ -123,8 +123,8 @@ class _FamilyExplanation:
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
         return None, ": ".join(("a rule that cannot be judged", *doubts[:1])) + more
 
-    def _doubt(self, what: Rule | str) -> str:
-        return what if isinstance(what, str) else what.why or self._text(what)
+    def _doubt(self, unknown: Rule | str) -> str:
+        return unknown if isinstance(unknown, str) else unknown.why or self._text(unknown)
 
     def _text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)

@@ -90,9 +90,9 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
     return tuple(flow.replace(tables=tuple(rated(each, (flow.direction,)) for each in flow.tables)) for flow in now)
 
 
-def _packet_counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _packet_counts(edges: Iterable[Edge], parents: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     for edge in edges:
-        path = (*where, edge.to, edge.text)
+        path = (*parents, edge.to, edge.text)
         if edge.packets is not None:
             yield path, edge.packets
         yield from _packet_counts(edge.below, path)
@@ -161,8 +161,8 @@ class EdgeReader:
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
             if policy is None or (not self._base_chain.is_own and policy == "ACCEPT"):
                 continue
-            of = tuple(family for family in self.families if chain.policy_for(family) == policy)
-            alike = of if chain.ipv6_policy is not None else of[:1]  # else one chain for both counts once
+            families = tuple(family for family in self.families if chain.policy_for(family) == policy)
+            alike = families if chain.ipv6_policy is not None else families[:1]  # else one chain for both counts once
             known = [each for each in map(chain.counters_for, alike) if each is not None]
             kind = "dropped" if policy == "DROP" else self._continuation_kind()
             if kind == "goes on" and not known:
@@ -173,23 +173,23 @@ class EdgeReader:
                 f"policy {policy}",
                 _total(each.packets for each in known),
                 _total(each.bytes for each in known),
-                families=of,
+                families=families,
             )
 
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
-        kind, to, below = self._target(chain, rule, depth)
+        kind, target, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if rule.why == REJECT_REASON:
-            text, to, kind = rule.why, "refused", "dropped"
+            text, target, kind = rule.why, "refused", "dropped"
         elif not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if self._base_chain.table not in model.TABLES else ""  # rules of iptables have none
             text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
-            to, kind = f"foreign: {to}", "foreign"
+            target, kind = f"foreign: {target}", "foreign"
         else:
             text = rule.why or self._text_of(rule, family)
         packets, size = (rule.counters.packets, rule.counters.bytes) if rule.counters else (None, None)
-        of = self.families if rule.family is None else (rule.family,)
-        return Edge(to, kind, text, packets, size, families=of, below=below)
+        families = self.families if rule.family is None else (rule.family,)
+        return Edge(target, kind, text, packets, size, families=families, below=below)
 
     def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
@@ -218,12 +218,12 @@ class EdgeReader:
         return "direct" if self.table.name == model.NAT and self._base_chain.is_own else "goes on"
 
 
-def _joined_edges(one: Edge, other: Edge) -> Edge:
+def _joined_edges(first: Edge, second: Edge) -> Edge:
     """Return two edges as one; those below are of the same chain, of one family or both, and are read once for both."""
-    return one.replace(
-        packets=_total((one.packets, other.packets)),
-        bytes=_total((one.bytes, other.bytes)),
-        families=tuple(dict.fromkeys((*one.families, *other.families))),
+    return first.replace(
+        packets=_total((first.packets, second.packets)),
+        bytes=_total((first.bytes, second.bytes)),
+        families=tuple(dict.fromkeys((*first.families, *second.families))),
     )
 
 

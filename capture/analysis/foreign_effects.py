@@ -60,13 +60,13 @@ def consequence(effect: Effect) -> str:
     if effect.change.is_loop:
         return "the proxy's own connections come back to it"
     before, after = effect.before.outcome, effect.after.outcome
-    who = "look-ups" if before == DNS else f"{effect.direction} connections"
-    who += " that should be direct" if before == "direct" else ""
+    connections = "look-ups" if before == DNS else f"{effect.direction} connections"
+    connections += " that should be direct" if before == "direct" else ""
     if not effect.is_certain:
-        return f"{who} may fare otherwise"
+        return f"{connections} may fare otherwise"
     if after == "direct":
-        return f"{who} bypass the {'agent' if before == DNS else 'proxy'}"
-    return f"{who} are dropped" if after == "dropped" else f"{who} go to port {effect.after.port}"
+        return f"{connections} bypass the {'agent' if before == DNS else 'proxy'}"
+    return f"{connections} are dropped" if after == "dropped" else f"{connections} go to port {effect.after.port}"
 
 
 def other_consequences(effect: Effect | None, others: Iterable[Effect | None]) -> str:

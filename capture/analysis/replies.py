@@ -79,8 +79,8 @@ def onward_packet(live: Trace, uid: int, gid: int) -> Packet | None:
 
 def reply_to_proxy(network: PodNetwork, family: Family) -> Packet | None:
     """Return a reply that comes in to what the proxy sent to another host; None where the pod has no address."""
-    caller, by = next(iter(network.own_addresses(family)), None), network.interface
-    to_proxy = Packet("tcp", caller, EPHEMERAL_PORT, source_port=80, in_interface=by) if caller else None
+    caller, interface = next(iter(network.own_addresses(family)), None), network.interface
+    to_proxy = Packet("tcp", caller, EPHEMERAL_PORT, source_port=80, in_interface=interface) if caller else None
     return to_proxy and to_proxy.replace(source=OUTSIDE[family], state="ESTABLISHED", is_reply=True)
 
 

@@ -229,11 +229,11 @@ class PacketSpace:
                 node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node
 
-    def unknown(self, what: Hashable, words: model.Rule | str) -> int:
-        """Return an unknown truth value: the same wherever ``what`` is the same."""
-        level = self._unknown.get(what)
+    def unknown(self, key: Hashable, words: model.Rule | str) -> int:
+        """Return an unknown truth value: the same wherever ``key`` is the same."""
+        level = self._unknown.get(key)
         if level is None:
-            level = self._unknown[what] = len(self.domains)
+            level = self._unknown[key] = len(self.domains)
             self.doubts[level] = words
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))

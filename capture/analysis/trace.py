@@ -347,8 +347,8 @@ class _Passage:
                 self.translating_step, self.translation = step, verdict
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
-                to = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
-                self.packet = self._as_redirected = packet.replace(port=port, destination=to, is_translated=True)
+                target = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
+                self.packet = self._as_redirected = packet.replace(port=port, destination=target, is_translated=True)
             case Translate():
                 self.translating_step = step
                 self.translation = sent = verdict if packet.in_interface else verdict.for_sent_packets(packet.family)

@@ -99,8 +99,8 @@ def _follow(namespace: str | None, families: Sequence[Family], interval: float, 
 
 
 def _title(namespace: str | None, now: FlowSnapshot) -> str:
-    at = time.strftime("%H:%M:%S")
-    return f"{at} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
+    time_text = time.strftime("%H:%M:%S")
+    return f"{time_text} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
 
 
 def _lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:

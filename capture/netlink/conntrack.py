@@ -86,7 +86,7 @@ def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
     """
     refused: list[Refusal] = []
-    doing = "track open connections"
+    task = "track open connections"
     for start in range(0, len(entries), MAX_ENTRIES):
         part = entries[start : start + MAX_ENTRIES]
         first = netfilter.next_sequences(len(part))
@@ -95,8 +95,8 @@ def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
             encode_message(IPCTNL_MSG_CT_NEW, flags, first + index, encode_entry(*entry))
             for index, entry in enumerate(part)
         ]
-        netfilter.send(b"".join(messages), doing)
-        for message in netfilter.drain(doing):
+        netfilter.send(b"".join(messages), task)
+        for message in netfilter.drain(task):
             refusal = decode_refusal(message) if message.kind == NLMSG_ERROR else None
             if refusal:
                 refused.append(refusal)

@@ -84,11 +84,11 @@ def _policy(body: bytes) -> IpsecPolicy:
     )
 
 
-def _network(body: bytes, at: int, prefix: int) -> Network:
+def _network(body: bytes, offset: int, prefix: int) -> Network:
     family = FAMILY_BY_NUMBER[_family_number(body)]
     size = 4 if family == "ipv4" else 16
-    return Network(family, int.from_bytes(body[at : at + size], "big"), body[prefix])
+    return Network(family, int.from_bytes(body[offset : offset + size], "big"), body[prefix])
 
 
-def _port(body: bytes, at: int) -> tuple[int, int]:
-    return int.from_bytes(body[at : at + 2], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
+def _port(body: bytes, offset: int) -> tuple[int, int]:
+    return int.from_bytes(body[offset : offset + 2], "big"), int.from_bytes(body[offset + 2 : offset + 4], "big")

@@ -106,9 +106,9 @@ def has_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
 
 def add_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
     """Add the route `local default dev lo` to the table. ``lo`` must be up."""
-    doing = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
+    task = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     try:
-        rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), doing)
+        rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), task)
     except KernelError as error:
         if error.errno == errno.EEXIST and has_local_route(rtnetlink, family, table):
             return False
@@ -122,11 +122,11 @@ def remove_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> boo
     It is read first, because only its metric distinguishes an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).
     """
-    doing = f"remove {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
+    task = f"remove {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     removed = False
     for metric in _local_route_metrics(rtnetlink, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, u32(metric))
-        removed = request_change(rtnetlink, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
+        removed = request_change(rtnetlink, RTM_DELROUTE, 0, body, task, *NO_SUCH_ROUTE) or removed
     return removed
 
 

@@ -98,11 +98,11 @@ def read_tcp_sockets(diag: NetlinkSocket, states: Iterable[int]) -> Iterator[Tcp
     yield from map(decode_socket, _sockets(diag, IPPROTO_TCP, states, "list the TCP sockets"))
 
 
-def _sockets(diag: NetlinkSocket, protocol: int, states: Iterable[int], doing: str) -> Iterator[bytes]:
+def _sockets(diag: NetlinkSocket, protocol: int, states: Iterable[int], task: str) -> Iterator[bytes]:
     states_mask = u32(sum(1 << state for state in states))
     for family in (AF_INET, AF_INET6):
         request = bytes((family, protocol, 0, 0)) + states_mask + bytes(SOCKID_SIZE)
-        yield from diag.dump(SOCK_DIAG_BY_FAMILY, request, doing)
+        yield from diag.dump(SOCK_DIAG_BY_FAMILY, request, task)
 
 
 def decode_socket(body: bytes) -> TcpSocket:
@@ -138,11 +138,11 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
         encode_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, first + number, _lookup(family, port))
         for number, (family, port) in enumerate(endpoints)
     )
-    doing = "look who listens"
-    diag.send(datagram, doing)
+    task = "look who listens"
+    diag.send(datagram, task)
     return {
         endpoints[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
-        for message in diag.drain(doing)
+        for message in diag.drain(task)
         if message.kind == SOCK_DIAG_BY_FAMILY
     }
 

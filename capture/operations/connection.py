@@ -235,12 +235,12 @@ def link_causes(live: Trace) -> Iterator[Cause]:
 def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
     packet = live.packet
-    to = packet.destination if packet.in_interface is None else packet.source
-    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or to is None or not pod.capture.uids:
+    destination = packet.destination if packet.in_interface is None else packet.source
+    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or destination is None or not pod.capture.uids:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == live.port), pod.capture.uids[0].first)
-    if refuses_user(packet.replace(destination=to), uid):
-        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, to.first)
+    if refuses_user(packet.replace(destination=destination), uid):
+        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
 
 
@@ -279,9 +279,9 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
     elif is_over_lo and way.fate.replace(marked=False) != Fate("direct"):
-        to = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
+        destination = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first", "sent on", where=way.location, to=to)
+            yield cause("nat-first", "sent on", where=way.location, to=destination)
     elif way.outcome == "direct":
         following = list(lost_later_packets(way, situation, owner))
         certain = [each for each in following if each.certain and (is_over_lo or each.outcome == "dropped")]
@@ -302,10 +302,10 @@ def _loop_cause(way: Trace, verified: Callable[[], Verified]) -> Cause:
     return found or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _loss_cause(traced: Trace, what: str = "the packet") -> Cause:
+def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
-    return untracked_cause(traced) or drop_cause(traced, shown_rule, what=what)
+    return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)
 
 
 def discovery_causes(own: Network | None, link: str | None, situation: Situation) -> Iterator[Cause]:
@@ -324,7 +324,7 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
         with open_rtnetlink() as rtnetlink:
             is_lost = traced.outcome == "dropped" and traced.certain
             if is_lost and not knows_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], link, states):
-                yield drop_cause(traced, shown_rule, what="neighbour discovery (ICMPv6)")
+                yield drop_cause(traced, shown_rule, subject="neighbour discovery (ICMPv6)")
                 return
 
 

@@ -181,19 +181,19 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     is_outbound = in_interface is None
     if protocol not in ("tcp", "udp"):
         raise argument_error("trace_packet", "protocol", protocol, "tcp or udp")
-    to = _parsed("destination", destination, parse_address, AN_ADDRESS)
-    by = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
-    comes_in_by = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
-    if by is not None and by.family != to.family:
+    destination_address = _parsed("destination", destination, parse_address, AN_ADDRESS)
+    source_address = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
+    interface_name = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
+    if source_address is not None and source_address.family != destination_address.family:
         raise argument_error("trace_packet", "source", str(source), "an address of the destination's family")
     packet = Packet(
         protocol,
-        to,
+        destination_address,
         _number("port", port, MAX_PORT),
-        source=by,
+        source=source_address,
         uid=_number("uid", uid, MAX_ID) if is_outbound else None,
         gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
-        in_interface=comes_in_by,
+        in_interface=interface_name,
     )
     return trace(packet, settings, namespace, host)
 

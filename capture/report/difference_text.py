@@ -157,8 +157,8 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
 
 
 def _missing_as_plain(need: LoopbackAddress | MissingRoute) -> dict[str, object]:
-    what = "address" if isinstance(need, LoopbackAddress) else "route"
-    return {"kind": "plumbing", "what": what, "family": need.family, "message": need.message}
+    need_kind = "address" if isinstance(need, LoopbackAddress) else "route"
+    return {"kind": "plumbing", "what": need_kind, "family": need.family, "message": need.message}
 
 
 def _message_with_effect(effect: Effect | None, message: str) -> dict[str, object]:

@@ -121,11 +121,11 @@ def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterat
         yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_escaped(box.text)}</text>'
     children = box.below if box.column else box.below[:1]
     if not box.column:  # a packet meets one table after the other
-        for one, other in itertools.pairwise(box.below):
-            x = columns[one.column][0] + 20
-            begin, end = one.middle + BOX_HEIGHT / 2, other.middle - BOX_HEIGHT / 2
-            yield f'<path d="M{x:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{BOX_COLOURS["table"]}"/>'
-            yield f'<path d="M{x - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{BOX_COLOURS["table"]}"/>'
+        for upper, lower in itertools.pairwise(box.below):
+            middle = columns[upper.column][0] + 20
+            begin, end = upper.middle + BOX_HEIGHT / 2, lower.middle - BOX_HEIGHT / 2
+            yield f'<path d="M{middle:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{BOX_COLOURS["table"]}"/>'
+            yield f'<path d="M{middle - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{BOX_COLOURS["table"]}"/>'
     for child in children:
         begin, (end, _) = left + width, columns[child.column]
         bend, stroke = (end - begin) / 3, BOX_COLOURS[child.kind]

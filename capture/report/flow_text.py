@@ -40,10 +40,10 @@ def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> I
     heading, source = SOURCES[flow.direction]
     yield f"{heading}: {source}", "packets", "per second", BOLD
     for text, edge in _tree(flow.tables, "", signs):
-        of = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
-        rest = f": {edge.text}{of}" if edge.text else of
+        family_note = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
+        edge_text = f": {edge.text}{family_note}" if edge.text else family_note
         colour = "" if edge.kind == "direct" and not edge.rate else KIND_COLOURS.get(edge.kind, "")
-        yield f"{text}{edge.to}{rest}", count_text(edge.packets), rate_text(edge.rate), colour
+        yield f"{text}{edge.to}{edge_text}", count_text(edge.packets), rate_text(edge.rate), colour
     yield "", "", "", ""
 
 

@@ -273,8 +273,8 @@ def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Ite
     """
     if len(match.ports) > 1:
         name = "sports" if isinstance(match, model.SourcePort) else "dports"
-        for some in multiport_slots(match.ports) if match.negated else [match.ports]:
-            yield f"multiport {name} {' !' if match.negated else ''}{ports_text(some)}"
+        for slots in multiport_slots(match.ports) if match.negated else [match.ports]:
+            yield f"multiport {name} {' !' if match.negated else ''}{ports_text(slots)}"
         return
     single = [other for other in matches if isinstance(other, model.PortMatch) and len(other.ports) == 1]
     if match is single[0]:

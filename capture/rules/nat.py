@@ -79,9 +79,9 @@ def virtual_machine_rules(config: CaptureConfig, names: ChainNames) -> Iterator[
             yield jump_rule(names.redirect, model.InInterface(name), why=f"from {name}: as if outbound")
         return
     for family in FAMILIES:
-        for some in reversed(entries_per_rule(networks_of_family(networks.entries, family))):
+        for entries in reversed(entries_per_rule(networks_of_family(networks.entries, family))):
             for name in reversed(config.rerouted_interfaces):
-                matches = (model.Destination(some), model.InInterface(name))
+                matches = (model.Destination(entries), model.InInterface(name))
                 yield jump_rule(names.redirect, *matches, family=family, why=f"from {name}: as if outbound")
 
 
@@ -114,8 +114,8 @@ def uncaptured_inbound(config: CaptureConfig) -> Iterator[model.Rule]:
         return
     if config.profile == "1.8":
         yield return_rule(TCP, model.DestinationPort((model.only(SSH_PORT),)), why="ssh is left alone")
-    for some in entries_per_rule(config.excluded_inbound_ports):
-        yield return_rule(TCP, model.DestinationPort(some), why="port is left alone")
+    for ports in entries_per_rule(config.excluded_inbound_ports):
+        yield return_rule(TCP, model.DestinationPort(ports), why="port is left alone")
 
 
 def captured_inbound(config: CaptureConfig, target: str) -> Iterator[model.Rule]:
@@ -123,8 +123,8 @@ def captured_inbound(config: CaptureConfig, target: str) -> Iterator[model.Rule]
     if config.inbound_ports.is_everything:
         yield jump_rule(target, TCP, why="all other inbound connections")
         return
-    for some in entries_per_rule(config.inbound_ports.entries):
-        yield jump_rule(target, TCP, model.DestinationPort(some), why="port is captured")
+    for ports in entries_per_rule(config.inbound_ports.entries):
+        yield jump_rule(target, TCP, model.DestinationPort(ports), why="port is captured")
 
 
 def outbound_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
@@ -152,9 +152,9 @@ def proxy_owners(config: CaptureConfig) -> Iterator[model.OwnerMatch]:
 
 def excluded_outbound_ports(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the ports left alone; before anything else, so that calls to the pod itself count too."""
-    for some in entries_per_rule(config.excluded_outbound_ports):
+    for ports in entries_per_rule(config.excluded_outbound_ports):
         for protocol in (TCP, UDP):
-            yield return_rule(protocol, model.DestinationPort(some), why="port is left alone")
+            yield return_rule(protocol, model.DestinationPort(ports), why="port is left alone")
 
 
 def excluded_ports_of_users(config: CaptureConfig) -> Iterator[model.Rule]:
@@ -242,12 +242,12 @@ def output_dns_rules(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which destinations are captured, exclusions first."""
-    for family, some in networks_per_rule(config.excluded_outbound_networks):
-        yield return_rule(model.Destination(some), family=family, why="destination is left alone")
+    for family, entries in networks_per_rule(config.excluded_outbound_networks):
+        yield return_rule(model.Destination(entries), family=family, why="destination is left alone")
     for ports in entries_per_rule(config.outbound_ports):
         yield jump_rule(names.redirect, TCP, model.DestinationPort(ports), why="port is captured everywhere")
     if config.outbound_networks.is_everything:
         yield jump_rule(names.redirect, why="all other outbound connections")
         return
-    for family, some in networks_per_rule(config.outbound_networks.entries):
-        yield jump_rule(names.redirect, model.Destination(some), family=family, why="destination is captured")
+    for family, entries in networks_per_rule(config.outbound_networks.entries):
+        yield jump_rule(names.redirect, model.Destination(entries), family=family, why="destination is captured")

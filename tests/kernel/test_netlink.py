@@ -137,7 +137,7 @@ class TestBatch:
             from capture.netlink.batch import Change, commit
             from capture.netlink.nfnetlink import open_nfnetlink
             with open_nfnetlink() as netfilter:
-                commit(netfilter, [Change(0, 1, b"", "create a table")], doing="program the pod")
+                commit(netfilter, [Change(0, 1, b"", "create a table")], task="program the pod")
             """,
             uid=1000,
         )

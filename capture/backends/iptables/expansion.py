@@ -66,16 +66,16 @@ def _is_list(match: model.Match) -> bool:
 
 def multiport_slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
     """Yield the ports in as few lists as multiport can hold."""
-    some: list[model.Span] = []
+    list_of_ports: list[model.Span] = []
     room = MULTIPORT_SLOTS
     for span in ports:
         needed = 1 if span.first == span.last else 2
         if needed > room:
-            yield some
-            some, room = [], MULTIPORT_SLOTS
-        some.append(span)
+            yield list_of_ports
+            list_of_ports, room = [], MULTIPORT_SLOTS
+        list_of_ports.append(span)
         room -= needed
-    yield some
+    yield list_of_ports
 
 
 def ports_text(ports: Iterable[model.Span]) -> str:

@@ -127,11 +127,11 @@ def apply_edits(edits: Iterable[TableEdit]) -> None:
                     table.append_entry(chain, _entry(edit.family, rule))
             for chain, position in edit.removals:
                 _remove(table, chain, position)
-            for chain, at, rule in edit.insertions:
-                if at is None:
+            for chain, index, rule in edit.insertions:
+                if index is None:
                     table.append_entry(chain, _entry(edit.family, rule))
                 else:
-                    table.insert_entry(chain, _entry(edit.family, rule), at)
+                    table.insert_entry(chain, _entry(edit.family, rule), index)
             for chain in edit.dropped_chains:
                 table.delete_chain(chain)
             table.commit()

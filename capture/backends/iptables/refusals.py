@@ -198,9 +198,9 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
             f"Run `modprobe -a {' '.join(modules)}` on the host. The backend nftables needs none of them.",
         )
     for change in batch:
-        if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing == error.doing:
+        if change.kind == nf.NFT_MSG_NEWCHAIN and change.task == error.task:
             return MissingFeatureError(
-                f"this kernel cannot {change.doing}",
+                f"this kernel cannot {change.task}",
                 "Run `modprobe nft_chain_nat` on the host (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
             )
     return error

@@ -113,8 +113,8 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
         yield f"-m {protocol} {' '.join(options)}"
     for name, match in named:
         if len(match.ports) > 1:
-            for some in multiport_slots(match.ports):
-                yield f"-m multiport {option(match.negated, f'{name}s', ports_text(some))}"
+            for slots in multiport_slots(match.ports):
+                yield f"-m multiport {option(match.negated, f'{name}s', ports_text(slots))}"
 
 
 def _networks(

@@ -158,8 +158,8 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
             yield _port(match.ports[0], PORT_SIZE * (type(match) is model.DestinationPort), match.negated)
     for match in ports:
         if len(match.ports) != 1:
-            for some in multiport_slots(match.ports):
-                yield _multiport(match, some)
+            for slots in multiport_slots(match.ports):
+                yield _multiport(match, slots)
 
 
 def _multiport(match: model.PortMatch, ports: list[model.Span]) -> bytes:

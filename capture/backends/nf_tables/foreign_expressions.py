@@ -40,8 +40,8 @@ RATE_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "we
 
 def unknown_match(name: str, fields: Fields) -> model.UnknownMatch:
     """Return an expression that only lets packets pass or not."""
-    what = decode_text(fields.get(nf.NFTA_MATCH_NAME, b"")) if name == "match" else name
-    return model.UnknownMatch(_text(name, fields, None), is_pure=what not in IMPURE)
+    test_name = decode_text(fields.get(nf.NFTA_MATCH_NAME, b"")) if name == "match" else name
+    return model.UnknownMatch(_text(name, fields, None), is_pure=test_name not in IMPURE)
 
 
 IMPURE = frozenset((

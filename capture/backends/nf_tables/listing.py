@@ -96,15 +96,15 @@ def read_counters(fields: Fields) -> Counters:
 
 def read_rules(netfilter: NetlinkSocket, family: int, table: str) -> list[bytes]:
     """Return the attributes of the rules of a table, in the order of each chain."""
-    doing = f"read the rules of table {nf.NFT_FAMILIES[family]} {table}"
+    task = f"read the rules of table {nf.NFT_FAMILIES[family]} {table}"
     of_table = attribute(nf.NFTA_RULE_TABLE, c_string(table))
-    return [attributes for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, doing)]
+    return [attributes for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, task)]
 
 
 def read_set(netfilter: NetlinkSocket, family: int, table: str, name: str) -> tuple[Fields, list[bytes]]:
     """Return what describes a set, and the messages with its elements."""
-    doing = f"read the set {name} of table {nf.NFT_FAMILIES[family]} {table}"
+    task = f"read the set {name} of table {nf.NFT_FAMILIES[family]} {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, c_string(table)) + attribute(nf.NFTA_SET_NAME, c_string(name))
-    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, doing)
-    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, doing)
+    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, task)
+    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, task)
     return decode_fields(body[NFGENMSG_SIZE:]), [element for _, element in elements]

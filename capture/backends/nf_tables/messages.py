@@ -57,16 +57,16 @@ class TableMessages:
             flags |= NLM_F_APPEND
         else:
             attributes += attribute(nf.NFTA_RULE_POSITION, u64be(before))
-        doing = f"add {name} to chain {chain} of table {self._shown}"
-        return self._change(nf.NFT_MSG_NEWRULE, _chain_attribute(chain) + attributes, doing, flags)
+        task = f"add {name} to chain {chain} of table {self._shown}"
+        return self._change(nf.NFT_MSG_NEWRULE, _chain_attribute(chain) + attributes, task, flags)
 
     def delete_rule(self, chain: str, handle: int) -> Change:
-        doing = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
+        task = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
         parts = _chain_attribute(chain) + attribute(nf.NFTA_RULE_HANDLE, u64be(handle))
-        return self._change(nf.NFT_MSG_DELRULE, parts, doing)
+        return self._change(nf.NFT_MSG_DELRULE, parts, task)
 
-    def _change(self, kind: int, attributes: bytes, doing: str, flags: int = 0) -> Change:
-        return Change(kind, self._family, self._name + attributes, doing, flags)
+    def _change(self, kind: int, attributes: bytes, task: str, flags: int = 0) -> Change:
+        return Change(kind, self._family, self._name + attributes, task, flags)
 
 
 def _chain_attribute(chain: str) -> bytes:

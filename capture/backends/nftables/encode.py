@@ -54,11 +54,11 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     for table in tables:
         messages = TableMessages(nf.NFPROTO_INET, table.name)
         for chain, position, rule in _rules_of(table):
-            doing = f"add rule {position} to chain {chain} of table inet {table.name}"
+            task = f"add rule {position} to chain {chain} of table inet {table.name}"
             lookups = []
             for condition in filter(needs_set, rule.conditions):
                 set_number += 1
-                yield from _add_set(table.name, condition, set_number, doing)
+                yield from _add_set(table.name, condition, set_number, task)
                 lookups.append(OF_ANONYMOUS + attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number)))
             yield _add_rule(messages, chain, position, rule, lookups)
 
@@ -216,7 +216,7 @@ def _lookup(condition: native.Among, set_named: bytes) -> bytes:
     return _load_in_order(condition.field) + make.expression("lookup", set_named, register, flags)
 
 
-def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:
+def _add_set(table: str, condition: native.Among, number: int, task: str) -> Iterator[Change]:
     flags, elements = sets.set_flags(condition), sets.set_elements(condition)
     description = (
         attribute(nf.NFTA_SET_TABLE, c_string(table)),
@@ -227,7 +227,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         attribute(nf.NFTA_SET_ID, u32be(number)),
         make.nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )
-    yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
+    yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{task}, its set", NLM_F_CREATE)
     where = (
         attribute(nf.NFTA_SET_ELEM_LIST_TABLE, c_string(table))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET, c_string(ANONYMOUS))
@@ -235,5 +235,5 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
     )
     for start in range(0, len(elements), MAX_ELEMENTS):
         part = make.nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_ELEMENTS])
-        what = f"{doing}, elements {start + 1} and on of its set"
-        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)
+        part_task = f"{task}, elements {start + 1} and on of its set"
+        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, part_task, NLM_F_CREATE)

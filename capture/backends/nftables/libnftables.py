@@ -55,7 +55,7 @@ class LibnftablesDriver(NftablesNetlinkDriver):
         _change("remove the rules of capture", ())
 
 
-def _change(doing: str, desired: tuple[NativeTable, ...]) -> None:
+def _change(task: str, desired: tuple[NativeTable, ...]) -> None:
     with open_nfnetlink() as netfilter:
         live = read_live(netfilter)
     removals = [
@@ -64,7 +64,7 @@ def _change(doing: str, desired: tuple[NativeTable, ...]) -> None:
     ]
     script = "".join([*removals, *map(table_text, desired)])
     if script:
-        _run(doing, script)
+        _run(task, script)
 
 
 def find_bindings() -> str | None:
@@ -90,7 +90,7 @@ def _bindings() -> ModuleType:
     return module
 
 
-def _run(doing: str, script: str) -> None:
+def _run(task: str, script: str) -> None:
     """Run a script in one transaction. A context is of the namespace in which it was made: each call makes its own."""
     with _one_at_a_time:
         bindings = _bindings()
@@ -100,17 +100,15 @@ def _run(doing: str, script: str) -> None:
             raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", INSTALL_LIBNFTABLES) from error
         status, _, words = bindings.Nftables(LIBRARY).cmd(script)
     if status != 0:
-        raise _failure(doing, words)
+        raise _failure(task, words)
 
 
-def _failure(doing: str, words: str) -> CaptureError:
+def _failure(task: str, words: str) -> CaptureError:
     complaint = " ".join(line.split("Error: ", 1)[1].strip() for line in words.splitlines() if "Error: " in line)
     if "Operation not permitted" in complaint:
-        return PrivilegeError(doing)
+        return PrivilegeError(task)
     if "No such file or directory" in complaint:
-        return KernelError(doing, errno.ENOENT, f"libnftables says: {complaint}")
+        return KernelError(task, errno.ENOENT, f"libnftables says: {complaint}")
     if "not supported" in complaint:
-        return MissingFeatureError(
-            f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing."
-        )
-    return CaptureError(f"{doing}: libnftables says: {complaint}")
+        return MissingFeatureError(f"this kernel cannot {task} ({complaint})", "`capture doctor` says what is missing.")
+    return CaptureError(f"{task}: libnftables says: {complaint}")

@@ -138,8 +138,8 @@ def read_live(netfilter: NetlinkSocket) -> plan.LiveHooks:
 def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     """Return how many sets of a table belong to single rules, as those of our long lists do."""
     of_table = attribute(nf.NFTA_SET_TABLE, c_string(table))
-    doing = f"list the sets of table inet {table}"
-    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
+    task = f"list the sets of table inet {table}"
+    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, task)
     flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in listed)
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 

@@ -23,7 +23,7 @@ def test_errors_say_what_was_tried() -> None:
         MESSAGES.add_rule("OUTPUT", b"", name="rule 3"),
         TableMessages(nf.NFPROTO_INET, "istio-proxy-nat").add_table(),
     ]
-    assert [change.doing for change in done] == [
+    assert [change.task for change in done] == [
         "add table ip6 nat",
         "delete table ip6 nat",
         "flush table ip6 nat",
