@@ -13,7 +13,7 @@ from capture.settings import options
 from capture.settings.settings import ExplicitValue, Settings
 from cni import keys
 from cni.agent_socket import AGENT_SOCKET
-from cni.log import log_file, log_level
+from cni.log import configured_log_level, log_file
 from cni.protocol import INVALID_CONFIGURATION, CniError
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class Configuration(Value):
     """The annotations of a sandbox that is no pod of Kubernetes; None: it is left alone. For podman and its like."""
 
 
-def parse(configuration: Mapping[str, Any]) -> Configuration:
+def parse_configuration(configuration: Mapping[str, Any]) -> Configuration:
     """Return the parsed configuration; raise ``CniError`` (code 7) with the key, the value and what is expected."""
     kubeconfig = keys.path(configuration, "kubeconfig")
     return Configuration(
@@ -82,7 +82,7 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
         kubeconfig=kubeconfig,
         agent_socket=keys.path(configuration, "agent_socket") or AGENT_SOCKET,
         agent_pod=_agent_pod(configuration),
-        log_level=log_level(configuration),
+        log_level=configured_log_level(configuration),
         log_file=log_file(configuration),
         annotations=_annotations(configuration),
         standalone=_standalone(configuration),

@@ -89,11 +89,11 @@ def _containers(results: str) -> Iterator[str]:
     from binascii import a2b_base64
 
     from capture.state.files import content_of, names_in
-    from capture.state.json_text import JsonError, decode
+    from capture.state.json_text import JsonError, decode_json
 
     for name in names_in(results):
         try:
-            result = decode(content_of(os.path.join(results, name)).decode())
+            result = decode_json(content_of(os.path.join(results, name)).decode())
             if b'"capture-cni"' in a2b_base64(result["config"]):
                 yield str(result["containerId"])
         except (ValueError, JsonError, KeyError, TypeError):

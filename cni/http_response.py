@@ -45,7 +45,7 @@ def require_http(received: bytes | bytearray) -> None:
         raise NotHttpError
 
 
-def parse(received: bytes | bytearray) -> HttpResponse:
+def parse_response(received: bytes | bytearray) -> HttpResponse:
     """Return the answer in all that a server sent until it closed the connection.
 
     Raises NotHttpError and CutOffError.

@@ -61,7 +61,7 @@ def read_entry(network: ConfigurationFile) -> IstioEntry:
         entry["log_level"] = LEVEL_OF_ISTIO_LEVEL[level]
     if plugin.get("native_nftables") is True:
         entry["backend"] = "nftables"
-    return IstioEntry(entry, tuple(_warnings(plugin)), must_stay=plugin.get("ambient_enabled") is True)
+    return IstioEntry(entry, tuple(_lost_settings(plugin)), must_stay=plugin.get("ambient_enabled") is True)
 
 
 def replaced_entry(network: ConfigurationFile, original: ConfigurationFile) -> IstioEntry:
@@ -84,7 +84,7 @@ def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
     return usual if usual and os.path.exists(usual) else ""
 
 
-def _warnings(plugin: dict[str, Any]) -> list[str]:
+def _lost_settings(plugin: dict[str, Any]) -> list[str]:
     if plugin.get("ambient_enabled") is True:
         return [f"{ISTIO_CNI} stays in the list: it handles ambient pods, too (ambient_enabled), which we leave alone"]
     return [

@@ -15,7 +15,7 @@ import time
 
 from capture.model.addresses import is_decimal
 from capture.state.files import read_file
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.http_response import (
@@ -29,7 +29,7 @@ from cni.http_response import (
     HttpResponse,
     NotHttpError,
 )
-from cni.kubeconfig import parse, unusable_kubeconfig
+from cni.kubeconfig import parse_kubeconfig, unusable_kubeconfig
 from cni.pod_object import is_same_pod
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
@@ -67,7 +67,7 @@ class TransientError(CniError):
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    return parse(read_named_file(path, path).decode("utf-8", "replace"), path)
+    return parse_kubeconfig(read_named_file(path, path).decode("utf-8", "replace"), path)
 
 
 def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = QUERY_TIMEOUT) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class _Query:
 def _decode_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; TransientError if there is none: half an answer without a length looks so."""
     try:
-        plain = decode(body.decode())
+        plain = decode_json(body.decode())
     except (UnicodeDecodeError, JsonError) as error:
         raise TransientError(BAD_ANSWER, f"the API server's answer is not JSON: {error}") from None
     if not isinstance(plain, dict):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
 from cni.atomic_files import Snapshot
 from cni.install_error import InstallError, unexpected
@@ -135,7 +135,7 @@ def read_network(path: str, timeout: float | None = None) -> ConfigurationFile:
     while True:
         file = atomic_files.snapshot(os.path.realpath(path) if _is_list(path) else path)
         try:
-            return ConfigurationFile(path, file, _checked(path, decode(file.content.decode())))
+            return ConfigurationFile(path, file, _checked(path, decode_json(file.content.decode())))
         except (JsonError, UnicodeDecodeError) as wrong:
             if time.monotonic() > deadline:
                 expected = "a network configuration, but it is empty" if not file.content.strip() else f"JSON: {wrong}"
@@ -174,7 +174,7 @@ def _candidate(path: str, timeout: float | None) -> Candidate:
         return Candidate(path, None, error.strerror or str(error))
 
 
-def choose(candidates: Sequence[Candidate], choice: ListChoice) -> Chosen:
+def choose_network(candidates: Sequence[Candidate], choice: ListChoice) -> Chosen:
     """Return the file that a runtime takes; pure but for looking whether plugins are there."""
     if choice.runtime == "containerd" and not choice.network:
         return _as_containerd(candidates)

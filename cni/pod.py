@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _injected_containers(status: str | None) -> tuple[str, ...] | None:
     if status is None:
         return ()
     try:
-        plain = decode(status)
+        plain = decode_json(status)
     except JsonError:
         raise _bad_status(status) from None
     if plain is True:
@@ -110,12 +110,12 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
     variable a line, or mappings in braces. Only truth values decide on the capture, so others need not come out whole.
     """
     try:
-        plain = decode(annotation)
+        plain = decode_json(annotation)
     except JsonError:
         return _pairs_of_yaml(annotation)
     metadata = plain.get(PROXY_METADATA) if isinstance(plain, dict) else None
     pairs = metadata.items() if isinstance(metadata, dict) else ()
-    return {name: value if isinstance(value, str) else encode(value) for name, value in pairs}
+    return {name: value if isinstance(value, str) else encode_json(value) for name, value in pairs}
 
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:

@@ -66,12 +66,12 @@ def _proxy(container: dict[str, Any], of_pod: dict[str, Any]) -> Proxy:
         arguments=tuple(_text(argument, args) for argument in _list(container.get("args"), args)),
         environment={_text(each.get("name"), env): _text(each.get("value") or "", env) for each in variables},
         references=tuple(str(variable.get("name")) for variable in variables if variable.get("valueFrom")),
-        uid=_effective("runAsUser", context, of_pod, where),
-        gid=_effective("runAsGroup", context, of_pod, where),
+        uid=_effective_id("runAsUser", context, of_pod, where),
+        gid=_effective_id("runAsGroup", context, of_pod, where),
     )
 
 
-def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], where: str) -> int | None:
+def _effective_id(field: str, context: dict[str, Any], of_pod: dict[str, Any], where: str) -> int | None:
     """Return the user or group that a container runs as: its own, else the pod's (core/v1, PodSecurityContext)."""
     own = _number(context.get(field), f"{field} of {where}")
     return _number(of_pod.get(field), f"{field} of the pod") if own is None else own

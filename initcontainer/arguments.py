@@ -140,7 +140,7 @@ class CommandLine:
             self.warnings.append(f"{flag} has no effect: {REMOVED_FLAGS[name]}")
 
 
-def parse(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
+def parse_arguments(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
     """Return the command line with these arguments, all read; raise as that does."""
     command_line = CommandLine(options)
     command_line.read(arguments)

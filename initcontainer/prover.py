@@ -58,12 +58,12 @@ class Prover:
         try:
             for end in {(probe.destination.family, probe.arrives_on) for probe in probes}:
                 self._listeners[end] = _listener(*end, transparent=self._transparent)
-            return [self._proof(probe) for probe in probes]
+            return [self._prove_one(probe) for probe in probes]
         finally:
             for listener in filter(None, self._listeners.values()):
                 listener.close()
 
-    def _proof(self, probe: Probe) -> Proof:
+    def _prove_one(self, probe: Probe) -> Proof:
         is_taken = self._listeners[probe.destination.family, probe.arrives_on] is None
         if not is_taken and self._transparent and probe.side == "inbound" and missing_capabilities("NET_ADMIN"):
             why = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
@@ -87,7 +87,7 @@ class Prover:
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
         timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, seconds))
-        status, answer = run_in_child(lambda: _connect(probe, token, ports, timeout), _reason)
+        status, answer = run_in_child(lambda: _connect(probe, token, ports, timeout), _failure_reason)
         return answer if status >= 0 else "no answer"
 
     def _has_arrived(self, probe: Probe, token: bytes) -> bool:
@@ -181,7 +181,7 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         return CONNECTED if token or _is_taken_on(ports, connection) else PORT_UNKNOWN
 
 
-def _reason(error: BaseException) -> str:
+def _failure_reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return os.strerror(errno.ETIMEDOUT)
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -52,13 +52,13 @@ DELIMITER = "\x00"
 """Around an expression within a literal; no text of Kubernetes has it."""
 
 
-def expression(text: str) -> str:
-    """Return a text that ``literal`` takes for an expression."""
+def cel_expression(text: str) -> str:
+    """Return a text that ``cel_literal`` takes for an expression."""
     return f"{DELIMITER}{text}{DELIMITER}"
 
 
-def literal(value: object) -> str:
-    """Return a value as CEL; texts made by ``expression`` are put in as they are.
+def cel_literal(value: object) -> str:
+    """Return a value as CEL; texts made by ``cel_expression`` are put in as they are.
 
     A map's values are ``dyn``: Kubernetes requires one type for those of a literal.
     """
@@ -66,9 +66,9 @@ def literal(value: object) -> str:
         whole = value.startswith(DELIMITER) and value.endswith(DELIMITER) and len(value) > 1
         return value[1:-1] if whole else json.dumps(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)}: dyn({literal(each)})" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)}: dyn({cel_literal(each)})" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(literal, value)) + "]"
+        return "[" + ", ".join(map(cel_literal, value)) + "]"
     return json.dumps(value)
 
 
@@ -189,7 +189,7 @@ class _Policy:
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
             Variable("arguments", self._arguments()),
-            Variable("first", literal(self._first())),
+            Variable("first", cel_literal(self._first())),
             Variable("proxy", self._proxy_expression(native=False)),
             Variable("nativeProxy", self._proxy_expression(native=True)),
         ]
@@ -201,18 +201,18 @@ class _Policy:
         chosen: tuple[Option[Any], ...] = IF_GIVEN
         networks = (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS)
         always = [SUBCOMMAND, *(word for each in ports for word in (f"-{each.short}", fixed.text(each)))]
-        always += ["-u", expression("variables.uid"), "-m", expression("variables.mode")]
+        always += ["-u", cel_expression("variables.uid"), "-m", cel_expression("variables.mode")]
         for each in networks:
-            always += [f"-{each.short}", expression(_annotation(each, self._base.text(each)))]
-        always += ["-d", expression("variables.excluded")]
-        parts = [literal(always), *map(self._if_given, chosen)]
+            always += [f"-{each.short}", cel_expression(_annotation(each, self._base.text(each)))]
+        always += ["-d", cel_expression("variables.excluded")]
+        parts = [cel_literal(always), *map(self._if_given, chosen)]
         if fixed.gid != fixed.uid:
-            parts.append(literal(["-g", str(fixed.gid)]))
+            parts.append(cel_literal(["-g", str(fixed.gid)]))
         rest = [word for word in fixed.arguments() if word.startswith("--")]
-        return " + ".join([*parts, *([literal(rest)] if rest else [])])
+        return " + ".join([*parts, *([cel_literal(rest)] if rest else [])])
 
     def _if_given(self, each: Option[Any]) -> str:
-        pair = literal([f"-{each.short}", expression(_annotation(each, self._base.text(each)))])
+        pair = cel_literal([f"-{each.short}", cel_expression(_annotation(each, self._base.text(each)))])
         if each in self._base.explicit:
             return pair
         given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in each.annotations)
@@ -226,20 +226,20 @@ class _Policy:
         arguments = "variables.arguments"
         if self._template.uses_plugin:
             arguments += " + ['--run-validation', '--skip-rule-apply']"
-        container["image"] = expression("string(params.data['init-image'])")
-        container["args"] = expression(arguments)
+        container["image"] = cel_expression("string(params.data['init-image'])")
+        container["args"] = cel_expression(arguments)
         return container
 
     def _proxy_expression(self, *, native: bool) -> str:
         if self._template.fragment is not None:
             own = self._template.proxy_of_fragment()
-            return literal(as_native(own) if native else own)
+            return cel_literal(as_native(own) if native else own)
         made = {}
         for mode, parameter in (("REDIRECT", "bootstrap"), ("TPROXY", "bootstrap-tproxy")):
             proxy = self._template.proxy(self._any, self._settings(mode))
-            proxy["image"] = expression("string(params.data['image'])")
-            proxy["args"][1] = expression(f"string(params.data['{parameter}'])")
-            made[mode] = literal(as_native(proxy) if native else proxy)
+            proxy["image"] = cel_expression("string(params.data['image'])")
+            proxy["args"][1] = cel_expression(f"string(params.data['{parameter}'])")
+            made[mode] = cel_literal(as_native(proxy) if native else proxy)
         return f"variables.mode == 'TPROXY' ? {made['TPROXY']} : {made['REDIRECT']}"
 
     def _patches(self) -> str:
@@ -264,17 +264,17 @@ class _Policy:
     def _fragment_patches(self) -> list[str]:
         others = self._template.others()
         parts = [
-            _if(_is_missing(each["name"]), _add("/spec/initContainers/0", literal(each)))
+            _if(_is_missing(each["name"]), _add("/spec/initContainers/0", cel_literal(each)))
             for each in reversed(others.init_containers)
         ]
         parts += [
-            _if(_is_missing(each["name"]), _add("/spec/containers/-", literal(each))) for each in others.containers
+            _if(_is_missing(each["name"]), _add("/spec/containers/-", cel_literal(each))) for each in others.containers
         ]
         if others.volumes:
             parts.append(_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
         return parts + [
             _if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
-                _add("/spec/volumes/-", literal(each)))
+                _add("/spec/volumes/-", cel_literal(each)))
             for each in others.volumes
         ]  # fmt: skip
 
@@ -289,7 +289,7 @@ class _Policy:
         parts = [
             _if(
                 " && ".join([captured, *(f"!('{other}' in {ANNOTATIONS})" for other in _names_of(name))]),
-                _add_annotation(name, literal(value)),
+                _add_annotation(name, cel_literal(value)),
             )
             for name, value in needed.items()
         ]
@@ -312,7 +312,7 @@ class _Policy:
                 "imagePullSecrets": None,
                 "revision": decision.DEFAULT_REVISION,
             }
-            return literal(json.dumps(status))
+            return cel_literal(json.dumps(status))
 
         def status_by_mode(*, native: bool) -> str:
             off, on = text(native=native, captured=False), text(native=native, captured=True)

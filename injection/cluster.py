@@ -13,7 +13,7 @@ from cni.pod import Identity
 from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
-from injection.plan import pod_settings
+from injection.plan import injection_settings
 from injection.pods import Workload, containers_of, workloads
 from injection.settings import PodSettings
 from injection.shape import POD_SHAPE, misfits
@@ -73,6 +73,6 @@ def _carrier(workload: Workload) -> tuple[str, str]:
 
 def _settings(workload: Workload) -> PodSettings | None:
     try:
-        return pod_settings(workload, Template(), Settings({}))
+        return injection_settings(workload, Template(), Settings({}))
     except CaptureError:
         return None

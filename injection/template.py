@@ -19,7 +19,7 @@ from capture.state.pod_host import AnyPod
 from injection.pods import Workload
 from injection.settings import BY_ENVIRONMENT, PodSettings
 from injection.shape import FRAGMENT_SHAPE, misfits
-from sidecar.bootstrap import MeshObjects, render
+from sidecar.bootstrap import MeshObjects, render_bootstrap
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
 from sidecar.objects import MeshPod
@@ -126,7 +126,7 @@ def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
 def _bootstrap(mesh_objects: MeshObjects, workload: Workload, settings: PodSettings) -> str:
     config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
     pod = MeshPod(workload.namespace, workload.name or "pod", workload.labels)
-    text = json.dumps(render(config, mesh_objects, pod), separators=(",", ":"))
+    text = json.dumps(render_bootstrap(config, mesh_objects, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:
         raise InjectionError(
             f"{workload}: Envoy's bootstrap has {len(text.encode())} bytes; an argument has at most {MAX_ARGUMENT - 1}",

@@ -84,7 +84,7 @@ def _own_port_problem(port: int, own: Iterable[int]) -> str:
     return f"port {port} is one of the proxy's own ({', '.join(map(str, sorted(own)))})"
 
 
-def render(
+def render_bootstrap(
     config: CaptureConfig, objects: MeshObjects, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""

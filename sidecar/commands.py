@@ -19,7 +19,7 @@ from capture.state import record
 from capture.state.netns import InNamespace
 from capture.state.pod_host import AnyPod
 from sidecar import endpoints
-from sidecar.bootstrap import MeshObjects, destinations, read_mesh_objects, render
+from sidecar.bootstrap import MeshObjects, destinations, read_mesh_objects, render_bootstrap
 from sidecar.documents import Document, read_files
 from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
@@ -100,7 +100,9 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     pod, document = _pod(mesh_objects, documents, name)
     config = _config(ctx, namespace, document)
     path = path_for_envoy or (os.path.abspath(directory) if directory else "")
-    plain = render(config, mesh_objects, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
+    plain = render_bootstrap(
+        config, mesh_objects, pod, directory=path, resolvers=resolvers or _recorded_servers(config)
+    )
     if directory:
         endpoints.write(destinations(config, mesh_objects, pod), directory)
     if form == "json":

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.meaning import meaning
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import DNS, redirect_outcome
 from capture.analysis.ownership import own_positions
 from capture.model import ruleset as model
@@ -67,7 +67,7 @@ class PathTree(Value):
     tables: tuple[Edge, ...]
 
 
-def flows(
+def path_trees(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
@@ -78,7 +78,7 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
     """Return flows with rates: what was counted since an earlier look, by the second."""
     known: dict[tuple[str, ...], int] = {}
     for flow in before:
-        known |= dict(_counts(flow.tables, (flow.direction,)))
+        known |= dict(_packet_counts(flow.tables, (flow.direction,)))
 
     def rated(edge: Edge, where: tuple[str, ...]) -> Edge:
         path = (*where, edge.to, edge.text)
@@ -90,12 +90,12 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
     return tuple(flow.replace(tables=tuple(rated(each, (flow.direction,)) for each in flow.tables)) for flow in now)
 
 
-def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _packet_counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     for edge in edges:
         path = (*where, edge.to, edge.text)
         if edge.packets is not None:
             yield path, edge.packets
-        yield from _counts(edge.below, path)
+        yield from _packet_counts(edge.below, path)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class EdgeReader:
 
     def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
-        verdict = meaning(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
+        verdict = effective_verdict(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
         if isinstance(verdict, model.Jump):
             entered = self.table.chain(verdict.chain)
             below = self.edges(entered, depth + 1) if entered is not None and depth < MAX_DEPTH else ()

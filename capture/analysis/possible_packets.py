@@ -156,10 +156,10 @@ class MarkCompiler(PathCompiler):
             is_so = self.space.has_mark("connection", mark, model.ALL_BITS)
             self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
 
-    def _end(self, pending: PendingFate) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
+    def _fate_at_end(self, pending: PendingFate) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
         return self._marks
 
-    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # PathCompiler asks for "dropped" alone here
+    def _fate_node(self, fate: Fate) -> int:  # noqa: ARG002  # PathCompiler asks for "dropped" alone here
         return self.diagrams.leaf(None)
 
     def _with_later_packets(self, node: int) -> int:

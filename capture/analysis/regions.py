@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
-from capture.analysis.space import MARK_KINDS, PACKET_PROTOCOLS, Field, scattered
+from capture.analysis.space import MARK_KINDS, PACKET_PROTOCOLS, Field, scattered_bits
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, networks_in_range
 from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
@@ -229,8 +229,8 @@ def _marks(space: PacketSpace, region: Region) -> Iterator[str]:
             ranges = region.get(Field.COUNT + len(MARK_KINDS) * group + MARK_KINDS.index(kind))
             if ranges is not None:
                 is_single_value &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
-                value |= scattered(ranges[0][0], bits)
-                mask |= scattered((1 << len(bits)) - 1, bits)
+                value |= scattered_bits(ranges[0][0], bits)
+                mask |= scattered_bits((1 << len(bits)) - 1, bits)
         if mask:
             shown = f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"  # all bits
             yield f"{words} {shown}" if is_single_value else f"some {words}s"

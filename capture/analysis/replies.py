@@ -7,7 +7,7 @@ connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may tak
 from __future__ import annotations
 
 from capture.analysis.foreign_tests import ACK, PSH, SYN
-from capture.analysis.meaning import meaning
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
@@ -172,7 +172,9 @@ def _keeps_marks(step: Step) -> bool:
 
 def untracking_step(live: Trace) -> Step | None:
     """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
-    untracking = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own_step(step))
+    untracking = (
+        step for step in live.path if isinstance(effective_verdict(step.rule), Untrack) and not is_own_step(step)
+    )
     return None if live.is_tracked else next(untracking, None)
 
 

@@ -105,7 +105,7 @@ class PacketSpace:
         for group in reversed(range(len(self.groups))):
             bits = self.groups[group]
             if mask >> bits[0] & 1:
-                number = gathered(value, bits)
+                number = gathered_bits(value, bits)
                 node = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), node)
         return node
 
@@ -113,7 +113,7 @@ class PacketSpace:
         """Return the fates of packets after the bits of a mark were replaced."""
         for group, bits in enumerate(self.groups):
             if (value | mask) >> bits[0] & 1:
-                node = self.switches.restricted(node, self.mark_level("mark", group), gathered(value, bits))
+                node = self.switches.restricted(node, self.mark_level("mark", group), gathered_bits(value, bits))
         return node
 
     def leaving_by_mark(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
@@ -265,8 +265,8 @@ class PacketSpace:
         bits = BITS[self.family]
         source = numbers[Field.SOURCE]
         groups = range(len(self.groups))
-        marks = [scattered(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
-        kept = [scattered(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
+        marks = [scattered_bits(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
+        kept = [scattered_bits(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
         return Packet(
             PACKET_PROTOCOLS[numbers[Field.PROTOCOL]],
             Network(self.family, numbers[Field.DESTINATION], bits),
@@ -290,13 +290,13 @@ def _none_if_absent(number: int) -> int | None:
     return None if number == ABSENT else number
 
 
-def gathered(number: int, bits: Sequence[int]) -> int:
+def gathered_bits(number: int, bits: Sequence[int]) -> int:
     """Return the number that some bits of another one make, the first of them lowest."""
     return sum((number >> bit & 1) << index for index, bit in enumerate(bits))
 
 
-def scattered(number: int, bits: Sequence[int]) -> int:
-    """Return the number whose bits at some places are those of another one: the inverse of ``gathered``."""
+def scattered_bits(number: int, bits: Sequence[int]) -> int:
+    """Return the number whose bits at some places are those of another one: the inverse of ``gathered_bits``."""
     return sum((number >> index & 1) << bit for index, bit in enumerate(bits))
 
 

@@ -16,7 +16,7 @@ chains are met where ``base_chains`` has them. A redirected connection is lost, 
 
 from __future__ import annotations
 
-from capture.analysis.meaning import has_no_effect, losing_rule, meaning, rule_matches
+from capture.analysis.meaning import effective_verdict, has_no_effect, losing_rule, rule_matches
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, routed_marks
 from capture.model import ruleset as model
@@ -132,7 +132,7 @@ class Trace(Value):
         One that drops it does not, nor one that accepts it in another base chain.
         """
         dropped_in = self.policy or (self.step and self.step.base_chain)
-        doubtful = ((step.base_chain, meaning(step.rule)) for step in self.path if not step.certain)
+        doubtful = ((step.base_chain, effective_verdict(step.rule)) for step in self.path if not step.certain)
         return self.outcome == "dropped" and any(
             not isinstance(verdict, model.Drop)
             and (base == dropped_in or not isinstance(verdict, model.Accept | model.Return))
@@ -205,17 +205,17 @@ class _Passage:
     def run(self) -> None:
         """Take the packet all its way."""
         if self.packet.in_interface is None:
-            self._through(model.OUTPUT)
+            self._pass_hook(model.OUTPUT)
             self._route()
-            self._through(model.POSTROUTING)
+            self._pass_hook(model.POSTROUTING)
             if self.packet.out_interface != LOOPBACK or self.packet.is_reply:
                 return  # a reply comes in again as what the app has called, not as the proxy
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
-        self._through(model.PREROUTING)
+        self._pass_hook(model.PREROUTING)
         is_for_the_pod = self.packet.in_interface == LOOPBACK or self.network.is_local(self.packet.destination)
         if self.is_redirected or self.transparent or is_for_the_pod:
-            self._through(model.INPUT)
+            self._pass_hook(model.INPUT)
 
     def _route(self) -> None:
         """Let the packet leave by another interface if its destination was changed.
@@ -243,7 +243,7 @@ class _Passage:
         later._resumes_behind = self.translating_step.base_chain if self.translating_step else None
         return later
 
-    def _through(self, hook: str) -> None:
+    def _pass_hook(self, hook: str) -> None:
         with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
         for base_chain in self.situation.base_chains(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
@@ -255,7 +255,7 @@ class _Passage:
             if base_chain.is_nat and (self.translating_step or not self.packet.meets_nat):
                 continue
             self.mark_changes.clear()
-            if not self._chain(base_chain, base_chain.chain, 0):
+            if not self._pass_chain(base_chain, base_chain.chain, 0):
                 self._apply_policy(base_chain)
             if base_chain.reroutes and self.mark_changes and not self.is_dropped:
                 self._route_by_mark(self.mark_changes[-1])
@@ -282,14 +282,14 @@ class _Passage:
                 self.reroute, self.interface = route, target[2]
             return
 
-    def _chain(self, base_chain: BaseChain, chain: model.Chain, depth: int) -> bool:
+    def _pass_chain(self, base_chain: BaseChain, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         is_tracked = self._is_tracked(base_chain)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = rule_matches(
                 rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked
             )
-            verdict = meaning(rule)
+            verdict = effective_verdict(rule)
             if matched is False or has_no_effect(verdict, is_certain=matched is True, is_tracked=is_tracked):
                 continue
             where = base_chain.table, chain.name, rule.number or position
@@ -310,7 +310,7 @@ class _Passage:
                 case model.UnknownVerdict():
                     self.path[-1] = step.replace(certain=False)
                 case verdict:
-                    if self._apply(verdict, step):
+                    if self._apply_verdict(verdict, step):
                         return True
         return False
 
@@ -319,7 +319,7 @@ class _Passage:
         if called is None or target in self._entered:  # a loop, which no kernel takes
             return False
         self._entered.append(target)
-        decided = self._chain(base_chain, called, depth + 1)
+        decided = self._pass_chain(base_chain, called, depth + 1)
         self._entered.pop()
         return decided
 
@@ -330,7 +330,7 @@ class _Passage:
             self.policy = base_chain
         return True
 
-    def _apply(self, verdict: model.Verdict, step: Step) -> bool:
+    def _apply_verdict(self, verdict: model.Verdict, step: Step) -> bool:
         """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
         match verdict:
@@ -342,7 +342,7 @@ class _Passage:
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain
                 self.path[-1] = step.replace(certain=False)
-                return self._apply(verdict.ways[-1], self.path[-1])
+                return self._apply_verdict(verdict.ways[-1], self.path[-1])
             case model.Redirect(port=port):
                 self.translating_step, self.translation = step, verdict
                 self.is_redirected = True
@@ -432,9 +432,9 @@ class _Passage:
             return self.refused_by
         certain = [step for step in self.path if step.certain]
         if self.is_dropped:
-            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop))
+            drops = (step for step in reversed(certain) if isinstance(effective_verdict(step.rule), model.Drop))
             return next(drops, None)
-        decisive = [step for step in certain if isinstance(meaning(step.rule), model.Return | model.Accept)]
+        decisive = [step for step in certain if isinstance(effective_verdict(step.rule), model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
 

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import click
 
 from capture import operations
-from capture.analysis.flow import PathTree, flows, with_rates
+from capture.analysis.flow import PathTree, path_trees, with_rates
 from capture.backends.iptables.render import shown_rule
 from capture.cli.options import command, family_option, format_option, namespace_options
-from capture.cli.parameter_types import number
+from capture.cli.parameter_types import number_type
 from capture.model.addresses import FAMILIES, Family
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.flow_svg import picture
+from capture.report.flow_svg import svg_picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
 from capture.report.terminal import columns, rows
@@ -49,7 +49,7 @@ class FlowSnapshot(Value):
     family_option(),
     click.Option(
         ["--interval"],
-        type=number(0.1, kind=float),
+        type=number_type(0.1, kind=float),
         default=1.0,
         show_default=True,
         metavar="SECONDS",
@@ -76,7 +76,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
     if form == "json":
         print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.flows_as_plain(shown)})
     elif form == "svg":
-        click.echo(picture(shown, _title(namespace, now)), nl=False)
+        click.echo(svg_picture(shown, _title(namespace, now)), nl=False)
     else:
         _print([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
 
@@ -84,7 +84,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
 def take_snapshot(namespace: str | None, families: Sequence[Family]) -> FlowSnapshot:
     """Return the paths as they are now. Raises CaptureError."""
     situation = operations.situation_of(None, namespace)
-    return FlowSnapshot(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
+    return FlowSnapshot(path_trees(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
 
 
 def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: FlowSnapshot) -> None:

@@ -15,7 +15,7 @@ from capture.errors import CaptureError, KernelError
 from capture.model.values import Value
 from capture.netlink import nfnetlink
 from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
-from capture.netlink.sockets import NO_ANSWER, NetlinkSocket, failure
+from capture.netlink.sockets import NO_ANSWER, NetlinkSocket, refusal_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,16 +90,16 @@ def commit(
             raise _failure_at(message.sequence - first, refusal, descriptions, doing)
         acknowledged = acknowledged or message.sequence == first + len(descriptions)
     if not acknowledged:
-        raise failure(doing, NO_ANSWER)
+        raise refusal_error(doing, NO_ANSWER)
 
 
 def _failure_at(number: int, refusal: Refusal, descriptions: Sequence[str], doing: str) -> CaptureError:
     """Return the error for message ``number`` of a batch: 0 is its beginning and means the whole."""
     if 0 < number <= len(descriptions):
-        return failure(descriptions[number - 1], refusal)
+        return refusal_error(descriptions[number - 1], refusal)
     if refusal.errno == errno.ERESTART:
         return RulesetChangedError(doing)
-    return failure(doing, refusal)
+    return refusal_error(doing, refusal)
 
 
 def encode_batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError, MissingFeatureError, UnsupportedError
-from capture.netlink.attributes import attribute, decode_fields, decode_number, text, u8, u16be, u32be
+from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number, u8, u16be, u32be
 from capture.netlink.messages import NLM_F_REQUEST, encode_message
 from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
 
@@ -140,7 +140,7 @@ def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, r
     KernelError.
     """
     extension = (
-        attribute(NFTA_COMPAT_NAME, text(name))
+        attribute(NFTA_COMPAT_NAME, c_string(name))
         + attribute(NFTA_COMPAT_REV, u32be(revision))
         + attribute(NFTA_COMPAT_TYPE, u32be(COMPAT_TYPES[kind]))
     )

@@ -27,7 +27,7 @@ def pack_address(address: str) -> tuple[int, bytes]:
     return family, _socket.inet_pton(family, address)
 
 
-def address_text(family: int, packed: bytes | None) -> str:
+def packed_address_text(family: int, packed: bytes | None) -> str:
     """Return the canonical text of an address; the empty text for None."""
     return "" if packed is None else _socket.inet_ntop(family, packed)
 

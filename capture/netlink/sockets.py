@@ -45,7 +45,7 @@ def has_ipv6() -> bool:
     return True
 
 
-def failure(doing: str, refusal: messages.Refusal) -> CaptureError:
+def refusal_error(doing: str, refusal: messages.Refusal) -> CaptureError:
     """Return the error for a refusal: a capability is missing, the kernel lacks something, or it refused."""
     error: CaptureError = KernelError(doing, refusal.errno, refusal.explanation)
     if refusal.errno == errno.EPERM:
@@ -70,7 +70,7 @@ class NetlinkSocket:
         try:
             socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
         except OSError as error:
-            raise failure(doing, _refusal_of(error)) from error
+            raise refusal_error(doing, _refusal_of(error)) from error
         for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK):
             _set_if_known(socket, option)
         return cls(socket)
@@ -119,7 +119,7 @@ class NetlinkSocket:
         except OSError as error:
             too_large = error.errno == errno.EMSGSIZE
             words = f"{len(datagram)} bytes at once; net.core.wmem_max allows less" if too_large else ""
-            raise failure(doing, _refusal_of(error, words)) from error
+            raise refusal_error(doing, _refusal_of(error, words)) from error
 
     def drain(self, doing: str) -> Iterator[messages.Message]:
         """Yield the messages that are waiting. Those that the kernel dropped for lack of room (ENOBUFS) are missing."""
@@ -130,7 +130,7 @@ class NetlinkSocket:
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise failure(doing, _refusal_of(error)) from error
+                    raise refusal_error(doing, _refusal_of(error)) from error
             else:
                 yield from messages.decode_messages(datagram)
 
@@ -153,9 +153,9 @@ class NetlinkSocket:
                 continue
             refusal = messages.decode_refusal(message)
             if refusal:
-                raise failure(doing, refusal)
+                raise refusal_error(doing, refusal)
             return bodies, consistent
-        raise failure(doing, NO_ANSWER)
+        raise refusal_error(doing, NO_ANSWER)
 
     def _receive(self, doing: str) -> bytes:
         """Return the next datagram. Raises OSError; BlockingIOError if there is none."""

@@ -36,9 +36,9 @@ def read_redirects(rtnetlink: NetlinkSocket, interface: int) -> list[int]:
     return [target for each in _read_filters(rtnetlink, interface, TC_H_INGRESS) for target in _targets(each)]
 
 
-def decides(rtnetlink: NetlinkSocket, interface: int, parent: int) -> bool:
+def has_deciding_filter(rtnetlink: NetlinkSocket, interface: int, parent: int) -> bool:
     """Return whether a filter may drop or divert what comes in by an interface (TC_H_INGRESS), or leaves by it."""
-    return any(_decides(each) for each in _read_filters(rtnetlink, interface, parent))
+    return any(_is_deciding(each) for each in _read_filters(rtnetlink, interface, parent))
 
 
 def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list[Fields]:
@@ -50,7 +50,7 @@ def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list
     return [decode_fields(body[TCMSG_SIZE:]) for body in bodies]
 
 
-def _decides(filter_fields: Fields) -> bool:
+def _is_deciding(filter_fields: Fields) -> bool:
     if decode_text(filter_fields.get(TCA_KIND, b"")) == "bpf" and TCA_OPTIONS in filter_fields:
         return True
     kinds = [decode_text(action.get(TCA_ACT_KIND, b"")) for action in _actions(filter_fields)]

@@ -49,7 +49,7 @@ from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import impediments
 from capture.state.pod_network import lost_by_routing, refuses_user, silent_next_hop
-from capture.state.socket_lb import connect_programs, owner_of, translation
+from capture.state.socket_lb import connect_programs, owner_of, socket_translation
 
 
 class Connection(Value):
@@ -254,7 +254,7 @@ def source_notes(situation: Situation) -> Iterator[Cause]:
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
     names = connect_programs(packet.family if packet else IPV4)
-    translated = translation(packet) if names and packet else None
+    translated = socket_translation(packet) if names and packet else None
     if not names or (packet and translated is None):
         return
     owner = owner_of(names)

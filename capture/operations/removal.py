@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from shlex import join, quote
 
 from capture.analysis.cause_text import Cause
-from capture.backends import load
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.backends.foreign_chains import FURTHER_TABLES
 from capture.backends.iptables.programs import PROGRAM_NAMES
@@ -42,29 +42,29 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
         if cause.kind not in REMOVABLE_KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
             return cause
         if not where.position:  # a policy
-            return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}")
-        command = _removal(where, choice)
+            return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)}")
+        command = _removal_command(where, choice)
         is_stable = command.startswith("nft") or where.chain_location not in numbered
         numbered.add(where.chain_location)
         by = f": `{entering}{command}`" if command and is_stable else ""
-        return cause.replace(remedy=f"{cause.remedy}{_writer(cause)} If nothing needs the rule, remove it{by}.")
+        return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)} If nothing needs the rule, remove it{by}.")
 
     return tuple(map(with_removal, causes))
 
 
-def _writer(found: Cause) -> str:
+def _writer_text(found: Cause) -> str:
     """Return whose rule it seems to be, in a sentence."""
     text = f"{found.message} {found.where}".lower()
     return next((f" It looks like a rule of {name}." for start, name in WRITERS.items() if f" {start}" in text), "")
 
 
-def _removal(where: Location, choice: BackendChoice) -> str:
+def _removal_command(where: Location, choice: BackendChoice) -> str:
     """Return the command that removes a rule; "" if the rule is gone meanwhile."""
     table, of_iptables, variant = where.table.partition(" of iptables")
     kind, _, name = table.partition(" ")
     own, is_further = TABLES_BY_NAME.get(table), name in FURTHER_TABLES
     if own and not of_iptables and choice.backend == "nftables":
-        chain = load(choice).read().chain(own, where.chain)
+        chain = load_driver(choice).read().chain(own, where.chain)
         of_family = [n for n, rule in enumerate(chain.rules if chain else (), 1) if rule.family in (None, where.family)]
         place = dict(enumerate(of_family, 1)).get(where.position, 0)
         return _by_handle("inet", NATIVE_TABLE_NAMES[own], BASE_CHAIN_NAMES.get(where.chain, where.chain), place)

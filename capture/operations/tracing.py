@@ -13,7 +13,7 @@ from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
 from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
 from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
@@ -128,7 +128,7 @@ def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
     else:
         detected = detect.detect(BackendRequest())
         choice, is_empty = detected.choice, detected.is_empty
-    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
+    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load_driver(choice).read(), known)
     needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.routes_of_marks(live))
     return read_situation(live, choice.place, needs)
 

@@ -50,17 +50,17 @@ class PlacedBox(Value):
         return max(len(self.to), len(self.text))
 
 
-def picture(flows: Sequence[PathTree], title: str) -> str:
+def svg_picture(flows: Sequence[PathTree], title: str) -> str:
     """Return the picture of all paths."""
     top, roots = float(MARGIN + HEADING_HEIGHT), []
     for flow in flows:
         heading, source = SOURCES[flow.direction]
         top += HEADING_HEIGHT
-        below, bottom = _placed(flow.tables, 1, top)
+        below, bottom = _placed_boxes(flow.tables, 1, top)
         middle = below[0].middle if below else top + ROW_HEIGHT / 2
         roots.append((heading, PlacedBox(source, "", "table", "", busy=False, column=0, middle=middle, below=below)))
         top = max(bottom, top + ROW_HEIGHT) + HEADING_HEIGHT // 2
-    lefts, width = _columns([root for _, root in roots])
+    lefts, width = _column_positions([root for _, root in roots])
     body = [line for heading, root in roots for line in _of_root(heading, root, lefts)]
     height = top + MARGIN
     head = (
@@ -73,20 +73,20 @@ def picture(flows: Sequence[PathTree], title: str) -> str:
     return head + "\n".join(body) + "\n</svg>\n"
 
 
-def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[PlacedBox, ...], float]:
+def _placed_boxes(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[PlacedBox, ...], float]:
     """Return the boxes below an edge, the first row at ``top``, and where the next row begins."""
     boxes = []
     for edge in edges:
-        below, bottom = _placed(edge.below, column + 1, top)
+        below, bottom = _placed_boxes(edge.below, column + 1, top)
         middle = sum(box.middle for box in below) / len(below) if below else top + ROW_HEIGHT / 2
         label = " · ".join(filter(None, (count_text(edge.packets), rate_text(edge.rate))))
-        texts = (_short(edge.to), _short(edge.text), edge.kind, label)
+        texts = (_cut_text(edge.to), _cut_text(edge.text), edge.kind, label)
         boxes.append(PlacedBox(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
         top = bottom if below else top + ROW_HEIGHT
     return tuple(boxes), top
 
 
-def _columns(roots: Sequence[PlacedBox]) -> tuple[list[tuple[float, float]], float]:
+def _column_positions(roots: Sequence[PlacedBox]) -> tuple[list[tuple[float, float]], float]:
     widest: dict[int, int] = {}
     rest = list(roots)
     while rest:
@@ -108,10 +108,10 @@ def _of_root(heading: str, root: PlacedBox, columns: Sequence[tuple[float, float
     highest = min(box.middle for box in rows) - BOX_HEIGHT / 2 - HEADING_HEIGHT / 2
     yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_escaped(heading)}</text>'
     for box in rows:
-        yield from _box(box, columns)
+        yield from _box_lines(box, columns)
 
 
-def _box(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     left, width = columns[box.column]
     top, colour = box.middle - BOX_HEIGHT / 2, BOX_COLOURS[box.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX_HEIGHT}" rx="5" stroke="{colour}"/>'
@@ -138,7 +138,7 @@ def _box(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str
         yield f'<text class="count" {place}>{_escaped(child.label)}</text>'
 
 
-def _short(text: str) -> str:
+def _cut_text(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 

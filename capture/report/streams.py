@@ -71,7 +71,7 @@ class Stream:
             self.when_printing()
         if self.failure is None:
             try:
-                write(self._opened())
+                write(self._opened_stream())
             except (OSError, ValueError) as error:
                 self._fail(error)
 
@@ -100,9 +100,9 @@ class Stream:
         return self.is_shown_elsewhere or (self._sink is not None and self.failure is None and self._sink.isatty())
 
     def fileno(self) -> int:
-        return self._opened().fileno()
+        return self._opened_stream().fileno()
 
-    def _opened(self) -> TextIO:
+    def _opened_stream(self) -> TextIO:
         if self._sink is None:  # so Python starts where the descriptor is closed
             raise OSError(errno.EBADF, "it is closed")
         return self._sink

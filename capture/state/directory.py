@@ -11,7 +11,7 @@ import stat
 import time
 
 from capture.errors import StateDirectoryError
-from capture.state.files import names_in, remove
+from capture.state.files import names_in, remove_file
 
 STATE_DIRECTORY = "/run/istio-capture"
 PRIVATE_MODE = 0o700
@@ -101,7 +101,7 @@ def forget_ended_namespaces(directory: str = STATE_DIRECTORY) -> None:
     # A file that was never renamed to the record that it was to be.
     abandoned = [name for name in names if ".json." in name and _modified(f"{directory}/{name}") < long_ago]
     for name in (*ended, *abandoned):
-        remove(f"{directory}/{name}")
+        remove_file(f"{directory}/{name}")
 
 
 def _inode_of_record(name: str) -> str:

@@ -41,7 +41,7 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
     except OSError:
         return ()
     try:
-        return tuple(_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
+        return tuple(_program_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
     except OSError:
         return ()
     finally:
@@ -51,7 +51,7 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
 def has_programs(interface: int, attach_type: int) -> bool:
     """Return whether programs (BPF_TCX_...) see what passes an interface; False where the kernel reports none."""
     try:
-        return any(_names(interface, attach_type))
+        return any(_program_names(interface, attach_type))
     except OSError:
         return False
 
@@ -62,7 +62,7 @@ def owner_of(names: tuple[str, ...]) -> str:
     return next(owners, "another program")
 
 
-def translation(packet: Packet) -> Translated | None:
+def socket_translation(packet: Packet) -> Translated | None:
     """Return where the destination of a packet leads at connect(), if that is elsewhere."""
     import socket
 
@@ -85,7 +85,7 @@ def _own_cgroup() -> str:
     return own if os.path.isdir(own) else mount
 
 
-def _names(target: int, attach_type: int, flags: int = 0) -> Iterator[str]:
+def _program_names(target: int, attach_type: int, flags: int = 0) -> Iterator[str]:
     import ctypes
     import struct
 

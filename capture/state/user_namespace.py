@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
-from capture.state.child import error_text, parse_error, run_in_child
+from capture.state.child import decode_error, encode_error, run_in_child
 from capture.state.files import content_of, names_in
 from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
 
@@ -117,11 +117,11 @@ def _run_as_owner(work: Callable[[], str]) -> str:
             raise _cannot_enter(error) from None
         return work()
 
-    status, answer = run_in_child(enter_and_work, error_text)
+    status, answer = run_in_child(enter_and_work, encode_error)
     if status == 0:
         return answer
     if answer:
-        raise parse_error(answer)
+        raise decode_error(answer)
     raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
 
 

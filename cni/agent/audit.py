@@ -115,7 +115,7 @@ class Audit:
         self._has_events = events is not None
         try:
             while not stop.is_set():
-                self.run_once(_changed(events) if events else self._tick(stop))
+                self.run_once(_changed_namespaces(events) if events else self._tick(stop))
         finally:
             if events:
                 events.close()
@@ -165,20 +165,20 @@ class Audit:
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_same_pod(identity, pod):
             return PodState(STATE_UNKNOWN, "the API server has not announced the pod yet"), UNOBSERVED, None
-        settings = self._settings(sandbox, identity, pod)
+        settings = self._requested_settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
             return settings, UNOBSERVED, pod
         return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_stale=is_stale), pod)
 
-    def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
+    def _requested_settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
         requested = self._requested.get(identity.uid)
         if requested is None or requested.pod is not pod:
-            requested = self._requested[identity.uid] = self._read(identity, pod)
+            requested = self._requested[identity.uid] = self._requested_capture(identity, pod)
         self.on_warnings(sandbox, requested.warnings)
         return requested.settings
 
-    def _read(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
+    def _requested_capture(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
         try:
             described = pod_from_object(identity, pod)
             exemption = first_exemption(described)
@@ -195,10 +195,12 @@ class Audit:
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
-            rules, owners = examination.signature(netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
+            rules, owners = examination.audit_signature(
+                netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT])
+            )
             is_heard = self._has_events and netns.number is not None and not is_stale
             seen = known.observed.network if known and is_heard else ()
-            network = seen or examination.network(netns.path)
+            network = seen or examination.network_signature(netns.path)
         except CaptureError as error:
             return PodState(STATE_UNKNOWN, error.message), UNOBSERVED
         # Who listens while the proxy starts changes all the time, and counts when it is there.
@@ -271,7 +273,7 @@ class Audit:
         return set()
 
 
-def _changed(events: KernelEvents) -> set[int]:
+def _changed_namespaces(events: KernelEvents) -> set[int]:
     """Return where something has changed within a turn, when the change has come to its end."""
     changed = events.wait(TURN_SECONDS)
     if changed:

@@ -17,11 +17,11 @@ from typing import Any
 import click
 
 from capture.cli.group import reporter, requests_json, with_progress
-from capture.cli.parameter_types import one_of
+from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 
 CAPTURE_PROGRAM = "/usr/libexec/istio-capture/capture"
 """The program in the agent's image."""
@@ -52,7 +52,7 @@ Examples:
 @click.option("--kubeconfig", default="", help="Passed on to kubectl.")
 @click.option("--context", default="", help="Passed on to kubectl.")
 @click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
-@click.argument("command", type=one_of(*CAPTURE_COMMANDS, "status", "report"), metavar="COMMAND")
+@click.argument("command", type=word_type(*CAPTURE_COMMANDS, "status", "report"), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def capture_pod(
     namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]
@@ -112,7 +112,7 @@ class Kubectl:
         """Return objects. Raises CaptureError with kubectl's own words."""
         done = self._call([*self._base, "get", "-o", "json", *arguments], capture_output=True)
         try:
-            plain: dict[str, Any] = decode(done.stdout)
+            plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
             words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
             message = " ".join(words).strip() or "its output is not JSON"
@@ -131,7 +131,7 @@ class Kubectl:
         """Run `capture` in an agent's pod and return the JSON that it prints, or an error of the same layout."""
         done = self._call(self._exec(agent, arguments), capture_output=True)
         try:
-            plain: dict[str, Any] = decode(done.stdout)
+            plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
             problem = {"message": done.stderr.strip(), "remedy": None, "exit_code": done.returncode}
             return {"error": problem, "node": agent["spec"].get("nodeName", "")}

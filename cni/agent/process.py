@@ -141,7 +141,7 @@ class Agent:
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
-        configuration = conf.parse(self.installation.entry())
+        configuration = conf.parse_configuration(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.log)
         audit.on_warnings = WarningPublisher(self.client, self.log)
         audit.on_change = Repair(self.options, configuration, self.client, self.health, self.log, audit.look_at_pod)

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
 
@@ -59,7 +59,7 @@ class RuntimeClient:
         if not config:
             return None
         try:
-            return _loaded(decode(config))
+            return _loaded(decode_json(config))
         except (JsonError, KeyError, TypeError, AttributeError):
             raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {config[:200]}") from None
 
@@ -77,7 +77,7 @@ class RuntimeClient:
         """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
         answer = self._call("PodSandboxStatus", protobuf.message(f1=sandbox_id, f2=True))
         try:
-            info: Any = decode(protobuf.text_map(answer, 2).get("info", "{}"))
+            info: Any = decode_json(protobuf.text_map(answer, 2).get("info", "{}"))
             namespaces = info["runtimeSpec"]["linux"]["namespaces"]
             return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
         except (JsonError, KeyError, TypeError):

@@ -20,7 +20,7 @@ from capture.analysis.outcome import Fate
 from capture.analysis.possible_packets import possible_packets
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
-from capture.backends import load
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
 from capture.model.conventions import DNS_PORT
@@ -72,7 +72,7 @@ PACKETS_EACH = 20
 
 @pytest.fixture(scope="module", params=list(DRIVERS))
 def driver(request: pytest.FixtureRequest) -> Driver:
-    return load(DRIVERS[request.param])
+    return load_driver(DRIVERS[request.param])
 
 
 @pytest.fixture(scope="module")

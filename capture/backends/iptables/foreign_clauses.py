@@ -86,13 +86,13 @@ def _target(name: str, values: dict[str, str]) -> model.Verdict | None:
     """Return what a target does with its options."""
     match name, values:
         case "DNAT", {"--to-destination": text}:
-            return foreign.translation(*_ends(text))
+            return foreign.translation_verdict(*_ends(text))
         case "SNAT", {"--to-source": text}:
             return foreign.TranslateSource(next(iter(_ends(text)[0]), None))
         case "REDIRECT", {"--to-ports": text}:
-            return foreign.redirect(_ends(f":{text}")[1])
+            return foreign.redirect_verdict(_ends(f":{text}")[1])
         case "REDIRECT", _:
-            return foreign.redirect([])
+            return foreign.redirect_verdict([])
         case "NETMAP", {"--to": text}:
             return foreign.Translate(parse_network(text), None)
         case "CT", {"--notrack": _}:

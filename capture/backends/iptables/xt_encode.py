@@ -25,7 +25,7 @@ from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, Family, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
-from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, c_string, u32, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _extension(kind: str, name: str, structure: bytes) -> bytes:
         structure,
         lambda structure: make.expression(
             kind,
-            attribute(nf.NFTA_MATCH_NAME, text(name)),
+            attribute(nf.NFTA_MATCH_NAME, c_string(name)),
             attribute(nf.NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
             attribute(nf.NFTA_MATCH_INFO, structure),
         ),
@@ -124,7 +124,7 @@ def _interface(kind: type, match: model.InterfaceMatch) -> bytes:
     name = match.name
     if name == "+":
         return LOAD_INTERFACE[kind] + (make.equals(NEVER_MATCHING_INTERFACE) if match.negated else b"")
-    compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else text(name)
+    compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else c_string(name)
     return LOAD_INTERFACE[kind] + make.equals(compared, negated=match.negated)
 
 

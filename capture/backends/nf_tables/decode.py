@@ -224,9 +224,9 @@ class Program:
         return True
 
     def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        from capture.backends.nf_tables.foreign_expressions import compared  # few rules need it
+        from capture.backends.nf_tables.foreign_expressions import unmodelled_comparison  # few rules need it
 
-        return compared(loaded, bounds)
+        return unmodelled_comparison(loaded, bounds)
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the lowest and the highest value that a comparison is about, without a value if there is none."""
@@ -329,14 +329,14 @@ class Program:
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: map the connection's destination or source to another address, which the model has no word for."""
-        from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation  # no rule of ours has one
+        from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation_to  # no rule of ours has one
 
         word, otherwise = NAT_WORDS[decode_number(fields[nf.NFTA_NAT_TYPE])]
         family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        done = _done(lambda *values: translation(word, family, *values), *ends)
+        done = _done(lambda *values: translation_to(word, family, *values), *ends)
         return self._do(done or model.UnknownVerdict(f"{word}, to an unknown address", otherwise))
 
     def tproxy(self, fields: Fields) -> bool:

@@ -88,7 +88,7 @@ NFTA_FIB_F_MARK, WAY_BACK = 4, (0x09, 0x29)
 DST_NAT_MASK = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
 
 
-def compared(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
+def unmodelled_comparison(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
     """Return the comparison of a register that the model has no field for."""
     words, test = f"{loaded.words} {bounds}", None
     if bounds.is_single and bounds.low:
@@ -147,14 +147,14 @@ NAT_WORDS: dict[int, tuple[str, model.Verdict | None]] = {
 """What a translation is called, and what one comes to whose addresses are not known."""
 
 
-def translation(
+def translation_to(
     word: str, family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes
 ) -> model.UnknownVerdict:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
     addresses = [Network(family, int.from_bytes(end, "big"), BITS[family]) for end in (first, last) if end]
     ports = [decode_number(end) for end in (port, last_port) if end]
     source = foreign.TranslateSource(addresses[0] if addresses else None)
-    then = foreign.translation(addresses, ports) if word == "dnat" else source
+    then = foreign.translation_verdict(addresses, ports) if word == "dnat" else source
     words = "-".join(address_text(family, each.first) for each in dict.fromkeys(addresses))
     words = f"[{words}]" if ports and family == IPV6 and addresses else words
     return model.UnknownVerdict(f"{word} to {words}{f':{_span(ports)}' if ports else ''}", then)
@@ -163,7 +163,9 @@ def translation(
 def foreign_redirect(first: bytes, last: bytes) -> model.UnknownVerdict:
     """Return the redirect to one of several ports; with none, to the one that was called."""
     ports = [decode_number(end) for end in (first, last) if end]
-    return model.UnknownVerdict(f"redirect to :{_span(ports)}" if ports else "redirect", foreign.redirect(ports))
+    return model.UnknownVerdict(
+        f"redirect to :{_span(ports)}" if ports else "redirect", foreign.redirect_verdict(ports)
+    )
 
 
 def _span(ports: Iterable[int]) -> str:

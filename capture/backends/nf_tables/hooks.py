@@ -9,7 +9,7 @@ from capture.model.values import Value
 from capture.netlink.attributes import (
     Fields,
     attribute,
-    decode,
+    decode_attributes,
     decode_fields,
     decode_number,
     decode_text,
@@ -78,6 +78,6 @@ def decode_hook(chain: Fields) -> Hook | None:
 def devices_of(chain: Fields) -> tuple[str, ...]:
     """Return the interfaces whose packets alone meet a base chain; none are named where it is for all."""
     fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
-    names = [name for _, name in decode(fields.get(nf.NFTA_HOOK_DEVS, b""))]
+    names = [name for _, name in decode_attributes(fields.get(nf.NFTA_HOOK_DEVS, b""))]
     single = [fields[nf.NFTA_HOOK_DEV]] if nf.NFTA_HOOK_DEV in fields else []
     return tuple(map(decode_text, names or single))

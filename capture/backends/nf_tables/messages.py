@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook, encode_hook
-from capture.netlink.attributes import attribute, text, u32be, u64be
+from capture.netlink.attributes import attribute, c_string, u32be, u64be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
 
@@ -15,7 +15,9 @@ class TableMessages:
     def __init__(self, family: int, table: str) -> None:
         self._family = family
         self._shown = f"{nf.NFT_FAMILIES[family]} {table}"
-        self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
+        self._name = attribute(
+            nf.NFTA_TABLE_NAME, c_string(table)
+        )  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
 
     def add_table(self) -> Change:
         """Return the message that makes the table; of one that is there already, it only ends the dormancy."""
@@ -33,16 +35,16 @@ class TableMessages:
 
     def add_chain(self, chain: str, hook: Hook | None, policy: str | None = "accept") -> Change:
         """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
-        parts = attribute(nf.NFTA_CHAIN_NAME, text(chain))
+        parts = attribute(nf.NFTA_CHAIN_NAME, c_string(chain))
         if hook is not None and policy is not None:
             parts += encode_hook(hook)
-            parts += attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind))
+            parts += attribute(nf.NFTA_CHAIN_TYPE, c_string(hook.kind))
             parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.POLICIES.index(policy)))
         return self._change(nf.NFT_MSG_NEWCHAIN, parts, f"add chain {chain} to table {self._shown}", NLM_F_CREATE)
 
     def delete_chain(self, chain: str) -> Change:
         """Return the message that deletes a chain without rules, to which nothing jumps."""
-        name = attribute(nf.NFTA_CHAIN_NAME, text(chain))
+        name = attribute(nf.NFTA_CHAIN_NAME, c_string(chain))
         return self._change(nf.NFT_MSG_DELCHAIN, name, f"delete chain {chain} of table {self._shown}", NLM_F_NONREC)
 
     def flush_chain(self, chain: str) -> Change:
@@ -68,4 +70,4 @@ class TableMessages:
 
 
 def _chain_attribute(chain: str) -> bytes:
-    return attribute(nf.NFTA_RULE_CHAIN, text(chain))
+    return attribute(nf.NFTA_RULE_CHAIN, c_string(chain))

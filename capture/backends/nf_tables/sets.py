@@ -30,12 +30,12 @@ KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), nf.TYPE_INET_SERV
 KEY_TYPES |= {field: ADDRESS_KEY_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
-def flags_of(condition: Among) -> int:
+def set_flags(condition: Among) -> int:
     """Return the flags of the set for a list."""
     return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
 
 
-def elements_of(condition: Among) -> list[bytes]:
+def set_elements(condition: Among) -> list[bytes]:
     """Return the elements of the set for a list, in ascending order.
 
     Of intervals there is an element where each begins, and one marked as an end where it has ended. As nft does, the

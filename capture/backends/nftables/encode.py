@@ -1,6 +1,6 @@
 """From native rules to the messages of a batch. Pure; ``decode`` is the inverse.
 
-The expressions are those that nft(8) makes of ``text``, byte for byte where nft has one way, so that
+The expressions are those that nft(8) makes of ``c_string``, byte for byte where nft has one way, so that
 every program's listing of our tables reads well. A condition loads a field into register 1 and compares:
 
     ip daddr 10.0.0.0/8     payload load 1b @ network header + 16 => reg 1, cmp eq reg 1 10
@@ -23,7 +23,7 @@ from capture.backends.nf_tables.messages import TableMessages
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import INTERFACE_NAME_SIZE
-from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, c_string, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_CREATE
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC
@@ -68,7 +68,7 @@ def listed_rules(table: native.NativeTable) -> Iterator[Change]:
     messages = TableMessages(nf.NFPROTO_INET, table.name)
     names = iter(dict(sets_of(table)))
     for chain, position, rule in _rules_of(table):
-        lookups = [attribute(nf.NFTA_LOOKUP_SET, text(next(names))) for _ in filter(needs_set, rule.conditions)]
+        lookups = [attribute(nf.NFTA_LOOKUP_SET, c_string(next(names))) for _ in filter(needs_set, rule.conditions)]
         yield _add_rule(messages, chain, position, rule, lookups)
 
 
@@ -87,7 +87,7 @@ def _add_rule(
     actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]
     parts = make.nest(nf.NFTA_RULE_EXPRESSIONS, *expressions, make.COUNTER, *actions)
     if rule.comment:
-        words = text(rule.comment)
+        words = c_string(rule.comment)
         parts += attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
     return messages.add_rule(chain, parts, name=f"rule {position}")
 
@@ -172,7 +172,7 @@ def _set_mark(action: model.SetMark) -> bytes:
 
 def _log(action: model.Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel reports
-    return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
+    return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, c_string(action.prefix)), level)
 
 
 def _fixed(expressions: bytes) -> Callable[[object], bytes]:
@@ -207,7 +207,7 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.Log: _log,
 }
 
-OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
+OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, c_string(ANONYMOUS))
 
 
 def _lookup(condition: native.Among, set_named: bytes) -> bytes:
@@ -217,10 +217,10 @@ def _lookup(condition: native.Among, set_named: bytes) -> bytes:
 
 
 def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:
-    flags, elements = sets.flags_of(condition), sets.elements_of(condition)
+    flags, elements = sets.set_flags(condition), sets.set_elements(condition)
     description = (
-        attribute(nf.NFTA_SET_TABLE, text(table)),
-        attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
+        attribute(nf.NFTA_SET_TABLE, c_string(table)),
+        attribute(nf.NFTA_SET_NAME, c_string(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(native.FIELD_SIZES[condition.field])),
@@ -229,8 +229,8 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
     )
     yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
     where = (
-        attribute(nf.NFTA_SET_ELEM_LIST_TABLE, text(table))
-        + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
+        attribute(nf.NFTA_SET_ELEM_LIST_TABLE, c_string(table))
+        + attribute(nf.NFTA_SET_ELEM_LIST_SET, c_string(ANONYMOUS))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
     for start in range(0, len(elements), MAX_ELEMENTS):

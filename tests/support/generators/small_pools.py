@@ -10,7 +10,7 @@ from random import Random
 
 from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
-from capture.analysis.space import ABSENT, PACKET_PROTOCOLS, PacketSpace, gathered
+from capture.analysis.space import ABSENT, PACKET_PROTOCOLS, PacketSpace, gathered_bits
 from capture.model.addresses import IPV4, Family, Network, parse_address
 from capture.model.foreign import InterfaceIndex, LocalAddress, Protocols, TcpFlags, TranslatedConnection
 from capture.model.packet import Packet
@@ -264,5 +264,9 @@ def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
         packet.source.first if packet.source else ABSENT,
     ]
     for bits in space.groups:
-        numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits), gathered(packet.connection_mark, bits)]
+        numbers += [
+            gathered_bits(packet.mark, bits),
+            gathered_bits(packet.mark, bits),
+            gathered_bits(packet.connection_mark, bits),
+        ]
     return numbers + [0] * (len(space.domains) - space.first_unknown_level)

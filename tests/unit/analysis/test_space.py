@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import Situation
-from capture.analysis.space import ABSENT, Field, PacketSpace, gathered, scattered
+from capture.analysis.space import ABSENT, Field, PacketSpace, gathered_bits, scattered_bits
 from capture.model.addresses import FAMILIES, Family, Network, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import MANGLE, OUTPUT, Chain, Mark, Return, Rule, Ruleset, SetMark, Table
@@ -81,5 +81,5 @@ def test_bits_of_marks_are_together_that_every_mask_treats_alike() -> None:
 @pytest.mark.parametrize("bits", [[0], [3, 1], [31, 0, 7]])
 def test_bits_are_gathered_from_the_lowest_and_scattered_back(bits: list[int]) -> None:
     for number in range(1 << len(bits)):
-        assert gathered(scattered(number, bits), bits) == number
-    assert [scattered(1 << place, bits) for place in range(len(bits))] == [1 << bit for bit in bits]
+        assert gathered_bits(scattered_bits(number, bits), bits) == number
+    assert [scattered_bits(1 << place, bits) for place in range(len(bits))] == [1 << bit for bit in bits]
