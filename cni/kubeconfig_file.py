@@ -62,7 +62,7 @@ def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange]
 
 
 def remove(directory: str) -> list[FileChange]:
-    """Remove what was converted."""
+    """Remove the kubeconfig that was converted, if it is not the agent's; return what was removed."""
     path = os.path.join(directory, KUBECONFIG_NAME)
     if not os.path.lexists(path) or os.path.exists(os.path.join(directory, "token")):  # the agent's, with its token
         return []

@@ -39,7 +39,7 @@ class Status(Value):
 
 
 def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
-    """Look at the node. Raises OSError if the configuration directory cannot be read."""
+    """Return what is in order on the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
     listed = read_candidates(conf_dir, timeout=0.2)
     chosen = choose_network(listed, choice)

@@ -32,7 +32,7 @@ class Trial(Value):
 
 
 def try_version(path: str) -> Trial:
-    """Read the plugin's versions (SPEC, "VERSION: probe plugin version support")."""
+    """Return what the plugin answers to VERSION (SPEC, "VERSION: probe plugin version support")."""
     try:
         done = _call_plugin(path, b'{"cniVersion": "1.0.0"}')
     except OSError as error:

@@ -109,7 +109,7 @@ class CommandLine:
             self.flags[option] = value
 
     def _value_of(self, flag: str, option: Option[Any] | None) -> str:
-        """Take the next word, in any form, as the value of a flag."""
+        """Return the next word, in any form, as the value of a flag; UsageError without one."""
         value = next(self._words, None)
         if value is None:
             raise UsageError(f"{flag} needs a value" + (f": expected {option.expected}" if option else ""))

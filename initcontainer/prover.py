@@ -162,7 +162,7 @@ def _original_destination(connection: socket.socket) -> tuple[str, int]:
 
 
 def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -> str:
-    """Connect as the probe's user, and hand over the token. Raises OSError.
+    """Connect as the probe's user, hand over the token, and return the result in a word. Raises OSError.
 
     Without a token, for a proxy that runs: look whether one of the ports took the connection.
     """

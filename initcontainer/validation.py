@@ -58,7 +58,7 @@ class Validation(Value):
 
 
 def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
-    """Prove that capture works in a namespace. Raises ValidationError if traffic goes wrong.
+    """Prove that capture works in a namespace, and return the proofs. Raises ValidationError if traffic goes wrong.
 
     What cannot be proven is no error: a capability may be missing, or nothing is captured.
     """

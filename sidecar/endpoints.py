@@ -79,7 +79,7 @@ def _without_endpoints(path: str) -> str:
 
 
 def _replace(path: str, content: str) -> bool:
-    """Replace a file by rename(2) unless it has this content; the proxy's user may read it."""
+    """Replace a file by rename(2) unless it has this content; return whether it had another. All users may read it."""
     try:
         with open(path, encoding="utf-8") as file:
             if file.read() == content:

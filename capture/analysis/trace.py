@@ -324,7 +324,7 @@ class _Passage:
         return decided
 
     def _apply_policy(self, base_chain: BaseChain) -> bool:
-        """Leave a built-in chain by RETURN or at its end: its policy decides."""
+        """Leave a built-in chain by RETURN or at its end: its policy decides. Return True: that ends the table."""
         if base_chain.chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
             self.policy = base_chain

@@ -113,7 +113,7 @@ def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> d
 
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
-    """Give an interface an address, usable at once: without duplicate address detection."""
+    """Give an interface an address, usable at once (no duplicate address detection); return whether it was missing."""
     task = f"add address {address}/{prefix} to interface {interface}"
     body = _address_body(address, prefix, interface)
     try:
@@ -126,7 +126,7 @@ def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: 
 
 
 def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
-    """Take an address from an interface."""
+    """Take an address from an interface; return whether it was there."""
     task = f"remove address {address}/{prefix} from interface {interface}"
     body = _address_body(address, prefix, interface)
     return request_change(rtnetlink, RTM_DELADDR, 0, body, task, errno.EADDRNOTAVAIL)

@@ -167,7 +167,7 @@ def has_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) 
 def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, preference: int | None) -> bool:
     """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other.
 
-    With None, remove every rule that is exactly that, and none with more conditions.
+    With None, remove every rule that is exactly that, and none with more conditions. Return whether anything changed.
     """
     words = f"{FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} policy rule fwmark {mark:#x} lookup {table}"
     preferences = _preferences(rtnetlink, family, mark, table)
@@ -184,7 +184,7 @@ def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, 
 
 
 def remove_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> bool:
-    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`."""
+    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`; return whether there was one."""
     return set_mark_rule(rtnetlink, family, mark, table, None)
 
 

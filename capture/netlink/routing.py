@@ -105,7 +105,7 @@ def has_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
 
 
 def add_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
-    """Add the route `local default dev lo` to the table. ``lo`` must be up."""
+    """Add the route `local default dev lo` to the table; return whether it was missing. ``lo`` must be up."""
     task = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     try:
         rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), task)
@@ -117,7 +117,7 @@ def add_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
 
 
 def remove_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
-    """Remove the route `local default dev lo` from the table, of any maker.
+    """Remove the route `local default dev lo` from the table, of any maker; return whether there was one.
 
     It is read first, because only its metric distinguishes an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).

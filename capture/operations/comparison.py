@@ -42,7 +42,8 @@ def verify(
 ) -> Verified:
     """Compare the namespace with the desired rules of the settings.
 
-    Without settings, or where it is preferred: with what was applied there, if that is known.
+    Without settings, or where it is preferred: with what was applied there, if that is known. Raises CaptureError and
+    its kinds; what differs is in the result.
     """
     explicit = Settings({}) if settings is None else require_settings(settings, "verify")
     with InNamespace(namespace):

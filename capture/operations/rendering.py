@@ -21,7 +21,7 @@ def render(
 ) -> list[tuple[str, str]]:
     """Return what would be sent into an empty namespace, as titled texts; touches no kernel.
 
-    Without a choice, the backend and driver are those that most hosts take.
+    Without a choice, the backend and driver are those that most hosts take. Raises ConfigurationError.
     """
     config, _ = resolve(require_settings(settings, "render"), host_or_default(host, AnyPod(), "render"))
     if not isinstance(families, tuple) or not all(family in FAMILIES for family in families):

@@ -66,7 +66,7 @@ def switch_off(sysctls: Iterable[Sysctl]) -> bool:
 
 
 def restore(sysctls: Iterable[Sysctl]) -> bool:
-    """Give back the values of before, but for those that were changed since we switched them off."""
+    """Give the switches that are still as we left them their values of before; return whether there was one."""
     own = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read_value(sysctl.path) == OFF]
     return bool([sysctl for sysctl in own if _try_to_write(sysctl.path, sysctl.value)])
 

@@ -100,7 +100,7 @@ def _listening(protocol: int, groups: tuple[int, ...]) -> _socket.socket:
 
 
 def _drained(socket: _socket.socket) -> set[int]:
-    """Read all that is waiting; only its origin counts, not its content."""
+    """Read all that is waiting and return the namespaces that it comes from, as numbers; the content does not count."""
     changed: set[int] = set()
     while True:
         try:

@@ -53,7 +53,7 @@ NUMBERS_OF_PROTOCOLS = {name: number for number, name in XT_PROTOCOL_NAMES.items
 
 
 def _import_iptc() -> tuple[Any, Any]:
-    """Import python-iptables without what else its import does: 60 processes, distutils, warnings."""
+    """Return python-iptables, imported without what else that does: 60 processes, distutils, warnings."""
     search = ctypes.util.find_library
 
     def find_library(name: str) -> str | None:
