@@ -132,7 +132,7 @@ def install(
     whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
     nothing.
     """
-    runtime = _runtime(runtime_name)
+    runtime = _named_runtime(runtime_name)
     bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
     source = plugin or installed_plugin()
@@ -157,7 +157,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     from cni import status as node
     from cni.install_error import install_error_for
 
-    runtime = _runtime(runtime_name)
+    runtime = _named_runtime(runtime_name)
     bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
     try:
         state = node.examine_node(bin_path, conf_path, runtime, network)
@@ -185,7 +185,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     Pods that run keep their rules. A runtime that has cached the configuration of a pod (CRI-O does) calls the plugin
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
-    bin_path, conf_path = _chosen_paths(_runtime("auto"), bin_dir, conf_dir)
+    bin_path, conf_path = _chosen_paths(_named_runtime("auto"), bin_dir, conf_dir)
     if not (bin_dir or conf_dir or os.path.isdir(bin_path) or os.path.isdir(conf_path)):  # no runtime is here
         print_changes([], form, "nothing to remove")
         return 0
@@ -195,7 +195,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     return 0
 
 
-def _runtime(name: str) -> Runtime:
+def _named_runtime(name: str) -> Runtime:
     if name == "crio":
         return runtimes.crio()
     return runtimes.detect() if name == "auto" else runtimes.containerd(evidence="--runtime")

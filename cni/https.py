@@ -128,12 +128,12 @@ def exchange(
         plain.settimeout(seconds_until(deadline))
         while request:
             request = request[write(request) :]
-        return http_response.parse_response(_received(plain, read, deadline))
+        return http_response.parse_response(_read_all(plain, read, deadline))
     finally:
         plain.close()
 
 
-def _received(plain: Socket, read: Callable[[int], bytes], deadline: float) -> bytearray:
+def _read_all(plain: Socket, read: Callable[[int], bytes], deadline: float) -> bytearray:
     """Return all that comes until the server closes the connection, as the request tells it to."""
     received = bytearray()
     while True:

@@ -50,7 +50,7 @@ def read_entry(network: ConfigurationFile) -> IstioEntry:
     kubernetes = plugin.get("kubernetes")
     older: dict[str, Any] = kubernetes if isinstance(kubernetes, dict) else {}
     entry: dict[str, Any] = {}
-    kubeconfig = _kubeconfig(plugin, older)
+    kubeconfig = _kubeconfig_path(plugin, older)
     if kubeconfig:
         entry["kubeconfig"] = kubeconfig
     namespaces = plugin.get("exclude_namespaces") or older.get("exclude_namespaces")
@@ -75,7 +75,7 @@ def replaced_entry(network: ConfigurationFile, original: ConfigurationFile) -> I
     return IstioEntry(entry)
 
 
-def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
+def _kubeconfig_path(plugin: dict[str, Any], older: dict[str, Any]) -> str:
     named = older.get("kubeconfig") or plugin.get("kubeconfig")
     if isinstance(named, str) and named:
         return named

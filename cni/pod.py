@@ -124,13 +124,13 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
     before, behind = _split_at_metadata("\n".join(filter(None, lines)))
     first, *lines = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
-        depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
-        lines = lines[: next((at for at, line in enumerate(lines) if _indent(line) <= depth), None)]
+        depth = _indentation_of(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
+        lines = lines[: next((at for at, line in enumerate(lines) if _indentation_of(line) <= depth), None)]
     pairs: dict[str, str] = {}
     for piece in "\n".join([first, *lines]).translate(SEPARATORS).split("\n"):
         name, colon, value = piece.partition(":")
         if colon:
-            pairs.setdefault(_unquoted(name), _unquoted(value))
+            pairs.setdefault(_unquoted_text(name), _unquoted_text(value))
     return pairs
 
 
@@ -143,10 +143,10 @@ def _split_at_metadata(text: str) -> tuple[str, str]:
     return before, behind
 
 
-def _indent(line: str) -> int:
+def _indentation_of(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _unquoted(text: str) -> str:
+def _unquoted_text(text: str) -> str:
     bare = text.strip()
     return bare[1:-1] if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else bare

@@ -284,7 +284,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[tuple[str, str
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
             raise _bad_attachments(f"{key}: invalid value {shown(entries)}: expected a list")
-        valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
+        valid |= dict.fromkeys([_parsed_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
     raise _bad_attachments("cni.dev/valid-attachments is missing: without it GC would take all attachments for gone")
@@ -295,7 +295,7 @@ def _bad_attachments(problem: str) -> CniError:
     return CniError(INVALID_CONFIGURATION, problem, remedy)
 
 
-def _attachment(key: str, entry: object) -> tuple[str, str]:
+def _parsed_attachment(key: str, entry: object) -> tuple[str, str]:
     if isinstance(entry, dict):
         container_id, interface = entry.get("containerID"), entry.get("ifname")
         if isinstance(container_id, str) and isinstance(interface, str):
@@ -326,7 +326,7 @@ def dispatch(
         version = _version_of(configuration)
         request = _request(command, version, environ, configuration, known_arguments)
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
-        result = _result(request) if command == "ADD" else b""
+        result = _add_result(request) if command == "ADD" else b""
         handlers[command](request)
         return Response(result, 0)
     except CniError as error:
@@ -349,14 +349,14 @@ def _request(
         container_id=environ.get("CNI_CONTAINERID", ""),
         namespace=environ.get("CNI_NETNS", ""),
         interface=environ.get("CNI_IFNAME", ""),
-        arguments=_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
+        arguments=_parsed_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
         configuration=configuration,
         previous_result=_previous_result_of(command, configuration),
         valid_attachments=_valid_attachments_of(configuration) if command == "GC" else (),
     )
 
 
-def _arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
+def _parsed_arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
     if command in {"ADD", "CHECK"}:
         return parse_arguments(text, known)
     try:
@@ -397,7 +397,7 @@ def error_response(error: CniError, version: str) -> Response:
     return Response(encode_json(content).encode() + b"\n", 1, error)
 
 
-def _result(request: Request) -> bytes:
+def _add_result(request: Request) -> bytes:
     """Return the result of ADD: prevResult, as it is if it is written in the version of the request.
 
     Without prevResult it is empty: we make no interface and give no address.

@@ -57,7 +57,7 @@ class Prover:
         """Return what happened to each probe. Raises ValidationError unless each arrives as it must."""
         try:
             for end in {(probe.destination.family, probe.arrives_on) for probe in probes}:
-                self._listeners[end] = _listener(*end, transparent=self._transparent)
+                self._listeners[end] = _open_listener(*end, transparent=self._transparent)
             return [self._prove_one(probe) for probe in probes]
         finally:
             for listener in filter(None, self._listeners.values()):
@@ -71,7 +71,7 @@ class Prover:
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)
         answer = os.strerror(errno.ETIMEDOUT)  # should the time be over before the first attempt
         while (seconds := self._deadline - time.monotonic()) > 0:
-            answer = self._attempt(probe, token, seconds)
+            answer = self._connect_once(probe, token, seconds)
             if answer == PORT_UNKNOWN:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
@@ -82,7 +82,7 @@ class Prover:
             time.sleep(RETRY_AFTER)
         raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
 
-    def _attempt(self, probe: Probe, token: bytes, seconds: float) -> str:
+    def _connect_once(self, probe: Probe, token: bytes, seconds: float) -> str:
         """Connect once in a child, as the probe's user; return CONNECTED, PORT_UNKNOWN or why it failed."""
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
@@ -123,7 +123,7 @@ def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
         )
 
 
-def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
+def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
     """Return a listening socket on a port of the proxy, for all addresses of the family; None if it is taken."""
     listener = socket.socket(FAMILY_NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

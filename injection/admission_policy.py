@@ -154,8 +154,8 @@ class _Policy:
                     ]
                 },
             },
-            "variables": [{"name": each.name, "expression": each.expression} for each in self._variables()],
-            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": self._patches()}}],
+            "variables": [{"name": each.name, "expression": each.expression} for each in self._policy_variables()],
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": self._patch_list()}}],
         }
 
     def parameters(self) -> dict[str, str]:
@@ -164,16 +164,16 @@ class _Policy:
         if self._template.fragment is None:
             given["image"] = self._template.image
             for name, mode in (("bootstrap", "REDIRECT"), ("bootstrap-tproxy", "TPROXY")):
-                given[name] = self._template.proxy(self._any, self._settings(mode))["args"][1]
+                given[name] = self._template.proxy(self._any, self._mode_settings(mode))["args"][1]
         return given
 
-    def _settings(self, mode: str) -> PodSettings:
+    def _mode_settings(self, mode: str) -> PodSettings:
         annotations = {option.INTERCEPTION_MODE.annotations[0]: mode}
         return PodSettings(self._base, annotations, {}, self._fixed.uid, self._fixed.gid)
 
     # -- who, and with what settings
 
-    def _variables(self) -> list[Variable]:
+    def _policy_variables(self) -> list[Variable]:
         ports = self._base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
         return [
             Variable("labels", "has(object.metadata.labels) ? object.metadata.labels : {}"),
@@ -181,20 +181,20 @@ class _Policy:
             Variable("namespaceLabels", "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}"),
             Variable("containers", _ALL_CONTAINERS),
             Variable("injects", _injection_condition()),
-            Variable("mode", _annotation(option.INTERCEPTION_MODE, self._fixed.mode)),
-            Variable("native", _native(default=self._template.is_native)),
+            Variable("mode", _annotation_value(option.INTERCEPTION_MODE, self._fixed.mode)),
+            Variable("native", _native_condition(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
             Variable("statusPort", f"{_first_annotation((STATUS_PORT_ANNOTATION,), DEFAULT_STATUS_PORT)}.trim()"),
-            Variable("given", _annotation(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
+            Variable("given", _annotation_value(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
-            Variable("arguments", self._arguments()),
-            Variable("first", cel_literal(self._first())),
+            Variable("arguments", self._init_arguments()),
+            Variable("first", cel_literal(self._first_container())),
             Variable("proxy", self._proxy_expression(native=False)),
             Variable("nativeProxy", self._proxy_expression(native=True)),
         ]
 
-    def _arguments(self) -> str:
+    def _init_arguments(self) -> str:
         """Return the arguments of ``istio-init`` as a list, in the order of ``PodSettings.arguments``."""
         fixed = self._fixed
         ports: tuple[Option[Any], ...] = (option.PROXY_PORT, option.INBOUND_CAPTURE_PORT)
@@ -203,7 +203,7 @@ class _Policy:
         always = [SUBCOMMAND, *(word for each in ports for word in (f"-{each.short}", fixed.text(each)))]
         always += ["-u", cel_expression("variables.uid"), "-m", cel_expression("variables.mode")]
         for each in networks:
-            always += [f"-{each.short}", cel_expression(_annotation(each, self._base.text(each)))]
+            always += [f"-{each.short}", cel_expression(_annotation_value(each, self._base.text(each)))]
         always += ["-d", cel_expression("variables.excluded")]
         parts = [cel_literal(always), *map(self._if_given, chosen)]
         if fixed.gid != fixed.uid:
@@ -212,7 +212,7 @@ class _Policy:
         return " + ".join([*parts, *([cel_literal(rest)] if rest else [])])
 
     def _if_given(self, each: Option[Any]) -> str:
-        pair = cel_literal([f"-{each.short}", cel_expression(_annotation(each, self._base.text(each)))])
+        pair = cel_literal([f"-{each.short}", cel_expression(_annotation_value(each, self._base.text(each)))])
         if each in self._base.explicit:
             return pair
         given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in each.annotations)
@@ -220,7 +220,7 @@ class _Policy:
 
     # -- what is put in
 
-    def _first(self) -> dict[str, Any]:
+    def _first_container(self) -> dict[str, Any]:
         make = validation_container if self._template.uses_plugin else init_container
         container = make("", self._fixed)
         arguments = "variables.arguments"
@@ -236,44 +236,45 @@ class _Policy:
             return cel_literal(as_native(own) if native else own)
         made = {}
         for mode, parameter in (("REDIRECT", "bootstrap"), ("TPROXY", "bootstrap-tproxy")):
-            proxy = self._template.proxy(self._any, self._settings(mode))
+            proxy = self._template.proxy(self._any, self._mode_settings(mode))
             proxy["image"] = cel_expression("string(params.data['image'])")
             proxy["args"][1] = cel_expression(f"string(params.data['{parameter}'])")
             made[mode] = cel_literal(as_native(proxy) if native else proxy)
         return f"variables.mode == 'TPROXY' ? {made['TPROXY']} : {made['REDIRECT']}"
 
-    def _patches(self) -> str:
+    def _patch_list(self) -> str:
         """Return the list of patches, or an empty one."""
         first = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
         captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(first)}"
         missing = _is_missing(PROXY_CONTAINER)
         early = "true" if self._template.uses_plugin else "variables.native"
         parts = [
-            _if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
+            _patches_if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
             *self._fragment_patches(),
-            _if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
-            _if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
-            _if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
-            _if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
-            _if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
+            _patches_if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
+            _patches_if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
+            _patches_if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
+            _patches_if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
+            _patches_if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
             *self._annotation_patches(),
-            _add_annotation(STATUS_ANNOTATION, self._status(first)),
+            _add_annotation(STATUS_ANNOTATION, self._status_expression(first)),
         ]
         return "variables.injects ? (" + "\n + ".join(parts) + ") : []"
 
     def _fragment_patches(self) -> list[str]:
         others = self._template.others()
         parts = [
-            _if(_is_missing(each["name"]), _add("/spec/initContainers/0", cel_literal(each)))
+            _patches_if(_is_missing(each["name"]), _add("/spec/initContainers/0", cel_literal(each)))
             for each in reversed(others.init_containers)
         ]
         parts += [
-            _if(_is_missing(each["name"]), _add("/spec/containers/-", cel_literal(each))) for each in others.containers
+            _patches_if(_is_missing(each["name"]), _add("/spec/containers/-", cel_literal(each)))
+            for each in others.containers
         ]
         if others.volumes:
-            parts.append(_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
+            parts.append(_patches_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
         return parts + [
-            _if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
+            _patches_if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
                 _add("/spec/volumes/-", cel_literal(each)))
             for each in others.volumes
         ]  # fmt: skip
@@ -287,7 +288,7 @@ class _Policy:
         needed.pop(ports, None)
         captured = f"variables.mode != '{NO_CAPTURE}'"
         parts = [
-            _if(
+            _patches_if(
                 " && ".join([captured, *(f"!('{other}' in {ANNOTATIONS})" for other in _names_of(name))]),
                 _add_annotation(name, cel_literal(value)),
             )
@@ -295,9 +296,9 @@ class _Policy:
         ]
         own = _first_annotation((ports,), "")
         differs = f"{captured} && variables.more != {own} && variables.more != '{DEFAULT_STATUS_PORT}'"
-        return [*parts, _if(differs, _add_annotation(ports, "variables.more"))]
+        return [*parts, _patches_if(differs, _add_annotation(ports, "variables.more"))]
 
-    def _status(self, first: str) -> str:
+    def _status_expression(self, first: str) -> str:
         """Return the status in Istio's form, as an expression."""
         others = self._template.others()
 
@@ -333,7 +334,7 @@ _WITH_STATUS_PORT = (
 )
 
 
-def _annotation(each: Option[Any], default: str) -> str:
+def _annotation_value(each: Option[Any], default: str) -> str:
     return _first_annotation(each.annotations, default)
 
 
@@ -370,7 +371,7 @@ def _injection_condition() -> str:
     return f"{selected} && {word} != 'false' && !{host} && {wants_sidecar} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
 
 
-def _native(*, default: bool) -> str:
+def _native_condition(*, default: bool) -> str:
     word = _first_annotation((NATIVE_ANNOTATION,), "")
     return f"{word} in ['true', 'false'] ? {word} == 'true' : {json.dumps(default)}"
 
@@ -397,5 +398,5 @@ def _add_annotation(name: str, value: str) -> str:
     return _add(f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}", value)
 
 
-def _if(condition: str, patches: str) -> str:
+def _patches_if(condition: str, patches: str) -> str:
     return f"({condition} ? {patches} : [])"

@@ -82,7 +82,7 @@ def injection_settings(workload: Workload, template: Template, base: Settings) -
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
     metadata = proxy_metadata(workload.annotations.get(PROXY_CONFIG_ANNOTATION, ""))
-    environment = {**metadata, **_environment(fragment), **_environment(own)}
+    environment = {**metadata, **_container_environment(fragment), **_container_environment(own)}
     try:
         uid, gid = proxy_uid_and_gid(base, context)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
@@ -118,7 +118,7 @@ def _single_id(base: Settings, option: Any, default: int) -> int:
     return int(text)
 
 
-def _environment(container: Mapping[str, Any]) -> dict[str, str]:
+def _container_environment(container: Mapping[str, Any]) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container.get("env") or [] if isinstance(each.get("value"), str)}
 
 

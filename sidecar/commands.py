@@ -98,7 +98,7 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     documents = read_files(filenames)
     mesh_objects = read_mesh_objects(documents)
     pod, document = _pod(mesh_objects, documents, name)
-    config = _config(ctx, namespace, document)
+    config = _pod_config(ctx, namespace, document)
     path = path_for_envoy or (os.path.abspath(directory) if directory else "")
     plain = render_bootstrap(
         config, mesh_objects, pod, directory=path, resolvers=resolvers or _recorded_servers(config)
@@ -123,12 +123,12 @@ def _pod(mesh_objects: MeshObjects, documents: list[Document], name: str | None)
     return objects.get(title, MeshPod(namespace or DEFAULT_NAMESPACE, short)), document
 
 
-def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
+def _pod_config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
     """Return what the capture is: as recorded, or as the pod, the environment and the options request."""
     if namespace is not None:
         if flags_of(ctx):
             raise click.UsageError("--netns and --pid take what was applied there; options of the capture exclude them")
-        return _recorded(namespace)
+        return _recorded_config(namespace)
     settings = settings_of(ctx)
     if document is not None:
         own = settings_of_object(document.plain, document.origin)
@@ -138,7 +138,7 @@ def _config(ctx: click.Context, namespace: str | None, document: Document | None
     return config
 
 
-def _recorded(namespace: str) -> CaptureConfig:
+def _recorded_config(namespace: str) -> CaptureConfig:
     with InNamespace(namespace):
         found = record.read()
     if found is None:

@@ -94,7 +94,7 @@ class ChainCompiler:
         if isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, *idle)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
-            may = self.space.unknown(("verdict", self._occurrence(position)), rule)
+            may = self.space.unknown(("verdict", self._occurrence_key(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(UNKNOWN_FATE), after)
         elif isinstance(verdict, TRACKING_VERDICTS):
             then = self._tracking_fates(verdict, after)
@@ -103,7 +103,7 @@ class ChainCompiler:
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
         else:
             then = self._fates_by_verdict(verdict, self.path.reason(self, f"{position}", rule), after)
-        occurrence, is_native = self._occurrence(position), self.base_chain.is_native
+        occurrence, is_native = self._occurrence_key(position), self.base_chain.is_native
         early = [each for each in rule.matches if isinstance(each, TRACKING_MATCHES) and not self.is_tracked]
         later = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
@@ -142,7 +142,7 @@ class ChainCompiler:
         then = self.path.apply_verdict(verdict, self.chain.name, self.fall_through, stage, self.base_chain)
         return self.path.with_reason(then, verdict, reason)
 
-    def _occurrence(self, position: int) -> Hashable:
+    def _occurrence_key(self, position: int) -> Hashable:
         return self.stage.leg, self.base_chain.table, self.chain.name, position
 
     def _fates_of_run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
@@ -173,7 +173,7 @@ class ChainCompiler:
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
         where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
-        key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
+        key = self.stage.chosen_by, where if is_known else (self._occurrence_key(first), self.is_translated)
         lists = self.compiler.decision_lists.get(key)
         if lists is None:
             deciding = [
@@ -192,12 +192,12 @@ class ChainCompiler:
             if isinstance(match, TRACKING_MATCHES) and not self.is_tracked:
                 rest = self.diagrams.both(rest, self._holds_untracked(match))
             elif known is None:
-                occurrence = self._occurrence(position)
+                occurrence = self._occurrence_key(position)
                 holds = self.space.other(match, rule, occurrence, translated=self.is_translated)
                 rest = self.diagrams.both(rest, holds)
             else:
                 level, inside = known
-                ranges[level] = _intersection(ranges[level], inside) if level in ranges else inside
+                ranges[level] = _common_ranges(ranges[level], inside) if level in ranges else inside
         return Box(ranges, rest, (effective_verdict(rule), reason))
 
 
@@ -207,6 +207,6 @@ def is_about_tracking(rule: model.Rule) -> bool:
     return decides or any(isinstance(match, TRACKING_MATCHES) for match in rule.matches)
 
 
-def _intersection(ranges: Ranges, other_ranges: Ranges) -> Ranges:
+def _common_ranges(ranges: Ranges, other_ranges: Ranges) -> Ranges:
     common = ((max(a, c), min(b, d)) for a, b in ranges for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

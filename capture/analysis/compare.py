@@ -83,7 +83,7 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         own, foreign = compare_family(family, desired_forms, live_forms)
         found += own
         for key, in_chain in differences_by_chain(foreign).items():
-            found += _disturbing(key, in_chain, own, desired_forms or {})
+            found += _disturbing_rules(key, in_chain, own, desired_forms or {})
     return found
 
 
@@ -95,7 +95,7 @@ def differences_by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, s
     return grouped
 
 
-def _disturbing(
+def _disturbing_rules(
     key: tuple[TableName, str], foreign: Sequence[Difference], own: Sequence[Difference], desired: CanonicalTables
 ) -> Iterator[Difference]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""

@@ -237,10 +237,10 @@ class Diagrams:
             bounds: Sequence[int] = self._bounds[only]
         else:
             bounds = sorted(set().union(*[self._bounds[node] for node in at_level]))
-        columns = [self._column(node, level, bounds) for node in nodes]
+        columns = [self._column_of_node(node, level, bounds) for node in nodes]
         return level, bounds, list(zip(*columns, strict=True))
 
-    def _column(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
+    def _column_of_node(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
         if self._levels[node] != level:
             return [node] * (len(cuts) + 1)
         bounds, children = self._bounds[node], self._children[node]
@@ -304,9 +304,9 @@ class Diagrams:
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
-        return self._remade(node, change, self._with_children, self._memos.setdefault(name, {}))
+        return self._rebuilt(node, change, self._with_children, self._memos.setdefault(name, {}))
 
-    def _remade(
+    def _rebuilt(
         self,
         node: int,
         change: Callable[[int], int | None],
@@ -337,7 +337,7 @@ class Diagrams:
                 return None
             return self.yes if node in leaves else self.no
 
-        return self._remade(node, change, self._with_children, {})
+        return self._rebuilt(node, change, self._with_children, {})
 
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
@@ -371,7 +371,7 @@ class Diagrams:
                 return self._with_children(node, children)
             return self._put_above(levels.get(level, level), self._bounds[node], children)
 
-        return self._remade(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
+        return self._rebuilt(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
 
     def _kept_below(self, lowest: int) -> Callable[[int], int | None]:
         """Return what keeps nodes below a level as they are."""
@@ -393,7 +393,7 @@ class Diagrams:
             return self.any_of(set(children))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
-        return self._remade(node, self._kept_below(max(levels)), make, memo)
+        return self._rebuilt(node, self._kept_below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may test any field."""

@@ -132,10 +132,10 @@ class Comparison:
             node = self.difference(direction, only_captured=only_captured)
             if like is not None:
                 node = self.diagrams.where_equal(node, like.difference(direction), self._nothing)
-            for frame in self._frames() if node != self._nothing else ():
+            for frame in self._search_frames() if node != self._nothing else ():
                 framed = self.space.switches.expanded(self.diagrams.choose(frame, node, self._nothing))
                 if framed != self._nothing:
-                    yield from self._effects(direction, framed, frame)
+                    yield from self._effects_in_frame(direction, framed, frame)
                     break
 
     def is_doubtful(self, among: Comparison) -> bool:
@@ -143,7 +143,7 @@ class Comparison:
         for direction in (INBOUND, OUTBOUND):
             told_apart = self.diagrams.mapped(among.difference(direction), lambda each: each is not None, "told apart")
             node = self.diagrams.choose(told_apart, self.difference(direction, only_captured=True), self._nothing)
-            if any(not each.is_certain for each in self._changes(node)[1]):
+            if any(not each.is_certain for each in self._fate_changes(node)[1]):
                 return True
         return False
 
@@ -160,7 +160,7 @@ class Comparison:
         for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             node = self.diagrams.choose(matched, self._nothing, node)
-        for frame in self._frames():
+        for frame in self._search_frames():
             framed = self.diagrams.choose(frame, node, self._nothing)
             effect = self._weightiest_effect(direction, framed, quick_witness)
             effect = effect or self._weightiest_effect(direction, self.space.switches.expanded(framed), witness)
@@ -170,13 +170,13 @@ class Comparison:
 
     def _weightiest_effect(self, direction: Direction, node: int, search: Search) -> Effect | None:
         """Return the weightiest effect, if the search finds a packet of it."""
-        node, changes = self._changes(node)
+        node, changes = self._fate_changes(node)
         change = min(changes, key=lambda each: weight(each, direction), default=None)
         if change is None:
             return None
         packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
         numbers = search(self.space, packets, direction)
-        return None if numbers is None else self._traced(direction, change, self.space.packet(numbers))
+        return None if numbers is None else self._traced_effect(direction, change, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
@@ -184,7 +184,7 @@ class Comparison:
         changing = {Field.IN, Field.OUT, *range(Field.COUNT, len(self.space.domains))}
         return self.diagrams.exists(matches, changing)
 
-    def _frames(self) -> Iterator[int]:
+    def _search_frames(self) -> Iterator[int]:
         """Yield sets of packets, the most ordinary ones first."""
         new = self.space.has_state("NEW")
         yield self.diagrams.both(new, self.space.has_mark("mark", 0, ALL_BITS))
@@ -311,17 +311,17 @@ class Comparison:
         reply = packets_over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return packets_over_lo(called, Field.SOURCE, "NEW"), reply
 
-    def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
+    def _effects_in_frame(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._possible[direction], frame)
-        node, changes = self._changes(node)
+        node, changes = self._fate_changes(node)
         for change in changes:
             packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
             numbers = witness(self.space, packets, direction)
             described = regions_of(self.space, packets, among)
-            effect = self._traced(direction, change, self.space.packet(numbers))
+            effect = self._traced_effect(direction, change, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
-    def _changes(self, node: int) -> tuple[int, list[FateChange]]:
+    def _fate_changes(self, node: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(node)) > MAX_EFFECTS:
             node = self.diagrams.mapped(
@@ -330,7 +330,7 @@ class Comparison:
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(node)]
         return node, [value for value in values if isinstance(value, FateChange)]
 
-    def _traced(self, direction: Direction, change: FateChange, packet: Packet) -> Effect:
+    def _traced_effect(self, direction: Direction, change: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)
         if untracking_step(after) is not None:
             after = after.replace(lost_reply=lost_reply(after, self.situations[1]))

@@ -141,16 +141,16 @@ class EdgeReader:
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""
         if chain.name not in self._known:
-            self._known[chain.name] = self._edges(chain, depth)
+            self._known[chain.name] = self._merged_edges(chain, depth)
         return self._known[chain.name]
 
-    def _edges(self, chain: model.Chain, depth: int) -> tuple[Edge, ...]:
+    def _merged_edges(self, chain: model.Chain, depth: int) -> tuple[Edge, ...]:
         merged: dict[tuple[str, str, str], Edge] = {}
         for family in self.families:
             for position, rule in enumerate(chain.rules_for(family)):
                 if rule.family is None and family != self.families[0]:
                     continue  # one rule for both, with one counter
-                edge = self._edge(chain, position, rule, family, depth)
+                edge = self._rule_edge(chain, position, rule, family, depth)
                 key = (edge.to, edge.kind, edge.text)
                 merged[key] = _joined_edges(merged[key], edge) if key in merged else edge
         return tuple(merged.values())
@@ -176,8 +176,8 @@ class EdgeReader:
                 families=families,
             )
 
-    def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
-        kind, target, below = self._target(chain, rule, depth)
+    def _rule_edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
+        kind, target, below = self._edge_target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if rule.why == REJECT_REASON:
             text, target, kind = rule.why, "refused", "dropped"
@@ -191,7 +191,7 @@ class EdgeReader:
         families = self.families if rule.family is None else (rule.family,)
         return Edge(target, kind, text, packets, size, families=families, below=below)
 
-    def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
+    def _edge_target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
         verdict = effective_verdict(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
         if isinstance(verdict, model.Jump):

@@ -72,7 +72,7 @@ class _PossiblePackets:
                 self.diagrams.negation(space.is_absent(Field.SOURCE)),
                 self.diagrams.negation(self._in_networks(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
                 space.has_mark("mark", 0, model.ALL_BITS),
-                self._common(),
+                self._always_possible(),
             )
         )
 
@@ -96,7 +96,7 @@ class _PossiblePackets:
                 self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
                 choose(space.has_state("NEW", "RELATED"), has_owner, self.diagrams.yes),
                 self._routed_by_mark(),
-                self._common(),
+                self._always_possible(),
             )
         )
 
@@ -111,7 +111,7 @@ class _PossiblePackets:
             node = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, node)
         return node
 
-    def _common(self) -> int:
+    def _always_possible(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking.
 
         TCP and UDP are RELATED by a helper alone (nf_conntrack_helper.c): a rule assigns it, which cannot be judged.

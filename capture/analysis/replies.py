@@ -105,7 +105,7 @@ def lost_reply(live: Trace, situation: Situation) -> Trace | None:
         return None
     is_tracked = untracking_step(live) is None
     for packet in replies(live):
-        for reply in (packet,) if is_tracked else _untracked(packet):
+        for reply in (packet,) if is_tracked else _untracked_replies(packet):
             traced = trace_with_flags(reply, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
             if is_lost and traced.certain:
@@ -113,7 +113,7 @@ def lost_reply(live: Trace, situation: Situation) -> Trace | None:
     return None
 
 
-def _untracked(reply: Packet) -> Iterator[Packet]:
+def _untracked_replies(reply: Packet) -> Iterator[Packet]:
     """Yield replies to a connection that is not tracked, as the kernel takes them."""
     first = reply.replace(connection_mark=0, state="NEW", is_reply=False)
     if reply.protocol == "tcp":

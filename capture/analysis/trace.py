@@ -206,7 +206,7 @@ class _Passage:
         """Take the packet all its way."""
         if self.packet.in_interface is None:
             self._pass_hook(model.OUTPUT)
-            self._route()
+            self._reroute()
             self._pass_hook(model.POSTROUTING)
             if self.packet.out_interface != LOOPBACK or self.packet.is_reply:
                 return  # a reply comes in again as what the app has called, not as the proxy
@@ -217,7 +217,7 @@ class _Passage:
         if self.is_redirected or self.transparent or is_for_the_pod:
             self._pass_hook(model.INPUT)
 
-    def _route(self) -> None:
+    def _reroute(self) -> None:
         """Let the packet leave by another interface if its destination was changed.
 
         What follows at OUTPUT still saw the one by which it was to leave (``state->out`` stays as it was,

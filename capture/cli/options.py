@@ -233,12 +233,12 @@ def namespace_options() -> list[click.Parameter]:
     ]  # fmt: skip
 
 
-def _namespace(text: str) -> str:
+def _parse_namespace(text: str) -> str:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE_TYPE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
+NAMESPACE_TYPE = ParameterType(_parse_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
@@ -301,8 +301,8 @@ def dns_servers_option() -> click.Parameter:
     )  # fmt: skip
 
 
-def _addresses(text: str) -> tuple[Network, ...]:
+def _parse_addresses(text: str) -> tuple[Network, ...]:
     return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
 
 
-ADDRESS_LIST_TYPE = ParameterType(_addresses, "IP addresses, separated by commas")
+ADDRESS_LIST_TYPE = ParameterType(_parse_addresses, "IP addresses, separated by commas")

@@ -19,26 +19,26 @@ from capture.state.netns import InNamespace
 from capture.state.pod_host import PodFromInside
 
 
-def _endpoint(text: str) -> tuple[Network, int]:
-    host, port_text = _split(text)
+def _parse_endpoint(text: str) -> tuple[Network, int]:
+    host, port_text = _split_endpoint(text)
     return parse_address(host), port(port_text)
 
 
-def _source(text: str) -> tuple[Network, int | None]:
-    host, port_text = _split(text)
+def _parse_source(text: str) -> tuple[Network, int | None]:
+    host, port_text = _split_endpoint(text)
     return parse_address(host), port(port_text) if port_text else None
 
 
 ID_TYPE = number_type(0, MAX_ID)
-ENDPOINT_TYPE = ParameterType(_endpoint, "an address with a port (1-65535), such as 10.1.2.3:80 or [fd00::1]:80")
-SOURCE_TYPE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
+ENDPOINT_TYPE = ParameterType(_parse_endpoint, "an address with a port (1-65535), such as 10.1.2.3:80 or [fd00::1]:80")
+SOURCE_TYPE = ParameterType(_parse_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
 INTERFACE_TYPE = ParameterType(
     interface, "an interface name (at most 15 bytes, no blank, no '/')", lambda name: not name.endswith("+")
 )
 MARK_TYPE = ParameterType(packet_mark, "a number from 0 to 4294967295, decimal or 0x...")
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split_endpoint(text: str) -> tuple[str, str]:
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest.removeprefix(":")

@@ -161,7 +161,7 @@ def _other_conditions(body: bytes, fields: Fields) -> str:
 
 def has_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> bool:
     """Return whether there is a policy rule `fwmark MARK lookup TABLE` that has no other condition."""
-    return bool(_preferences(rtnetlink, family, mark, table))
+    return bool(_preferences_of_mark(rtnetlink, family, mark, table))
 
 
 def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, preference: int | None) -> bool:
@@ -170,7 +170,7 @@ def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, 
     With None, remove every rule that is exactly that, and none with more conditions. Return whether anything changed.
     """
     words = f"{FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} policy rule fwmark {mark:#x} lookup {table}"
-    preferences = _preferences(rtnetlink, family, mark, table)
+    preferences = _preferences_of_mark(rtnetlink, family, mark, table)
     changes = []
     if preference is not None and preference not in preferences:
         rule = _mark_rule(family, mark, table, preference)  # another process may be faster: EEXIST
@@ -188,7 +188,7 @@ def remove_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: in
     return set_mark_rule(rtnetlink, family, mark, table, None)
 
 
-def _preferences(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
+def _preferences_of_mark(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
     rules = read_policy_rules(rtnetlink, family)
     return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
 

@@ -126,7 +126,7 @@ def why(
     """
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
-        pod = _examine(settings, namespace, live_situation(live_sets))
+        pod = _examine_pod(settings, namespace, live_situation(live_sets))
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
@@ -153,12 +153,12 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
-        pod = _examine(settings, namespace, live_situation())
+        pod = _examine_pod(settings, namespace, live_situation())
         mark = (pod.reference.config if pod.reference else CaptureConfig()).tproxy_mark
         return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), pod.capture, mark))
 
 
-def _examine(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
+def _examine_pod(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
     """Return the pod with the rules and the proxy that the settings, or the recorded ones, expect; else live rules."""
     reference = read_reference(settings, host=host_of(namespace))
     own = own_ruleset(situation.ruleset)

@@ -81,7 +81,7 @@ def empty_capture_causes(reference: Reference | None, facts: PodFacts, capture: 
         return
     settings = reference.settings
     options = _explicit_options(settings, lambda option: bool(_ports_without(option, settings, facts)))
-    yield cause("excluded", "everything", options=", ".join(options or _restrictions(settings)))
+    yield cause("excluded", "everything", options=", ".join(options or _restricting_options(settings)))
 
 
 def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
@@ -92,7 +92,7 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
         yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     settings = reference.settings
-    restrictions = _restrictions(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
+    restrictions = _restricting_options(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
     for outcome, families, connections in uncaptured_directions(reference, facts, capture) if capture.ports else ():
         options = _options_against(outcome, families, settings, facts) or restrictions
         kept = (
@@ -183,7 +183,7 @@ def _ports_without(option: Option[Any], settings: Settings, facts: PodFacts) -> 
     return ports_of(build_ruleset(config), facts)
 
 
-def _restrictions(settings: Settings) -> list[str]:
+def _restricting_options(settings: Settings) -> list[str]:
     return _explicit_options(settings, lambda option: _restricts(option, settings))
 
 

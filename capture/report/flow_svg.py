@@ -65,10 +65,10 @@ def svg_picture(flows: Sequence[PathTree], title: str) -> str:
     height = top + MARGIN
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n<title>{_escaped(title)}</title>\n'
+        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n<title>{_xml_text(title)}</title>\n'
         f"<style>{STYLE}</style>\n"
         f'<rect width="100%" height="100%" style="stroke:none"/>\n'
-        f'<text class="note" x="{MARGIN}" y="{MARGIN + 10}">{_escaped(title)}; {FOOTNOTE}</text>\n'
+        f'<text class="note" x="{MARGIN}" y="{MARGIN + 10}">{_xml_text(title)}; {FOOTNOTE}</text>\n'
     )
     return head + "\n".join(body) + "\n</svg>\n"
 
@@ -106,7 +106,7 @@ def _of_root(heading: str, root: PlacedBox, columns: Sequence[tuple[float, float
     for box in rows:
         rows += box.below
     highest = min(box.middle for box in rows) - BOX_HEIGHT / 2 - HEADING_HEIGHT / 2
-    yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_escaped(heading)}</text>'
+    yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_xml_text(heading)}</text>'
     for box in rows:
         yield from _box_lines(box, columns)
 
@@ -116,9 +116,9 @@ def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterat
     top, colour = box.middle - BOX_HEIGHT / 2, BOX_COLOURS[box.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX_HEIGHT}" rx="5" stroke="{colour}"/>'
     first = box.middle - 3 if box.text else box.middle + 4
-    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_escaped(box.to)}</text>'
+    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_xml_text(box.to)}</text>'
     if box.text:
-        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_escaped(box.text)}</text>'
+        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_xml_text(box.text)}</text>'
     children = box.below if box.column else box.below[:1]
     if not box.column:  # a packet meets one table after the other
         for upper, lower in itertools.pairwise(box.below):
@@ -135,13 +135,13 @@ def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterat
         tip = f"M{end - 7:.1f} {child.middle - 4:.1f}l6 4l-6 4Z"
         yield f'<path d="{tip}" style="fill:{stroke}"/>'
         place = f'x="{end - 10:.1f}" y="{child.middle - 5:.1f}" text-anchor="end"'
-        yield f'<text class="count" {place}>{_escaped(child.label)}</text>'
+        yield f'<text class="count" {place}>{_xml_text(child.label)}</text>'
 
 
 def _cut_text(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 
-def _escaped(text: str) -> str:
+def _xml_text(text: str) -> str:
     """Return text of XML; what is not printable is escaped before."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

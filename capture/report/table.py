@@ -102,11 +102,11 @@ def _chain_text(chain: ListedChain, width: int | None) -> str:
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
     lines = [COLUMN_NAMES, *map(row_text, chain.rows)]
     if width is not None and any(width_of(line) > width for line in lines):
-        lines = list(folded_table([_cells(chain.rows, row) for row in (None, *chain.rows)], width, gap=1))
+        lines = list(folded_table([_row_cells(chain.rows, row) for row in (None, *chain.rows)], width, gap=1))
     return "".join(f"{line}\n" for line in (f"Chain {without_line_ends(chain.name)} ({about})", *lines))
 
 
-def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
+def _row_cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
     """Return the columns of a row, or their names, for a narrow listing: without options where no rule has any."""
     if row is None:
         cells = [" pkts", *COLUMN_NAMES.split()[1:], ""]
@@ -158,7 +158,7 @@ def rule_row(rule: model.Rule, family: Family) -> Row:
         if named:
             columns[named[0]] = named[1]
     extras = [GOTO_SIGN] if _is_goto(rule.verdict) else []
-    extras += _extras(rule.matches)
+    extras += _extra_texts(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")
     extras += _target_extras(rule.verdict, family)
@@ -226,7 +226,7 @@ TARGET_NAMES: dict[type, str] = {
 }  # fmt: skip
 
 
-def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
+def _extra_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     ports = [match for match in matches if isinstance(match, model.PortMatch)]
     if not ports:
         yield from _further_networks(matches)

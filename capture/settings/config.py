@@ -139,7 +139,7 @@ def _resolved_config(settings: Settings, host: Host, warnings: list[str]) -> Cap
         rejects_ipv6=settings[options.OTHER_FAMILY] == "reject" and IPV6 not in families.families and host.has_ipv6(),
         families_decided_by=families.decided_by,
         profile=profile,
-        chain_names=_spelling(settings, profile),
+        chain_names=_chosen_spelling(settings, profile),
         proxy_uids=proxy_uids,
         proxy_gids=_resolved_ids(settings, options.PROXY_GID, host.group_id) or proxy_uids,
         mode=settings[options.INTERCEPTION_MODE],
@@ -149,7 +149,7 @@ def _resolved_config(settings: Settings, host: Host, warnings: list[str]) -> Cap
     )
 
 
-def _spelling(settings: Settings, profile: Profile) -> Spelling:
+def _chosen_spelling(settings: Settings, profile: Profile) -> Spelling:
     explicit = settings[options.CHAIN_NAMES]
     if explicit:
         return "dash" if explicit == "dash" else "underscore"

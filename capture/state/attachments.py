@@ -150,12 +150,12 @@ def read_decisions(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecisio
     """Yield all decisions that can be read."""
     folder = f"{directory}/{DECISIONS_FOLDER}"
     for name in names_in(folder) if is_private(directory) else ():
-        decision = _decision(content_of(f"{folder}/{name}"))
+        decision = _parsed_decision(content_of(f"{folder}/{name}"))
         if decision is not None:
             yield decision
 
 
-def _decision(content: bytes) -> RecordedDecision | None:
+def _parsed_decision(content: bytes) -> RecordedDecision | None:
     """Return the decision in a file; None for what is gone meanwhile, or another version's."""
     try:
         plain = decode_json(content.decode())

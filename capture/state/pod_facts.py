@@ -32,7 +32,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         families = dict.fromkeys(address.family for address in addresses)
         unrouted = tuple(family for family in families if not outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]))
     ids = foreign_ids()
-    listeners = _listeners(ids)
+    listeners = _pod_listeners(ids)
     other_inodes = {
         listener.inode
         for listener in listeners or ()
@@ -80,7 +80,7 @@ def _attached_programs(
 WAYS_OF_TC = (("ingress", TC_H_INGRESS, BPF_TCX_INGRESS), ("egress", TC_H_EGRESS, BPF_TCX_EGRESS))
 
 
-def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
+def _pod_listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     """Return the listening sockets, with the users as the pod sees them; the kernel reports them as we see them."""
     listeners: list[Listener] = []
     try:

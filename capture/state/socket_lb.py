@@ -91,20 +91,20 @@ def _program_names(target: int, attach_type: int, flags: int = 0) -> Iterator[st
 
     ids = (ctypes.c_uint32 * MAX_PROGRAMS)()
     query = struct.pack("=IIIIQI", target, attach_type, flags, 0, ctypes.addressof(ids), MAX_PROGRAMS)
-    answer = _bpf(BPF_PROG_QUERY, query)[1]
+    answer = _call_bpf(BPF_PROG_QUERY, query)[1]
     (count,) = struct.unpack_from("=I", answer, 24)
     for number in ids[:count]:
-        program, _ = _bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=I", number))
+        program, _ = _call_bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=I", number))
         try:
             info = ctypes.create_string_buffer(INFO_BYTES)
-            _bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, INFO_BYTES, ctypes.addressof(info)))
+            _call_bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, INFO_BYTES, ctypes.addressof(info)))
         finally:
             os.close(program)
         name = info.raw[NAME_OFFSET : NAME_OFFSET + NAME_BYTES]
         yield name.split(b"\0")[0].decode(errors="replace") or f"program {number}"
 
 
-def _bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
+def _call_bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
     """Return what bpf(2) returns, and what happened to its argument. Raises OSError."""
     import ctypes
 

@@ -74,7 +74,7 @@ def read_id_maps() -> IdMaps:
         lambda: "".join(content_of(f"/proc/self/{kind}_map").decode() + "\0" for kind in ("uid", "gid"))
     )
     users, groups, _ = text.split("\0")
-    return IdMaps(_ids(users), _ids(groups))
+    return IdMaps(_parsed_ids(users), _parsed_ids(groups))
 
 
 def foreign_ids() -> IdMaps | None:
@@ -87,7 +87,7 @@ def foreign_ids() -> IdMaps | None:
         return None
 
 
-def _ids(text: str) -> Ids:
+def _parsed_ids(text: str) -> Ids:
     """Return the ids of a map: each line has the first id inside, the first outside, and how many."""
     return Ids(tuple(IdRange(*map(int, line.split())) for line in text.splitlines()))
 

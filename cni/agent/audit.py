@@ -100,22 +100,22 @@ class Audit:
         on_change: Callable[[AuditedPod, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
         self.pods, self.configuration = pods, configuration
-        self.queue = AuditQueue(Sandboxes(runtime), pods, self._listeners)
+        self.queue = AuditQueue(Sandboxes(runtime), pods, self._proxy_listeners)
         self.health, self.log, self.on_change = health, log, on_change
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Called at each look at a pod, with what its owner should know."""
         self.audited: dict[str, AuditedPod] = {}
-        self.health.provide(pod_states=self._states)
+        self.health.provide(pod_states=self._pods_by_state)
         self._has_events = False
         self._requested: dict[str, RequestedCapture] = {}
         self._diagnosis_budgets: dict[str, tuple[float, float]] = {}
 
     def run(self, stop: threading.Event) -> None:
-        events = self._listen()
+        events = self._open_kernel_events()
         self._has_events = events is not None
         try:
             while not stop.is_set():
-                self.run_once(_changed_namespaces(events) if events else self._tick(stop))
+                self.run_once(_changed_namespaces(events) if events else self._wait_for_tick(stop))
         finally:
             if events:
                 events.close()
@@ -168,7 +168,7 @@ class Audit:
         settings = self._requested_settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
             return settings, UNOBSERVED, pod
-        return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_stale=is_stale), pod)
+        return (*self._diagnosed_state(netns, settings, known, is_starting=_is_starting(pod), is_stale=is_stale), pod)
 
     def _requested_settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
@@ -190,7 +190,7 @@ class Audit:
         warnings = (*about_capture, *warnings_about(described, exemption))
         return RequestedCapture(pod, PodState(STATE_LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
-    def _diagnosed(
+    def _diagnosed_state(
         self, netns: PodNamespace, settings: Settings, known: AuditedPod | None, *, is_starting: bool, is_stale: bool
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
@@ -226,7 +226,7 @@ class Audit:
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _listeners(self) -> dict[PodNamespace, Owners]:
+    def _proxy_listeners(self) -> dict[PodNamespace, Owners]:
         """Return the listeners on the proxy's ports at each pod's last look, where they matter."""
         return {each.netns: each.observed.owners for each in self.audited.values() if each.observed.owners}
 
@@ -237,7 +237,7 @@ class Audit:
             self._diagnosis_budgets.pop(sandbox.id, None)
             self._requested.pop(sandbox.uid, None)
 
-    def _states(self) -> dict[str, list[str]]:
+    def _pods_by_state(self) -> dict[str, list[str]]:
         """Return the pods of each state; for any thread."""
         states: dict[str, list[str]] = {}
         for audited in list(self.audited.values()):
@@ -260,7 +260,7 @@ class Audit:
             if named in ("", audited.key)
         ]
 
-    def _listen(self) -> KernelEvents | None:
+    def _open_kernel_events(self) -> KernelEvents | None:
         try:
             return KernelEvents()
         except OSError as error:
@@ -268,7 +268,7 @@ class Audit:
             return None
 
     @staticmethod
-    def _tick(stop: threading.Event) -> set[int]:
+    def _wait_for_tick(stop: threading.Event) -> set[int]:
         stop.wait(TURN_SECONDS)
         return set()
 

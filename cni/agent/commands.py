@@ -54,7 +54,7 @@ ADDRESS_TYPE = ParameterType(
 )
 
 
-def _is_api_server(url: str) -> bool:
+def _can_get_token(url: str) -> bool:
     """Return whether the plugin can send a token there; an empty text is none."""
     from cni.https import parse_url
 
@@ -62,7 +62,7 @@ def _is_api_server(url: str) -> bool:
     return not url or (server is not None and server.scheme == "https")
 
 
-API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
+API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _can_get_token)
 TAINT_KEY_TYPE = ParameterType(
     str,
     "the key of a taint, such as cni.istio.io/not-ready, without value and effect",

@@ -87,12 +87,12 @@ class Kubectl:
     def pod(self, name: str, selector: str) -> dict[str, Any]:
         """Return the pod of a name, of an owner, or the first with the labels."""
         if selector:
-            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), selector)
+            return self._first_object(self.get(*self._namespace, "pods", f"--selector={selector}"), selector)
         if "/" in name and not name.startswith(("pod/", "pods/", "po/")):
             selector = selector_of(self.get(*self._namespace, name))
             if not selector:
                 raise CaptureError(f"{name} chooses no pods by labels", "Name one of its pods.")
-            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
+            return self._first_object(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
         return self.get(*self._namespace, "pod", name.rpartition("/")[2])
 
     def agents(self) -> list[dict[str, Any]]:
@@ -125,11 +125,11 @@ class Kubectl:
     def run(self, agent: dict[str, Any], *arguments: str) -> int:
         """Run `capture` in an agent's pod, to this terminal; return its exit code."""
         first, *rest = arguments
-        return self._call(self._exec(agent, [first, *terminal_option(), *rest])).returncode
+        return self._call(self._exec_command(agent, [first, *terminal_option(), *rest])).returncode
 
     def answer(self, agent: dict[str, Any], *arguments: str) -> dict[str, Any]:
         """Run `capture` in an agent's pod and return the JSON that it prints, or an error of the same layout."""
-        done = self._call(self._exec(agent, arguments), capture_output=True)
+        done = self._call(self._exec_command(agent, arguments), capture_output=True)
         try:
             plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
@@ -138,10 +138,10 @@ class Kubectl:
         return plain
 
     def output(self, agent: dict[str, Any], *arguments: str) -> str:
-        done = self._call(self._exec(agent, arguments), capture_output=True)
+        done = self._call(self._exec_command(agent, arguments), capture_output=True)
         return done.stdout + done.stderr
 
-    def _exec(self, agent: dict[str, Any], arguments: Sequence[str]) -> list[str]:
+    def _exec_command(self, agent: dict[str, Any], arguments: Sequence[str]) -> list[str]:
         metadata = agent["metadata"]
         return [
             *self._base,
@@ -154,7 +154,7 @@ class Kubectl:
         ]
 
     @staticmethod
-    def _first(listed: dict[str, Any], named: str) -> dict[str, Any]:
+    def _first_object(listed: dict[str, Any], named: str) -> dict[str, Any]:
         for phase in ("Running", "Pending"):
             for pod in listed["items"]:
                 if pod["status"].get("phase") == phase:

@@ -59,7 +59,7 @@ class RuntimeClient:
         if not config:
             return None
         try:
-            return _loaded(decode_json(config))
+            return _loaded_network(decode_json(config))
         except (JsonError, KeyError, TypeError, AttributeError):
             raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {config[:200]}") from None
 
@@ -71,7 +71,7 @@ class RuntimeClient:
         )
         answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
         listed = protobuf.submessages(answer, 1)
-        return [_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
+        return [_decoded_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
 
     def network_namespace(self, sandbox_id: str) -> str:
         """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
@@ -96,7 +96,7 @@ def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | No
     return RuntimeClient(path) if path else None
 
 
-def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
+def _loaded_network(plain: dict[str, Any]) -> LoadedNetwork:
     """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
     networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
     config = networks[0] if networks else {}
@@ -108,7 +108,7 @@ def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
     )
 
 
-def _sandbox(item: bytes) -> Sandbox:
+def _decoded_sandbox(item: bytes) -> Sandbox:
     metadata = next(iter(protobuf.submessages(item, 2)), b"")
     return Sandbox(
         id=protobuf.text_field(item, 1),

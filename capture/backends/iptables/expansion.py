@@ -35,11 +35,11 @@ def expanded(rules: Iterable[model.Rule], family: Family, *, comments: bool = Tr
     """
     for rule in rules:
         if rule.family is None or rule.family == family:
-            for matches in _spread(rule.matches):
+            for matches in _spread_matches(rule.matches):
                 yield model.Rule(rule.verdict, matches, family, rule.why if comments else "", rule.counters)
 
 
-def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...]]:
+def _spread_matches(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...]]:
     """Yield the matches with each list reduced to one of its entries, in all combinations."""
     if not any(map(_is_list, matches)):
         yield matches
@@ -56,7 +56,7 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         parts = [slowest.replace(ports=tuple(ports)) for ports in multiport_slots(slowest.ports)]
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
-        yield from _spread(with_part) if len(lists) > 1 else [with_part]
+        yield from _spread_matches(with_part) if len(lists) > 1 else [with_part]
 
 
 def _is_list(match: model.Match) -> bool:

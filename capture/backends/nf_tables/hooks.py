@@ -39,7 +39,7 @@ NF_IP_PRI_NAT_DST = -100
 NF_IP_PRI_NAT_SRC = 100
 
 
-def _hook(table: TableName, chain: str) -> Hook:
+def _kernel_hook(table: TableName, chain: str) -> Hook:
     name = chain.lower()
     if table == RAW:
         return Hook("filter", name, NF_IP_PRI_RAW)
@@ -50,7 +50,7 @@ def _hook(table: TableName, chain: str) -> Hook:
 
 
 HOOKS: dict[tuple[TableName, str], Hook] = {
-    (table, chain): _hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
+    (table, chain): _kernel_hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
 }
 """The built-in chains of the model as base chains, by table and chain."""
 

@@ -139,7 +139,7 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
 
     Nothing at all if it holds something else.
     """
-    ranges = _ranges(native, order)
+    ranges = _key_ranges(native, order)
     targets = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
     ranges_of: dict[bytes, list[Range]] = {}
     for first, last in ranges:
@@ -147,7 +147,7 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
     return {each: tuple(merge_ranges(ranges)) for each, ranges in ranges_of.items()}
 
 
-def _ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
+def _key_ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
     """Return the range of each key in ascending order; none if a flag is not among the understood ones.
 
     An interval reaches to the next end, or the next beginning, or the highest number.

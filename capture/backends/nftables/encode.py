@@ -81,7 +81,7 @@ def _add_rule(
 ) -> Change:
     next_lookups = iter(lookups)
     expressions = [
-        _lookup(condition, next(next_lookups)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
+        _set_lookup(condition, next(next_lookups)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
         for condition in rule.conditions
     ]
     actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]
@@ -131,7 +131,7 @@ def _load_in_order(field: str) -> bytes:
     return LOADS[field] + TO_NETWORK_ORDER if field in native.HOST_ORDER else LOADS[field]
 
 
-def _among(condition: native.Among) -> bytes:
+def _compare_range(condition: native.Among) -> bytes:
     """Return the comparison with one range: an exact number, a network, or from here to there."""
     ((first, last),) = condition.ranges
     field = condition.field
@@ -149,14 +149,14 @@ def _among(condition: native.Among) -> bytes:
     return load + make.compare(nf.NFT_CMP_GTE, low) + make.compare(nf.NFT_CMP_LTE, high)
 
 
-def _named(condition: native.Named) -> bytes:
+def _compare_name(condition: native.Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
     whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
     return LOADS[condition.field] + make.equals(whole, negated=condition.negated)
 
 
-def _proxy(action: native.TproxyStatement) -> bytes:
+def _tproxy_expressions(action: native.TproxyStatement) -> bytes:
     family = FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return make.immediate(u16be(action.port)) + make.expression(
         "tproxy", attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
@@ -170,12 +170,12 @@ def _set_mark(action: model.SetMark) -> bytes:
     return LOADS[native.MARK] + changed + STORE_MARK
 
 
-def _log(action: model.Log) -> bytes:
+def _log_expression(action: model.Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel reports
     return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, c_string(action.prefix)), level)
 
 
-def _fixed(expressions: bytes) -> Callable[[object], bytes]:
+def _always(expressions: bytes) -> Callable[[object], bytes]:
     return lambda _: expressions
 
 
@@ -189,28 +189,28 @@ REDIRECT = make.expression(
 )
 
 EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
-    native.Among: _among,
+    native.Among: _compare_range,
     native.Masked: lambda part: (
         LOADS[part.field] + make.bitwise(u32(part.mask)) + make.equals(u32(part.value), negated=part.negated)
     ),
-    native.Named: _named,
-    model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
-    model.Drop: _fixed(make.verdict(nf.NF_DROP)),
-    model.Return: _fixed(make.verdict(nf.NFT_RETURN)),
+    native.Named: _compare_name,
+    model.Accept: _always(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: _always(make.verdict(nf.NF_DROP)),
+    model.Return: _always(make.verdict(nf.NFT_RETURN)),
     model.Jump: lambda action: make.jump(action.chain),
     model.Redirect: lambda action: make.immediate(u16be(action.port)) + REDIRECT,
-    native.TproxyStatement: _proxy,
+    native.TproxyStatement: _tproxy_expressions,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
-    model.RestoreMark: _fixed(LOADS[native.CT_MARK] + STORE_MARK),
+    model.SaveMark: _always(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: _always(LOADS[native.CT_MARK] + STORE_MARK),
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
-    model.Log: _log,
+    model.Log: _log_expression,
 }
 
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, c_string(ANONYMOUS))
 
 
-def _lookup(condition: native.Among, set_named: bytes) -> bytes:
+def _set_lookup(condition: native.Among, set_named: bytes) -> bytes:
     flags = attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0))
     register = attribute(nf.NFTA_LOOKUP_SREG, make.REGISTER)
     return _load_in_order(condition.field) + make.expression("lookup", set_named, register, flags)

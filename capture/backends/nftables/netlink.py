@@ -66,7 +66,7 @@ class NftablesNetlinkDriver:
         native, rules = self._native_tables_and_rules(desired)
 
         def changes(live: plan.LiveHooks) -> Iterator[Change]:
-            yield from _removals(native, live)
+            yield from _table_removals(native, live)
             yield from encode.add_tables(native)
             yield from rules or encode.add_rules(native)
 
@@ -74,7 +74,7 @@ class NftablesNetlinkDriver:
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        transact("remove the rules of capture", read_live, lambda live: _removals((), live))
+        transact("remove the rules of capture", read_live, lambda live: _table_removals((), live))
 
     def _native_tables_and_rules(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
         """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
@@ -88,7 +88,7 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
+def _table_removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
     for action, table, chain in plan.removals(desired, live):
         messages = TableMessages(nf.NFPROTO_INET, table)
         if chain:

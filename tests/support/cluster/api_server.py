@@ -58,13 +58,13 @@ class ApiServer:
             ports=[6443],
             timeout=110,
         )
-        self._wait()
+        self._wait_until_ready()
         return self
 
     def __exit__(self, *_: object) -> None:
         """The processes end with the namespace."""
 
-    def _wait(self) -> None:
+    def _wait_until_ready(self) -> None:
         give_up = time.monotonic() + 110
         while True:
             try:
