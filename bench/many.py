@@ -55,10 +55,10 @@ def peak_memory(command: Command) -> float:
 def measure(pods: int, backend: str, driver: str) -> list[Load]:
     """Return the loads one after another and eight at a time, the two in turn to be comparable."""
     loads = [add_all(pods // 2, at_once, backend, driver) for at_once in (1, 8, 1, 8)]
-    return [_together([load for load in loads if load.at_once == at_once]) for at_once in (1, 8)]
+    return [_joined_loads([load for load in loads if load.at_once == at_once]) for at_once in (1, 8)]
 
 
-def _together(loads: list[Load]) -> Load:
+def _joined_loads(loads: list[Load]) -> Load:
     return Load(
         loads[0].at_once,
         sum(load.pods for load in loads),

@@ -49,7 +49,7 @@ class CaptureError(Exception):
     """The operation failed. ``remedy`` says what to do about it."""
 
     exit_code = EXIT_FAILED
-    doing = ""
+    task = ""
     """What the kernel refused to do; "" if it refused nothing."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -76,18 +76,32 @@ class ConfigurationError(CaptureError):
         self.expected = expected
 
 
+def argument_error(function: str, name: str, value: object, expected: str) -> ConfigurationError:
+    """Return the error for an argument that a function of the library cannot use."""
+    return ConfigurationError(f"{function}()", shown_value(value), f"the argument {name}", expected)
+
+
+def shown_value(value: object) -> str:
+    """Return a value of Python as an error shows it."""
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except ValueError:  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
+        return type(value).__name__
+
+
 class HostNamespaceError(CaptureError):
     """The target is the host's own network namespace. Capturing a node cuts it off; ``verb`` may be "clean"."""
 
     exit_code = EXIT_USAGE
 
     def __init__(self, evidence: str = "", verb: str = "capture") -> None:
-        owner = f"that of a node, since {evidence}" if evidence else "the host's own"
         is_capture = verb == "capture"
-        danger = ", and capturing it would cut the node off" if is_capture else f"; pass --allow-host to {verb} it"
+        owner = f"that of a node, since {evidence}" if evidence else "the host's own"
+        danger = "capturing the host's network namespace would cut the node off"
+        reason = danger if is_capture else f"pass --allow-host to {verb} it"
         or_allow = ", or pass --allow-host if you mean the host" if is_capture else ""
         super().__init__(
-            f"refused: this network namespace is {owner}{danger}",
+            f"refused: this network namespace is {owner}; {reason}",
             f"Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH){or_allow}.",
         )
 
@@ -137,11 +151,11 @@ class StateDirectoryError(CaptureError):
 class KernelError(CaptureError):
     """The kernel refused a netlink message: which one, its errno, and the kernel's own message."""
 
-    def __init__(self, doing: str, errno: int, kernel_message: str = "") -> None:
+    def __init__(self, task: str, errno: int, kernel_message: str = "") -> None:
         import os
 
         kernel_words = f" ({kernel_message})" if kernel_message else ""
-        super().__init__(f"{doing}: {os.strerror(errno)}{kernel_words}")
+        super().__init__(f"{task}: {os.strerror(errno)}{kernel_words}")
         self.errno = errno
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from capture.cli.options import CommandGroup, command, format_option
-from capture.cli.parameter_types import ParameterType, number, one_of
+from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import VerdictLine, print_json, warn
 from capture.report.terminal import print_lines
@@ -20,8 +20,8 @@ from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG_NAME, DesiredConfiguration
-from cni.log import DEFAULT_FILE, LEVELS
-from cni.networks import PLUGIN, ListChoice
+from cni.log import DEFAULT_FILE, LEVEL_NUMBERS
+from cni.networks import PLUGIN, ListChoice, read_network
 from cni.plugin_files import BUNDLE_MARK, FileChange
 from cni.protocol import CniError
 from cni.runtimes import Runtime
@@ -32,11 +32,11 @@ capture cni install --kubeconfig /etc/cni/net.d/capture-kubeconfig --log-file /v
 capture cni install --own-config            # a list of our own, which others do not rewrite
 capture cni install --bin-dir /var/lib/rancher/k3s/data/cni --conf-dir /var/lib/rancher/k3s/agent/etc/cni/net.d
 """
-STATUS_EXAMPLES = """
+CNI_STATUS_EXAMPLES = """
 capture cni status
 capture cni status --format json | jq '.findings[] | select(.state == "error")'
 """
-UNINSTALL_EXAMPLES = """
+CNI_UNINSTALL_EXAMPLES = """
 capture cni uninstall
 capture cni uninstall --grace 30            # pods that end just now can still be ended
 """
@@ -52,7 +52,7 @@ def _entry_value(key: str, expected: str) -> ParameterType:
 
     def accepts(text: str) -> bool:
         try:
-            return not text or bool(conf.parse({key: text}))
+            return not text or bool(conf.parse_configuration({key: text}))
         except CniError:
             return False
 
@@ -77,7 +77,7 @@ DIRECTORY_OPTIONS = [
                  help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]"),
 ]  # fmt: skip
 CHOICE_OPTIONS = [
-    click.Option(["--runtime", "runtime_name"], type=one_of("auto", "containerd", "crio"), default="auto",
+    click.Option(["--runtime", "runtime_name"], type=word_type("auto", "containerd", "crio"), default="auto",
                  show_default=True, help="The container runtime by whose rules the list is chosen."),
     click.Option(["--network"], metavar="NAME", default="",
                  help="Take the list of this network.  [default: the one that the container runtime takes]"),
@@ -92,7 +92,7 @@ ENTRY_OPTIONS = [
     click.Option(["--log-file"], metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_entry_value("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
-    click.Option(["--log-level"], type=one_of(*LEVELS), help="How much is logged.  [default: info]"),
+    click.Option(["--log-level"], type=word_type(*LEVEL_NUMBERS), help="How much is logged.  [default: info]"),
     *(click.Option([f"--{key.replace('_', '-')}", key], type=_entry_value(key, option.expected), metavar="NAME",
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
@@ -103,7 +103,7 @@ SOURCE_OPTIONS = [
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.Option(["--kubeconfig"], type=_entry_value("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
-    click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
+    click.Option(["--pod-source", "pod_sources"], type=word_type(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
     click.Option(["--agent-pod"], type=AGENT_POD, metavar="NAMESPACE/PREFIX",
@@ -132,23 +132,23 @@ def install(
     whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
     nothing.
     """
-    runtime = _runtime(runtime_name)
-    bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
+    runtime = _named_runtime(runtime_name)
+    bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
     source = plugin or installed_plugin()
     upstream = _istio_entry(conf_path, choice)
-    entry = _entry(values, upstream.entry if upstream else {})
+    entry = _desired_entry(values, upstream.entry)
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
-    replaced = (istio_cni.TYPE,) if upstream and not upstream.must_stay else ()
+    replaced = () if upstream.must_stay else (istio_cni.ISTIO_CNI,)
     changes += installer.install(source, bin_path, DesiredConfiguration(conf_path, entry, own_config, choice, replaced))
-    warnings += upstream.warnings if upstream else _rival_warnings(conf_path)
+    warnings += upstream.warnings or _rival_warnings(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
 
 
-@command(STATUS_EXAMPLES, *DIRECTORY_OPTIONS, *CHOICE_OPTIONS, format_option("text", "json"), group=cni_group)
+@command(CNI_STATUS_EXAMPLES, *DIRECTORY_OPTIONS, *CHOICE_OPTIONS, format_option("text", "json"), group=cni_group)
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
     """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
@@ -157,8 +157,8 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     from cni import status as node
     from cni.install_error import install_error_for
 
-    runtime = _runtime(runtime_name)
-    bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
+    runtime = _named_runtime(runtime_name)
+    bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
     try:
         state = node.examine_node(bin_path, conf_path, runtime, network)
     except OSError as error:
@@ -171,10 +171,10 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 
 
 @command(
-    UNINSTALL_EXAMPLES,
+    CNI_UNINSTALL_EXAMPLES,
     *DIRECTORY_OPTIONS,
     click.Option(["--keep-plugin"], is_flag=True, help="Keep the executable, which pods that run need when they end."),
-    click.Option(["--grace"], type=number(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
+    click.Option(["--grace"], type=number_type(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
                  help="How long runtimes may still call the plugin after its entry is gone."),
     format_option("text", "json"),
     group=cni_group,
@@ -185,7 +185,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     Pods that run keep their rules. A runtime that has cached the configuration of a pod (CRI-O does) calls the plugin
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
-    bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
+    bin_path, conf_path = _chosen_paths(_named_runtime("auto"), bin_dir, conf_dir)
     if not (bin_dir or conf_dir or os.path.isdir(bin_path) or os.path.isdir(conf_path)):  # no runtime is here
         print_changes([], form, "nothing to remove")
         return 0
@@ -195,13 +195,13 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     return 0
 
 
-def _runtime(name: str) -> Runtime:
+def _named_runtime(name: str) -> Runtime:
     if name == "crio":
         return runtimes.crio()
     return runtimes.detect() if name == "auto" else runtimes.containerd(evidence="--runtime")
 
 
-def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
+def _chosen_paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
     writable = [each for each in runtime.bin_dirs if os.access(each, os.W_OK)]
     return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
 
@@ -212,15 +212,19 @@ def _rival_warnings(conf_dir: str) -> list[str]:
     return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
-def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry | None:
-    """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
+def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry:
+    """Return the configuration of Istio's plugin that our entry will replace, or has; installing reports errors."""
     try:
-        return istio_cni.read_entry(installer.main_network(conf_dir, choice))
+        network = installer.main_network(conf_dir, choice)
+        upstream = istio_cni.read_entry(network)
+        if upstream is istio_cni.NO_ENTRY and network.entries:
+            return istio_cni.replaced_entry(network, read_network(entries.kept_original(network.path), timeout=0))
     except (CaptureError, OSError):
-        return None
+        return istio_cni.NO_ENTRY
+    return upstream
 
 
-def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
+def _desired_entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
     entry = {"profile": PROFILES[-1]} | upstream | {name: value for name, value in values.items() if value}
     entry, read = checked_entry(entry)
     return entry | {"profile": read.settings[PROFILE]}  # the version, which stays what it is
@@ -234,7 +238,7 @@ def checked_entry(values: dict[str, Any], **assumed: str) -> tuple[dict[str, Any
     explicit = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
     entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | explicit
     try:
-        return entry, conf.parse(entry | assumed)
+        return entry, conf.parse_configuration(entry | assumed)
     except CniError as error:
         raise click.UsageError(error.message) from None
 
@@ -255,7 +259,7 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[FileCha
     """Let the entry name a kubeconfig that the plugin can use; return what was written, and warnings."""
     if not entry.get("kubeconfig"):
         return [], []
-    path, changes, warnings = kubeconfig_file.as_read_by_plugin(
+    path, changes, warnings = kubeconfig_file.prepare_for_plugin(
         str(entry["kubeconfig"]), entries.own_directory(conf_dir)
     )
     entry["kubeconfig"] = path

@@ -60,7 +60,7 @@ def _is_no_sidecar(pod: Pod) -> bool:
     return len(pod.proxy.arguments) > 1 and pod.proxy.arguments[0] == "proxy" and pod.proxy.arguments[1] != "sidecar"
 
 
-def _injection(pod: Pod) -> tuple[str, str]:
+def _injection_value(pod: Pod) -> tuple[str, str]:
     """Return the pod's own value for its injection, and its origin: the label counts, even an empty one."""
     if INJECT in pod.labels:
         return f"label {INJECT}", pod.labels[INJECT]
@@ -80,7 +80,7 @@ EXEMPTIONS: tuple[tuple[Exemption, Callable[[Pod], bool]], ...] = (
     (OF_AMBIENT_MESH, _is_ambient),
     (Exemption(f"it has no container {PROXY_CONTAINER}", NOT_INJECTED), _has_no_proxy),
     (Exemption("its proxy is not a sidecar"), _is_no_sidecar),
-    (REFUSES_INJECTION, lambda pod: _injection(pod)[1] in FALSE),
+    (REFUSES_INJECTION, lambda pod: _injection_value(pod)[1] in FALSE),
     (Exemption(f"{MODE} is NONE"), lambda pod: pod.annotations.get(MODE) == "NONE"),
     (
         Exemption(f"it has no annotation {STATUS_ANNOTATION}", NOT_INJECTED),
@@ -97,7 +97,7 @@ def first_exemption(pod: Pod) -> Exemption | None:
 
 def warnings_about(pod: Pod, exemption: Exemption | None) -> list[str]:
     """Return warnings about probable mistakes: truth values that do not count, and a proxy without capture."""
-    origin, text = _injection(pod)
+    origin, text = _injection_value(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
     given = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
     warnings = [

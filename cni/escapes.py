@@ -39,34 +39,36 @@ def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], 
     of_app = {name: context for name, context in contexts.items() if name not in ISTIO_CONTAINERS}
     user, group = proxy.uid or PROXY_ID, proxy.gid or PROXY_ID
     return (
-        *_as_the_proxy(of_app, of_pod, "runAsUser", f"user ({user})", user),
-        *_as_the_proxy(of_app, of_pod, "runAsGroup", f"group ({group})", group),
-        *_by_set_gid_programs(of_app, of_pod, group),
-        *(warning for name, context in of_app.items() for warning in _by_privileges(name, context)),
-        *_by_runtime(spec.get("runtimeClassName")),
+        *_proxy_identity_warnings(of_app, of_pod, "runAsUser", f"user ({user})", user),
+        *_proxy_identity_warnings(of_app, of_pod, "runAsGroup", f"group ({group})", group),
+        *_set_gid_warnings(of_app, of_pod, group),
+        *(warning for name, context in of_app.items() for warning in _privilege_warnings(name, context)),
+        *_runtime_warnings(spec.get("runtimeClassName")),
     )
 
 
-def _as_the_proxy(contexts: Contexts, of_pod: dict[str, Any], field: str, id_name: str, number: int) -> Iterator[str]:
+def _proxy_identity_warnings(
+    contexts: Contexts, of_pod: dict[str, Any], field: str, id_name: str, number: int
+) -> Iterator[str]:
     """Yield which containers run with the user or group of the proxy: what they send is not captured."""
     # A null of a container leaves it to the pod.
     owners = {name: of_pod if context.get(field) is None else context for name, context in contexts.items()}
     names = [name for name, owner in owners.items() if owner.get(field) == number]
     if names:
-        yield f"{_listed(names)} with the proxy's {id_name}: what is sent from there is not captured"
+        yield f"{_who_runs(names)} with the proxy's {id_name}: what is sent from there is not captured"
 
 
-def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int) -> Iterator[str]:
+def _set_gid_warnings(contexts: Contexts, of_pod: dict[str, Any], group: int) -> Iterator[str]:
     """Yield the containers that may make a program that runs with the proxy's group: the pod's volumes have it."""
     names = [name for name, context in contexts.items() if context.get("allowPrivilegeEscalation") is not False]
     if names and group in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
         yield (
-            f"{_listed(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is not"
-            " captured; allowPrivilegeEscalation: false forbids it"
+            f"{_who_runs(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is"
+            " not captured; allowPrivilegeEscalation: false forbids it"
         )
 
 
-def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
+def _privilege_warnings(name: str, context: dict[str, Any]) -> Iterator[str]:
     if context.get("privileged") is True:
         yield f"container {name} is privileged: it {ALL_CAPABILITIES}"
         return
@@ -76,14 +78,14 @@ def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
             yield f"container {name} has the capability {capability}: it {CAPABILITY_EFFECTS[capability]}"
 
 
-def _by_runtime(runtime_class: object) -> Iterator[str]:
+def _runtime_warnings(runtime_class: object) -> Iterator[str]:
     name = runtime_class.lower() if isinstance(runtime_class, str) else ""
     reason = next((reason for part, reason in OWN_NETWORK_STACKS.items() if part in name), "")
     if reason:
         yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name suggests, nothing is captured"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _who_runs(names: Sequence[str]) -> str:
     return f"container {names[0]} runs" if len(names) == 1 else f"containers {', '.join(names)} run"
 
 

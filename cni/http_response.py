@@ -13,7 +13,11 @@ MAX_HEAD = 64 * 1024
 MAX_BODY = 16 * 1024 * 1024
 """Ten times what etcd stores of one object."""
 
-VERSION = b"HTTP/1."
+# RFC 9110, 15, and RFC 6585
+OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND = 200, 401, 403, 404
+CONFLICT, GONE, TOO_MANY_REQUESTS, SERVER_ERROR = 409, 410, 429, 500
+
+HTTP_VERSION = b"HTTP/1."
 HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 
 
@@ -37,11 +41,11 @@ class HttpResponse(Value):
 
 def require_http(received: bytes | bytearray) -> None:
     """Raise NotHttpError if this cannot be the beginning of an answer, or of one that is too long."""
-    if not VERSION.startswith(received[: len(VERSION)]) or len(received) > 2 * MAX_BODY:
+    if not HTTP_VERSION.startswith(received[: len(HTTP_VERSION)]) or len(received) > 2 * MAX_BODY:
         raise NotHttpError
 
 
-def parse(received: bytes | bytearray) -> HttpResponse:
+def parse_response(received: bytes | bytearray) -> HttpResponse:
     """Return the answer in all that a server sent until it closed the connection.
 
     Raises NotHttpError and CutOffError.
@@ -54,12 +58,12 @@ def parse(received: bytes | bytearray) -> HttpResponse:
             raise NotHttpError
         if not blank_line:
             raise CutOffError
-        status, reason, headers = _head(head)
+        status, reason, headers = _parsed_head(head)
         if status // 100 != 1:  # RFC 9110, 15.2: after one of these comes the answer proper
-            return HttpResponse(status, reason, headers, _body(headers, rest))
+            return HttpResponse(status, reason, headers, _decoded_body(headers, rest))
 
 
-def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
+def _parsed_head(head: bytes) -> tuple[int, str, dict[str, str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
     _, _, rest = first.partition(" ")
     status, _, reason = rest.partition(" ")
@@ -74,10 +78,10 @@ def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
     return int(status), reason, headers
 
 
-def _body(headers: dict[str, str], rest: bytes) -> bytes:
+def _decoded_body(headers: dict[str, str], rest: bytes) -> bytes:
     """Return the body (RFC 9112, 6.3)."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        return _from_chunks(rest)
+        return _joined_chunks(rest)
     length = headers.get("content-length")
     if length is None:
         return rest
@@ -88,7 +92,7 @@ def _body(headers: dict[str, str], rest: bytes) -> bytes:
     return rest[: int(length)]
 
 
-def _from_chunks(rest: bytes) -> bytes:
+def _joined_chunks(rest: bytes) -> bytes:
     """Return what the chunks hold (RFC 9112, 7.1)."""
     content = bytearray()
     start = 0

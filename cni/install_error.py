@@ -7,7 +7,7 @@ import os
 
 from capture.errors import CaptureError
 
-REMEDIES = {
+REMEDY_BY_ERRNO = {
     errno.ENOSPC: "Free some space there (or inodes: `df -i`), and try again.",
     errno.EDQUOT: "Raise the quota or free some space, and try again.",
     errno.EROFS: "The file system is mounted read-only: mount it writable (in a pod: hostPath without readOnly), "
@@ -37,5 +37,5 @@ def unexpected(path: str, expected: str) -> InstallError:
 def install_error_for(error: OSError, directory: str) -> InstallError:
     """Return an error of the operating system as one with a remedy."""
     path = os.fsdecode(error.filename) if error.filename else directory
-    remedy = REMEDIES.get(error.errno or 0, "The files of others are as they were.")
+    remedy = REMEDY_BY_ERRNO.get(error.errno or 0, "The files of others are as they were.")
     return InstallError(path, error.strerror or str(error), remedy)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from cni.atomic_files import TEMPORARY, ChangedMeanwhileError
 from cni.install_error import InstallError, install_error_for
 from cni.plugin_files import remove_tree
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 

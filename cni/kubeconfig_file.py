@@ -12,21 +12,28 @@ from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import make_private
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
-from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable_kubeconfig
+from cni.kubeconfig import (
+    CLUSTER_FIELDS,
+    SKIPS_VERIFICATION,
+    USER_FIELDS,
+    Kubeconfig,
+    parse_kubeconfig,
+    unusable_kubeconfig,
+)
 from cni.kubernetes import read_named_file, server_of
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
-MAX_VALUES = 1_000_000
+MAX_KUBECONFIG_VALUES = 1_000_000
 """Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
-RESOLVED = [f"tag:yaml.org,2002:{name}" for name in ("merge", "null", "bool")]
+RESOLVED_TAGS = [f"tag:yaml.org,2002:{name}" for name in ("merge", "null", "bool")]
 """Tags of YAML that plain words may have; numbers and dates stay texts."""
-NAME = "kubeconfig"
+KUBECONFIG_NAME = "kubeconfig"
 
 
-def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange], list[str]]:
+def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange], list[str]]:
     """Return the path to name in the entry, what was written, and warnings; a file that needs no change stays.
 
     What is converted goes to ``directory``, for root alone. Raises CaptureError for a kubeconfig that the plugin could
@@ -34,15 +41,15 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     """
     try:
         text = read_named_file(path, path).decode("utf-8", "replace")
-        as_json_text = _as_json(text, path)
-        kubeconfig = parse(as_json_text, path)
+        json_text = _json_text(text, path)
+        kubeconfig = parse_kubeconfig(json_text, path)
         server_of(kubeconfig)
         _require_files(kubeconfig)
     except CniError as error:
         raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
-    if as_json_text is text:
+    if json_text is text:
         return path, [], []
-    target = os.path.join(directory, NAME)
+    target = os.path.join(directory, KUBECONFIG_NAME)
     make_private(directory)
     is_new = atomic_files.write_if_changed(target, as_json(kubeconfig))
     warnings = []
@@ -55,8 +62,8 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
 
 
 def remove(directory: str) -> list[FileChange]:
-    """Remove what was converted."""
-    path = os.path.join(directory, NAME)
+    """Remove the kubeconfig that was converted, if it is not the agent's; return what was removed."""
+    path = os.path.join(directory, KUBECONFIG_NAME)
     if not os.path.lexists(path) or os.path.exists(os.path.join(directory, "token")):  # the agent's, with its token
         return []
     os.unlink(path)
@@ -65,12 +72,12 @@ def remove(directory: str) -> list[FileChange]:
     return [FileChange(path, "removed")]
 
 
-def _as_json(text: str, path: str) -> str:
+def _json_text(text: str, path: str) -> str:
     """Return a text as JSON: that in JSON itself, of one in YAML the first document, as kubectl reads it."""
     import json
 
     with suppress(JsonError):
-        decode(text)
+        decode_json(text)
         return text
 
     try:
@@ -80,13 +87,13 @@ def _as_json(text: str, path: str) -> str:
         raise unusable_kubeconfig(path, "it is YAML, which takes the package PyYAML to read", remedy) from None
 
     resolvers = {
-        first: [each for each in found if each[0] in RESOLVED]
+        first: [each for each in found if each[0] in RESOLVED_TAGS]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
     try:
         plain = next(iter(yaml.load_all(text, Loader=loader)), None)
-        _require_bounded(plain, [MAX_VALUES])
+        _require_bounded(plain, [MAX_KUBECONFIG_VALUES])
         return json.dumps(plain)
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -99,7 +106,7 @@ def _require_bounded(value: Any, remaining: list[int]) -> None:
     """Raise ValueError if aliases make more of a value than the remaining number of values."""
     remaining[0] -= 1
     if remaining[0] < 0:
-        raise ValueError(MAX_VALUES)
+        raise ValueError(MAX_KUBECONFIG_VALUES)
     for nested in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _require_bounded(nested, remaining)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from capture.state.json_text import encode
+from capture.state.json_text import encode_json
 from cni import keys
 from cni.protocol import Request, one_line
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
+LEVEL_NUMBERS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 
 DEFAULT_FILE = "/var/log/istio-capture/cni.log"
 """The log file that installers set."""
@@ -39,7 +39,7 @@ class PluginLog:
     ) -> None:
         self.path = path
         self.about = about or {}
-        self._lowest = LEVELS[level]
+        self._lowest = LEVEL_NUMBERS[level]
         self._rotate_at = rotate_at
         self._started = time.monotonic_ns()
         self._steps_ms: dict[str, float] = {}
@@ -61,11 +61,11 @@ class PluginLog:
         return TimedStep(self._steps_ms, name)
 
     def _write(self, level: str, message: str, facts: dict[str, object]) -> None:
-        if not self.path or LEVELS[level] < self._lowest:
+        if not self.path or LEVEL_NUMBERS[level] < self._lowest:
             return
         line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
         line |= self.about | facts | self._durations()
-        self.pass_on(encode(line).encode() + b"\n")
+        self.pass_on(encode_json(line).encode() + b"\n")
 
     def _durations(self) -> dict[str, object]:
         """Return what a line has of times; an agent's has nothing."""
@@ -170,7 +170,7 @@ def request_log(request: Request) -> PluginLog:
     """Return the log for a request; its lines name the command and the pod. Raises ``CniError``."""
     return PluginLog(
         log_file(request.configuration),
-        log_level(request.configuration),
+        configured_log_level(request.configuration),
         about={
             "command": request.command,
             "namespace": request.arguments.get("K8S_POD_NAMESPACE", ""),
@@ -189,10 +189,10 @@ def log_file(configuration: Mapping[str, Any]) -> str:
     return path
 
 
-def log_level(configuration: Mapping[str, Any]) -> str:
+def configured_log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
-    expected = f"one of {', '.join(map(repr, LEVELS))}"
+    expected = f"one of {', '.join(map(repr, LEVEL_NUMBERS))}"
     level = keys.text(configuration, "log_level", expected) or "info"
-    if level not in LEVELS:
+    if level not in LEVEL_NUMBERS:
         raise keys.invalid_value("log_level", level, expected)
     return level

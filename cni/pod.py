@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STATUS_ANNOTATION = "sidecar.istio.io/status"
 TEMPLATES_ANNOTATION = "inject.istio.io/templates"
 PROXY_CONFIG_ANNOTATION = "proxy.istio.io/config"
-METADATA = "proxyMetadata"
+PROXY_METADATA = "proxyMetadata"
 SEPARATORS = str.maketrans(dict.fromkeys("{}[],", "\n"))
 DISABLE_ENVOY = "DISABLE_ENVOY"
 
@@ -53,7 +53,7 @@ def identity_of(arguments: Mapping[str, str]) -> Identity | None:
     return Identity(namespace, name, arguments.get("K8S_POD_UID", ""))
 
 
-def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
+def pod_from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
     """Return the facts of the annotations about the pod; ConfigurationError for a status that cannot be read."""
     proxy = Proxy()
     for template in annotations.get(TEMPLATES_ANNOTATION, "").split(","):
@@ -82,7 +82,7 @@ def _injected_containers(status: str | None) -> tuple[str, ...] | None:
     if status is None:
         return ()
     try:
-        plain = decode(status)
+        plain = decode_json(status)
     except JsonError:
         raise _bad_status(status) from None
     if plain is True:
@@ -110,12 +110,12 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
     variable a line, or mappings in braces. Only truth values decide on the capture, so others need not come out whole.
     """
     try:
-        plain = decode(annotation)
+        plain = decode_json(annotation)
     except JsonError:
         return _pairs_of_yaml(annotation)
-    metadata = plain.get(METADATA) if isinstance(plain, dict) else None
+    metadata = plain.get(PROXY_METADATA) if isinstance(plain, dict) else None
     pairs = metadata.items() if isinstance(metadata, dict) else ()
-    return {name: value if isinstance(value, str) else encode(value) for name, value in pairs}
+    return {name: value if isinstance(value, str) else encode_json(value) for name, value in pairs}
 
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:
@@ -124,29 +124,29 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
     before, behind = _split_at_metadata("\n".join(filter(None, lines)))
     first, *lines = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
-        depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
-        lines = lines[: next((at for at, line in enumerate(lines) if _indent(line) <= depth), None)]
+        depth = _indentation_of(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
+        lines = lines[: next((at for at, line in enumerate(lines) if _indentation_of(line) <= depth), None)]
     pairs: dict[str, str] = {}
     for piece in "\n".join([first, *lines]).translate(SEPARATORS).split("\n"):
         name, colon, value = piece.partition(":")
         if colon:
-            pairs.setdefault(_unquoted(name), _unquoted(value))
+            pairs.setdefault(_unquoted_text(name), _unquoted_text(value))
     return pairs
 
 
 def _split_at_metadata(text: str) -> tuple[str, str]:
     """Return what is before and behind the key ``proxyMetadata``; values and other keys may have the word, too."""
-    before, found, behind = text.partition(METADATA)
+    before, found, behind = text.partition(PROXY_METADATA)
     while found and not (before[-1:] in ("", *" \n\"'{,") and behind.lstrip("\"' ").startswith(":")):
-        passed, found, behind = behind.partition(METADATA)
-        before += METADATA + passed
+        passed, found, behind = behind.partition(PROXY_METADATA)
+        before += PROXY_METADATA + passed
     return before, behind
 
 
-def _indent(line: str) -> int:
+def _indentation_of(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _unquoted(text: str) -> str:
+def _unquoted_text(text: str) -> str:
     bare = text.strip()
     return bare[1:-1] if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else bare

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from capture.model.text import printable, shortened
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ OLDEST_VERSION = "0.1.0"
 SINCE_VERSION = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
 
 # A network configuration is some kilobytes; with all annotations of a pod (Kubernetes allows 256 KiB) still small.
-STDIN_LIMIT = 8 * 1024 * 1024
+MAX_STDIN_BYTES = 8 * 1024 * 1024
 
 # Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
 INCOMPATIBLE_VERSION = 1
@@ -47,12 +47,13 @@ NOT_AVAILABLE_LIMITED = 51
 FIRST_OWN_CODE = 100
 
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
-MESSAGE_LIMIT = 700
-DETAILS_LIMIT = 8000
+MAX_MESSAGE_LENGTH = 700
+MAX_DETAILS_LENGTH = 8000
 CALLED_BY_HAND = "A container runtime sets the variables. When you call the plugin by hand, set what the message names."
 WRONG_FILE = "Look at the network configuration list, a file in /etc/cni/net.d on the node, and at what wrote it."
 WHAT_TO_DO = {INVALID_ENVIRONMENT: CALLED_BY_HAND, DECODING_FAILURE: WRONG_FILE, INVALID_CONFIGURATION: WRONG_FILE}
 """Details of an error that has none of its own, by its code."""
+EXPECTED_ID = "expected letters, digits, _ . and -, with a letter or digit first"
 
 
 class CniError(Exception):
@@ -61,8 +62,8 @@ class CniError(Exception):
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.message = shortened(one_line(message), MESSAGE_LIMIT)
-        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
+        self.message = shortened(one_line(message), MAX_MESSAGE_LENGTH)
+        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), MAX_DETAILS_LENGTH)
 
 
 class Request(Value):
@@ -98,15 +99,21 @@ class Response(Value):
 
 
 def _container_id_problem(value: str) -> str:
-    """SPEC, "Parameters": starts with an alphanumeric character, then also underscore, dot and hyphen."""
+    """Return what is wrong with a container id, "" if nothing.
+
+    SPEC, "Parameters": it starts with an alphanumeric character, then also underscore, dot and hyphen.
+    """
     plain = value.replace("_", "a").replace(".", "a").replace("-", "a")
     if value[0] in "_.-" or not value.isascii() or not plain.isalnum():
-        return "expected letters, digits, _ . and -, with a letter or digit first"
+        return EXPECTED_ID
     return ""
 
 
 def _interface_problem(value: str) -> str:
-    """SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL)."""
+    """Return what is wrong with an interface's name, "" if nothing.
+
+    SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL).
+    """
     if len(value.encode("utf-8", "surrogateescape")) > 15:  # a number, since VERSION loads no conventions
         return "expected at most 15 bytes"
     if value in {".", ".."} or any(character in "/:" or character.isspace() for character in value):
@@ -133,7 +140,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         if command in commands and not value:
             problems.append(f"{variable} is missing")
         elif command in commands and (problem := problem_of(value)):
-            problems.append(f"{variable}={shortened(value)!r}: {problem}")
+            problems.append(f"{variable}: invalid value {shortened(value)!r}: {problem}")
     if problems:
         raise CniError(INVALID_ENVIRONMENT, "; ".join(problems))
 
@@ -151,9 +158,9 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
             continue
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise _bad_arguments(text, f"{shortened(pair)!r} is not KEY=VALUE")
+            raise _bad_arguments(text, f"invalid entry {shortened(pair)!r}: expected KEY=VALUE")
         if key == "IgnoreUnknown":
-            ignores_unknown |= _truth(text, value)  # Multus puts "true" before what it was given, which has "1"
+            ignores_unknown |= _parse_truth(text, value)  # Multus puts "true" before what it was given, which has "1"
         elif arguments.setdefault(key, value) != value:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
     unknown = ", ".join(key for key in arguments if key not in known)
@@ -162,7 +169,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
     return arguments
 
 
-def _truth(text: str, value: str) -> bool:
+def _parse_truth(text: str, value: str) -> bool:
     if value.lower() not in {"0", "1", "false", "true"}:
         raise _bad_arguments(text, f"IgnoreUnknown: invalid value {value!r}: expected 0, 1, true or false")
     return value.lower() in {"1", "true"}
@@ -176,14 +183,14 @@ def _bad_arguments(text: str, problem: str) -> CniError:
 
 
 def _decode_configuration(stdin: bytes) -> dict[str, Any]:
-    if len(stdin) > STDIN_LIMIT:
+    if len(stdin) > MAX_STDIN_BYTES:
         raise CniError(
             IO_FAILURE,
-            f"the network configuration on standard input is longer than {STDIN_LIMIT} bytes",
+            f"the network configuration on standard input is longer than {MAX_STDIN_BYTES} bytes",
             "Look for what a runtime or another program has added to the network configuration list.",
         )
     try:
-        plain = decode(stdin.decode())
+        plain = decode_json(stdin.decode())
     except UnicodeDecodeError as wrong:
         problem, details = f"not UTF-8: byte {wrong.start}", ""
     except JsonError as wrong:
@@ -208,7 +215,10 @@ def _version_of(configuration: dict[str, Any]) -> str:
 
 
 def _check_version(command: str, version: str) -> None:
-    """DEL does without: its answer is the same in all versions, and a pod must not hang on it."""
+    """Raise CniError unless a version is supported, and has the command.
+
+    DEL does without: its answer is the same in all versions, and a pod must not hang on it.
+    """
     if command == "DEL":
         return
     if version not in SUPPORTED_VERSIONS:
@@ -243,11 +253,8 @@ def _network_of(command: str, configuration: dict[str, Any]) -> str:
         return name
     if command == "DEL":
         return ""
-    raise CniError(
-        INVALID_CONFIGURATION,
-        f"network configuration: 'name': invalid value {shown(name)}: expected letters, digits, _ . and -, "
-        "with a letter or digit first",
-    )
+    problem = "missing" if name in (None, "") else f"invalid value {shown(name)}"
+    raise CniError(INVALID_CONFIGURATION, f"network configuration: 'name': {problem}: {EXPECTED_ID}")
 
 
 def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str, Any] | None:
@@ -276,20 +283,25 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[tuple[str, str
     for key in keys:
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
-            raise CniError(INVALID_CONFIGURATION, f"{key}: invalid value {shown(entries)}: expected a list")
-        valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
+            raise _bad_attachments(f"{key}: invalid value {shown(entries)}: expected a list")
+        valid |= dict.fromkeys([_parsed_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
-    raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: which attachments exist is unknown")
+    raise _bad_attachments("cni.dev/valid-attachments is missing: without it GC would take all attachments for gone")
 
 
-def _attachment(key: str, entry: object) -> tuple[str, str]:
+def _bad_attachments(problem: str) -> CniError:
+    remedy = "The runtime adds this key to the configuration for GC (libcni 1.2 or later does): check its version."
+    return CniError(INVALID_CONFIGURATION, problem, remedy)
+
+
+def _parsed_attachment(key: str, entry: object) -> tuple[str, str]:
     if isinstance(entry, dict):
         container_id, interface = entry.get("containerID"), entry.get("ifname")
         if isinstance(container_id, str) and isinstance(interface, str):
             return container_id, interface
     expected = '{"containerID": "…", "ifname": "…"}'
-    raise CniError(INVALID_CONFIGURATION, f"{key}: invalid entry {shown(entry)}: expected {expected}")
+    raise _bad_attachments(f"{key}: invalid entry {shown(entry)}: expected {expected}")
 
 
 # --- a command, from request to answer -------------------------------------------------------------------------
@@ -314,11 +326,11 @@ def dispatch(
         version = _version_of(configuration)
         request = _request(command, version, environ, configuration, known_arguments)
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
-        result = _result(request) if command == "ADD" else b""
+        result = _add_result(request) if command == "ADD" else b""
         handlers[command](request)
         return Response(result, 0)
     except CniError as error:
-        return failure(error, version)
+        return error_response(error, version)
 
 
 def _request(
@@ -337,14 +349,14 @@ def _request(
         container_id=environ.get("CNI_CONTAINERID", ""),
         namespace=environ.get("CNI_NETNS", ""),
         interface=environ.get("CNI_IFNAME", ""),
-        arguments=_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
+        arguments=_parsed_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
         configuration=configuration,
         previous_result=_previous_result_of(command, configuration),
         valid_attachments=_valid_attachments_of(configuration) if command == "GC" else (),
     )
 
 
-def _arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
+def _parsed_arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
     if command in {"ADD", "CHECK"}:
         return parse_arguments(text, known)
     try:
@@ -360,7 +372,7 @@ def _unknown_command(command: str) -> CniError:
             "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
             "To put it into a node's network configuration, run `capture cni install`.",
         )
-    problem = f"CNI_COMMAND={shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
+    problem = f"CNI_COMMAND: invalid value {shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
     return CniError(INVALID_ENVIRONMENT, problem)
 
 
@@ -370,36 +382,36 @@ def _version_result(stdin: bytes) -> bytes:
         version = _version_of(_decode_configuration(stdin))
     except CniError:
         version = NEWEST_VERSION
-    return encode({"cniVersion": _supported(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
+    return encode_json({"cniVersion": _supported(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
 
 
 def _supported(version: str) -> str:
     return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
-def failure(error: CniError, version: str) -> Response:
+def error_response(error: CniError, version: str) -> Response:
     """Return the answer with ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
     content: dict[str, object] = {"cniVersion": _supported(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
-    return Response(encode(content).encode() + b"\n", 1, error)
+    return Response(encode_json(content).encode() + b"\n", 1, error)
 
 
-def _result(request: Request) -> bytes:
+def _add_result(request: Request) -> bytes:
     """Return the result of ADD: prevResult, as it is if it is written in the version of the request.
 
     Without prevResult it is empty: we make no interface and give no address.
     """
     result = request.previous_result or {}
     if result.get("cniVersion") != request.version:
-        result = _in_version(result, request.version)
+        result = _converted_result(result, request.version)
     try:
-        return encode(result).encode() + b"\n"
+        return encode_json(result).encode() + b"\n"
     except RecursionError:
         raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
 
 
-def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
+def _converted_result(result: dict[str, Any], version: str) -> dict[str, Any]:
     """Return ``result`` in another version of the specification.
 
     From 0.3.0 on results differ in one point that a plugin has to care for: until 0.4.0 each address has whether
@@ -408,11 +420,11 @@ def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
     result = result | {"cniVersion": version}
     if isinstance(result.get("ips"), list):
         explicit = version_number(version) < (1, 0, 0)
-        result["ips"] = [_in_style(address, explicit=explicit) for address in result["ips"]]
+        result["ips"] = [_converted_address(address, explicit=explicit) for address in result["ips"]]
     return result
 
 
-def _in_style(address: Any, *, explicit: bool) -> Any:
+def _converted_address(address: Any, *, explicit: bool) -> Any:
     if not isinstance(address, dict):
         return address
     plain = {key: value for key, value in address.items() if key != "version"}
@@ -425,7 +437,7 @@ def _in_style(address: Any, *, explicit: bool) -> Any:
 def shown(value: object) -> str:
     """Return a decoded value as JSON again, short enough for a message."""
     try:
-        return shortened(encode(value))
+        return shortened(encode_json(value))
     except RecursionError:
         return "nested too deeply to show"
 

@@ -11,7 +11,7 @@ from capture.errors import ConfigurationError
 from cni.codes import POD_UNKNOWN
 from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME, Configuration
 from cni.decision import Exemption, first_exemption, warnings_about
-from cni.pod import STATUS_ANNOTATION, Identity, from_annotations
+from cni.pod import STATUS_ANNOTATION, Identity, pod_from_annotations
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ NOTHING_LEARNED = {
     RUNTIME: "the runtime hands over no annotations of the pod",
     AGENT: "the node's agent does not answer, or does not know the pod",
 }
-REMEDIES = {
+REMEDY_BY_SOURCE = {
     RUNTIME: (
         f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, as `capture cni install`'
         " does: containerd and CRI-O then hand them over. For other runtimes name a 'kubeconfig', and 'kubernetes' in"
@@ -52,7 +52,7 @@ def find_pod(identity: Identity, configuration: Configuration, log: PluginLog) -
                 log.warn(warning)
             return pod, exemption
     silent = [NOTHING_LEARNED[source] for source in sources if source in NOTHING_LEARNED]
-    remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
+    remedies = [REMEDY_BY_SOURCE[source] for source in sources if source in REMEDY_BY_SOURCE]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
@@ -64,7 +64,7 @@ def _pod_from(
         if configuration.annotations is None:
             return None
         try:
-            return from_annotations(identity, configuration.annotations)
+            return pod_from_annotations(identity, configuration.annotations)
         except ConfigurationError as error:
             if is_last:
                 raise
@@ -72,14 +72,14 @@ def _pod_from(
             return None
     if source == AGENT:
         from cni import agent_socket
-        from cni.pod_object import from_object
+        from cni.pod_object import pod_from_object
 
         known = agent_socket.request_pod(configuration.agent_socket, identity)
-        return from_object(identity, known) if known else None
+        return pod_from_object(identity, known) if known else None
     from cni import kubernetes  # OpenSSL costs 5 ms
-    from cni.pod_object import from_object
+    from cni.pod_object import pod_from_object
 
     kubeconfig = kubernetes.read_kubeconfig(configuration.kubeconfig)
     if kubeconfig.skips_verification:
         log.warn("the API server's certificate is not verified (insecure-skip-tls-verify)", kubeconfig=kubeconfig.path)
-    return from_object(identity, kubernetes.read_pod(kubeconfig, identity))
+    return pod_from_object(identity, kubernetes.read_pod(kubeconfig, identity))

@@ -10,17 +10,17 @@ from typing import Any
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
-from capture.report.terminal import HANG, Finding, print_findings, print_lines
-from capture.state.json_text import JsonError, decode, encode
+from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
+from capture.state.json_text import JsonError, decode_json, encode_json
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, candidates, choose, missing_plugins
+from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, choose_network, missing_plugins, read_candidates
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.tokens import times_of, token_in
 
-DECISIONS = 5
+MAX_SHOWN_DECISIONS = 5
 """How many of the plugin's last decisions are shown."""
 LOG_END = 256 * 1024
 """Bytes at the end of the log that are looked at for them."""
@@ -39,10 +39,10 @@ class Status(Value):
 
 
 def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
-    """Look at the node. Raises OSError if the configuration directory cannot be read."""
+    """Return what is in order on the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
-    listed = candidates(conf_dir, timeout=0.2)
-    chosen = choose(listed, choice)
+    listed = read_candidates(conf_dir, timeout=0.2)
+    chosen = choose_network(listed, choice)
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None
     findings = [
@@ -51,7 +51,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
         *_plugin_findings(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_kubeconfig_findings(entry),
     ]
-    with_entry = _with_entry(listed)
+    with_entry = _paths_with_entry(listed)
     plain = {
         "runtime": {"name": runtime.name, "evidence": runtime.evidence},
         "conf_dir": conf_dir,
@@ -59,7 +59,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
         "files": [{"path": each, "verdict": why, "has_entry": each in with_entry} for each, why in chosen.reasons],
         "taken": taken.path if taken else None,
         "entry": entry,
-        "decisions": [*_decisions(str(entry.get("log_file") or ""))] if entry else [],
+        "decisions": [*_logged_decisions(str(entry.get("log_file") or ""))] if entry else [],
     }
     return Status(plain, tuple(findings))
 
@@ -75,7 +75,7 @@ def findings_of_this_node() -> tuple[Finding, ...]:
     return node_state.findings if bin_dirs or has_entry else ()
 
 
-def _with_entry(listed: list[Candidate]) -> list[str]:
+def _paths_with_entry(listed: list[Candidate]) -> list[str]:
     return [candidate.path for candidate in listed if candidate.network and candidate.network.entries]
 
 
@@ -94,7 +94,7 @@ def _list_findings(
         yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return
     if not taken.entries:
-        elsewhere = _with_entry(listed)
+        elsewhere = _paths_with_entry(listed)
         message = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
         message += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
         yield Finding("network", "entry", "error", message, f"{INSTALL} puts it there.")
@@ -209,7 +209,7 @@ def _age_of(path: str) -> str:
 DECISION_KEYS = ("time", "level", "namespace", "pod", "message", "reason", "code")
 
 
-def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
+def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of the plugin's log about the last pods, the oldest first."""
     if not log_file:
         return
@@ -222,12 +222,12 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
     decisions: list[dict[str, Any]] = []
     for line in reversed(lines):
         try:
-            plain = decode(line.decode())
+            plain = decode_json(line.decode())
         except (JsonError, UnicodeDecodeError):
             continue
         if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
             decisions.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
-        if len(decisions) == DECISIONS:
+        if len(decisions) == MAX_SHOWN_DECISIONS:
             break
     yield from reversed(decisions)
 
@@ -253,10 +253,10 @@ def show(status: Status) -> None:
     print_lines([f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"])
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
-        print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], HANG)
+        print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
     print_findings(status.findings)
     if plain["entry"] is not None:
-        print_lines([f"entry: {encode(plain['entry'])}"])
+        print_lines([f"entry: {encode_json(plain['entry'])}"])
     if plain["decisions"]:
         print_lines(["last decisions:"])
-        print_lines((f"  {' '.join(map(str, decision.values()))}" for decision in plain["decisions"]), HANG)
+        print_lines((f"  {' '.join(map(str, decision.values()))}" for decision in plain["decisions"]), FINDING_HANG)

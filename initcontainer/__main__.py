@@ -38,7 +38,7 @@ def main() -> int:
 def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> int:
     """Do what arguments and environment request and return the exit code. Raises CaptureError."""
     try:
-        settings = _settings(arguments, environ, printer)
+        settings = _read_settings(arguments, environ, printer)
     except HelpRequested as requested:
         from initcontainer.help import usage  # textwrap costs milliseconds
 
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     namespace = settings[options.NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[options.CNI_MODE] else PodFromInside(environ)
     if settings[options.CLEANUP_ONLY]:
-        _print_what_is_removed(settings, namespace, host, printer)
+        _show_removed_capture(settings, namespace, host, printer)
         _clean(settings, namespace, printer)
         return EXIT_DONE
     _show_start(settings, namespace, host, printer)
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     return EXIT_DONE
 
 
-def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
+def _read_settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
     """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
     command_line = CommandLine(options.OPTIONS)
@@ -100,7 +100,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
             printer.show(note)
 
 
-def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
+def _show_removed_capture(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print the start line of the recorded capture that is to be removed, if it has a meaning here."""
     try:
         reference = operations.read_reference(None, namespace) or operations.read_reference(settings, namespace, host)
@@ -118,7 +118,7 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
     # With a read-only root file system, as pods should have it, nothing could be recorded.
     # Where no record can be kept, the settings are what was applied.
     verified = dumped.verified or operations.verify(settings, namespace, host).replace(from_record=True)
-    printer.show("\n".join(listings.table([*listings.shown_tables(dumped)], verified, is_whole=True)))
+    printer.show("\n".join(listings.listing_lines([*listings.shown_tables(dumped)], verified, is_whole=True)))
 
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
@@ -126,7 +126,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     if settings[options.DRY_RUN]:
         dumped = operations.dump(namespace)
         printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
-        printer.show("\n".join(listings.table([*listings.shown_tables(dumped)], None, is_whole=True)))
+        printer.show("\n".join(listings.listing_lines([*listings.shown_tables(dumped)], None, is_whole=True)))
         return
     printer.warn(operations.cut_by_cleaning(namespace))
     removed = operations.clean(

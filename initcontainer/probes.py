@@ -43,16 +43,16 @@ class Probe(Value):
     port: int
     dialler: Credentials
     arrives_on: int
-    outside: str = ""
+    namespace_path: str = ""
     """The path of the namespace from which it comes; empty for the pod's own."""
 
     @property
-    def dialled(self) -> tuple[str, int]:
+    def endpoint(self) -> tuple[str, int]:
         """Return address and port as a socket takes them."""
         return address_text(self.destination.family, self.destination.first), self.port
 
     def __str__(self) -> str:
-        origin = " from outside" if self.outside else ""
+        origin = " from outside" if self.namespace_path else ""
         return f"{FAMILY_NAMES[self.destination.family]} {self.side}{origin}"
 
 
@@ -91,13 +91,13 @@ class ProbeChooser:
     def choose(self, side: Side, family: Family) -> Probe | Proof:
         """Return a connection that the rules would capture, or why there is none that can be made here."""
         config, own = self._config, list(self.own(family))
-        outbound = side == "outbound"
-        destinations = [*_outside(config, family, own)] if outbound else [*own, PASSTHROUGH_SOURCE[family]]
+        is_outbound = side == "outbound"
+        destinations = [*_destinations(config, family, own)] if is_outbound else [*own, PASSTHROUGH_SOURCE[family]]
         identities = [*_identities(config, side)]
         why = "no route leads anywhere"
         if not identities:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
-        for destination, port, identity in product(destinations, self._ports(), identities):
+        for destination, port, identity in product(destinations, self._ports_to_try(), identities):
             packet = with_route(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
             if packet.out_interface == NO_ROUTE:
                 continue
@@ -109,7 +109,7 @@ class ProbeChooser:
 
     def inbound_packet(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
-        for destination, port in product(self.own(family), self._ports()):
+        for destination, port in product(self.own(family), self._ports_to_try()):
             packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
             traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == "proxy-inbound":
@@ -119,20 +119,20 @@ class ProbeChooser:
     def choose_from_outside(self, outside: OutsideNamespace, family: Family) -> Probe | Proof:
         """Return a connection from an outside of our own, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        probe = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
-        if probe:
-            packet, arrives_on = probe
+        captured = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
+        if captured:
+            packet, arrives_on = captured
             if outside.replies_come_back(family, address_text(family, packet.destination.first)):
                 dialler = Credentials(os.geteuid(), os.getegid())
                 return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 
-    def _ports(self) -> list[int]:
+    def _ports_to_try(self) -> list[int]:
         return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *USUAL_PORTS)))
 
 
-def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
+def _destinations(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
     """Yield destinations that are not the pod: in what is captured, in networks of no one, near the pod."""
     for network in config.outbound_networks.entries:
         if network.family == family:

@@ -36,7 +36,7 @@ from capture.state.netns import InNamespace
 from capture.state.routes import missing_parts
 from initcontainer.outside import OutsideNamespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
-from initcontainer.proof import Prover
+from initcontainer.prover import Prover
 
 FROM_OUTSIDE = "connections from outside the pod"
 
@@ -58,7 +58,7 @@ class Validation(Value):
 
 
 def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
-    """Prove that capture works in a namespace. Raises ValidationError if traffic goes wrong.
+    """Prove that capture works in a namespace, and return the proofs. Raises ValidationError if traffic goes wrong.
 
     What cannot be proven is no error: a capability may be missing, or nothing is captured.
     """
@@ -68,9 +68,9 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
         _require_delivery(desired, settings)
         chooser = ProbeChooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
         with ExitStack() as made:
-            proofs = _by_connections(settings, host, config, chooser, made)
+            proofs = _connection_proofs(settings, host, config, chooser, made)
         if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
-            proofs += _by_rules(settings, chooser)
+            proofs += _rule_proofs(settings, chooser)
         return Validation(tuple(proofs))
 
 
@@ -81,10 +81,10 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
         raise ValidationError(f"validation failed: {first.message}", first.remedy)
     route = next((need for need in missing_parts(desired) if isinstance(need, MissingRoute)), None)
     if route is not None:
-        raise ValidationError(f"validation failed: {route.message}", _author(settings))
+        raise ValidationError(f"validation failed: {route.message}", _rules_author(settings))
 
 
-def _by_connections(
+def _connection_proofs(
     settings: Settings, host: Host, config: CaptureConfig, chooser: ProbeChooser, made: ExitStack
 ) -> list[Proof]:
     """Return what connections proved, and what they could not."""
@@ -93,7 +93,7 @@ def _by_connections(
     if not sides:
         chosen.append(Proof("the settings capture nothing", holds=False))
     if settings[PROBE_FROM_OUTSIDE] and config.inbound_ports:
-        chosen += _from_outside(chooser, made)
+        chosen += _outside_probes(chooser, made)
 
     def fail(probe: Probe, answer: str) -> ValidationError:
         return _failure(probe, answer, settings, host)
@@ -103,7 +103,7 @@ def _by_connections(
     return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 
 
-def _from_outside(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]:
+def _outside_probes(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]:
     """Return a connection from outside for each family, or why there is none."""
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
@@ -113,16 +113,16 @@ def _from_outside(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]
     return [chooser.choose_from_outside(outside, family) for family in families]
 
 
-def _by_rules(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
+def _rule_proofs(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
         source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
-        probe = chooser.inbound_packet(family, _interface(family), source)
-        if probe is None:
+        captured = chooser.inbound_packet(family, _incoming_interface(family), source)
+        if captured is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
-        packet, port = probe
+        packet, port = captured
         dialled = endpoint_text(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)
@@ -133,12 +133,12 @@ def _by_rules(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
             raise ValidationError(
                 f"validation failed: {name}: what is sent to {dialled} does not reach port {port}:"
                 f" by the live rules it is {traced.outcome}",
-                f"`capture trace tcp {dialled} --in {packet.in_interface}` shows why. {_author(settings)}",
+                f"`capture trace tcp {dialled} --in {packet.in_interface}` shows why. {_rules_author(settings)}",
             )
         yield Proof(f"{name}: by the live rules, {dialled} is sent to port {port}", holds=True)
 
 
-def _interface(family: Family) -> str:
+def _incoming_interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_rtnetlink() as rtnetlink:
         names = {link.index: link.name for link in read_links(rtnetlink) if not link.is_loopback}
@@ -150,14 +150,14 @@ def _interface(family: Family) -> str:
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.dialled)}, and within"
+        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.endpoint)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:
         verified = operations.verify(settings, None, host)
         first = next(difference_lines(verified), None)
     except CaptureError as error:
-        return ValidationError(message, f"The rules cannot be read here: {error.message}. {_author(settings)}")
+        return ValidationError(message, f"The rules cannot be read here: {error.message}. {_rules_author(settings)}")
     if first is None:
         return ValidationError(
             message,
@@ -165,14 +165,14 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
             " program on that port, or too short a --probe-timeout.",
         )
     if verified.is_nothing_applied:
-        return ValidationError(message, f"The namespace has no rules of the capture. {_author(settings)}")
+        return ValidationError(message, f"The namespace has no rules of the capture. {_rules_author(settings)}")
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.second_sets)
     if is_foreign and verified.obstacles:
         return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")
-    return ValidationError(message, f"The first difference: {first}. {_author(settings)}")
+    return ValidationError(message, f"The first difference: {first}. {_rules_author(settings)}")
 
 
-def _author(settings: Settings) -> str:
+def _rules_author(settings: Settings) -> str:
     """Return who should have written the rules, and where to look."""
     if settings[SKIP_RULE_APPLY]:
         return (

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from capture.model.values import Value
 from capture.report.output import VerdictLine
+from injection.inject import WorkloadOutcome
 from injection.plan import with_plan
 from injection.security import level_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from injection.inject import WorkloadOutcome
-    from injection.template import Template
+from injection.template import Template
 
 BY_INIT = "by istio-init"
 BY_PLUGIN = "by the CNI plugin"
-MAX_SHOWN = 3
+MAX_SHOWN_REASONS = 3
 
 
 class Report(Value):
@@ -82,6 +79,6 @@ def report(origin: str, outcome: WorkloadOutcome, template: Template) -> Report:
 def _pod_security(level: str, against_stricter: Sequence[str]) -> str:
     if not against_stricter:
         return f"starts under Pod Security {level}"
-    count = len(against_stricter) - MAX_SHOWN
+    count = len(against_stricter) - MAX_SHOWN_REASONS
     more = f", and {count} more" if count > 0 else ""
-    return f"needs Pod Security {level}, because {'; '.join(against_stricter[:MAX_SHOWN])}{more}"
+    return f"needs Pod Security {level}, because {'; '.join(against_stricter[:MAX_SHOWN_REASONS])}{more}"

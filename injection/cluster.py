@@ -10,58 +10,54 @@ from capture.settings.pod import INIT_CONTAINER
 from capture.settings.settings import Settings
 from cni.decision import first_exemption
 from cni.pod import Identity
-from cni.pod_object import from_object
+from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
-from injection.plan import pod_settings
-from injection.pods import containers_of, workloads
-from injection.shape import POD, misfits
+from injection.plan import injection_settings
+from injection.pods import Workload, containers_of, workloads
+from injection.settings import PodSettings
+from injection.shape import POD_SHAPE, misfits
 from injection.template import Template
 from injection.warnings import dangers
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from injection.pods import Workload
-    from injection.settings import PodSettings
-
-COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
+LIST_PODS_COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 
 
 def running_pod_reports() -> list[Report]:
     """Return the findings about each pod that runs. ToolError or UnsupportedError if kubectl fails."""
     try:
-        done = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(LIST_PODS_COMMAND, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
         raise UnsupportedError(
             "kubectl is not installed; listing the pods needs it", "Install it, or check manifests with -f."
         ) from None
     if done.returncode:
-        raise ToolError(" ".join(COMMAND), done.returncode, done.stderr)
-    return [_report(workload) for workload in workloads(_listed(done.stdout))]
+        raise ToolError(" ".join(LIST_PODS_COMMAND), done.returncode, done.stderr)
+    return [_workload_report(workload) for workload in workloads(_parsed_list(done.stdout))]
 
 
-def _listed(text: str) -> object:
+def _parsed_list(text: str) -> object:
     """Return the list that kubectl prints; ToolError for anything else."""
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError):
         listed = None
     if not isinstance(listed, dict) or not isinstance(listed.get("items"), list):
-        raise ToolError(" ".join(COMMAND), 0, "its output is not a list of objects")
+        raise ToolError(" ".join(LIST_PODS_COMMAND), 0, "its output is not a list of objects")
     return listed
 
 
-def _report(workload: Workload) -> Report:
-    misfit = next(misfits(workload.pod, POD), "")
-    carrier, reason = ("", misfit) if misfit else _carrier(workload)
+def _workload_report(workload: Workload) -> Report:
+    misfit = next(misfits(workload.pod, POD_SHAPE), "")
+    carrier, reason = ("", misfit) if misfit else _capture_carrier(workload)
     warnings: tuple[str, ...] = ()
     if carrier:
-        settings = _settings(workload)
+        settings = _workload_settings(workload)
         warnings = dangers(workload, settings) if settings else ("its capture's settings cannot be read",)
     return Report(str(workload), bool(carrier), reason, warnings, carrier=carrier)
 
 
-def _carrier(workload: Workload) -> tuple[str, str]:
+def _capture_carrier(workload: Workload) -> tuple[str, str]:
     """Return the carrier of a pod's capture, or "" and why it is not captured."""
     names = [each.get("name") for each in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):
@@ -69,14 +65,14 @@ def _carrier(workload: Workload) -> tuple[str, str]:
     if INIT_CONTAINER in names:
         return BY_INIT, ""
     try:
-        exemption = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
+        exemption = first_exemption(pod_from_object(Identity(workload.namespace, workload.name), workload.pod))
     except (CaptureError, CniError) as error:
         return "", error.message
     return ("", exemption.reason) if exemption else (BY_PLUGIN, "")
 
 
-def _settings(workload: Workload) -> PodSettings | None:
+def _workload_settings(workload: Workload) -> PodSettings | None:
     try:
-        return pod_settings(workload, Template(), Settings({}))
+        return injection_settings(workload, Template(), Settings({}))
     except CaptureError:
         return None

@@ -6,15 +6,13 @@ Both are Istio's (``manifests/charts/istio-control/istio-discovery/templates/mut
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from capture.model.values import Value
 from cni.decision import INJECT
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    Texts = Mapping[str, str]
+Texts = Mapping[str, str]
 
 INJECTION_LABEL = "istio-injection"
 REVISION_LABEL = "istio.io/rev"

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.model.values import Value
+from capture.settings.settings import Settings
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import ManifestText, can_be_added_to, item_name, needs_rewriting
 from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
-from injection.pods import POD_PATHS, containers_of, objects, unknown_workloads, value_at, workloads
+from injection.pods import POD_PATHS, Workload, containers_of, objects, unknown_workloads, value_at, workloads
 from injection.remove import NOTES, remove, replace_pod, without_aliases
-from injection.shape import LIST, OBJECT, POD, misfits
-from injection.template import InjectionError
+from injection.shape import LIST_SHAPE, OBJECT_SHAPE, POD_SHAPE, misfits
+from injection.template import InjectionError, Template
 from injection.warnings import warnings_of
-from injection.yaml_text import apply_edits, child, compose, is_mapping, is_null, key_and_value, node_at, without_tabs
+from injection.yaml_text import (
+    Node,
+    apply_edits,
+    child,
+    compose,
+    is_mapping,
+    is_null,
+    key_and_value,
+    node_at,
+    without_tabs,
+)
 from sidecar.documents import load_yaml, require_object
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from capture.settings.settings import Settings
-    from injection.pods import Workload
-    from injection.template import Template
-    from injection.yaml_text import Node
 
 SIDECAR = "sidecar"
 """The one template of Istio's that there is here."""
@@ -66,8 +69,8 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
         for workload in workloads(document, namespace):
             try:
                 _require_names(workload, value_at(document, workload.owner))
-                outcome = _outcome(number, workload, template, base)
-                status = _write(target, node, workload, outcome.plan) if outcome.plan else ""
+                outcome = _workload_outcome(number, workload, template, base)
+                status = _write_edits(target, node, workload, outcome.plan) if outcome.plan else ""
             except CaptureError as error:
                 line = _line_of(node, workload, error.message)
                 where = f"{origin}, document {number}, line {line}"
@@ -105,7 +108,7 @@ def _line_of(root: Node, workload: Workload, message: str) -> int:
     return int(named.start_mark.line) + 1
 
 
-def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
+def _workload_outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
     _require_pod_shape(workload)
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
     if not decision.inject:
@@ -124,18 +127,18 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
 
 
-def _require_items(document: object, where: str) -> None:
+def _require_items(document: object, origin: str) -> None:
     """Raise an error for what is no object, or a List without a list: its workloads would be passed over."""
     if document is not None:
-        require_object(document, where)
+        require_object(document, origin)
     for path, kind, plain in objects(document):
-        misfit = next(misfits(plain, LIST, ".".join(map(str, path))), "")
+        misfit = next(misfits(plain, LIST_SHAPE, ".".join(map(str, path))), "")
         if misfit and kind.removesuffix("List") in ("", *POD_PATHS):
-            raise InjectionError(f"{where}: {kind}: {misfit}")
+            raise InjectionError(f"{origin}: {kind}: {misfit}")
 
 
 def _require_names(workload: Workload, plain: object) -> None:
-    misfit = next(misfits(plain, OBJECT), "")
+    misfit = next(misfits(plain, OBJECT_SHAPE), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
 
@@ -145,7 +148,7 @@ def _require_pod_shape(workload: Workload) -> None:
     if workload.pod.get("spec") is None:
         place = ".".join(map(str, (*POD_PATHS[workload.kind], "spec")))
         raise InjectionError(f"{workload}: {place} is missing: expected an object with containers")
-    misfit = next(misfits(workload.pod, POD), "")
+    misfit = next(misfits(workload.pod, POD_SHAPE), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
     texts: dict[str, Mapping[str, object]] = {"label": workload.labels, "annotation": workload.annotations}
@@ -174,7 +177,7 @@ def _require_reversible(result: str, clean: str, expected: list[Any], origin: st
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _write(target: ManifestText, root: Node, workload: Workload, plan: InjectionPlan) -> str:
+def _write_edits(target: ManifestText, root: Node, workload: Workload, plan: InjectionPlan) -> str:
     """Make the edits for one pod, and return the status annotation."""
     pod = node_at(root, workload.path)
     created: list[str] = []

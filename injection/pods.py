@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from capture.model.values import Value
+from collections.abc import Iterator
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+from capture.model.values import Value
 
 Path = tuple["str | int", ...]
 
@@ -24,7 +22,7 @@ POD_PATHS: dict[str, Path] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """The kinds of core/v1, apps/v1, batch/v1 and apps.openshift.io/v1; all others stay as they are."""
-GROUPS = ("", "apps", "batch", "extensions", "apps.openshift.io")
+API_GROUPS = ("", "apps", "batch", "extensions", "apps.openshift.io")
 
 RUNS_TO_COMPLETION = ("Job", "CronJob")
 
@@ -73,18 +71,18 @@ def objects(document: object, path: Path = (), kind: str = "") -> Iterator[tuple
 def workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the workloads of a document; those of a List one by one."""
     for path, kind, plain in objects(document):
-        found = _workload(path, kind, plain, default_namespace)
+        found = _pod_workload(path, kind, plain, default_namespace)
         if found:
             yield found
 
 
-def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
+def _pod_workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
     if kind not in POD_PATHS:
         return None
     metadata = _mapping(plain.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     pod = value_at(plain, POD_PATHS[kind])
-    is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in GROUPS
+    is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in API_GROUPS
     if is_other_kind and not isinstance(_mapping(pod).get("spec"), dict):
         return None  # of that name, as Volcano's Job
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
@@ -95,15 +93,15 @@ def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: s
 def unknown_workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the pod templates of kinds that we do not know, as Argo's Rollout; those in a List, too."""
     for _, kind, plain in objects(document):
-        if _workload((), kind, plain, default_namespace):
+        if _pod_workload((), kind, plain, default_namespace):
             continue
         metadata = _mapping(plain.get("metadata"))
         namespace, name = metadata.get("namespace") or default_namespace, metadata.get("name")
-        for path, pod in _templates(plain, ()):
+        for path, pod in _inner_objects(plain, ()):
             yield Workload(kind, str(namespace), str(name), path, pod)
 
 
-def _templates(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _inner_objects(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield what is inside of an object and has a spec with containers, and where."""
     containers = _mapping(_mapping(plain).get("spec")).get("containers")
     if path and isinstance(containers, list):
@@ -111,7 +109,7 @@ def _templates(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         return
     inner = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
     for step, value in inner:
-        yield from _templates(value, (*path, step))
+        yield from _inner_objects(value, (*path, step))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -5,14 +5,12 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/, v1.34. ``p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Literal
+
 from injection.pods import containers_of
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Literal
-
-    Level = Literal["privileged", "baseline", "restricted"]
+Level = Literal["privileged", "baseline", "restricted"]
 
 BASELINE_CAPABILITIES = {
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
@@ -28,7 +26,7 @@ SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "cont
 RESTRICTED_VOLUMES = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
 }  # fmt: skip
-CONFINED = ("RuntimeDefault", "Localhost")
+CONFINING_PROFILES = ("RuntimeDefault", "Localhost")
 
 
 def level_of(spec: dict[str, Any]) -> tuple[Level, list[str]]:
@@ -112,7 +110,7 @@ def _container_against_restricted(container: dict[str, Any], of_pod: dict[str, A
         yield f"{who} does not set runAsNonRoot: true"
     if own.get("runAsUser") == 0:
         yield f"{who} sets runAsUser 0"
-    if (own.get("seccompProfile") or of_pod.get("seccompProfile") or {}).get("type") not in CONFINED:
+    if (own.get("seccompProfile") or of_pod.get("seccompProfile") or {}).get("type") not in CONFINING_PROFILES:
         yield f"{who} does not set seccompProfile RuntimeDefault"
     capabilities = own.get("capabilities") or {}
     if "ALL" not in (capabilities.get("drop") or []):

@@ -6,22 +6,18 @@ the proxy's user and its environment, so all that is no default of the plugin's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from capture.errors import ConfigurationError
 from capture.model import conventions
 from capture.model.values import Value
 from capture.settings import options, parsers
-from capture.settings.options import OPTIONS, RULE_OPTIONS
+from capture.settings.options import OPTIONS, RULE_OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings, from_environment
-from initcontainer.arguments import SUBCOMMAND, parse
+from initcontainer.arguments import SUBCOMMAND, parse_arguments
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from capture.settings.options import Option
-
-STATUS_PORT = "status.sidecar.istio.io/port"
+STATUS_PORT_ANNOTATION = "status.sidecar.istio.io/port"
 DEFAULT_STATUS_PORT = str(conventions.STATUS_PORT)
 ENVOY_PORTS = f"{conventions.METRICS_PORT},{conventions.HEALTH_PORT}"
 NO_CAPTURE = "NONE"
@@ -102,7 +98,7 @@ class PodSettings(Value):
         if text is None:
             given = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
             text = given.text if given else ""
-        status = self.annotations.get(STATUS_PORT, DEFAULT_STATUS_PORT).strip()
+        status = self.annotations.get(STATUS_PORT_ANNOTATION, DEFAULT_STATUS_PORT).strip()
         ports = text.split(",")
         if status in ("", "0") or status in ports:
             return text
@@ -167,7 +163,7 @@ class PodSettings(Value):
     def checked(self) -> Settings:
         """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
         self._check_ports()
-        flags = parse(self.arguments(), OPTIONS).flags
+        flags = parse_arguments(self.arguments(), OPTIONS).flags
         environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
         explicit = {**environment.explicit}
         for option, text in flags.items():
@@ -182,13 +178,15 @@ class PodSettings(Value):
         if ports is not None:
             given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
             Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
-        status = self.annotations.get(STATUS_PORT, "").strip()
+        status = self.annotations.get(STATUS_PORT_ANNOTATION, "").strip()
         try:
             if status not in ("", "0"):
                 parsers.port(status)
         except ValueError:
-            origin = f"annotation {STATUS_PORT}"
-            raise ConfigurationError(STATUS_PORT, status, origin, "a port (1-65535), or 0 for none") from None
+            origin = f"annotation {STATUS_PORT_ANNOTATION}"
+            raise ConfigurationError(
+                STATUS_PORT_ANNOTATION, status, origin, "a port (1-65535), or 0 for none"
+            ) from None
 
     def _origin(self, option: Option[Any]) -> str:
         name = next((name for name in option.annotations if name in self.annotations), "")

@@ -9,84 +9,85 @@ members, under REQUIRED the name of one that has to be there.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+Shape = Any
+"""``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
 
-    Shape = Any
-    """``type | list[Shape] | tuple[type, ...] | Mapping[str, Shape | str]``"""
-
-MAX_SHOWN = 60
+MAX_SHOWN_CHARACTERS = 60
 ANY_NAME, REQUIRED = "*", "!"
-EXPECTED = {str: "a string; put it in quotes", bool: "true or false, without quotes", int: "a number"}
+EXPECTED_TEXT_OF = {str: "a string; put it in quotes", bool: "true or false, without quotes", int: "a number"}
 TYPE_NAMES = {str: "a string", int: "a number"}
 
 
-def misfits(value: object, shape: Shape, where: str = "") -> Iterator[str]:
+def misfits(value: object, shape: Shape, path: str = "") -> Iterator[str]:
     """Yield each value that does not fit a shape, with its place and what is expected."""
     if isinstance(shape, type):
         if not isinstance(value, shape):
-            yield _misfit(value, where, EXPECTED[shape])
+            yield _misfit(value, path, EXPECTED_TEXT_OF[shape])
     elif isinstance(shape, tuple):
         if not (isinstance(value, list) and tuple(map(type, value)) == shape):
-            yield _misfit(value, where, f"a list of {' and '.join(TYPE_NAMES[each] for each in shape)}")
+            yield _misfit(value, path, f"a list of {' and '.join(TYPE_NAMES[each] for each in shape)}")
     elif isinstance(shape, dict):
-        yield from _object_misfits(value, shape, where)
+        yield from _object_misfits(value, shape, path)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from misfits(item, shape[0], f"{where}[{number}]")
+            yield from misfits(item, shape[0], f"{path}[{number}]")
     else:
-        yield _misfit(value, where, "a list")
+        yield _misfit(value, path, "a list")
 
 
-def _object_misfits(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[str]:
+def _object_misfits(value: object, shape: Mapping[str, Shape], path: str) -> Iterator[str]:
     if not isinstance(value, dict):
-        yield _misfit(value, where, "a mapping of names to values")
+        yield _misfit(value, path, "a mapping of names to values")
         return
     if ANY_NAME in shape:
         members = dict.fromkeys(value, shape[ANY_NAME])
     else:
         members = {name: inner for name, inner in shape.items() if value.get(name) is not None and name != REQUIRED}
     for name, inner in members.items():
-        yield from misfits(value[name], inner, f"{where}.{name}" if where else name)
+        yield from misfits(value[name], inner, f"{path}.{name}" if path else name)
     if REQUIRED in shape and shape[REQUIRED] not in members:
-        yield _misfit(value, where, f"a mapping with {shape[REQUIRED]}")
+        yield _misfit(value, path, f"a mapping with {shape[REQUIRED]}")
 
 
-def _misfit(value: object, where: str, expected: str) -> str:
+def _misfit(value: object, path: str, expected: str) -> str:
     text = json.dumps(value, default=str)
-    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-    return f"{where}: invalid value {shown}: expected {expected}"
+    shown = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
+    return f"{path}: invalid value {shown}: expected {expected}"
 
 
 ANY_OBJECT: Shape = {}
 OBJECTS: Shape = [ANY_OBJECT]
 STRINGS: Shape = [str]
-SECURITY: Shape = {
+SECURITY_SHAPE: Shape = {
     "capabilities": {"add": STRINGS, "drop": STRINGS},
     "seLinuxOptions": {"type": str},
     **dict.fromkeys(("seccompProfile", "appArmorProfile", "windowsOptions"), ANY_OBJECT),
     "sysctls": OBJECTS,
 }
-CONTAINER: Shape = {
+CONTAINER_SHAPE: Shape = {
     "name": str,
     "image": str,
     "env": [{"name": str, REQUIRED: "name"}],
     **dict.fromkeys(("ports", "volumeMounts", "volumeDevices"), OBJECTS),
-    "securityContext": SECURITY,
+    "securityContext": SECURITY_SHAPE,
     **dict.fromkeys(("readinessProbe", "livenessProbe", "startupProbe"), ANY_OBJECT),
 }
-OBJECT: Shape = {"metadata": {"name": str, "generateName": str, "namespace": str}}
-LIST: Shape = {"items": OBJECTS}
-FRAGMENT: Shape = {"initContainers": [CONTAINER], "containers": [CONTAINER], "volumes": [{"name": str}]}
-"""The shape of a template's additions to a pod."""
-POD: Shape = {
-    "metadata": {"labels": ANY_OBJECT, "annotations": ANY_OBJECT},
-    "spec": {"hostNetwork": bool, "securityContext": SECURITY, **FRAGMENT},
+OBJECT_SHAPE: Shape = {"metadata": {"name": str, "generateName": str, "namespace": str}}
+LIST_SHAPE: Shape = {"items": OBJECTS}
+FRAGMENT_SHAPE: Shape = {
+    "initContainers": [CONTAINER_SHAPE],
+    "containers": [CONTAINER_SHAPE],
+    "volumes": [{"name": str}],
 }
-STATUS: Shape = {
+"""The shape of a template's additions to a pod."""
+POD_SHAPE: Shape = {
+    "metadata": {"labels": ANY_OBJECT, "annotations": ANY_OBJECT},
+    "spec": {"hostNetwork": bool, "securityContext": SECURITY_SHAPE, **FRAGMENT_SHAPE},
+}
+STATUS_SHAPE: Shape = {
     **dict.fromkeys(("initContainers", "containers", "volumes"), STRINGS),
     "capture": {
         "annotations": STRINGS,

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_dns_of_all_servers
 from capture.state.pod_host import AnyPod
 from cni.escapes import escape_warnings
-from injection.pods import RUNS_TO_COMPLETION, containers_of
+from injection.plan import InjectionPlan
+from injection.pods import RUNS_TO_COMPLETION, Workload, containers_of
+from injection.settings import PodSettings
 from injection.template import VALIDATION_CONTAINER
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from injection.plan import InjectionPlan
-    from injection.pods import Workload
-    from injection.settings import PodSettings
-
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
-PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
+PROBE_FIELDS = ("readinessProbe", "livenessProbe", "startupProbe")
 
 
 def warnings_of(workload: Workload, plan: InjectionPlan) -> tuple[str, ...]:
@@ -41,17 +37,17 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     spec = workload.pod["spec"]
     own = [each for each in containers_of(spec) if each.get("name") not in (None, *INJECTED)]
     escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
-    lines = (line for each in own for line in _of_container(each))
+    lines = (line for each in own for line in _container_warnings(each))
     return tuple(dict.fromkeys([*misspelling_warnings(workload.annotations), *escapes, *lines]))
 
 
-def _of_container(container: dict[str, Any]) -> Iterator[str]:
+def _container_warnings(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
     for port in container.get("ports") or []:
         if port.get("containerPort") in SIDECAR_PORTS:
             own = f"the proxy's own ({SIDECAR_PORTS.start}-{SIDECAR_PORTS[-1]})"
             yield f"container {name} listens on port {port['containerPort']}, among {own}"
-    for probe in PROBES:
+    for probe in PROBE_FIELDS:
         if "tcpSocket" in (container.get(probe) or {}):
             yield (
                 f"{probe} of container {name}: tcpSocket always succeeds, because the proxy accepts the connection;"

@@ -203,17 +203,18 @@ def install_capture(pod: Pod) -> None:
 
 
 def show(pod: Pod, results: list[Result]) -> None:
-    """Print Envoy's log and a line for each request; with VERBOSE=1 the pod's tables and each trace as well."""
+    """Print the pod's table, Envoy's log and a line for each request; with VERBOSE=1 all tables and each trace."""
+    dump = ["capture", "dump", *([] if VERBOSE else ["--family", "ipv4", "--table", "nat"])]
+    heading(f"$ {shlex.join(dump)}")
+    print(run_program(pod, dump), end="")
     if VERBOSE:
-        heading("$ capture dump")
-        print(run_program(pod, ["capture", "dump"]), end="")
         heading("Which rule decides")
         print("\n".join(result.trace for result in results if result.trace))
     heading("Envoy's access log")
     for result in results:
         for line in result.log:
             print(f"  {line.text}")
-    heading("The requests" if VERBOSE else "The requests (VERBOSE=1 shows the tables)")
+    heading("The requests" if VERBOSE else "The requests (VERBOSE=1 shows which rule decides)")
     for result in results:
         mark = paint("ok   ", GREEN) if result.right else paint("WRONG", RED)
         print(f"  {mark} {result.request.story:<29} to {result.request.destination!s:<19} {result.way}")

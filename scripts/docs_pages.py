@@ -24,7 +24,7 @@ from shared_files import PLUGIN
 from capture.cli.group import COMMANDS, OUTPUT_COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
 from capture.report.option_text import by_topic, heading
-from capture.settings.keywords import OPTIONS_BY_NAME
+from capture.settings.keywords import OPTIONS_BY_KEYWORD
 from cni.agent.kubectl import capture_pod
 from initcontainer.help import USAGE
 
@@ -41,16 +41,16 @@ END = "<!-- end of this part -->\n"
 
 def main() -> int:
     """Write all of them."""
-    for name, text in pages().items():
+    for name, text in generated_pages().items():
         path = DOCS / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return 0
 
 
-def pages() -> dict[str, str]:
+def generated_pages() -> dict[str, str]:
     """Return each page by its place under docs/."""
-    found = {"options.md": _options_page({option: name for name, option in OPTIONS_BY_NAME.items()})}
+    found = {"options.md": _options_page({option: name for name, option in OPTIONS_BY_KEYWORD.items()})}
     for name, text in _command_pages():
         path = DOCS / "commands" / f"{name}.md"
         by_hand = path.read_text(encoding="utf-8").partition(END)[2] if path.exists() else ""
@@ -92,11 +92,12 @@ Written by `scripts/docs_pages.py` from the option table in `capture/settings/op
 rules and on the backend. The CNI plugin takes them from a pod's annotations and from its own configuration.
 Programs give them to `make_settings` ([library.md](library.md)).
 
-A flag beats the environment, and the environment beats the default. An explicit empty value counts: it means "none",
-and where an option has to have a value, its default. A switch takes its value after `=` only (`--dual-stack=false`).
-Every value is checked before anything is done; one that cannot be used is an error (exit code 2). Only a truth value in
-the environment that cannot be read is ignored, with a warning: Istio's agent ignores `ISTIO_META_DNS_CAPTURE=yes`, too.
-Of several variables of one option the last one that can be read counts.
+A flag beats the environment, and the environment beats the default. An explicit empty value counts: it means "none";
+for users, groups and words (a mode, a backend), the default. A number (a port, a mark) must not be empty. A switch
+takes its value after `=` only (`--dual-stack=false`). Every value is checked before anything is done; one that cannot
+be used is an error (exit code 2). Only a truth value in the environment that cannot be read is ignored, with a warning:
+Istio's agent ignores `ISTIO_META_DNS_CAPTURE=yes`, too. Of several variables of one option the last one that can be
+read counts.
 """
 
 

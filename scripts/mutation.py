@@ -68,10 +68,10 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
-    for node, function in _places(ast.parse(source), "module"):
+    for node, function in _mutable_nodes(ast.parse(source), "module"):
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
-        for new in _changes(node):
+        for new in _mutants(node):
             after = ast.unparse(new)
             written = f"({after})" if isinstance(new, ast.expr) else after
             found.append(
@@ -87,7 +87,7 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
     return found
 
 
-def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+def _mutable_nodes(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """Yield each expression and statement that may change, with the function it is in, or the constant."""
     if isinstance(node, SCOPES):
         function = node.name if function == "module" else f"{function}.{node.name}"
@@ -104,7 +104,7 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
                 continue  # places within an f-string are wrong before Python 3.12
             if isinstance(child, ast.expr | ast.stmt):
                 yield child, function
-            yield from _places(child, function)
+            yield from _mutable_nodes(child, function)
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:
@@ -122,33 +122,33 @@ def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _changes(node: ast.expr | ast.stmt) -> Iterator[ast.expr | ast.stmt]:
+def _mutants(node: ast.expr | ast.stmt) -> Iterator[ast.expr | ast.stmt]:
     if isinstance(node, ast.Constant):
         yield from (ast.Constant(value) for value in _other_values(node.value))
     elif isinstance(node, ast.expr):
-        yield from _of_expression(node)
-    elif new := _of_statement(node):
+        yield from _expression_mutants(node)
+    elif new := _statement_mutant(node):
         yield new
 
 
-def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
+def _expression_mutants(node: ast.expr) -> Iterator[ast.expr]:
     match node:
-        case ast.Compare(ops=[operator, *others]) if type(operator) in COMPARISONS and not _is_of_a_clock(node):
-            yield _with(node, ops=[COMPARISONS[type(operator)](), *others])
+        case ast.Compare(ops=[operator, *others]) if type(operator) in COMPARISONS and not _compares_clock(node):
+            yield _copy_with(node, ops=[COMPARISONS[type(operator)](), *others])
         case ast.BoolOp(op=operator):
-            yield _with(node, op=ast.Or() if isinstance(operator, ast.And) else ast.And())
+            yield _copy_with(node, op=ast.Or() if isinstance(operator, ast.And) else ast.And())
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             yield operand
         case ast.BinOp(op=operator) if type(operator) in OPERATORS:
-            yield _with(node, op=OPERATORS[type(operator)]())
+            yield _copy_with(node, op=OPERATORS[type(operator)]())
         case ast.IfExp(body=body, orelse=orelse):
-            yield _with(node, body=orelse, orelse=body)
+            yield _copy_with(node, body=orelse, orelse=body)
         case ast.Call(args=[first, second, *others]) if ast.dump(first) != ast.dump(second):
             if not any(isinstance(argument, ast.Starred) for argument in (first, second)) and not _commutes(node):
-                yield _with(node, args=[second, first, *others])
+                yield _copy_with(node, args=[second, first, *others])
 
 
-def _is_of_a_clock(comparison: ast.Compare) -> bool:
+def _compares_clock(comparison: ast.Compare) -> bool:
     return any(
         isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CLOCKS
         for call in ast.walk(comparison)
@@ -161,7 +161,7 @@ def _commutes(call: ast.Call) -> bool:
     return name in ("min", "max", "both", "either", "state_in")
 
 
-def _of_statement(node: ast.stmt) -> ast.stmt | None:
+def _statement_mutant(node: ast.stmt) -> ast.stmt | None:
     match node:
         case ast.Expr(value=ast.Call() | ast.Yield()) | ast.Raise() | ast.AugAssign():
             return ast.Pass()
@@ -189,7 +189,7 @@ def _other_values(value: object) -> list[bool] | list[int] | list[str] | list[by
             return []
 
 
-def _with(node: ast.expr, **changes: object) -> ast.expr:
+def _copy_with(node: ast.expr, **changes: object) -> ast.expr:
     new = copy(node)
     for name, value in changes.items():
         setattr(new, name, value)

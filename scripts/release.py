@@ -42,14 +42,14 @@ def main() -> int:
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    build(output)
+    build_release(output)
     print((output / "SHA256SUMS").read_text(), end="")
     if warning := unset_repository((ROOT / "pyproject.toml").read_text(encoding="utf-8")):
         print(warning, file=sys.stderr)
     return 0
 
 
-def build(output: Path) -> None:
+def build_release(output: Path) -> None:
     """Write every file of the release into a directory."""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _last_commit())
     # The order of a set may get into compiled code, and depends on a seed.
@@ -132,7 +132,7 @@ def _frozen() -> Iterator[Component]:
         }
     version = platform.python_version()
     yield {"type": "library", "name": "cpython", "version": version, "licenses": _licence("PSF-2.0")}
-    yield from _of_packages(["zlib1g-dev", "libexpat1-dev"])  # linked into the interpreter
+    yield from _package_components(["zlib1g-dev", "libexpat1-dev"])  # linked into the interpreter
 
 
 def _carried(bundle: Path) -> Iterator[Component]:
@@ -143,10 +143,10 @@ def _carried(bundle: Path) -> Iterator[Component]:
         pattern = "*/ld-linux*" if name == "ld.so" else f"*/{name}"
         found = subprocess.run(["dpkg-query", "--search", pattern], capture_output=True, text=True, check=False)
         owners |= {line.partition(":")[0] for line in found.stdout.splitlines() if not line.startswith("diversion")}
-    yield from _of_packages(sorted(owners))
+    yield from _package_components(sorted(owners))
 
 
-def _of_packages(names: list[str]) -> Iterator[Component]:
+def _package_components(names: list[str]) -> Iterator[Component]:
     form = "${source:Package} ${source:Version} ${Architecture}\n"
     listed = subprocess.run(["dpkg-query", "-W", "-f", form, *names], capture_output=True, text=True, check=False)
     for source, version, architecture in sorted({tuple(line.split()) for line in listed.stdout.splitlines()}):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from sidecar.envoy import extension
+from collections.abc import Iterable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from sidecar.envoy import Json, extension
+from sidecar.mesh import FileLog
+from sidecar.telemetry import AccessLog
 
-    from sidecar.envoy import Json
-    from sidecar.mesh import FileLog
-    from sidecar.telemetry import AccessLog
-
-FIELDS = {
+DEFAULT_FIELDS = {
     "start_time": "%START_TIME%",
     "method": "%REQ(:METHOD)%",
     "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
@@ -49,8 +45,10 @@ STREAMS = {"/dev/stdout": "Stdout", "/dev/stderr": "Stderr"}
 
 def default_text() -> str:
     """Return the usual format as a line of text."""
-    head = '[{start_time}] "{method} {path} {protocol}"'.format_map(FIELDS)
-    rest = [f'"{FIELDS[name]}"' if name in QUOTED else FIELDS[name] for name in list(FIELDS)[4:]]
+    head = '[{start_time}] "{method} {path} {protocol}"'.format_map(DEFAULT_FIELDS)
+    rest = [
+        f'"{DEFAULT_FIELDS[name]}"' if name in QUOTED else DEFAULT_FIELDS[name] for name in list(DEFAULT_FIELDS)[4:]
+    ]
     return " ".join([head, *rest]) + "\n"
 
 
@@ -60,25 +58,25 @@ def envoy_logs(logs: Iterable[AccessLog]) -> list[Json]:
 
 
 def _envoy_log(log: AccessLog) -> Json:
-    made = _writer(log.file)
+    made = _log_writer(log.file)
     if log.expression:
         kind = "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
         made["filter"] = {"extension_filter": extension("cel", kind, expression=log.expression)}
     return made
 
 
-def _writer(file: FileLog) -> Json:
+def _log_writer(file: FileLog) -> Json:
     """Return what writes; standard output is not opened again, which a pipe of another user would forbid."""
     if file.path in STREAMS:
         stream = STREAMS[file.path]
         kind = f"extensions.access_loggers.stream.v3.{stream}AccessLog"
-        return extension(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_format(file))
+        return extension(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_log_format(file))
     kind = "extensions.access_loggers.file.v3.FileAccessLog"
-    return extension("envoy.access_loggers.file", kind, path=file.path, log_format=_format(file))
+    return extension("envoy.access_loggers.file", kind, path=file.path, log_format=_log_format(file))
 
 
-def _format(file: FileLog) -> Json:
+def _log_format(file: FileLog) -> Json:
     if file.is_json:
-        return {"json_format": dict(file.names or FIELDS)}
+        return {"json_format": dict(file.names or DEFAULT_FIELDS)}
     text = file.text or default_text()
     return {"text_format_source": {"inline_string": text if text.endswith("\n") else f"{text}\n"}}

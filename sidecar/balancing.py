@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from capture.model.values import Value
-from sidecar.fields import FieldError
-from sidecar.objects import CLUSTER_DOMAIN, includes, metadata_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-    from sidecar.objects import Endpoint, MeshPod, Service
+from sidecar.documents import Document
+from sidecar.fields import FieldError, Fields
+from sidecar.objects import CLUSTER_DOMAIN, Endpoint, MeshPod, Service, includes, metadata_of
 
 SIMPLE = {
     "UNSPECIFIED": "LEAST_REQUEST",
@@ -74,7 +69,7 @@ class DestinationRule(Value):
         return host == self.host or (self.host[:1] == "*" and host.endswith(self.host[1:]))
 
 
-NO_RULE = DestinationRule("", "", "")
+NO_DESTINATION_RULE = DestinationRule("", "", "")
 
 
 def read_rule(document: Document) -> DestinationRule:
@@ -87,21 +82,21 @@ def read_rule(document: Document) -> DestinationRule:
         raise spec.error("host", "missing: expected the name of a service")
     if "." not in host and host != "*":
         host = f"{host}.{namespace}.svc.{CLUSTER_DOMAIN}"
-    subsets = tuple(_subset(subset) for subset in spec.objects("subsets", "name", "labels", "trafficPolicy"))
+    subsets = tuple(_read_subset(subset) for subset in spec.objects("subsets", "name", "labels", "trafficPolicy"))
     for subset, fields_of_it in zip(subsets, spec.objects("subsets"), strict=True):
         if [other.name for other in subsets].count(subset.name) > 1:
             raise fields_of_it.error("name", "two subsets have this name")
-    return DestinationRule(document.origin, namespace, host, _policy(spec), subsets)
+    return DestinationRule(document.origin, namespace, host, _read_policy(spec), subsets)
 
 
-def _subset(fields: Fields) -> Subset:
+def _read_subset(fields: Fields) -> Subset:
     name = fields.text("name")
     if not name or "|" in name:
         raise fields.error("name", "expected a name without '|'")
-    return Subset(name, fields.labels("labels"), _policy(fields))
+    return Subset(name, fields.labels("labels"), _read_policy(fields))
 
 
-def _policy(fields: Fields) -> BalancingPolicy | None:
+def _read_policy(fields: Fields) -> BalancingPolicy | None:
     if "trafficPolicy" not in fields:
         return None
     traffic = fields.inner("trafficPolicy", "loadBalancer")
@@ -165,4 +160,4 @@ def rule_for(service: Service, rules: Iterable[DestinationRule], pod: MeshPod, r
             raise FieldError(here[1].origin, "spec.host", f"{here[0].origin} is about the same host")
         if here:
             return here[0]
-    return NO_RULE
+    return NO_DESTINATION_RULE

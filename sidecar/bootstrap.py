@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 from capture.model.conventions import AGENT_DNS_PORT, HEALTH_PORT, METRICS_PORT
 from capture.model.values import Value
+from capture.settings.config import CaptureConfig
 from capture.settings.options import INBOUND_CAPTURE_PORT, PROXY_PORT
 from sidecar.access_log import envoy_logs
-from sidecar.balancing import BalancingPolicy, read_rule, rule_for
+from sidecar.balancing import BalancingPolicy, DestinationRule, read_rule, rule_for
+from sidecar.documents import Document
 from sidecar.endpoints import file_endpoints, inline_endpoints
-from sidecar.envoy import ADMIN_PORT, socket_address
+from sidecar.envoy import ADMIN_PORT, Json, socket_address
 from sidecar.fields import FieldError
 from sidecar.inbound import declared_tcp_ports, inbound_clusters, inbound_listener
 from sidecar.mesh import Mesh, read_mesh
-from sidecar.objects import endpoints_of, read_pod, read_service, read_slice
+from sidecar.objects import MeshPod, Service, Slice, endpoints_of, read_pod, read_service, read_slice
 from sidecar.outbound import Outbound, ServiceDestination, destination_cluster, fixed_clusters, outbound_listeners
 from sidecar.own_listeners import admin_cluster, dns_clusters, dns_listeners, status_listeners
-from sidecar.telemetry import access_logs, read_telemetry
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from capture.settings.config import CaptureConfig
-    from sidecar.balancing import DestinationRule
-    from sidecar.documents import Document
-    from sidecar.envoy import Json
-    from sidecar.objects import MeshPod, Service, Slice
-    from sidecar.telemetry import Telemetry
+from sidecar.telemetry import Telemetry, access_logs, read_telemetry
 
 
 class MeshObjects(Value):
@@ -91,7 +84,7 @@ def _own_port_problem(port: int, own: Iterable[int]) -> str:
     return f"port {port} is one of the proxy's own ({', '.join(map(str, sorted(own)))})"
 
 
-def render(
+def render_bootstrap(
     config: CaptureConfig, objects: MeshObjects, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
@@ -132,7 +125,7 @@ def render(
 def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[ServiceDestination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
-    found = tuple(_destinations(config, objects, pod))
+    found = tuple(_mesh_destinations(config, objects, pod))
     for destination in found:
         if destination.port.number in own:
             raise FieldError(
@@ -143,7 +136,7 @@ def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> t
     return found
 
 
-def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[ServiceDestination]:
+def _mesh_destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[ServiceDestination]:
     pods = {other.full_name: other for other in objects.pods}
     for service in objects.services:
         rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)

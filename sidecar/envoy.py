@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import ANY_ADDRESS
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
+from capture.model.addresses import ANY_ADDRESS, Family
 
-    from capture.model.addresses import Family
-
-    Json = dict[str, Any]
+Json = dict[str, Any]
 
 TYPE_PREFIX = "type.googleapis.com/envoy."
 ADMIN_PORT = 15000

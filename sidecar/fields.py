@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.addresses import is_decimal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
 
 class FieldError(CaptureError):
@@ -113,7 +111,7 @@ class Fields:
         """Return a duration such as 0.2s, 200ms or 1m30s as protobuf's JSON writes it: seconds, then ``s``."""
         value = self.text(key, default)
         try:
-            return f"{_seconds(value):.9f}".rstrip("0").rstrip(".") + "s"
+            return f"{_parse_duration(value):.9f}".rstrip("0").rstrip(".") + "s"
         except ValueError:
             raise self.error(key, "expected a duration such as 5s or 200ms") from None
 
@@ -152,20 +150,20 @@ class Fields:
         return value
 
 
-UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-MAX_SECONDS = 315_576_000_000
+DURATION_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+MAX_PROTOBUF_SECONDS = 315_576_000_000
 """About 10,000 years (google/protobuf/duration.proto)."""
 
 
-def _seconds(text: str) -> float:
+def _parse_duration(text: str) -> float:
     """Return Go's notation of a duration (time.ParseDuration) in seconds; ValueError for anything else."""
     import re
 
     parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|µs|ns)", text, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(text)
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if seconds > MAX_SECONDS:
+    seconds = sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)
+    if seconds > MAX_PROTOBUF_SECONDS:
         raise ValueError(text)
     return seconds
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, Network, parse_address
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from capture.model.addresses import FAMILIES, Family, Network, parse_address
 from capture.model.values import Value
+from sidecar.documents import Document
+from sidecar.fields import Fields
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Literal
-
-    from capture.model.addresses import Family
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-
-    Protocol = Literal["http", "http2", "tcp", "auto"]
+Protocol = Literal["http", "http2", "tcp", "auto"]
 
 DEFAULT_NAMESPACE = "default"
 CLUSTER_DOMAIN = "cluster.local"
 SERVICE_NAME = "kubernetes.io/service-name"
 
-METADATA = (
+METADATA_FIELDS = (
     "name", "namespace", "labels", "annotations", "uid", "resourceVersion", "generation", "creationTimestamp",
     "deletionTimestamp", "deletionGracePeriodSeconds", "generateName", "ownerReferences", "finalizers",
     "managedFields", "selfLink",
 )  # fmt: skip
 """ObjectMeta of meta/v1. Only name, namespace and labels matter here."""
 
-SERVICE_SPEC = (
+SERVICE_SPEC_FIELDS = (
     "clusterIP", "clusterIPs", "selector", "ports", "type", "ipFamilies", "ipFamilyPolicy", "externalIPs",
     "externalName", "externalTrafficPolicy", "internalTrafficPolicy", "healthCheckNodePort", "loadBalancerClass",
     "loadBalancerIP", "loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "publishNotReadyAddresses",
@@ -35,7 +31,7 @@ SERVICE_SPEC = (
 )  # fmt: skip
 """ServiceSpec of core/v1. What is about kube-proxy and nodes has no meaning in a sidecar."""
 
-PROTOCOLS: Mapping[str, Protocol] = {
+PROTOCOL_OF_APP_PROTOCOL: Mapping[str, Protocol] = {
     **dict.fromkeys(("http", "grpc-web", "kubernetes.io/ws"), "http"),
     **dict.fromkeys(("http2", "grpc", "h2c", "kubernetes.io/h2c"), "http2"),
     **dict.fromkeys(("tcp", "tls", "https", "mongo", "mysql", "redis", "kubernetes.io/wss"), "tcp"),
@@ -108,7 +104,7 @@ def includes(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 
 def metadata_of(fields: Fields) -> tuple[str, str, dict[str, str]]:
     """Return namespace, name and labels."""
-    metadata = fields.inner("metadata", *METADATA)
+    metadata = fields.inner("metadata", *METADATA_FIELDS)
     if "name" not in metadata and "generateName" not in metadata:
         raise metadata.error("name", "missing: expected the name of the object")
     name = metadata.text("name") or metadata.text("generateName")
@@ -134,11 +130,11 @@ def read_service(document: Document) -> Service:
     """Return a Service (core/v1) with its TCP ports."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, name, _ = metadata_of(fields)
-    spec = fields.inner("spec", *SERVICE_SPEC)
+    spec = fields.inner("spec", *SERVICE_SPEC_FIELDS)
     listed = spec.texts("clusterIPs") or [spec.text("clusterIP")]
     addresses = [address for address in dict.fromkeys(listed) if address not in ("", "None")]
     for address in addresses:
-        if not _family(address):
+        if not _address_family(address):
             raise spec.error("clusterIPs" if "clusterIPs" in spec else "clusterIP", f"{address} is no IP address")
     ports = [_service_port(port) for port in spec.objects("ports") if port.text("protocol", "TCP") == "TCP"]
     numbers = [port.number for port in ports]
@@ -165,7 +161,7 @@ def protocol_of(name: str, app_protocol: str) -> Protocol:
     ``auto`` is found out from the first bytes of a connection.
     """
     words = [app_protocol.lower()] if app_protocol else [name, name.partition("-")[0]]
-    return next((PROTOCOLS[word] for word in words if word in PROTOCOLS), "auto")
+    return next((PROTOCOL_OF_APP_PROTOCOL[word] for word in words if word in PROTOCOL_OF_APP_PROTOCOL), "auto")
 
 
 def read_slice(document: Document) -> Slice:
@@ -176,7 +172,7 @@ def read_slice(document: Document) -> Slice:
         raise fields.inner("metadata").error("labels", f"no label {SERVICE_NAME} that names the service")
     ready = [endpoint for endpoint in fields.objects("endpoints") if _is_ready(endpoint)]
     found = [(address, _pod_behind(endpoint)) for endpoint in ready for address in endpoint.texts("addresses")]
-    families = {_family(address): address for address, _ in found}
+    families = {_address_family(address): address for address, _ in found}
     if "" in families:
         raise fields.error("endpoints", f"{families['']} is no IP address")
     if len(families) > 1 or fields.one_of("addressType", "IPv4", "IPv6", "FQDN") == "FQDN":
@@ -190,11 +186,20 @@ def read_slice(document: Document) -> Slice:
     return Slice(namespace, labels[SERVICE_NAME], family, endpoints)  # type: ignore[arg-type]  # "" was refused
 
 
-ENDPOINT = ("addresses", "conditions", "hostname", "targetRef", "nodeName", "zone", "hints", "deprecatedTopology")
+ENDPOINT_FIELDS = (
+    "addresses",
+    "conditions",
+    "hostname",
+    "targetRef",
+    "nodeName",
+    "zone",
+    "hints",
+    "deprecatedTopology",
+)
 
 
 def _is_ready(endpoint: Fields) -> bool:
-    conditions = endpoint.require_known(*ENDPOINT).inner("conditions", "ready", "serving", "terminating")
+    conditions = endpoint.require_known(*ENDPOINT_FIELDS).inner("conditions", "ready", "serving", "terminating")
     return "ready" not in conditions or conditions.flag("ready")
 
 
@@ -203,7 +208,7 @@ def _pod_behind(endpoint: Fields) -> str:
     return f"{target.text('namespace', DEFAULT_NAMESPACE)}/{target.text('name')}" if "name" in target else ""
 
 
-def _family(address: str) -> Family | Literal[""]:
+def _address_family(address: str) -> Family | Literal[""]:
     try:
         found: Network = parse_address(address)
     except ValueError:

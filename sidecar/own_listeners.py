@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import LOOPBACK_ADDRESSES
+from collections.abc import Iterable, Sequence
+
+from capture.model.addresses import LOOPBACK_ADDRESSES, Family
 from capture.model.conventions import AGENT_DNS_PORT, HEALTH_PORT, METRICS_PORT
+from capture.settings.config import CaptureConfig
 from sidecar.envoy import (
     ADMIN_PORT,
+    Json,
     cluster,
     extension,
     http_manager,
@@ -14,15 +18,7 @@ from sidecar.envoy import (
     socket_address,
     tcp_proxy,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from capture.model.addresses import Family
-    from capture.settings.config import CaptureConfig
-    from sidecar.envoy import Json
-    from sidecar.objects import Service
+from sidecar.objects import Service
 
 ADMIN = "admin"
 DNS_UPSTREAM = "dns"
@@ -37,10 +33,10 @@ def admin_cluster() -> Json:
 
 def status_listeners(config: CaptureConfig) -> list[Json]:
     """Return the listeners for kubelet's probes and for Prometheus."""
-    return [_status(config, port, path, to) for port, path, to in PATHS]
+    return [_status_listener(config, port, path, to) for port, path, to in PATHS]
 
 
-def _status(config: CaptureConfig, port: int, path: str, to: str) -> Json:
+def _status_listener(config: CaptureConfig, port: int, path: str, to: str) -> Json:
     route = {"match": {"path": path}, "route": {"cluster": ADMIN, "prefix_rewrite": to}}
     host = {"name": ADMIN, "domains": ["*"], "routes": [route]}
     return {
@@ -66,7 +62,7 @@ def dns_listeners(config: CaptureConfig, services: Iterable[Service], resolvers:
     Over TCP, which Envoy's filter does not support, the name servers answer everything. Without resolvers, UDP queries
     those of the pod's resolv.conf(5), and TCP is refused.
     """
-    table = _table(services)
+    table = _dns_table(services)
     listeners = [_dns_udp(family, table, resolvers) for family in config.families]
     if resolvers:
         listeners += [_dns_tcp(family) for family in config.families]
@@ -105,7 +101,7 @@ def _dns_tcp(family: Family) -> Json:
     }
 
 
-def _table(services: Iterable[Service]) -> Json:
+def _dns_table(services: Iterable[Service]) -> Json:
     domains = [
         {"name": name, "endpoint": {"address_list": {"address": list(service.addresses)}}}
         for service in services

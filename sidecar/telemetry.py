@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from capture.model.values import Value
-from sidecar.fields import FieldError
-from sidecar.mesh import BUILT_IN_PROVIDER
-from sidecar.objects import includes, metadata_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sidecar.documents import Document
-    from sidecar.fields import Fields
-    from sidecar.mesh import FileLog, Mesh
-    from sidecar.objects import MeshPod
+from sidecar.documents import Document
+from sidecar.fields import FieldError, Fields
+from sidecar.mesh import BUILT_IN_PROVIDER, FileLog, Mesh
+from sidecar.objects import MeshPod, includes, metadata_of
 
 
 class AccessLogging(Value):
@@ -58,10 +52,10 @@ def read_telemetry(document: Document) -> Telemetry:
     namespace, _, _ = metadata_of(fields)
     spec = fields.inner("spec", "selector", "accessLogging")
     selector = spec.inner("selector", "matchLabels").labels("matchLabels")
-    return Telemetry(document.origin, namespace, selector, tuple(map(_entry, spec.objects("accessLogging"))))
+    return Telemetry(document.origin, namespace, selector, tuple(map(_read_logging, spec.objects("accessLogging"))))
 
 
-def _entry(fields: Fields) -> AccessLogging:
+def _read_logging(fields: Fields) -> AccessLogging:
     fields.require_known("providers", "disabled", "filter")
     names = tuple(provider.text("name") for provider in fields.objects("providers", "name"))
     return AccessLogging(
@@ -85,18 +79,18 @@ def access_logs(mesh: Mesh, telemetries: Iterable[Telemetry], pod: MeshPod) -> t
             )
         by_scope[scope] = telemetry
     if not by_scope:
-        return _of_mesh(mesh)
-    return _merged(mesh, [by_scope[scope] for scope in sorted(by_scope)])
+        return _mesh_logs(mesh)
+    return _merged_logs(mesh, [by_scope[scope] for scope in sorted(by_scope)])
 
 
-def _of_mesh(mesh: Mesh) -> tuple[AccessLog, ...]:
+def _mesh_logs(mesh: Mesh) -> tuple[AccessLog, ...]:
     if mesh.default_providers:
         known = {**mesh.providers, BUILT_IN_PROVIDER: mesh.own_log}
         return tuple(AccessLog(known[name]) for name in mesh.default_providers if name in known)
     return (AccessLog(mesh.own_log),) if mesh.logs_to_file else ()
 
 
-def _merged(mesh: Mesh, telemetries: list[Telemetry]) -> tuple[AccessLog, ...]:
+def _merged_logs(mesh: Mesh, telemetries: list[Telemetry]) -> tuple[AccessLog, ...]:
     """Return the settings of all levels together: each entry about its providers, or about those inherited."""
     known = {BUILT_IN_PROVIDER: mesh.own_log, **mesh.providers}
     names = mesh.default_providers or (BUILT_IN_PROVIDER,)

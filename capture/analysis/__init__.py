@@ -4,7 +4,11 @@
 
     one packet
         foreign_tests <- meaning                        what rules do and test that are not our own
-        meaning, rerouting <- base_chains <- trace      rule by rule, as in a kernel
+        meaning <- outcome                              what becomes of a packet
+        rerouting <- base_chains                        chains and routes on a packet's path, in the kernel's order
+        outcome, base_chains <- trace                   rule by rule, as in a kernel
+        trace <- replies                                the answers to a connection, and whether they are lost
+        ipsec                                           which IPsec policy decides on a packet
         base_chains <- flow                             ``watch``: chains and rules as a tree, with counters
     all packets
         diagram <- long_lists                           functions of numbered fields; they know no packet
@@ -17,6 +21,7 @@
         effects <- culprits, own_effects                which foreign rule is the reason, what each difference does
         culprits, own_effects <- judgement              what is drift
     why
-        cause_text <- causes, envoy_listeners           each cause in words, and where it is found
+        captured_pod, cause_text <- pod_causes          facts of the pod; causes in words; those of any connection
+        pod_causes <- causes, envoy_listeners           those of one connection, by rules and by the proxy's listeners
         foreign_effects                                 a foreign rule's effect in words
 """

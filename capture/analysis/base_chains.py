@@ -217,9 +217,9 @@ class Situation(Value):
 
     def base_chains(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[BaseChain, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
-        return _in_order(self, hook, family, {}, with_nat=with_nat)
+        return _ordered_chains(self, hook, family, {}, with_nat=with_nat)
 
-    def in_each_order(self, family: Family) -> Iterator[Situation]:
+    def reordered_situations(self, family: Family) -> Iterator[Situation]:
         """Yield the situation as it is, and with the chains of unknown age in each other possible order."""
         yield self
         free = [number for number, _ in self._unordered_chains(family)][: 2 * MAX_UNKNOWN_ORDERS]
@@ -244,10 +244,10 @@ class Situation(Value):
         free = [number for number, base in self._unordered_chains(family) if base.hook == hook][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
             known = dict(zip(free, first, strict=True))
-            yield known, _in_order(self, hook, family, known, with_nat=with_nat)
+            yield known, _ordered_chains(self, hook, family, known, with_nat=with_nat)
 
 
-def _in_order(
+def _ordered_chains(
     situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[BaseChain, ...]:
     keyed = [(_sort_key(base, is_late=True), base) for base in _own_chains(situation, hook)]

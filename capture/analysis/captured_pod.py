@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.meaning import is_in_spans
-from capture.analysis.outcome import REDIRECTED_BY
+from capture.analysis.outcome import REDIRECTED_BY, Outcome
 from capture.model.addresses import FAMILIES, Family, Network
 from capture.model.ruleset import Jump, OwnerGid, OwnerUid
 from capture.model.values import Value
@@ -12,13 +12,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.analysis.outcome import Outcome
     from capture.model.ruleset import Ruleset, Span
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
-    Ports = tuple[tuple[Outcome, Family, int], ...]
-
+Ports = tuple[tuple[Outcome, Family, int], ...]
 
 ROOT = 0
 """The user of a transparent proxy: it needs CAP_NET_ADMIN."""

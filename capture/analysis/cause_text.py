@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import re
 
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.location import Location
 from capture.model.values import Value
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.location import Location
 
 REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
@@ -24,7 +21,7 @@ BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy mu
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
+LEFT_ALONE_TEXT = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
     " For a pod that runs: `capture apply`."
@@ -44,22 +41,28 @@ RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packe
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 
-TEXTS: dict[tuple[str, str], str] = {
+CAUSE_TEXTS: dict[tuple[str, str], str] = {
     # The whole pod.
     ("no-rules", ""): f"{NOTHING_APPLIED}\n{RECREATE}",
     ("no-rules", "machine"): "nothing is applied here: the machine has no rules\nRun `capture host apply`.",
     ("no-rules", "refused"): """\
         nothing is applied here: the CNI plugin refused the pod at {time}: {reason}
         Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.""",
-    ("left-alone", ""): f"{LEFT_ALONE}\nTo capture it, change that in the pod's template, and recreate the pod.",
-    ("left-alone", "namespace"): f"{LEFT_ALONE}\nRemove its namespace from exclude_namespaces, and recreate the pod.",
+    ("left-alone", ""): f"{LEFT_ALONE_TEXT}\nTo capture it, change that in the pod's template, and recreate the pod.",
+    (
+        "left-alone",
+        "namespace",
+    ): f"{LEFT_ALONE_TEXT}\nRemove its namespace from exclude_namespaces, and recreate the pod.",
     ("left-alone", "not injected"): f"""\
-        {LEFT_ALONE}
+        {LEFT_ALONE_TEXT}
         To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.""",
     ("host-network", ""): """\
         this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured
         Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.""",
-    ("lo-down", ""): f"{LO_IS_DOWN}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
+    (
+        "lo-down",
+        "",
+    ): f"{LO_DOWN_MESSAGE}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
     ("interface-down", ""): """\
         the interface {name} is down: nothing leaves the pod by it, or comes in
         Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",
@@ -306,12 +309,12 @@ TEXTS: dict[tuple[str, str], str] = {
 _RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
 
 
-def without_record(remedy: str) -> str:
+def remedy_without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
     return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
 
 
-def for_machine(remedy: str) -> str:
+def machine_remedy(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
     return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
 
@@ -330,5 +333,5 @@ class Cause(Value):
 
 def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    message, remedy = (line.strip().format(**words) for line in TEXTS[kind, case].splitlines())
+    message, remedy = (line.strip().format(**words) for line in CAUSE_TEXTS[kind, case].splitlines())
     return Cause(kind, message, remedy, where or "")

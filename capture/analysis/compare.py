@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     """A rule with its positions, which count from 0, in two chains."""
     CommonRun = tuple[int, int, "CommonRun | None"]
     """A common subsequence from its end: the positions of its last rule, and the run before it."""
+else:
+    DifferenceKind = str
 
 EMPTY_CHAIN = CanonicalChain("ACCEPT", ())
 
@@ -80,12 +82,12 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         live_forms = canonical(live, family)
         own, foreign = compare_family(family, desired_forms, live_forms)
         found += own
-        for key, in_chain in by_chain(foreign).items():
-            found += _disturbing(key, in_chain, own, desired_forms or {})
+        for key, in_chain in differences_by_chain(foreign).items():
+            found += _disturbing_rules(key, in_chain, own, desired_forms or {})
     return found
 
 
-def by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
+def differences_by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
     """Return differences of one family by their tables and chains."""
     grouped: dict[tuple[TableName, str], list[Difference]] = {}
     for difference in found:
@@ -93,7 +95,7 @@ def by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Di
     return grouped
 
 
-def _disturbing(
+def _disturbing_rules(
     key: tuple[TableName, str], foreign: Sequence[Difference], own: Sequence[Difference], desired: CanonicalTables
 ) -> Iterator[Difference]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
@@ -130,13 +132,16 @@ def compare_family(
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _missing_and_extra(desired.rules, live.rules)
-        own += [Difference(family, table, name, "missing", rule, at + 1, rules_before=at) for at, _, rule in missing]
+        own += [
+            Difference(family, table, name, "missing", rule, position + 1, rules_before=position)
+            for position, _, rule in missing
+        ]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
         recorded = (recorded_forms or {}).get(key, EMPTY_CHAIN).rules
-        for before, at, rule in extra:
+        for before, position, rule in extra:
             is_own = are_all_own or likeness_to_own(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
-            (own if is_own else foreign).append(Difference(family, *key, kind, rule, at + 1, rules_before=before))
+            (own if is_own else foreign).append(Difference(family, *key, kind, rule, position + 1, rules_before=before))
     return own, foreign
 
 
@@ -151,13 +156,13 @@ def with_foreign_chains(desired: CanonicalTables, live_forms: CanonicalTables) -
     return forms
 
 
-def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) -> CanonicalTables:
+def with_differences(forms: CanonicalTables, made: Iterable[Difference]) -> CanonicalTables:
     """Return rules with some differences made in them.
 
     Where rules are missing, others come before them: those that are applied again are appended.
     """
     changed = dict(forms)
-    for key, in_chain in by_chain(differences).items():
+    for key, in_chain in differences_by_chain(made).items():
         form = forms.get(key, EMPTY_CHAIN)
         gone = {difference.rules_before for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]

@@ -102,22 +102,22 @@ class Diagrams:
 
         With answers, the first of these functions where it does, and the second elsewhere.
         """
-        yes, no = answers or (self.yes, self.no)
+        inside, outside = answers or (self.yes, self.no)
         bounds: list[int] = []
         children: list[int] = []
-        at = low
+        start = low
         for first, last in ranges:
             begin, end = max(first, low), min(last, high)
             if begin > end:
                 continue
-            if begin > at:
+            if begin > start:
                 bounds.append(begin - 1)
-                children.append(no)
+                children.append(outside)
             bounds.append(end)
-            children.append(yes)
-            at = end + 1
-        if at <= high:
-            children.append(no)
+            children.append(inside)
+            start = end + 1
+        if start <= high:
+            children.append(outside)
         else:
             bounds.pop()
         return self.node(level, bounds, children)
@@ -221,11 +221,11 @@ class Diagrams:
         if then == self.yes and otherwise == self.no:
             return condition
         key = (condition, then, otherwise)
-        made = self._chosen.get(key)
-        if made is None:
+        chosen = self._chosen.get(key)
+        if chosen is None:
             level, bounds, columns = self.aligned(key)
-            made = self._chosen[key] = self.node(level, bounds, [self.choose(*each) for each in columns])
-        return made
+            chosen = self._chosen[key] = self.node(level, bounds, [self.choose(*each) for each in columns])
+        return chosen
 
     def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
         """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
@@ -234,11 +234,12 @@ class Diagrams:
         distinct = {self._bounds[node] for node, at in zip(nodes, levels, strict=True) if at == level}
         bounds: Sequence[int] = distinct.pop() if len(distinct) == 1 else sorted(set().union(*distinct))
         columns = [
-            self._column(node, bounds) if at == level else repeat(node) for node, at in zip(nodes, levels, strict=True)
+            self._column_of_node(node, bounds) if at == level else repeat(node)
+            for node, at in zip(nodes, levels, strict=True)
         ]
         return level, bounds, list(zip(*columns, strict=False))
 
-    def _column(self, node: int, cuts: Sequence[int]) -> Sequence[int]:
+    def _column_of_node(self, node: int, cuts: Sequence[int]) -> Sequence[int]:
         bounds, children = self._bounds[node], self._children[node]
         if len(bounds) == len(cuts):
             return children
@@ -253,18 +254,18 @@ class Diagrams:
         """
         memo = self._memos.setdefault(name, {})
 
-        def combined(pair: tuple[int, int]) -> int:
+        def result(pair: tuple[int, int]) -> int:
             known = join(*pair)
             if known is not None:
                 return known
-            made = memo.get(pair)
-            if made is None:
+            node = memo.get(pair)
+            if node is None:
                 level, bounds, columns = self.aligned(pair)
-                local = {each: combined((each[0], each[1])) for each in set(columns)}
-                made = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
-            return made
+                local = {each: result((each[0], each[1])) for each in set(columns)}
+                node = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
+            return node
 
-        return combined((first, second))
+        return result((first, second))
 
     def difference(self, first: int, second: int) -> int:
         """Return None where two functions are equal, else the pair of their values."""
@@ -293,9 +294,9 @@ class Diagrams:
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
-        return self._remade(node, change, self._with_children, self._memos.setdefault(name, {}))
+        return self._rebuilt(node, change, self._with_children, self._memos.setdefault(name, {}))
 
-    def _remade(
+    def _rebuilt(
         self,
         node: int,
         change: Callable[[int], int | None],
@@ -326,7 +327,7 @@ class Diagrams:
                 return None
             return self.yes if node in leaves else self.no
 
-        return self._remade(node, change, self._with_children, {})
+        return self._rebuilt(node, change, self._with_children, {})
 
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
@@ -360,7 +361,7 @@ class Diagrams:
                 return self._with_children(node, children)
             return self._put_above(levels.get(level, level), self._bounds[node], children)
 
-        return self._remade(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
+        return self._rebuilt(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
 
     def _kept_below(self, lowest: int) -> Callable[[int], int | None]:
         """Return what keeps nodes below a level as they are."""
@@ -382,7 +383,7 @@ class Diagrams:
             return self.any_of(set(children))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
-        return self._remade(node, self._kept_below(max(levels)), make, memo)
+        return self._rebuilt(node, self._kept_below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may test any field."""

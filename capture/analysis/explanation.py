@@ -7,33 +7,24 @@ Everything that decides on them counts, second captures and foreign chains inclu
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import proxy_id_ranges
-from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
+from capture.analysis.causes import TextOf
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler, Direction
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate, Outcome
 from capture.analysis.possible_packets import possible_packets
 from capture.analysis.reasons import ReasonCompiler
-from capture.analysis.regions import is_leaving_pod, is_over_lo, region_text, regions_of
+from capture.analysis.regions import Region, is_leaving_pod, is_over_lo, region_text, regions_of
 from capture.analysis.space import Field, PacketSpace
-from capture.model.addresses import merge_ranges
-from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid
+from capture.model.addresses import Family, merge_ranges
+from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid, Rule
 from capture.model.values import Value
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.base_chains import Situation
-    from capture.analysis.causes import TextOf
-    from capture.analysis.compiler import Direction
-    from capture.analysis.outcome import Outcome
-    from capture.analysis.regions import Region
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Rule
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
-NO_RULE = "no rule decides"
+NO_RULE_DECIDES = "no rule decides"
 MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
@@ -64,10 +55,10 @@ def statements_about(situations: dict[Family, Situation], text_of: TextOf) -> li
             key = (statement.direction, statement.traffic, statement.fate, statement.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else statement
-    return sorted(joined.values(), key=_rank)
+    return sorted(joined.values(), key=_line_rank)
 
 
-def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
+def _line_rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     """Return the key that sorts lines: outbound first; the usual outcome, then what bypasses the proxy, the unknown."""
     fate, group = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
@@ -93,8 +84,8 @@ class _FamilyExplanation:
         diagrams = self.space.diagrams
         compiler = Compiler(self.space, self.situation)
         for direction, among in _first_packets(self.space, compiler):
-            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self._text).root())
-            explained = diagrams.choose(among, self._settled(fates), diagrams.leaf(None))
+            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self._rule_text).root())
+            explained = diagrams.choose(among, self._settled_fates(fates), diagrams.leaf(None))
             reasons: dict[Fate | None, list[str]] = {}
             for value in map(diagrams.value, diagrams.leaves(explained)):
                 if isinstance(value, tuple):
@@ -111,32 +102,32 @@ class _FamilyExplanation:
             return False
         return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
 
-    def _settled(self, fates: int) -> int:
+    def _settled_fates(self, fates: int) -> int:
         diagrams = self.space.diagrams
 
         def settled(node: int) -> int | None:
             if diagrams.level(node) < self.space.first_unknown_level:
                 return None
-            return diagrams.leaf(self._in_words(node))
+            return diagrams.leaf(self._fate_and_reason(node))
 
         return diagrams.rewritten(fates, settled, "policy")
 
-    def _in_words(self, node: int) -> tuple[Fate | None, str]:
+    def _fate_and_reason(self, node: int) -> tuple[Fate | None, str]:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
         diagrams = self.space.diagrams
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
         plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
-            texts = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
+            texts = {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(texts))
         doubts = sorted({self._doubt(self.space.doubts[level]) for level in diagrams.levels(node)})
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
         return None, ": ".join(("a rule that cannot be judged", *doubts[:1])) + more
 
-    def _doubt(self, what: Rule | str) -> str:
-        return what if isinstance(what, str) else what.why or self._text(what)
+    def _doubt(self, unknown: Rule | str) -> str:
+        return unknown if isinstance(unknown, str) else unknown.why or self._rule_text(unknown)
 
-    def _text(self, rule: Rule) -> str:
+    def _rule_text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)
 
     def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Region]]:
@@ -167,11 +158,11 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """
     space = PacketSpace(family, (situation,))
     diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
-    links = map(space.interface, (network.interface, *network.other_interfaces))
+    links = map(space.number_of, (network.interface, *network.other_interfaces))
     by_link = merge_ranges((number, number) for number in links)
     ports: dict[Outcome, int] = {}
     for direction, first in _first_packets(space, compiler):
-        through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)
+        through = space.field_in(Field.IN if direction == INBOUND else Field.OUT, by_link)
         fates = diagrams.choose(diagrams.both(first, through), compiler.fates(direction), diagrams.leaf(None))
         values = map(diagrams.value, diagrams.leaves(fates))
         ports |= {

@@ -70,22 +70,22 @@ def judge(
             parts.insert(0, Judgement(tuple(own)))
             continue
         forms = with_foreign_chains(desired_forms, live_forms)
-        rules = _formed(_with_chains_of(desired.replace(families=(family,)), live), forms)
+        rules = _with_forms(_with_chains_of(desired.replace(families=(family,)), live), forms)
         try:
-            parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
+            parts.append(_family_judgement(Situation(rules, other_chains, is_native, network), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
-    return _as_numbered(_merged(parts), live)
+    return _with_rule_numbers(_merged_judgement(parts), live)
 
 
-def _as_numbered(found: Judgement, live: model.Ruleset) -> Judgement:
+def _with_rule_numbers(found: Judgement, live: model.Ruleset) -> Judgement:
     """Return foreign rules with their numbers in the kernel, where a rule with a list is one; 0 where none is known."""
     numbers: dict[Location, dict[model.Rule, int]] = {}
 
     def numbered(foreign: Difference | Obstacle) -> Difference | Obstacle:
         if not isinstance(foreign, Difference) or foreign.kind != "foreign" or foreign.rule is None:
             return foreign
-        location = foreign.location.of_chain
+        location = foreign.location.chain_location
         if location not in numbers:
             chain = live.chain(foreign.table, foreign.chain)
             rules = [*enumerate(chain.rules_for(foreign.family) if chain else (), 1)]
@@ -96,12 +96,12 @@ def _as_numbered(found: Judgement, live: model.Ruleset) -> Judgement:
     return found.replace(**{name: tuple(map(numbered, getattr(found, name))) for name in fields})
 
 
-def of_family(ruleset: model.Ruleset, family: Family, *differences: Difference) -> model.Ruleset:
+def family_ruleset(ruleset: model.Ruleset, family: Family, *differences: Difference) -> model.Ruleset:
     """Return what packets of a family meet of a rule set, in its canonical form, with some differences made in it."""
-    return _formed(ruleset.replace(families=(family,)), with_differences(canonical(ruleset, family), differences))
+    return _with_forms(ruleset.replace(families=(family,)), with_differences(canonical(ruleset, family), differences))
 
 
-def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
+def _with_forms(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
     def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
         form = forms.get((table, chain.name), EMPTY_CHAIN)
         if chain.rules is form.rules and chain.policy == form.policy:
@@ -118,17 +118,17 @@ def _with_chains_of(desired: model.Ruleset, live: model.Ruleset) -> model.Rulese
     return desired.replace(tables=tuple(model.Table(name, tuple(chains.values())) for name, chains in tables.items()))
 
 
-def _of_family(
+def _family_judgement(
     around: Situation, forms: CanonicalTables, own: Sequence[Difference], foreign: Sequence[Difference]
 ) -> Judgement:
     """Return what matters in one family; ``around`` are the desired rules, next to the foreign chains."""
     (family,) = around.ruleset.families
     reference = around.replace(other_chains=())
 
-    def changed(differences: Sequence[Difference]) -> Situation:
-        return reference.replace(ruleset=_formed(reference.ruleset, with_differences(forms, differences)))
+    def situation_with(differences: Sequence[Difference]) -> Situation:
+        return reference.replace(ruleset=_with_forms(reference.ruleset, with_differences(forms, differences)))
 
-    whole = changed(foreign).replace(other_chains=around.other_chains)
+    whole = situation_with(foreign).replace(other_chains=around.other_chains)
     culprits = Culprits(family, reference, whole, foreign)
     certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
@@ -140,27 +140,27 @@ def _of_family(
     if own:
         from capture.analysis.own_effects import with_effects  # not where our own rules are in sync
 
-        own = tuple(with_effects(family, own, changed))
+        own = tuple(with_effects(family, own, situation_with))
     return Judgement(
-        (*own, *_of_type(Difference, certain)),
-        _of_type(Obstacle, certain),
-        _of_type(Difference, harmless),
-        _of_type(Obstacle, harmless),
+        (*own, *_instances_of(Difference, certain)),
+        _instances_of(Obstacle, certain),
+        _instances_of(Difference, harmless),
+        _instances_of(Obstacle, harmless),
         (*(culprit for culprit in culprits.named if culprit not in certain), *culprits.by_order),
         culprits.doubts,
     )
 
 
-def _of_type(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
+def _instances_of(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
     """Return what is in our own tables (Difference), or in others (Obstacle)."""
     return tuple(each for each in foreign if isinstance(each, kind))
 
 
-def _merged(parts: Sequence[Judgement]) -> Judgement:
+def _merged_judgement(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
-    obstacles = {_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
-    unjudged = {_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}
-    harmless_obstacles = {_key(obstacle): obstacle for part in parts for obstacle in part.harmless_obstacles}
+    obstacles = {_rule_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
+    unjudged = {_rule_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}
+    harmless_obstacles = {_rule_key(obstacle): obstacle for part in parts for obstacle in part.harmless_obstacles}
     return Judgement(
         tuple(difference for part in parts for difference in part.differences),
         tuple(obstacles.values()),
@@ -171,7 +171,7 @@ def _merged(parts: Sequence[Judgement]) -> Judgement:
     )
 
 
-def _key(foreign_rule: Difference | Obstacle) -> Hashable:
+def _rule_key(foreign_rule: Difference | Obstacle) -> Hashable:
     return (id(foreign_rule.foreign_chain), foreign_rule.rule) if isinstance(foreign_rule, Obstacle) else foreign_rule
 
 
@@ -184,7 +184,7 @@ def second_set_effect(
     """
     newest = tuple(chain.replace(is_age_unknown=False, is_older=False) for chain in other_chains)
     for family in desired.families:
-        reference = Situation(of_family(desired, family), network=network)
+        reference = Situation(family_ruleset(desired, family), network=network)
         try:
             effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:

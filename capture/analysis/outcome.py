@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Network
 
-    Reason = tuple[int, str]
-    """A rule or policy in words, by which packets fare as they do; it yields to one of a higher rank."""
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
+else:
+    Outcome = str
+
+Reason = tuple[int, str]
+"""A rule or policy in words, by which packets fare as they do; it yields to one of a higher rank."""
 
 PROXY_OUTBOUND: Outcome = "proxy-outbound"
 PROXY_INBOUND: Outcome = "proxy-inbound"

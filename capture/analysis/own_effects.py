@@ -7,32 +7,26 @@ together are looked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
-from capture.analysis.compare import by_chain
-from capture.analysis.effects import Comparison
+from capture.analysis.base_chains import Situation
+from capture.analysis.compare import Difference, differences_by_chain
+from capture.analysis.effects import Comparison, Effect
+from capture.model.addresses import Family
+from capture.model.ruleset import Rule, Ruleset
 from capture.model.text import plural
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from capture.analysis.base_chains import Situation
-    from capture.analysis.compare import Difference
-    from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Rule, Ruleset
-
-    RuleChange = tuple[Difference, ...]
-    SituationWith = Callable[[Sequence[Difference]], Situation]
-    """Returns the desired rules with some differences made in them."""
+RuleChange = tuple[Difference, ...]
+SituationWith = Callable[[Sequence[Difference]], Situation]
+"""Returns the desired rules with some differences made in them."""
 
 MOVED = "the rule was moved"
 CHANGED = "the rule was changed"
 EMPTIED = "with all rules of the chain"
-NOT_JUDGED = "effect not looked for: there are too many differences"
+EFFECT_NOT_JUDGED = "effect not looked for: there are too many differences"
 NOT_ALONE = "no effect alone; effects with others not looked for: there are too many"
-MAX_SINGLE = 3
+MAX_JUDGED_SINGLY = 3
 """Up to this many missing rules of a chain without rules are judged one by one."""
 MAX_JUDGED = 100
 """Changes that get an effect each."""
@@ -49,9 +43,9 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
         effects = whole.with_after(situation).effects()
         return min(effects, key=lambda each: each.weight, default=None)
 
-    contexts = dict(_changes(own, whole.situations[1].ruleset))
+    contexts = dict(_rule_changes(own, whole.situations[1].ruleset))
     judged = [*contexts][:MAX_JUDGED]
-    contexts |= dict.fromkeys([*contexts][MAX_JUDGED:], NOT_JUDGED)
+    contexts |= dict.fromkeys([*contexts][MAX_JUDGED:], EFFECT_NOT_JUDGED)
     effects = {change: effect_of(change) for change in judged}
     idle = [change for change, effect in effects.items() if effect is None]
     for _ in range(MAX_GROUPS):
@@ -63,7 +57,7 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
             group = fewer if effect_of(*fewer) is not None else group
         for change in group:
             effects[change] = effect_of(*group)
-            contexts[change] = f"not alone, but with {_locations([other for other in group if other != change])}"
+            contexts[change] = f"not alone, but with {_locations_text([other for other in group if other != change])}"
         idle = [change for change in idle if change not in group]
     else:
         if len(idle) > 1 and effect_of(*idle) is not None:
@@ -74,19 +68,19 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
         yield difference.replace(effect=effect, effect_context=effect_context)
 
 
-def _locations(changes: Sequence[RuleChange]) -> str:
+def _locations_text(changes: Sequence[RuleChange]) -> str:
     first, others = changes[0][0].location, len(changes) - 1
     return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
 
-def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
+def _rule_changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
     """Yield what was changed: one difference or several at once, and these in words.
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
     """
-    for key, in_chain in by_chain(own).items():
+    for key, in_chain in differences_by_chain(own).items():
         chain = live.chain(*key)
-        if len(in_chain) > MAX_SINGLE and not (chain and chain.rules):
+        if len(in_chain) > MAX_JUDGED_SINGLY and not (chain and chain.rules):
             yield tuple(in_chain), EMPTIED
             continue
         gone = {difference.rules_before: difference for difference in in_chain if difference.kind == "missing"}

@@ -19,7 +19,8 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.ruleset import FROM_DNS, ON_LO, TCP, TO_DNS, UDP
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -163,24 +164,26 @@ NO_MARKS: frozenset[int] = frozenset()
 def _neighbour_positions(rules: Sequence[model.Rule], likenesses: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like our own, next to those that certainly are."""
     own: set[int] = set()
-    rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _in_interfaces(rule)}
+    rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _incoming_interfaces(rule)}
     look_alike = [known is not None for known in likenesses]
     neighbours = [
-        known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
+        known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_incoming_interfaces(rule)))
         for known, rule in zip(likenesses, rules, strict=True)
     ]
     for position, known in enumerate(likenesses):
         if known == CERTAIN:
-            own.update(_until_twin(rules, reversed(range(position)), look_alike))
-            own.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
+            own.update(_positions_until_twin(rules, reversed(range(position)), look_alike))
+            own.update(_positions_until_twin(rules, range(position + 1, len(rules)), neighbours))
     return frozenset(own)
 
 
-def _in_interfaces(rule: model.Rule) -> list[str]:
+def _incoming_interfaces(rule: model.Rule) -> list[str]:
     return [match.name for match in rule.matches if isinstance(match, model.InInterface)]
 
 
-def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: Sequence[bool]) -> Iterator[int]:
+def _positions_until_twin(
+    rules: Sequence[model.Rule], positions: Iterable[int], belongs: Sequence[bool]
+) -> Iterator[int]:
     """Yield positions as far as rules belong to our own. We write no rule twice in a row: of twins, one is foreign."""
     seen: set[model.Rule] = set()
     for position in positions:
@@ -203,7 +206,7 @@ def likeness_to_own(
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OWN
-    likely = [pattern for pattern in _patterns(marks).get((table, chain), ()) if pattern.verdict == rule.verdict]
+    likely = [pattern for pattern in _own_patterns(marks).get((table, chain), ()) if pattern.verdict == rule.verdict]
     matches = canonical_rule(rule).matches if likely else ()
     for pattern in likely:
         further = {type(match) for match in matches if match not in pattern.matches}
@@ -221,7 +224,7 @@ class OwnPattern(Value):
     others: tuple[tuple[type, ...], ...] = ((),)
 
 
-def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
+def _own_patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
     """Return the shapes by table and chain; ``marks`` are those of the transparent proxy.
 
     Those about DNS, and the drop, are of upstream before it had chains for them: the agent's own queries return, in
@@ -241,11 +244,15 @@ def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[
             ),
             (model.NAT, model.OUTPUT): (
                 OwnPattern(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
-                OwnPattern(BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER)),
+                OwnPattern(
+                    BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER_MATCHES)
+                ),
             ),
             (model.RAW, model.OUTPUT): (
-                OwnPattern(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
-                OwnPattern(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
+                OwnPattern(
+                    CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER_MATCHES
+                ),
+                OwnPattern(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER_MATCHES),
                 OwnPattern(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), ((), (model.Destination,))),
             ),
             (model.RAW, model.PREROUTING): (OwnPattern(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
@@ -254,11 +261,8 @@ def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[
 
 
 _PATTERNS_BY_MARKS: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]] = {}
-TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
-ON_LO = model.OutInterface("lo")
-TO_DNS, FROM_DNS = model.DestinationPort((model.only(DNS_PORT),)), model.SourcePort((model.only(DNS_PORT),))
-OWNER = ((model.OwnerUid,), (model.OwnerGid,))
-TO_SELF = tuple((model.Destination, *kind) for kind in OWNER)
+OWNER_MATCHES = ((model.OwnerUid,), (model.OwnerGid,))
+TO_SELF = tuple((model.Destination, *kind) for kind in OWNER_MATCHES)
 DNS_OF_ALL = ((model.Protocol,), (model.Protocol, model.Destination))
 FROM_SERVER = ((), (model.Source,), (model.Destination,))
 
@@ -292,7 +296,9 @@ def _sibling_positions(rules: Sequence[model.Rule], known: Sequence[bool], own: 
     """
     if not own:
         first = known.index(True) if True in known else len(rules)
-        return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    own_positions = {rules[position] for position in own}
-    is_new = [each and rule not in own_positions for each, rule in zip(known, rules, strict=True)]
-    return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))
+        return frozenset(_positions_until_twin(rules, range(first, len(rules)), known))
+    own_rules = {rules[position] for position in own}
+    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
+    return frozenset(
+        after for position in own for after in _positions_until_twin(rules, range(position + 1, len(rules)), is_new)
+    )

@@ -7,22 +7,16 @@ unless one behind it has more to say.
 
 from __future__ import annotations
 
-from capture.analysis.chains import CALLING_VERDICTS
-from capture.analysis.compiler import PathCompiler
-from capture.analysis.meaning import meaning
-from capture.analysis.outcome import Fate
+from collections.abc import Callable, Hashable
+
+from capture.analysis.chains import CALLING_VERDICTS, ChainCompiler
+from capture.analysis.compiler import Compiler, Direction, PathCompiler
+from capture.analysis.meaning import effective_verdict
+from capture.analysis.outcome import Fate, Reason
 from capture.model import ruleset as model
 from capture.model.foreign import Either, Translate
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
-    from capture.analysis.chains import ChainCompiler
-    from capture.analysis.compiler import Compiler, Direction
-    from capture.analysis.outcome import Reason
-
-LETS_PASS, LETS_PASS_NAT, DECIDES = range(1, 4)
+LETS_PASS, LETS_PASS_NAT, DECIDES_FATE = range(1, 4)
 REDIRECTS = (model.Redirect, model.TransparentProxy)
 
 
@@ -36,16 +30,16 @@ class ReasonCompiler(PathCompiler):
     def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason:
         """Return a rule as a reason: its own words, or what it is; of a long list its positions and its verdict."""
         if chain.stage.chosen_by and isinstance(rule.verdict, REDIRECTS):
-            return DECIDES, chain.stage.chosen_by
+            return DECIDES_FATE, chain.stage.chosen_by
         is_native_foreign = chain.base_chain.is_native and not chain.base_chain.is_own
-        if isinstance(meaning(rule), CALLING_VERDICTS) or (rule.why and not is_native_foreign):
+        if isinstance(effective_verdict(rule), CALLING_VERDICTS) or (rule.why and not is_native_foreign):
             text = rule.why
         else:
             shown = rule if positions.isdecimal() else rule.replace(matches=())
             text = f"{chain.base_chain.table} {chain.chain.name} {positions}: {rule.why or self._text_of(shown)}"
         is_passing = isinstance(rule.verdict, model.Return | model.Accept)
         rank = LETS_PASS_NAT if chain.base_chain.table == model.NAT else LETS_PASS
-        return rank if is_passing else DECIDES, text
+        return rank if is_passing else DECIDES_FATE, text
 
     def with_reason(self, node: int, verdict: model.Verdict, reason: Reason | None) -> int:
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
@@ -59,8 +53,8 @@ class ReasonCompiler(PathCompiler):
             return fates
         return self.diagrams.choose(self.space.has_mark("mark", verdict.value, verdict.mask), node, fates)
 
-    def _dropped(self, why: str) -> int:
-        return self._fate(Fate("dropped", reason=(DECIDES, why)))
+    def _dropped_fate(self, why: str) -> int:
+        return self._fate_node(Fate("dropped", reason=(DECIDES_FATE, why)))
 
 
 def _is_reason(verdict: model.Verdict, rank: int, fate: Fate) -> bool:
@@ -69,7 +63,7 @@ def _is_reason(verdict: model.Verdict, rank: int, fate: Fate) -> bool:
     match verdict:
         case model.Return() | model.Accept():
             return known < rank
-        case _ if known == DECIDES:
+        case _ if known == DECIDES_FATE:
             return False
         case model.Redirect(port=port) | model.TransparentProxy(port=port):
             return fate.port == port

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Ranges = Sequence[tuple[int, int]]
     MarkKind = Literal["first", "mark", "connection"]
 
-NONE = -1
-PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
-OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
+ABSENT = -1
+PACKET_PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
+PROTOCOL_RANGES = {name: [(number, number)] for number, name in enumerate(PACKET_PROTOCOLS)}
 MARK_BITS = 32
 
 
@@ -49,7 +49,7 @@ LEVEL_OF_MATCH: dict[type, int] = {
     model.OwnerGid: Field.GID,
 }
 """Matches with several entries, and the level they test."""
-ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
+NAME_ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
 """Endings of interface names, tried in order: with one of them, no longer prefix in a rule matches the name."""
 
 
@@ -69,16 +69,16 @@ class PacketSpace:
         top = len(self.interfaces) - 1
         highest_address = (1 << BITS[family]) - 1
         self.domains: list[tuple[int, int]] = [
-            (0, len(PROTOCOLS) - 1),
-            (NONE, top),
-            (NONE, top),
+            (0, len(PACKET_PROTOCOLS) - 1),
+            (ABSENT, top),
+            (ABSENT, top),
             (0, len(model.CONNECTION_STATES) - 1),
             (0, MAX_PORT),
             (0, highest_address),
-            (NONE, MAX_PORT),
-            (NONE, MAX_ID),
-            (NONE, MAX_ID),
-            (NONE, highest_address),
+            (ABSENT, MAX_PORT),
+            (ABSENT, MAX_ID),
+            (ABSENT, MAX_ID),
+            (ABSENT, highest_address),
         ]
         for bits in self.groups:
             self.domains += [(0, (1 << len(bits)) - 1)] * len(MARK_KINDS)
@@ -105,15 +105,15 @@ class PacketSpace:
         for group in reversed(range(len(self.groups))):
             bits = self.groups[group]
             if mask >> bits[0] & 1:
-                number = gathered(value, bits)
-                node = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), node)
+                number = gathered_bits(value, bits)
+                node = self.diagrams.both(self.field_in(self.mark_level(kind, group), [(number, number)]), node)
         return node
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return the fates of packets after the bits of a mark were replaced."""
         for group, bits in enumerate(self.groups):
             if (value | mask) >> bits[0] & 1:
-                node = self.switches.restricted(node, self.mark_level("mark", group), gathered(value, bits))
+                node = self.switches.restricted(node, self.mark_level("mark", group), gathered_bits(value, bits))
         return node
 
     def leaving_by_mark(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
@@ -125,27 +125,28 @@ class PacketSpace:
             marked = self.has_mark("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
             if route.source is not None:
-                inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
+                inside = self.field_in(Field.SOURCE, [(route.source.first, route.source.last)])
                 is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words), route.words))
             for target in dict.fromkeys(target for _, _, target in route.targets):
                 ranges = merge_ranges((first, last) for first, last, each in route.targets if each == target)
-                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, ranges)), target, route.is_certain
+                is_routed = self.diagrams.both(is_meant, self.field_in(Field.DESTINATION, ranges))
+                yield is_routed, target, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 
-    def numbers(self, level: int, ranges: Ranges) -> int:
+    def field_in(self, level: int, ranges: Ranges) -> int:
         """Return whether a field lies in ranges, which are in order and apart."""
         return self.diagrams.in_ranges(level, ranges, *self.domains[level])
 
     def is_absent(self, level: int) -> int:
         """Return whether a packet has nothing in a field, such as the interface by which it came in."""
-        return self.numbers(level, [(NONE, NONE)])
+        return self.field_in(level, [(ABSENT, ABSENT)])
 
     def has_state(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
-        return self.numbers(
+        return self.field_in(
             Field.STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
         )
 
@@ -174,10 +175,10 @@ class PacketSpace:
         shown = {number: self.interfaces[number] for number in numbers if self.interfaces[number] != LOOPBACK}
         return {number: patterns.get(name, name) for number, name in shown.items()}
 
-    def interface(self, name: str | None) -> int:
+    def number_of(self, name: str | None) -> int:
         """Return the number of an interface, or of one that no rule tells from it."""
         if name is None:
-            return NONE
+            return ABSENT
         if name not in self.interfaces:
             name = self._representatives[_longest_prefix(name, self._representatives)]
         return self.interfaces.index(name)
@@ -185,16 +186,16 @@ class PacketSpace:
     def ranges(self, match: model.Match, *, is_native: bool) -> tuple[int, Ranges] | None:
         """Return the level that a match tests and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, model.Protocol):
-            return Field.PROTOCOL, OF_PROTOCOL[match.name]
+            return Field.PROTOCOL, PROTOCOL_RANGES[match.name]
         if isinstance(match, model.InterfaceMatch):
             level = Field.IN if isinstance(match, model.InInterface) else Field.OUT
             inside = self.interface_ranges(match.name)
-            return level, gaps(inside, NONE, self.domains[level][1]) if match.negated else inside
+            return level, gaps(inside, ABSENT, self.domains[level][1]) if match.negated else inside
         if isinstance(match, model.ConnectionState):
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            answers = [holds_for_protocol(match.test, protocol) for protocol in PROTOCOLS]
+            answers = [holds_for_protocol(match.test, protocol) for protocol in PACKET_PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
         tested = LEVEL_OF_MATCH.get(type(match))
@@ -210,7 +211,7 @@ class PacketSpace:
         if not match.negated:
             return inside
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
-        return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
+        return gaps(inside, ABSENT if holds_for_none else 0, self.domains[level][1])
 
     def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable, *, translated: bool | None) -> int:
         """Return whether a match of a rule holds that is about marks, or that the model lacks."""
@@ -229,11 +230,11 @@ class PacketSpace:
                 node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node
 
-    def unknown(self, what: Hashable, words: model.Rule | str) -> int:
-        """Return an unknown truth value: the same wherever ``what`` is the same."""
-        level = self._unknown.get(what)
+    def unknown(self, key: Hashable, words: model.Rule | str) -> int:
+        """Return an unknown truth value: the same wherever ``key`` is the same."""
+        level = self._unknown.get(key)
         if level is None:
-            level = self._unknown[what] = len(self.domains)
+            level = self._unknown[key] = len(self.domains)
             self.doubts[level] = words
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
@@ -254,7 +255,7 @@ class PacketSpace:
         node = self.diagrams.yes
         for match in modelled_matches(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
-            holds = self.numbers(*known) if known else self.other(match, rule, occurrence, translated=translated)
+            holds = self.field_in(*known) if known else self.other(match, rule, occurrence, translated=translated)
             node = self.diagrams.both(node, holds)
         return node
 
@@ -265,18 +266,18 @@ class PacketSpace:
         bits = BITS[self.family]
         source = numbers[Field.SOURCE]
         groups = range(len(self.groups))
-        marks = [scattered(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
-        kept = [scattered(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
+        marks = [scattered_bits(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
+        kept = [scattered_bits(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
         return Packet(
-            PROTOCOLS[numbers[Field.PROTOCOL]],
+            PACKET_PROTOCOLS[numbers[Field.PROTOCOL]],
             Network(self.family, numbers[Field.DESTINATION], bits),
             numbers[Field.PORT],
-            source=None if source == NONE else Network(self.family, source, bits),
+            source=None if source == ABSENT else Network(self.family, source, bits),
             source_port=_none_if_absent(numbers[Field.SOURCE_PORT]),
             uid=_none_if_absent(numbers[Field.UID]),
             gid=_none_if_absent(numbers[Field.GID]),
-            in_interface=None if numbers[Field.IN] == NONE else self.interfaces[numbers[Field.IN]],
-            out_interface=None if numbers[Field.OUT] == NONE else self.interfaces[numbers[Field.OUT]],
+            in_interface=None if numbers[Field.IN] == ABSENT else self.interfaces[numbers[Field.IN]],
+            out_interface=None if numbers[Field.OUT] == ABSENT else self.interfaces[numbers[Field.OUT]],
             mark=sum(marks),
             connection_mark=sum(kept),
             state=model.CONNECTION_STATES[numbers[Field.STATE]],
@@ -287,16 +288,16 @@ MARK_KINDS: tuple[MarkKind, ...] = ("first", "mark", "connection")
 
 
 def _none_if_absent(number: int) -> int | None:
-    return None if number == NONE else number
+    return None if number == ABSENT else number
 
 
-def gathered(number: int, bits: Sequence[int]) -> int:
+def gathered_bits(number: int, bits: Sequence[int]) -> int:
     """Return the number that some bits of another one make, the first of them lowest."""
     return sum((number >> bit & 1) << index for index, bit in enumerate(bits))
 
 
-def scattered(number: int, bits: Sequence[int]) -> int:
-    """Return the number whose bits at some places are those of another one: the inverse of ``gathered``."""
+def scattered_bits(number: int, bits: Sequence[int]) -> int:
+    """Return the number whose bits at some places are those of another one: the inverse of ``gathered_bits``."""
     return sum((number >> index & 1) << bit for index, bit in enumerate(bits))
 
 
@@ -335,7 +336,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
                     names[match.name] = None
     representatives = {}
     for prefix in prefixes:
-        possible = [prefix + ending for ending in ENDINGS]
+        possible = [prefix + ending for ending in NAME_ENDINGS]
         new = (name for name in possible if 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names)
         representatives[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
         names[representatives[prefix]] = None

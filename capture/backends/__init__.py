@@ -11,7 +11,7 @@ way to write and read there. Every driver offers the same five calls, documented
 
 All of them act on the network namespace of the calling thread. ``recorded`` is the rule set that we
 remember to have applied there, if any: in shared chains it distinguishes our rules from look-alikes.
-``write`` is called only when ``live`` differs from ``desired``, and is one kernel transaction where the
+``write`` may be called with equal rules (``--force-apply``), and is one kernel transaction where the
 driver can do that (netlink and libnftables: all of it; the others: each table of each family).
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
 
 
-def load(choice: BackendChoice, *, has_own_users: bool = True) -> Driver:
+def load_driver(choice: BackendChoice, *, has_own_users: bool = True) -> Driver:
     """Return the driver of a choice; only its module is imported.
 
     Who writes says whether the network namespace belongs to our user namespace (``has_own_users``).

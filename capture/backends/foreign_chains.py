@@ -19,7 +19,7 @@ from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.lift import lift_rules
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nf_tables.native import MARKS, Cases, TproxyStatement
+from capture.backends.nf_tables.native import MARK_FIELDS, Cases, TproxyStatement
 from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder
 from capture.errors import UnsupportedError
@@ -102,10 +102,10 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     ``own_places`` are the backends, with variants, whose tables are left out; chains of our other sets are among
     the foreign ones. None without nf_tables, or without nfnetlink to read it.
     """
-    doing = "read the chains of others in nf_tables"
+    task = "read the chains of others in nf_tables"
     try:
         with open_nfnetlink() as netfilter:
-            base_chains, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
+            base_chains, _ = read_consistently(netfilter, task, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
     return tuple(sorted(base_chains, key=lambda each: each.order))
@@ -118,7 +118,9 @@ def rejecting_chains() -> Iterator[BaseChain]:
     table = written_table()
     for chain in table.chains:
         if chain.hook is not None:
-            rules = tuple(alike.replace(why=REJECT_REASON) for rule in chain.rules for alike in _rules(rule, None))
+            rules = tuple(
+                alike.replace(why=REJECT_REASON) for rule in chain.rules for alike in _model_rules(rule, None)
+            )
             yield BaseChain(
                 f"inet {table.name}",
                 FAMILIES,
@@ -141,10 +143,10 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
         is_shared = reached in own or reached.is_of_iptables
         if is_shared and all(map(reached.is_usual, reached.base_chains)):
             continue
-        for chain in _of_table(netfilter, reached, first, without_usual=is_shared):
+        for chain in _base_chains_of_table(netfilter, reached, first, without_usual=is_shared):
             yield chain.replace(is_age_unknown=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
-        for chain in _of_iptables(of_iptables, first):
+        for chain in _iptables_base_chains(of_iptables, first):
             yield chain.replace(is_age_unknown=not own)
 
 
@@ -153,13 +155,13 @@ def _reached_tables(netfilter: NetlinkSocket, family: int) -> Iterator[TableWith
     by_table: dict[str, list[FoundChain]] = {}
     for chain in read_chains(netfilter, family):
         by_table.setdefault(chain.table, []).append(chain)
-    reached = {name: tuple(chains) for name, chains in by_table.items() if any(map(_point, chains))}
+    reached = {name: tuple(chains) for name, chains in by_table.items() if any(map(_model_hook, chains))}
     for table in read_tables(netfilter, family) if reached else ():
         if table.name in reached and not table.is_dormant:
             yield TableWithChains(table, reached[table.name])
 
 
-def _of_table(
+def _base_chains_of_table(
     netfilter: NetlinkSocket, reached: TableWithChains, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
@@ -167,23 +169,23 @@ def _of_table(
     rules = _rules_by_chain(netfilter, reached)
     if reached.rejects_other_family:
         rules = _with_reason(rules)
-    called = tuple(_chain(chain, rules) for chain in reached.chains if chain.hook is None)
+    called = tuple(_model_chain(chain, rules) for chain in reached.chains if chain.hook is None)
     for chain in reached.base_chains:
-        hook, point = chain.hook, _point(chain)
+        hook, point = chain.hook, _model_hook(chain)
         if hook is None or not point or (without_usual and reached.is_usual(chain)):
             continue
         is_nat = hook.kind == "nat"
-        entry = _chain(chain, rules)
+        entry = _model_chain(chain, rules)
         if is_nat and point in SOURCE_HOOKS:
             if point == model.INPUT or not source_translations(model.Table(model.NAT, (entry, *called))):
                 continue
             is_nat = False
         is_of_devices = (family, hook.name) in HOOKS_OF_DEVICES
         if is_of_devices:
-            entry = _of_devices(entry, chain.devices, HOOKS_OF_DEVICES[family, hook.name][1])
+            entry = _device_chain(entry, chain.devices, HOOKS_OF_DEVICES[family, hook.name][1])
         chains = (entry, *called)
         if _is_behind_sockets(point, hook):
-            chains = tuple(map(_of_receiver, chains))
+            chains = tuple(map(_receiver_chain, chains))
         yield BaseChain(
             f"{nf.NFT_FAMILIES[family]} {name}",
             (FAMILY_BY_NUMBER[family],) if family in FAMILY_BY_NUMBER else FAMILIES,
@@ -209,7 +211,7 @@ def _with_reason(rules: dict[str, list[model.Rule]]) -> dict[str, list[model.Rul
     }
 
 
-def _point(chain: FoundChain) -> str:
+def _model_hook(chain: FoundChain) -> str:
     """Return the hook of the model at which packets meet a chain; "" for one that is not on their way."""
     name = chain.hook.name if chain.hook else ""
     if (chain.family, name) in HOOKS_OF_DEVICES:
@@ -217,7 +219,7 @@ def _point(chain: FoundChain) -> str:
     return "" if chain.family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(name, "")
 
 
-def _of_devices(entry: model.Chain, devices: tuple[str, ...], kind: type[model.InterfaceMatch]) -> model.Chain:
+def _device_chain(entry: model.Chain, devices: tuple[str, ...], kind: type[model.InterfaceMatch]) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
     last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
     rules = [rule.replace(matches=(kind(name), *rule.matches)) for rule in (*entry.rules, *last) for name in devices]
@@ -232,7 +234,7 @@ def _is_behind_sockets(point: str, hook: Hook) -> bool:
     return point == model.INPUT or (point == model.PREROUTING and hook.priority > PRIORITIES[model.MANGLE])
 
 
-def _of_receiver(chain: model.Chain) -> model.Chain:
+def _receiver_chain(chain: model.Chain) -> model.Chain:
     """Return a chain whose packets may have the owner of the receiving socket."""
     rules = []
     for rule in chain.rules:
@@ -244,49 +246,49 @@ def _of_receiver(chain: model.Chain) -> model.Chain:
 
 def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[str, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
-    number, name = listed.table.family, listed.table.name
-    family, is_filter = FAMILY_BY_NUMBER.get(number), listed.is_filter_of_iptables
-    find_set = set_finder(netfilter, number, name)
+    table_family, name = listed.table.family, listed.table.name
+    family, is_filter = FAMILY_BY_NUMBER.get(table_family), listed.is_filter_of_iptables
+    find_set = set_finder(netfilter, table_family, name)
     known: dict[bytes, tuple[str, Fields]] = {}
     by_chain: dict[str, list[model.Rule]] = {}
-    places: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     reader: RuleReader | None = None
-    for attributes in read_rules(netfilter, number, name):
+    for attributes in read_rules(netfilter, table_family, name):
         fields = decode_fields(attributes)
         chain = decode_text(fields[nf.NFTA_RULE_CHAIN])
         in_chain = by_chain.setdefault(chain, [])
-        place = places[chain] = places.get(chain, 0) + 1
+        number = numbers[chain] = numbers.get(chain, 0) + 1
         is_xt = any(each in attributes for each in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(each in attributes for each in SET_EXPRESSIONS))):
             from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
             reader = reader or RuleReader(family)
-            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=place))
+            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=number))
         else:
-            read = _rules(decode_rule(fields, Program(find_set, family), known), family)
-            in_chain += [rule.replace(number=place) for rule in read]
+            read = _model_rules(decode_rule(fields, Program(find_set, family), known), family)
+            in_chain += [rule.replace(number=number) for rule in read]
     return by_chain
 
 
-def _chain(chain: FoundChain, rules: dict[str, list[model.Rule]]) -> model.Chain:
+def _model_chain(chain: FoundChain, rules: dict[str, list[model.Rule]]) -> model.Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
     name = chain.name if chain.hook is not None else model_target(chain.name)
     return model.Chain(name, tuple(rules.get(chain.name, ())), chain.policy)
 
 
-def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
+def _model_rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
-    together = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
+    is_one_rule = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
     counters = native.counters
-    for part in (native,) if together else _by_action(native):
-        for one in _by_case(part):
-            (rule,) = lift_rules([one])
+    for part in (native,) if is_one_rule else _rule_per_action(native):
+        for case in _rule_per_case(part):
+            (rule,) = lift_rules([case])
             yield rule.replace(why=words, counters=counters, family=rule.family or family)
             counters = None
 
 
-def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
+def _rule_per_action(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each action, with all conditions before it; what a mark was before it was set is not known."""
     conditions: tuple[Condition, ...] = rule.conditions
     for part in rule.actions:
@@ -298,12 +300,12 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
             conditions = (*conditions, model.UnknownMatch(part.text))
         elif isinstance(part, model.SetMark | model.SaveMark | model.RestoreMark):
             conditions = tuple(
-                model.UnknownMatch(described(each)) if getattr(each, "field", "") in MARKS.values() else each
+                model.UnknownMatch(described(each)) if getattr(each, "field", "") in MARK_FIELDS.values() else each
                 for each in conditions
             )
 
 
-def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
+def _rule_per_case(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each case of its sets and its map, which are never those of one packet; others as they are."""
     parts = (*rule.conditions, *(rule.actions if len(rule.actions) == 1 else ()))
     by_key = next((each for each in parts if isinstance(each, Cases)), None)
@@ -312,12 +314,12 @@ def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
         return
     fixed = tuple(each for each in rule.conditions if each is not by_key)
     for conditions, verdict in by_key.cases:
-        yield from _by_case(
+        yield from _rule_per_case(
             rule.replace(conditions=(*fixed, *conditions), actions=(verdict,) if verdict else rule.actions)
         )
 
 
-def _of_iptables(tables: list[TableWithChains], first_own: int) -> Iterator[BaseChain]:
+def _iptables_base_chains(tables: list[TableWithChains], first_own: int) -> Iterator[BaseChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: model.TableName) -> bool:

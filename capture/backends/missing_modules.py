@@ -28,13 +28,13 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
         return error
     if desired is not None and IPV6 in desired.families and not has_ipv6():
         return error  # it is IPv6 that this kernel lacks
-    needed_modules, flavour_name = _needed_by(desired, flavour), FLAVOUR_NAMES[flavour]
-    inventory = kernel_modules.look_up_modules(needed_modules)
+    purposes, flavour_name = _needed_by(desired, flavour), FLAVOUR_NAMES[flavour]
+    inventory = kernel_modules.look_up_modules(purposes)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error
     if inventory.lacking:
-        lacking = ", ".join(f"{name} (for {needed_modules[name]})" for name in inventory.lacking)
+        lacking = ", ".join(f"{name} (for {purposes[name]})" for name in inventory.lacking)
         if inventory.absent:
             words = f"this kernel has no module {lacking}, which {flavour_name} needs"
         else:
@@ -46,7 +46,7 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
     if inventory.is_indexed:
         words = f"these modules are not loaded, though this kernel has them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
-    if not any(map(kernel_modules.is_loaded_module, needed_modules)):
+    if not any(map(kernel_modules.is_loaded_module, purposes)):
         return error  # this kernel has them built in, for all that can be seen
     suspicion = f"Not loaded, and {flavour_name} needs them: {unloaded}; one of these modules is probably missing."
     return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")

@@ -80,19 +80,19 @@ def needed_modules(desired: model.Ruleset | None, families: Iterable[Family], fl
     """
     modules: dict[str, str] = {}
     for table in (model.NAT,) if desired is None else tuple(table.name for table in desired.tables):
-        _add(modules, _of_table(table, tuple(families), flavour))
+        _add(modules, _table_modules(table, tuple(families), flavour))
     if desired is not None and desired.comments and flavour != "nftables":
         _add(modules, (("xt_comment", "comments"),))
-    for kind, is_one_match in EVERY_CAPTURE if desired is None else dict.fromkeys(_kinds(desired)):
-        _add(modules, _of_kind(kind, flavour, is_one_match=is_one_match))
+    for kind, is_one_match in EVERY_CAPTURE if desired is None else dict.fromkeys(_used_kinds(desired)):
+        _add(modules, _kind_modules(kind, flavour, is_one_match=is_one_match))
     return modules
 
 
 EVERY_CAPTURE = ((model.DestinationPort, False), (model.OwnerUid, False), (model.Redirect, False))
-"""Kinds of matches and verdicts, as ``_kinds`` yields them."""
+"""Kinds of matches and verdicts, as ``_used_kinds`` yields them."""
 
 
-def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
+def _used_kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
     """Yield the kinds of matches and verdicts, and whether it is one with a list that iptables has a match for."""
     for rule in desired.rules:
         yield type(rule.verdict), False
@@ -105,7 +105,7 @@ def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
                 yield type(match), False
 
 
-def with_required(names: Iterable[str]) -> tuple[str, ...]:
+def with_dependencies(names: Iterable[str]) -> tuple[str, ...]:
     """Return these modules and those that they need in turn."""
     modules: dict[str, str] = {}
     _add(modules, ((name, "") for name in names))
@@ -119,7 +119,7 @@ def _add(known: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
             _add(known, ((required, purpose) for required in REQUIRES.get(module, ())))
 
 
-def _of_table(table: model.TableName, families: tuple[Family, ...], flavour: Flavour) -> Iterator[tuple[str, str]]:
+def _table_modules(table: model.TableName, families: tuple[Family, ...], flavour: Flavour) -> Iterator[tuple[str, str]]:
     if flavour == "legacy":
         for family, prefix in ((IPV4, "iptable"), (IPV6, "ip6table")):
             if family in families:
@@ -132,7 +132,7 @@ def _of_table(table: model.TableName, families: tuple[Family, ...], flavour: Fla
         yield "nft_chain_nat", "the table nat"
 
 
-def _of_kind(kind: type, flavour: Flavour, *, is_one_match: bool) -> Iterator[tuple[str, str]]:
+def _kind_modules(kind: type, flavour: Flavour, *, is_one_match: bool) -> Iterator[tuple[str, str]]:
     purpose, native, extension = MODULES_BY_KIND.get(kind, ("", "", ""))
     if not is_one_match:
         module = native if flavour == "nftables" else extension

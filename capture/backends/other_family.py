@@ -36,12 +36,11 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200
-NO_TABLE = (errno.ENOENT, errno.EINVAL)
+NO_TABLE_ERRORS = (errno.ENOENT, errno.EINVAL)
 """Another process removed it; the kernel has no nf_tables (nfnetlink_rcv_msg in nfnetlink.c)."""
-NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
-TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
-LO = b"lo".ljust(INTERFACE_NAME_SIZE, b"\0")
-CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
+TCP_FLAGS_AT, RST_FLAG = 13, 0x04  # RFC 9293 3.1
+LO_NAME = b"lo".ljust(INTERFACE_NAME_SIZE, b"\0")
+INTERFACE_KEY_OF_HOOK = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
 MESSAGES = TableMessages(nf.NFPROTO_INET, REJECT_TABLE)
 
@@ -67,10 +66,10 @@ def update_reject_table(*, is_desired: bool) -> bool:
             if is_desired == (_is_intact if is_desired else _has_table)(netfilter):
                 return False
             does = [*table_messages()] if is_desired else [MESSAGES.delete_table()]
-            commit(netfilter, does, doing=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
+            commit(netfilter, does, task=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
-            if isinstance(error, UnsupportedError) or error.errno in NO_TABLE:
+            if isinstance(error, UnsupportedError) or error.errno in NO_TABLE_ERRORS:
                 return False
             raise
         remedy = "Leave --other-family at pass, or load the modules nf_tables and nft_reject_inet."
@@ -91,7 +90,11 @@ def read_reject_table() -> RejectTable:
     except UnsupportedError:
         return NO_REJECT_TABLE
     live_rules = {(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule[nf.NFTA_RULE_EXPRESSIONS]) for rule in live}
-    lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in live_rules]
+    lost = [
+        chain
+        for chain, interface in INTERFACE_KEY_OF_HOOK.items()
+        if (chain, _reject_expressions(interface)) not in live_rules
+    ]
     lacks = f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
     changed = "is not as it was written: it is switched off, or other rules are in it"
     return RejectTable(exists=True, fault=lacks if lost else changed)
@@ -108,9 +111,9 @@ def _is_intact(netfilter: NetlinkSocket) -> bool:
 def table_messages() -> Iterator[Change]:
     """Yield the messages that make the table anew."""
     yield from (MESSAGES.add_table(), MESSAGES.delete_table(), MESSAGES.add_table())
-    for chain, interface in CHAINS.items():
+    for chain, interface in INTERFACE_KEY_OF_HOOK.items():
         yield MESSAGES.add_chain(chain, Hook("filter", chain, BEFORE_OTHER_FILTERS))
-        yield MESSAGES.add_rule(chain, nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface)), name="the rule")
+        yield MESSAGES.add_rule(chain, nest(nf.NFTA_RULE_EXPRESSIONS, _reject_expressions(interface)), name="the rule")
 
 
 def written_table() -> NativeTable:
@@ -124,7 +127,7 @@ def written_table() -> NativeTable:
     return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, rules, sets.__getitem__)
 
 
-def _expressions(interface: int) -> bytes:
+def _reject_expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
@@ -132,10 +135,10 @@ def _expressions(interface: int) -> bytes:
             load_meta(nf.NFT_META_L4PROTO),
             equals(u8(PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),
-            equals(LO, negated=True),
+            equals(LO_NAME, negated=True),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),
-            bitwise(u8(RST)),
+            bitwise(u8(RST_FLAG)),
             equals(u8(0)),
-            expression("reject", attribute(NFTA_REJECT_TYPE, u32be(NFT_REJECT_TCP_RST))),
+            expression("reject", attribute(nf.NFTA_REJECT_TYPE, u32be(nf.NFT_REJECT_TCP_RST))),
         )
     )

@@ -10,7 +10,8 @@ import click
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
-from capture.analysis.judgement import of_family
+from capture.analysis.judgement import family_ruleset
+from capture.cli.group import usage_text
 from capture.cli.options import CaptureCommand, capture_options, command, flags_of, format_option
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationError
@@ -25,11 +26,11 @@ from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import Settings, with_flags
-from capture.state.input import read_input
+from capture.state.input import STDIN, read_input
 from capture.state.pod_host import AnyPod
 
-EXPECTED = "a file written by `capture dump --format json`"
-CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")
+DUMP_FILE = "a file written by `capture dump --format json`"
+OPTIONS_OR_DUMP = ParameterType(str, f"options of the capture in quotes, or {DUMP_FILE}")
 
 
 @command(
@@ -38,20 +39,21 @@ CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")
     capture diff before.json after.json
     capture diff '--profile classic' '--profile current' --format json
     """,
-    click.Argument(["first"], type=CAPTURE, metavar="A"),
-    click.Argument(["second"], type=CAPTURE, metavar="B"),
+    click.Argument(["first"], type=OPTIONS_OR_DUMP, metavar="A"),
+    click.Argument(["second"], type=OPTIONS_OR_DUMP, metavar="B"),
     format_option("table", "json"),
     context_settings={"ignore_unknown_options": True},
 )
 def diff(first: str, second: str, form: str) -> int:
     """Print which connections two captures treat differently; exit code 4 if there are any, 5 if none is certain.
 
-    A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
+    A and B are options of the capture in one argument, or files that `capture dump --format json` wrote; - is standard
+    input.
     """
-    captures = [_capture(text) for text in (first, second)]
+    captures = [_ruleset_of(text) for text in (first, second)]
     effects: list[Effect] = []
     for family in FAMILIES:
-        comparison = Comparison(family, *(Situation(of_family(each, family)) for each in captures))
+        comparison = Comparison(family, *(Situation(family_ruleset(each, family)) for each in captures))
         effects += sorted(comparison.effects(), key=lambda each: each.weight)
     if form == "json":
         plain = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
@@ -65,9 +67,9 @@ def diff(first: str, second: str, form: str) -> int:
     return EXIT_DRIFT if effects and is_certain else EXIT_DONE if is_certain else EXIT_UNKNOWN
 
 
-def _capture(text: str) -> Ruleset:
-    if os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
-        return _of_file(text)
+def _ruleset_of(text: str) -> Ruleset:
+    if text == STDIN or os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
+        return _ruleset_in_file(text)
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))
     except click.NoSuchOption as error:
@@ -77,22 +79,22 @@ def _capture(text: str) -> Ruleset:
             click.get_current_context(),
         ) from None
     except (ValueError, click.UsageError) as error:
-        words = error.message if isinstance(error, click.UsageError) else str(error)
-        expected = f"options of the capture in quotes, or a file ({words})"
+        problem = usage_text(error) if isinstance(error, click.UsageError) else str(error)  # shlex: a quote is open
+        expected = f"{OPTIONS_OR_DUMP.expected}; {problem[:1].lower()}{problem[1:]}"
         raise ConfigurationError("capture diff", text, "command line", expected) from None
     config, warnings = resolve(with_flags(Settings({}), flags_of(context)).checked(), AnyPod())
     warn(warnings)
     return build_ruleset(config)
 
 
-def _of_file(path: str) -> Ruleset:
+def _ruleset_in_file(path: str) -> Ruleset:
     import json
 
     text = read_input(path)
     try:
         return ruleset_of_dump(json.loads(text))
     except (ValueError, KeyError, TypeError):
-        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
+        raise ConfigurationError("capture diff", path, "command line", DUMP_FILE) from None
 
 
 def _effect_lines(effect: Effect) -> Iterator[str]:

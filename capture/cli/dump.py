@@ -52,8 +52,8 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":
-        click.echo(listings.save(shown), nl=False)
+        click.echo(listings.iptables_save_text(shown), nl=False)
     elif form == "nft":
-        click.echo(listings.nft(shown), nl=False)
+        click.echo(listings.nft_script(shown), nl=False)
     else:
-        print_lines(listings.table(shown, dumped.verified, is_whole=is_whole and bool(shown), width=columns()))
+        print_lines(listings.listing_lines(shown, dumped.verified, is_whole=is_whole and bool(shown), width=columns()))

@@ -20,7 +20,7 @@ from capture.report.applied_text import print_start_line
 from capture.report.fate_text import FATE, fate_as_plain, fate_text
 from capture.report.fold import folded_table
 from capture.report.output import VerdictLine, print_json
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import columns, print_lines
 from capture.settings.families import global_addresses
 
@@ -58,10 +58,12 @@ def explain(
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
     by_family = {of: situation if of in situation.ruleset.families else without for of in families}
     statements = statements_about(by_family, shown_rule)
-    impediments = () if settings else named(operations.impediments_of(situation, namespace), namespace)
+    impediments = () if settings else with_target(operations.impediments_of(situation, namespace), namespace)
     print_start_line(operations.read_reference(settings, namespace), form)
     if form == "json":
-        plain: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
+        plain: dict[str, object] = {
+            each: [_statement_as_plain(s) for s in statements if each in s.families] for each in families
+        }
         print_json(plain | {"impediments": list(impediments)})
         return
     if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
@@ -77,7 +79,7 @@ def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     """Return a row for each statement, one for those of two families that differ in the pod's own addresses on lo."""
     alike: dict[tuple[object, ...], list[Statement]] = {}
     for each in statements:
-        alike.setdefault((each.direction, _of_both_families(each.traffic), each.fate, each.why), []).append(each)
+        alike.setdefault((each.direction, _with_both_families(each.traffic), each.fate, each.why), []).append(each)
     rows: list[tuple[str, ...]] = []
     for (_, of_both, *_), (first, *others) in alike.items():
         goes = fate_text(first.fate.replace(marked=False)) if first.fate else "cannot be judged"
@@ -86,7 +88,7 @@ def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _of_both_families(traffic: str) -> str:
+def _with_both_families(traffic: str) -> str:
     """Return traffic in words with the addresses of both families where it has the loopback address, or the proxy's."""
     for addresses in (LOOPBACK_ADDRESSES, PASSTHROUGH_SOURCE):
         ipv4, ipv6 = (addresses[family].shown for family in FAMILIES)
@@ -94,6 +96,6 @@ def _of_both_families(traffic: str) -> str:
     return traffic
 
 
-def _as_plain(statement: Statement) -> dict[str, object]:
+def _statement_as_plain(statement: Statement) -> dict[str, object]:
     fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(FATE)
     return {"direction": statement.direction, "traffic": statement.traffic, **fate, "why": statement.why}

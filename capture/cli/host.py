@@ -13,7 +13,7 @@ from capture import operations
 from capture.cli.apply import print_applied
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CommandGroup, capture_options, command, format_option, settings_of
-from capture.cli.parameter_types import number
+from capture.cli.parameter_types import number_type
 from capture.cli.why import print_diagnosis
 from capture.errors import CaptureError
 from capture.model.conventions import SSH_PORT
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from capture.settings.settings import Settings
 
-ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
 capture host apply -u istio-proxy --profile current
@@ -49,7 +49,7 @@ def confirmation_options() -> list[click.Parameter]:
     return [
         click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
         click.Option(
-            ["--confirm-within", "seconds"], type=number(1, 3600), default=60, show_default=True,
+            ["--confirm-within", "seconds"], type=number_type(1, 3600), default=60, show_default=True,
             metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
         ),
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     settings = without_ssh(settings_of(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
     require_proxy(settings)
     if not keep:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # no end between the rules and the way back
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # no end between the rules and the way back
     applied = operations.apply(settings)
     if applied.changed and not keep:
         keep_if_confirmed(seconds)
@@ -126,18 +126,18 @@ def require_proxy(settings: Settings) -> None:
 
 def keep_if_confirmed(seconds: int) -> None:
     """Return when the person at the terminal confirms the capture; else remove it, and raise CaptureError."""
-    for ending in ENDINGS:
+    for ending in ENDING_SIGNALS:
         signal.signal(ending, _raise_not_confirmed)
     is_confirmed = False
     signalled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wakeup)  # select(2) is not interrupted by a signal that comes just before it
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         print_on_stderr(f"captured. Connect to this machine once more, then press Enter within {seconds} s to keep it.")
         readable, _, _ = select.select([sys.stdin, signalled], [], [], seconds)
         is_confirmed = sys.stdin in readable and bool(sys.stdin.readline())
     finally:
-        for ending in ENDINGS:
+        for ending in ENDING_SIGNALS:
             signal.signal(ending, signal.SIG_DFL if is_confirmed else signal.SIG_IGN)  # a second one does not stop it
         if not is_confirmed:
             operations.clean(allow_host=True)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from capture.cli.parameter_types import ParameterType, completions, number, one_of
+from capture.cli.parameter_types import ParameterType, completions, number_type, word_type
 from capture.errors import NamespaceError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
@@ -96,7 +96,11 @@ class CaptureCommand(click.Command):
         }
         taking = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
         with_values = {flag for param in taking for flag in param.opts}
-        return super().parse_args(ctx, with_explicit_switches(args, switches, with_values - switches))
+        try:
+            return super().parse_args(ctx, with_explicit_switches(args, switches, with_values - switches))
+        except click.BadOptionUsage as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what a person looks for first: the purpose, examples, the command's own options."""
@@ -144,10 +148,10 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     if len(example) <= width:
         yield example
         return
-    command, _, comment = example.partition("  #")
+    invocation, _, comment = example.partition("  #")
     if comment:
         yield f"#{comment}"
-    rest = command.rstrip()
+    rest = invocation.rstrip()
     while len(rest) > width:
         blanks = [at for at, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, at) % 2]
         blanks = [at for at in blanks if rest[at + 1] in "-|>"] or blanks
@@ -220,33 +224,33 @@ def flags_of(ctx: click.Context) -> dict[Option[Any], str]:
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
-        click.Option(["--netns", "namespace"], type=NAMESPACE, metavar="PATH|NAME", is_eager=True,
+        click.Option(["--netns", "namespace"], type=NAMESPACE_TYPE, metavar="PATH|NAME", is_eager=True,
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
-        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_of_process,
+        click.Option(["--pid"], type=number_type(1), metavar="N", expose_value=False, callback=_set_namespace_of_pid,
                      help="Act on the network namespace of this process."),
     ]  # fmt: skip
 
 
-def _namespace(text: str) -> str:
+def _parse_namespace(text: str) -> str:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
+NAMESPACE_TYPE = ParameterType(_parse_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
     """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
     from capture.analysis.cause_text import REAPPLY_OR_RECREATE, RECREATE  # where nothing is applied only
-    from capture.report.target import named
+    from capture.report.target import with_target
     from capture.state.node import evidence_of_host
 
     if namespace is None and evidence_of_host() is not None:
         warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])
     else:
-        print_on_stderr(f"  {named(REAPPLY_OR_RECREATE if is_recorded else RECREATE, namespace)}")
+        print_on_stderr(f"  {with_target(REAPPLY_OR_RECREATE if is_recorded else RECREATE, namespace)}")
 
 
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -254,7 +258,7 @@ def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: s
     return completions([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
-def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+def _set_namespace_of_pid(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:
@@ -272,33 +276,33 @@ def namespace_of_process(flag: str, pid: int) -> str:
 def format_option(*formats: str) -> click.Parameter:
     """Return ``--format``; a command gets it as ``form``."""
     return click.Option(
-        ["--format", "form"], type=one_of(*formats), default=formats[0], show_default=True, help="How to print it."
+        ["--format", "form"], type=word_type(*formats), default=formats[0], show_default=True, help="How to print it."
     )
 
 
 def family_option(does: str = "Show") -> click.Parameter:
     """Return ``--family``, which restricts what is shown, or what else a command does."""
-    return click.Option(["--family"], type=one_of(*FAMILIES), help=f"{does} this family only.")
+    return click.Option(["--family"], type=word_type(*FAMILIES), help=f"{does} this family only.")
 
 
 def part_options(does: str = "Show") -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown, or what else a command does."""
     return [
         family_option(does),
-        click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help=f"{does} this table only."),
+        click.Option(["--table", "table_name"], type=word_type(*SHOWN_TABLES), help=f"{does} this table only."),
     ]
 
 
 def dns_servers_option() -> click.Parameter:
     """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
     return click.Option(
-        ["--dns-servers"], type=ADDRESSES, metavar="LIST", default="",
+        ["--dns-servers"], type=ADDRESS_LIST_TYPE, metavar="LIST", default="",
         help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
     )  # fmt: skip
 
 
-def _addresses(text: str) -> tuple[Network, ...]:
+def _parse_addresses(text: str) -> tuple[Network, ...]:
     return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
 
 
-ADDRESSES = ParameterType(_addresses, "IP addresses, separated by commas")
+ADDRESS_LIST_TYPE = ParameterType(_parse_addresses, "IP addresses, separated by commas")

@@ -104,11 +104,11 @@ def address_text(family: Family, address: int) -> str:
 
 def parse_address(text: str) -> Network:
     """Return one address as a network of full length; ValueError if it is none."""
-    family, address = _address(text)
+    family, address = _parsed_address(text)
     return Network(family, address, BITS[family])
 
 
-def _address(text: str) -> tuple[Family, int]:
+def _parsed_address(text: str) -> tuple[Family, int]:
     try:
         return IPV4, int.from_bytes(_socket.inet_pton(_socket.AF_INET, text), "big")
     except (OSError, ValueError):
@@ -123,6 +123,10 @@ PREFIX_LENGTHS = {str(length): length for length in range(129)}
 """Prefix lengths as they are written; ``int()`` would also take signs, blanks and other scripts' digits."""
 
 
+class PrefixError(ValueError):
+    """What is wrong with the length of a network's prefix, in words."""
+
+
 def parse_network(text: str) -> Network:
     """Return the network that ``text`` names; host bits are cleared. Raises ValueError for anything else."""
     return Network(*network_parts(text)[0])
@@ -133,16 +137,16 @@ def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
 
     A single address is a network of one. Raises ValueError for anything else.
     """
-    address_text, slash, prefix_text = text.partition("/")
-    family, address = _address(address_text)
+    written_address, slash, written_prefix = text.partition("/")
+    family, address = _parsed_address(written_address)
     bits = BITS[family]
     if not slash:
         return (family, address, bits), False
-    prefix = PREFIX_LENGTHS.get(prefix_text)
+    prefix = PREFIX_LENGTHS.get(written_prefix)
     if prefix is None:
-        raise ValueError(f"not a prefix length: {prefix_text!r}")
+        raise PrefixError(f"not a prefix length: {written_prefix!r}")
     if prefix > bits:
-        raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
+        raise PrefixError(f"the prefix length {prefix} is longer than the {bits} bits of an address")
     first = address >> bits - prefix << bits - prefix
     return (family, first, prefix), first != address
 

@@ -41,7 +41,7 @@ PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 """What ``verify``, ``dump`` and ``why`` conclude where there are none."""
 NO_IPV4 = "IPv4 has no rules of the capture, which every capture has"
-LO_IS_DOWN = "the interface lo is down: redirected connections are delivered over it"
+LO_DOWN_MESSAGE = "the interface lo is down: redirected connections are delivered over it"
 APPLY_RECORDED = "`capture apply --recorded`"
 """The remedy of whatever differs from what was applied."""
 SET_LO_UP = "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that."

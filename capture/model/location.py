@@ -30,5 +30,5 @@ class Location(Value):
         return f"{self.table} {self.chain} {self.position or ''}".rstrip()
 
     @property
-    def of_chain(self) -> Location:
+    def chain_location(self) -> Location:
         return self.replace(position=0)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from capture.model.addresses import IPV6, Family, Network
 from capture.model.chain_names import is_own_chain
+from capture.model.conventions import DNS_PORT
 from capture.model.values import Value, set_field
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     TableName = Literal["raw", "mangle", "nat"]
     ProtocolName = Literal["tcp", "udp", "ipv6-icmp"]
 else:
-    TableName = str
+    TableName = ProtocolName = str
 
 RAW: TableName = "raw"
 MANGLE: TableName = "mangle"
@@ -205,6 +206,10 @@ class UnknownMatch(Match):
     text: str
     test: Match | None = None
     is_pure: bool = True
+
+
+TCP, UDP, ON_LO, ONLY_DNS = Protocol("tcp"), Protocol("udp"), OutInterface("lo"), only(DNS_PORT)
+TO_DNS, FROM_DNS = DestinationPort((ONLY_DNS,)), SourcePort((ONLY_DNS,))
 
 
 # --- verdicts: what happens to a packet that matches ---------------------------------------------

@@ -34,10 +34,10 @@ class ValueType(type):
     """The metaclass that takes fields from annotations and remembers the defaults."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ValueType:
-        annotations: dict[str, str] = namespace.get("__annotations__", {})
-        if len(bases) == 1 and not annotations and "not_compared" not in namespace:
+        annotated: dict[str, str] = namespace.get("__annotations__", {})
+        if len(bases) == 1 and not annotated and "not_compared" not in namespace:
             return super().__new__(mcls, name, bases, {"__slots__": (), **namespace})  # all as in its base
-        own = tuple([field for field, kind in annotations.items() if kind[:8] != "ClassVar"])
+        own = tuple([field for field, kind in annotated.items() if kind[:8] != "ClassVar"])
         fields: tuple[str, ...] = ()
         defaults: dict[str, object] = {}
         not_compared: tuple[str, ...] = ()

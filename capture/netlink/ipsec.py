@@ -18,12 +18,12 @@ from capture.netlink.sockets import NetlinkSocket
 NETLINK_XFRM = 6  # linux/netlink.h
 XFRM_MSG_GETPOLICY = 0x15
 XFRMA_TMPL = 5
-DIRECTIONS = ("in", "out", "fwd")
+POLICY_DIRECTIONS = ("in", "out", "fwd")
 XFRM_POLICY_BLOCK = 1
-DESTINATION, SOURCE, DESTINATION_PORT, SOURCE_PORT = 0, 16, 32, 36
-SELECTED_FAMILY, DESTINATION_PREFIX, SOURCE_PREFIX, PROTOCOL = 40, 42, 43, 44
-PRIORITY, DIRECTION, ACTION, POLICY_INFO_SIZE = 152, 160, 161, 168
-SOCKETS = "/proc/thread-self/net/netlink"
+DESTINATION_OFFSET, SOURCE_OFFSET, DESTINATION_PORT_OFFSET, SOURCE_PORT_OFFSET = 0, 16, 32, 36
+FAMILY_OFFSET, DESTINATION_PREFIX_OFFSET, SOURCE_PREFIX_OFFSET, PROTOCOL_OFFSET = 40, 42, 43, 44
+PRIORITY_OFFSET, DIRECTION_OFFSET, ACTION_OFFSET, POLICY_INFO_SIZE = 152, 160, 161, 168
+NETLINK_SOCKETS = "/proc/thread-self/net/netlink"
 
 
 class IpsecPolicy(Value):
@@ -54,41 +54,41 @@ def read_policies() -> list[IpsecPolicy]:
     A request would load it. Raises CaptureError if they cannot be read.
     """
     try:
-        with open(SOCKETS) as sockets:
+        with open(NETLINK_SOCKETS) as sockets:
             if all(line.split()[1] != str(NETLINK_XFRM) for line in sockets):
                 return []
     except OSError as error:
-        raise CaptureError(f"{SOCKETS} cannot be read: {error.strerror}") from None
+        raise CaptureError(f"{NETLINK_SOCKETS} cannot be read: {error.strerror}") from None
     with NetlinkSocket.open(NETLINK_XFRM, "open a socket for IPsec policies") as xfrm:
         bodies = xfrm.dump(XFRM_MSG_GETPOLICY, b"", "list IPsec policies")
     # Policies of a socket's own (IP_XFRM_POLICY) have directions that come after these.
-    of_all = [body for body in bodies if body[DIRECTION] < len(DIRECTIONS)]
-    return [_policy(body) for body in of_all if _family_number(body) in FAMILY_BY_NUMBER]
+    of_all = [body for body in bodies if body[DIRECTION_OFFSET] < len(POLICY_DIRECTIONS)]
+    return [_decoded_policy(body) for body in of_all if _family_number(body) in FAMILY_BY_NUMBER]
 
 
 def _family_number(body: bytes) -> int:
-    return decode_host_number(body[SELECTED_FAMILY : SELECTED_FAMILY + 2])
+    return decode_host_number(body[FAMILY_OFFSET : FAMILY_OFFSET + 2])
 
 
-def _policy(body: bytes) -> IpsecPolicy:
+def _decoded_policy(body: bytes) -> IpsecPolicy:
     return IpsecPolicy(
-        direction=DIRECTIONS[body[DIRECTION]],
-        priority=decode_host_number(body[PRIORITY : PRIORITY + 4]),
-        source=_network(body, SOURCE, SOURCE_PREFIX),
-        destination=_network(body, DESTINATION, DESTINATION_PREFIX),
-        source_port=_port(body, SOURCE_PORT),
-        destination_port=_port(body, DESTINATION_PORT),
-        protocol=body[PROTOCOL],
-        is_blocking=body[ACTION] == XFRM_POLICY_BLOCK,
+        direction=POLICY_DIRECTIONS[body[DIRECTION_OFFSET]],
+        priority=decode_host_number(body[PRIORITY_OFFSET : PRIORITY_OFFSET + 4]),
+        source=_decoded_network(body, SOURCE_OFFSET, SOURCE_PREFIX_OFFSET),
+        destination=_decoded_network(body, DESTINATION_OFFSET, DESTINATION_PREFIX_OFFSET),
+        source_port=_decoded_port(body, SOURCE_PORT_OFFSET),
+        destination_port=_decoded_port(body, DESTINATION_PORT_OFFSET),
+        protocol=body[PROTOCOL_OFFSET],
+        is_blocking=body[ACTION_OFFSET] == XFRM_POLICY_BLOCK,
         has_template=XFRMA_TMPL in decode_fields(body[POLICY_INFO_SIZE:]),
     )
 
 
-def _network(body: bytes, at: int, prefix: int) -> Network:
+def _decoded_network(body: bytes, offset: int, prefix: int) -> Network:
     family = FAMILY_BY_NUMBER[_family_number(body)]
     size = 4 if family == "ipv4" else 16
-    return Network(family, int.from_bytes(body[at : at + size], "big"), body[prefix])
+    return Network(family, int.from_bytes(body[offset : offset + size], "big"), body[prefix])
 
 
-def _port(body: bytes, at: int) -> tuple[int, int]:
-    return int.from_bytes(body[at : at + 2], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
+def _decoded_port(body: bytes, offset: int) -> tuple[int, int]:
+    return int.from_bytes(body[offset : offset + 2], "big"), int.from_bytes(body[offset + 2 : offset + 4], "big")

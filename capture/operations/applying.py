@@ -3,7 +3,7 @@
 ``apply`` may be killed anywhere. Its steps, in order::
 
     wait      until no other run changes the namespace (the lock)
-    read      the live rules: if they equal the desired ones, all is done
+    read      the live rules: if they equal the desired ones, no rule is written
     record    what is about to be applied, and which routes of an earlier set may be left over
     add       address, policy rules and routes
     replace   the rules; read them again, and compare
@@ -12,17 +12,17 @@
 
 from __future__ import annotations
 
-from capture.backends import detect, load
-from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
+from capture.backends import detect, load_driver
+from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError, argument_error
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.arguments import host_or_default, recorded_request, request_of
+from capture.operations.arguments import host_of, host_or_default, recorded_request, request_of, require_seconds
 from capture.rules import build_ruleset, build_tracking, build_transition, redirects_inbound, tracks_connections
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
@@ -89,18 +89,18 @@ def apply(
     """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
     With ``recorded``: those that were applied there last, with the given ones changed, with the same backend and
-    driver and the facts of that time.
+    driver and the facts of that time. ``settings`` may be left out with ``recorded`` only.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
-    settings = Settings({}) if recorded and settings is None else as_settings(settings, "apply")
-    seconds: object = lock_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
-        raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")
-    host = host_or_default(host, namespace)
+    if settings is None and not recorded:
+        raise argument_error("apply", "settings", settings, "what make_settings() returns, unless recorded=True")
+    settings = Settings({}) if settings is None else require_settings(settings, "apply")
+    require_seconds(lock_timeout, "apply")
+    host = host_or_default(host, host_of(namespace), "apply")
     with InNamespace(namespace):
         if recorded:
             settings, host = recorded_request(settings, host)
@@ -161,7 +161,7 @@ def _apply(
             changed = True
             journal.commit()
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
-    warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
+    warnings = [*warnings, *losses, *_impediment_warnings(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
 
 
@@ -183,7 +183,7 @@ def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
     return sysctls_to_change(desired)
 
 
-def _impediments(desired: Ruleset) -> list[str]:
+def _impediment_warnings(desired: Ruleset) -> list[str]:
     """Return warnings about what loses captured packets although the rules are in place."""
     is_without = bool(desired.loopback_addresses) and not routes.takes_ipv6_addresses()
     lost = [routes.NO_IPV6_ON_LO] if is_without else []
@@ -196,10 +196,10 @@ def _impediments(desired: Ruleset) -> list[str]:
 
 def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
     place, has_own_users = detected.choice.place, detected.has_own_users
-    driver = load(detected.choice, has_own_users=has_own_users)
+    driver = load_driver(detected.choice, has_own_users=has_own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)
     elsewhere = (live_set.choice for live_set in detected.live_sets if live_set.choice.place != place)
-    other_sets = tuple(_driver_with_rules(load(choice, has_own_users=has_own_users)) for choice in elsewhere)
+    other_sets = tuple(_driver_with_rules(load_driver(choice, has_own_users=has_own_users)) for choice in elsewhere)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return ExistingState(
@@ -225,14 +225,36 @@ def _replace_rules(
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
     if not force and _is_up_to_date(choice, desired, existing.current):
         return False, ()
-    driver, live = existing.driver, existing.current
+    try:
+        losses = _write_without_escape(existing, config, desired)
+    except CaptureError:
+        _write_back(existing, desired)
+        raise
+    ensure_written(existing.driver, desired)
+    return True, losses
+
+
+def _write_without_escape(existing: ExistingState, config: CaptureConfig, desired: Ruleset) -> tuple[str, ...]:
+    """Write the desired rules; between two ways of inbound capture, both capture for a moment."""
+    live = existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
         both = build_transition(config)
-        live = _capture_both_ways(driver, both, live, existing.recorded_rules)
+        live = _capture_both_ways(existing.driver, both, live, existing.recorded_rules)
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
-    losses = _write(existing, config, desired, live)
-    ensure_written(driver, desired)
-    return True, losses
+    return _write_rules(existing, config, desired, live)
+
+
+def _write_back(existing: ExistingState, desired: Ruleset) -> None:
+    """Write the earlier rules again where a write that failed has left a family, or a first step, of the new ones."""
+    driver, earlier = existing.driver, existing.current
+    try:
+        live = driver.read()
+        if live != earlier and earlier.tables:
+            driver.write(earlier, live, desired)
+        elif live != earlier:
+            driver.clean(live, desired)
+    except CaptureError:
+        pass  # the error of the first write is the one to tell; the next run completes the change
 
 
 def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bool:
@@ -244,7 +266,7 @@ def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bo
     return is_applied(desired, live, writes_policies=choice.backend == "nftables")
 
 
-def _write(existing: ExistingState, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+def _write_rules(existing: ExistingState, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
     """Write the desired rules, and keep open connections; return warnings about those that may be cut."""
     driver, recorded = existing.driver, existing.recorded_rules
     tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
@@ -312,8 +334,14 @@ def clean(
     """Remove everything of the capture from the namespace, in every backend and spelling; return whether there was any.
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
+
+    Raises CaptureError and its kinds; then some rules may be left, and the next call removes them.
     """
     from capture.backends.other_family import update_reject_table
+
+    require_seconds(lock_timeout, "clean")
+    if warn is not None and not callable(warn):
+        raise argument_error("clean", "warn", warn, "a function that takes a text")
 
     with InNamespace(namespace):
         refuse_node(allowed=allow_host, verb="clean")
@@ -324,7 +352,7 @@ def clean(
             recorded = record.read()
             has_own_users = is_of_this_user_namespace()
             live_sets = [
-                _driver_with_rules(load(live_set.choice, has_own_users=has_own_users))
+                _driver_with_rules(load_driver(live_set.choice, has_own_users=has_own_users))
                 for live_set in detect.find_live_sets()
             ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
@@ -344,7 +372,7 @@ def captured_connections(namespace: Namespace = None) -> int:
     from capture.state import connections
 
     with InNamespace(namespace):
-        return connections.count_captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
+        return connections.count_captured([load_driver(live_set.choice).read() for live_set in detect.find_live_sets()])
 
 
 def cut_by_cleaning(namespace: str | None) -> list[str]:

@@ -1,9 +1,9 @@
-"""Where a verb acts: the host whose facts count, the backend that is requested, the place of a rule set."""
+"""Where a verb acts: the host whose facts count, the recorded settings, the backend that is requested."""
 
 from __future__ import annotations
 
 from capture.backends.request import BackendRequest
-from capture.errors import CaptureError, ConfigurationError
+from capture.errors import CaptureError, argument_error
 from capture.settings.families import global_addresses
 from capture.settings.options import (
     ALLOW_HOST,
@@ -16,6 +16,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import ExplicitValue
 from capture.state import record
+from capture.state.netns import Path
 from capture.state.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from capture.model.addresses import Network
     from capture.settings.config import Host
     from capture.settings.settings import Settings
-    from capture.state.netns import Path
 
-    Namespace = Path | None
-    """The path of a network namespace; None is the one of the calling thread."""
+Namespace = Path | None
+"""The path of a network namespace; None is the one of the calling thread."""
+
+
+MAX_LOCK_TIMEOUT = 86_400
 
 
 def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
@@ -34,11 +37,19 @@ def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 
-def host_or_default(host: Host | None, namespace: Namespace) -> Host:
-    """Return the host that a caller names, or that of the namespace. Raises ConfigurationError for what is no host."""
-    if host is not None and not hasattr(host, "pod_addresses"):
-        raise ConfigurationError("the library", repr(host), "the argument host", "PodFromInside() or PodFromOutside()")
-    return host or host_of(namespace)
+def host_or_default(host: Host | None, default: Host, caller: str) -> Host:
+    """Return the host that a caller gives, or the default. Raises ConfigurationError for what is no host."""
+    answers = [name for name in vars(PodFromInside) if not name.startswith("_")]
+    if host is not None and (isinstance(host, type) or not all(hasattr(host, answer) for answer in answers)):
+        raise argument_error(caller, "host", host, "PodFromInside() or PodFromOutside()")
+    return default if host is None else host
+
+
+def require_seconds(lock_timeout: float, caller: str) -> None:
+    """Raise ConfigurationError unless the value is a number of seconds to wait for the lock."""
+    is_number = isinstance(lock_timeout, int | float) and not isinstance(lock_timeout, bool)
+    if not is_number or not 0 <= lock_timeout <= MAX_LOCK_TIMEOUT:
+        raise argument_error(caller, "lock_timeout", lock_timeout, f"a number of seconds from 0 to {MAX_LOCK_TIMEOUT}")
 
 
 def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:

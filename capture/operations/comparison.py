@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
@@ -10,13 +10,13 @@ from capture.model.conventions import NO_IPV4
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
-from capture.operations.arguments import host_or_default, request_of
+from capture.operations.arguments import host_of, host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.options import OTHER_FAMILY
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.netns import InNamespace
 from capture.state.pod_host import PodFromInside, PodFromOutside
@@ -42,9 +42,10 @@ def verify(
 ) -> Verified:
     """Compare the namespace with the desired rules of the settings.
 
-    Without settings, or where it is preferred: with what was applied there, if that is known.
+    Without settings, or where it is preferred: with what was applied there, if that is known. Raises CaptureError and
+    its kinds; what differs is in the result.
     """
-    explicit = Settings({}) if settings is None else as_settings(settings, "verify")
+    explicit = Settings({}) if settings is None else require_settings(settings, "verify")
     with InNamespace(namespace):
         if settings is None or prefer_recorded:
             verified = verify_recorded()
@@ -52,7 +53,7 @@ def verify(
                 return verified
             if not explicit.explicit:
                 return _verify_without_reference()
-        config, _ = resolve(explicit, host_or_default(host, namespace))
+        config, _ = resolve(explicit, host_or_default(host, host_of(namespace), "verify"))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
         recorded = record.read()
@@ -93,7 +94,7 @@ def _verify(
         uncaptured, notes = (*uncaptured, table_fault), ()
     if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
         choice = live_sets[0].choice  # without settings, the place that has our rules
-    driver = load(choice)
+    driver = load_driver(choice)
     live = desired if driver.has_exactly(desired) else driver.read()
     judged = _verified_by_effects(desired, live, choice, live_sets, recorded=recorded)
     return judged.replace(uncaptured=uncaptured, notes=notes)
@@ -120,7 +121,7 @@ def _verify_without_reference() -> Verified:
         choice = detect.decide(BackendRequest())
         return Verified(choice, empty, empty, has_reference=False, record_fault=record.why_unusable())
     choice = live_sets[0].choice
-    live = load(choice).read()
+    live = load_driver(choice).read()
     own = own_ruleset(live)
     judged = _verified_by_effects(own, live, choice, live_sets, has_reference=False)
     is_ipv4_missing = len(live_sets) == 1 and IPV4 not in families_with_rules(own)
@@ -154,11 +155,11 @@ def _verified_by_effects(
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_other_chains  # not when pods are made
-    from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
+    from capture.state.impediments import LO_DOWN_KIND, impediments  # addresses of lo go with it
 
     other_chains = read_other_chains(choice.place)
     found_impediments = impediments(desired)
-    is_lo_up = all(impediment.kind != LO_DOWN for impediment in found_impediments)
+    is_lo_up = all(impediment.kind != LO_DOWN_KIND for impediment in found_impediments)
     verified = Verified(
         choice,
         desired,
@@ -204,7 +205,9 @@ def _second_sets(
     for live_set in live_sets:
         place = live_set.choice.place
         if place != verified.choice.place:
-            yield SecondSet(live_set.choice, second_set_effect(verified.desired, other_chains.in_place(place), network))
+            yield SecondSet(
+                live_set.choice, second_set_effect(verified.desired, other_chains.chains_in_place(place), network)
+            )
 
 
 def dump(namespace: Namespace = None) -> Dumped:
@@ -222,7 +225,9 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
     choices = (live_set.choice for live_set in located)
-    return tuple(LiveSet(choice.backend, choice.driver, choice.variant, load(choice).read()) for choice in choices)
+    return tuple(
+        LiveSet(choice.backend, choice.driver, choice.variant, load_driver(choice).read()) for choice in choices
+    )
 
 
 class Reference(Value):
@@ -251,5 +256,5 @@ def read_reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.answers)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        config, warnings = resolve(settings, host_or_default(host, namespace))
+        config, warnings = resolve(settings, host_of(namespace) if host is None else host)
         return Reference(settings, config, tuple(warnings))

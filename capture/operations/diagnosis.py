@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_machine, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, machine_remedy, remedy_without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -19,10 +21,14 @@ from capture.analysis.pod_causes import (
     unjudged_programs,
 )
 from capture.analysis.replies import OUTSIDE
+from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
+from capture.model.packet import Packet
 from capture.model.values import Value
+from capture.netlink.ipsec import IpsecPolicy
 from capture.operations import host_of, read_reference, verify
+from capture.operations.arguments import Namespace
 from capture.operations.comparison import own_ruleset
 from capture.operations.connection import (
     Connection,
@@ -51,27 +57,17 @@ from capture.operations.exclusions import (
 )
 from capture.operations.inference import inferred_config
 from capture.operations.removal import with_removals
+from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_situation, live_trace
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from capture.settings.settings import Settings
 from capture.state import attachments
 from capture.state.capabilities import escapes_of
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
 from capture.state.pod_facts import read_facts
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from capture.analysis.base_chains import Situation
-    from capture.analysis.trace import Trace
-    from capture.model.packet import Packet
-    from capture.netlink.ipsec import IpsecPolicy
-    from capture.operations.arguments import Namespace
-    from capture.operations.results import Verified
-    from capture.settings.settings import Settings
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
@@ -96,7 +92,7 @@ class Diagnosis(Value):
         """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
-        kinds = {cause.kind for cause in self.causes}
+        kinds = {each.kind for each in self.causes}
         if self.trace is None:
             is_captured = kinds.isdisjoint(NOT_CAPTURED)
         elif self.trace.outcome == "direct":
@@ -108,10 +104,10 @@ class Diagnosis(Value):
     def with_commands(self, changed: Callable[[str], str]) -> Diagnosis:
         """Return the diagnosis with other words for what to do, which messages may name, too."""
 
-        def of(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        def with_changed_words(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
             return tuple(each.replace(message=changed(each.message), remedy=changed(each.remedy)) for each in causes)
 
-        return self.replace(causes=of(self.causes), notes=of(self.notes))
+        return self.replace(causes=with_changed_words(self.causes), notes=with_changed_words(self.notes))
 
 
 def why(
@@ -124,13 +120,13 @@ def why(
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
-    settings, else the recorded ones, else those that the live rules amount to. A machine is captured itself, and is no
-    node with pods. Raises CaptureError.
+    ``settings`` are the reference; without them it is the recorded ones, else those that the live rules amount to.
+    ``process`` is the one that opens the connection: a note names how it may leave the capture. ``is_machine``: the
+    namespace is that of a captured machine, whose remedies are other commands. Raises CaptureError.
     """
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
-        pod = _examine(settings, namespace, live_situation(live_sets))
+        pod = _examine_pod(settings, namespace, live_situation(live_sets))
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
@@ -147,8 +143,8 @@ def why(
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.reference, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
-            return diagnosis.with_commands(for_machine)
-        return diagnosis if is_recorded else diagnosis.with_commands(without_record)
+            return diagnosis.with_commands(machine_remedy)
+        return diagnosis if is_recorded else diagnosis.with_commands(remedy_without_record)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -157,12 +153,12 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
-        pod = _examine(settings, namespace, live_situation())
+        pod = _examine_pod(settings, namespace, live_situation())
         mark = (pod.reference.config if pod.reference else CaptureConfig()).tproxy_mark
         return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), pod.capture, mark))
 
 
-def _examine(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
+def _examine_pod(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
     """Return the pod with the rules and the proxy that the settings, or the recorded ones, expect; else live rules."""
     reference = read_reference(settings, host=host_of(namespace))
     own = own_ruleset(situation.ruleset)
@@ -237,7 +233,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
-    is_certain = live.certain and not (unread or doubts)
+    is_certain = live.is_certain and not (unread or doubts)
     return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
 
 

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause, is_translated
+from capture.analysis.compare import Difference, DifferenceKind
+from capture.analysis.culprits import Foreign
+from capture.analysis.effects import Effect
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
-from capture.analysis.judgement import of_family
+from capture.analysis.judgement import family_ruleset
 from capture.analysis.replies import OUTSIDE, SENT_ON
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
 from capture.model.addresses import IPV4
 from capture.model.conventions import APP_ID
 from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
+from capture.model.ruleset import Ruleset
 from capture.model.text import plural
+from capture.operations.results import Verified
+from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
-from capture.state.impediments import LO_DOWN, Impediment
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from capture.analysis.compare import Difference, DifferenceKind
-    from capture.analysis.culprits import Foreign
-    from capture.analysis.effects import Effect
-    from capture.analysis.trace import Trace
-    from capture.model.ruleset import Ruleset
-    from capture.operations.results import Verified
-    from capture.operations.situation import ExaminedPod
+from capture.state.impediments import LO_DOWN_KIND, Impediment
 
 USUAL_PACKET = Packet("tcp", OUTSIDE[IPV4], 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
@@ -40,18 +36,18 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
-        felt = [difference for difference in own if _is_felt(difference.effect, pod)]
-        worst = min(felt or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
+        with_effect = [difference for difference in own if _has_effect_on_packets(difference.effect, pod)]
+        worst = min(with_effect or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
         does = f", so that {consequence(worst.effect)}" if worst.effect else ""
-        does = MADE_UP_FOR if does and not felt else does
+        does = MADE_UP_FOR if does and not with_effect else does
         first, further = _worst_in_words(worst, own, verified.live, does)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
-        besides += other_consequences(worst.effect, (difference.effect for difference in felt))
-        yield cause(_rule_cause_kind(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
+        besides += other_consequences(worst.effect, (difference.effect for difference in with_effect))
+        yield cause(_rule_cause_kind(worst), "drift", where=worst.location.chain_location, first=first, others=besides)
     yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
-        place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
-        yield cause("second-set", where=place, place=place)
+        set_place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
+        yield cause("second-set", where=set_place, place=set_place)
     yield from map(missing_route_cause, verified.missing)
     yield from delivery_causes(verified.impediments)
     for message in verified.uncaptured:
@@ -61,7 +57,7 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
 MADE_UP_FOR = ", which other rules make up for"
 
 
-def _is_felt(effect: Effect | None, pod: ExaminedPod) -> bool:
+def _has_effect_on_packets(effect: Effect | None, pod: ExaminedPod) -> bool:
     """Return whether packets fare otherwise by all live rules, too: chains that were renamed do the same as before."""
     return effect is not None and live_trace(effect.packet, pod.situation).fate != effect.before.fate
 
@@ -69,7 +65,9 @@ def _is_felt(effect: Effect | None, pod: ExaminedPod) -> bool:
 def _worst_in_words(worst: Difference, own: list[Difference], live: Ruleset, does: str) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
     chain = live.chain(worst.table, worst.chain)
-    elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
+    elsewhere = [
+        difference for difference in own if difference.location.chain_location != worst.location.chain_location
+    ]
     is_empty = worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family)))
     if is_empty and len(own) - len(elsewhere) > 1:
         return f"missing: all rules of {worst.chain}{does}", elsewhere
@@ -94,7 +92,7 @@ def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
     """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
 
     def trace_without(*missing: Difference) -> Trace:
-        return trace_whole_path(packet, Situation(of_family(verified.desired, packet.family, *missing)))
+        return trace_whole_path(packet, Situation(family_ruleset(verified.desired, packet.family, *missing)))
 
     desired = trace_without()
     on_path = [*_differences_on_path(desired, verified, "missing")]
@@ -116,19 +114,19 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
     usual = list(usual_traces(pod)) if any(_is_dropping(foreign.effect) for foreign in rules) else []
     diverting: dict[tuple[str, Location], list[Foreign]] = {}
     for foreign in sorted(rules, key=lambda each: (each.effect is None, *(each.effect.weight if each.effect else ()))):
-        effect, chain = foreign.effect, foreign.location.of_chain
+        effect, chain = foreign.effect, foreign.location.chain_location
         if effect is None or not _is_dropping(effect):
             kind = "nat-first" if effect and is_translated(effect.after) else "foreign-rule"  # as for one connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
         is_inbound = effect.packet.in_interface is not None
-        which = f" ({effect.regions[0]})" if is_inbound and effect.regions else ""
+        region = f" ({effect.regions[0]})" if is_inbound and effect.regions else ""
         is_of_proxy = effect.before.outcome in ("direct", *([] if is_inbound else ["proxy-inbound"]))
-        what = SENT_ON if is_of_proxy else f"captured traffic{which}"
-        what = f"answers to {what}" if effect.packet.is_reply else what
-        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, what), effect.after.step is not None
+        subject = SENT_ON if is_of_proxy else f"captured traffic{region}"
+        subject = f"answers to {subject}" if effect.packet.is_reply else subject
+        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, subject), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-        is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.of_chain != chain
+        is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.chain_location != chain
         yield dropped if is_called else dropped.replace(where=foreign.location)
     for (kind, _), (first, *more) in diverting.items():
         does = foreign_effect_text(first.rule, first.effect)
@@ -159,7 +157,7 @@ def _is_dropping(effect: Effect | None) -> bool:
 def delivery_causes(impediments: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for impediment in impediments:
-        if impediment.kind != LO_DOWN:
+        if impediment.kind != LO_DOWN_KIND:
             yield Cause(impediment.kind, impediment.message, impediment.remedy)
 
 

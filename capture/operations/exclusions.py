@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
 from shlex import join
+from typing import Any
 
 from capture.analysis.base_chains import Situation
+from capture.analysis.captured_pod import Capture, PodFacts, Ports
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.explanation import captured_ports
 from capture.analysis.meaning import is_in_networks
-from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Outcome
 from capture.analysis.pod_causes import CONNECTION_KINDS, missing_interfaces
+from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
-from capture.model.packet import LOOPBACK
-from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.ruleset import TO_DNS, InInterface, OutInterface, Protocol, Return, Ruleset
 from capture.model.text import plural
-from capture.operations import trace
+from capture.operations import Reference, trace
+from capture.operations.arguments import Namespace
 from capture.operations.inference import count_misfits, inferred_config, inferred_flags
+from capture.operations.results import Verified
 from capture.rules import build_ruleset
-from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
@@ -35,27 +40,13 @@ from capture.settings.options import (
     Option,
 )
 from capture.settings.pod import PROXY_PORTS
+from capture.settings.settings import Settings
 from capture.state import record
 from capture.state.files import read_file
 from capture.state.pod_host import PodFromInside, parse_name_servers
 from capture.state.pod_network import read_pod_network
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
-
-    from capture.analysis.captured_pod import Capture, PodFacts, Ports
-    from capture.analysis.outcome import Outcome
-    from capture.analysis.trace import Trace
-    from capture.model.packet import Packet
-    from capture.model.ruleset import Ruleset
-    from capture.operations import Reference
-    from capture.operations.arguments import Namespace
-    from capture.operations.results import Verified
-    from capture.settings.settings import Settings
-
-    Uncaptured = tuple[Outcome, list[Family], str]
+Uncaptured = tuple[Outcome, list[Family], str]
 
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
@@ -67,8 +58,8 @@ EMPTY_VALUE = "''"
 
 def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
     """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
-    up = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
-    situation = Situation(desired, network=read_pod_network().replace(other_interfaces=up))
+    interfaces = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
+    situation = Situation(desired, network=read_pod_network().replace(other_interfaces=interfaces))
     ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
         (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found
@@ -90,7 +81,7 @@ def empty_capture_causes(reference: Reference | None, facts: PodFacts, capture: 
         return
     settings = reference.settings
     options = _explicit_options(settings, lambda option: bool(_ports_without(option, settings, facts)))
-    yield cause("excluded", "everything", options=", ".join(options or _restrictions(settings)))
+    yield cause("excluded", "everything", options=", ".join(options or _restricting_options(settings)))
 
 
 def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
@@ -101,13 +92,15 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
         yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     settings = reference.settings
-    restrictions = _restrictions(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
-    for outcome, families, what in uncaptured_directions(reference, facts, capture) if capture.ports else ():
+    restrictions = _restricting_options(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
+    for outcome, families, connections in uncaptured_directions(reference, facts, capture) if capture.ports else ():
         options = _options_against(outcome, families, settings, facts) or restrictions
-        kept = () if what.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # it names those of the other family
+        kept = (
+            () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)
+        )  # it names those of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         names = " and ".join(each.partition(" ")[0] for each in options)
-        yield cause("excluded", "all", what=what, options=", ".join(options), names=names)
+        yield cause("excluded", "all", what=connections, options=", ".join(options), names=names)
     if restrictions and capture.ports:
         yield cause("excluded", "pod", options=", ".join(restrictions))
 
@@ -119,11 +112,11 @@ def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Ite
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
         yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
-    for outcome, families, what in uncaptured_directions(None, facts, capture):
+    for outcome, families, connections in uncaptured_directions(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
-            yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
+            yield cause("no-record", "no jump", what=connections, remedy=no_record.remedy)
         elif capture.ports:
-            yield cause("excluded", "live", what=what)
+            yield cause("excluded", "live", what=connections)
 
 
 def no_record_note(own: Ruleset) -> Cause:
@@ -170,8 +163,10 @@ def uncaptured_directions(reference: Reference | None, facts: PodFacts, capture:
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = CONNECTION_KINDS[outcome]
         if families:
-            what = f"{NOTHING}{direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
-            yield outcome, families, what
+            connections = (
+                f"{NOTHING}{direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
+            )
+            yield outcome, families, connections
 
 
 def _options_against(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
@@ -188,7 +183,7 @@ def _ports_without(option: Option[Any], settings: Settings, facts: PodFacts) -> 
     return ports_of(build_ruleset(config), facts)
 
 
-def _restrictions(settings: Settings) -> list[str]:
+def _restricting_options(settings: Settings) -> list[str]:
     return _explicit_options(settings, lambda option: _restricts(option, settings))
 
 
@@ -239,8 +234,8 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
         return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        uncaptured_directions = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return uncaptured_directions.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
+        return excluded.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from capture.analysis.canonical import entries_of_match
 from capture.analysis.compare import differences
 from capture.errors import CaptureError
@@ -15,11 +18,6 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state.pod_host import PodFromOutside
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
 
 SSH = str(SSH_PORT)
 
@@ -103,11 +101,11 @@ def _inferred_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:
     given = {flag: [*dict.fromkeys(values)] for flag, values in by_flag.items() if values}
     if given:
         given = {"-b": [""], "-i": [""]} | given  # without them everything is captured
-        given |= _layout(ruleset)
+        given |= _layout_flags(ruleset)
     return given | {switch: [] for switch in (switches[:1] if by_server else switches)}
 
 
-def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
+def _layout_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
     output = ruleset.chain(model.NAT, model.OUTPUT)
     jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLING_BY_NAME] if output else []

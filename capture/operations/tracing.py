@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import proxy_owner_by_rules
@@ -9,39 +13,30 @@ from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
 from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
+from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
-from capture.errors import ConfigurationError
+from capture.errors import argument_error
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import EPHEMERAL_PORT, Packet
-from capture.model.ruleset import Ruleset
+from capture.model.ruleset import Chain, ProtocolName, Rule, Ruleset, TableName
 from capture.netlink.interfaces import read_links
 from capture.netlink.rtnetlink import open_rtnetlink
-from capture.operations.arguments import host_or_default
+from capture.operations.arguments import Namespace, host_of, host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.parsers import interface
-from capture.settings.settings import Settings, as_settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
 from capture.state.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
-    from typing import TypeVar
-
-    from capture.backends.detect import SetLocation
-    from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
-    from capture.operations.arguments import Namespace
-
-    IpAddress = IPv4Address | IPv6Address
-    Parsed = TypeVar("Parsed")
+IpAddress = IPv4Address | IPv6Address
+Parsed = TypeVar("Parsed")
 
 AN_ADDRESS = "an IP address"
 
@@ -82,7 +77,7 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
     losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
-    return next((each for each in losses if each.certain and each.packet.is_reply), None)
+    return next((each for each in losses if each.is_certain and each.packet.is_reply), None)
 
 
 def _with_impediments(traced: Trace) -> Trace:
@@ -133,7 +128,7 @@ def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
     else:
         detected = detect.detect(BackendRequest())
         choice, is_empty = detected.choice, detected.is_empty
-    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
+    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load_driver(choice).read(), known)
     needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.routes_of_marks(live))
     return read_situation(live, choice.place, needs)
 
@@ -155,7 +150,8 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
-    config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
+    given = require_settings(settings, "trace_packet")
+    config, _ = resolve(given, host_or_default(host, host_of(namespace), "trace_packet"))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))
     from capture.backends.foreign_chains import rejecting_chains  # few captures reject anything
@@ -184,20 +180,20 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     """
     is_outbound = in_interface is None
     if protocol not in ("tcp", "udp"):
-        raise _unusable("protocol", protocol, "tcp or udp")
-    to = _parsed("destination", destination, parse_address, AN_ADDRESS)
-    by = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
-    comes_in_by = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
-    if by is not None and by.family != to.family:
-        raise _unusable("source", source, "an address of the destination's family")
+        raise argument_error("trace_packet", "protocol", protocol, "tcp or udp")
+    destination_address = _parsed("destination", destination, parse_address, AN_ADDRESS)
+    source_address = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
+    interface_name = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
+    if source_address is not None and source_address.family != destination_address.family:
+        raise argument_error("trace_packet", "source", str(source), "an address of the destination's family")
     packet = Packet(
         protocol,
-        to,
+        destination_address,
         _number("port", port, MAX_PORT),
-        source=by,
+        source=source_address,
         uid=_number("uid", uid, MAX_ID) if is_outbound else None,
         gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
-        in_interface=comes_in_by,
+        in_interface=interface_name,
     )
     return trace(packet, settings, namespace, host)
 
@@ -206,14 +202,10 @@ def _parsed(name: str, value: object, parse: Callable[[str], Parsed], expected: 
     try:
         return parse(str(value))
     except ValueError:
-        raise _unusable(name, str(value), expected) from None
+        raise argument_error("trace_packet", name, value, expected) from None
 
 
 def _number(name: str, value: object, highest: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest:
         return value
-    raise _unusable(name, repr(value), f"a number from 0 to {highest}")
-
-
-def _unusable(name: str, value: object, expected: str) -> ConfigurationError:
-    return ConfigurationError("trace_packet()", str(value), f"the argument {name}", expected)
+    raise argument_error("trace_packet", name, value, f"an int from 0 to {highest}")

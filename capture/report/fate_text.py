@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.outcome import Fate
 
-MAX_REGIONS = 3
+MAX_SHOWN_REGIONS = 3
 
 
 def fate_text(fate: Fate) -> str:
@@ -32,7 +32,7 @@ def effect_text(effect: Effect | None, effect_context: str = "") -> str:
     """
     if effect is None:
         return f" ({effect_context})" if effect_context else ""
-    shown = effect.regions[:MAX_REGIONS]
+    shown = effect.regions[:MAX_SHOWN_REGIONS]
     unshown = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {unshown} more" if unshown > 0 else "")
     hangs = ", and hangs" if effect.after.lost_reply else ""

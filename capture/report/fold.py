@@ -12,9 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MARKS = ("=>", "?")
+LINE_MARKS = ("=>", "?")
 """Marks that may precede a line's text, and hang with its indentation."""
-GAP = 2
+CELL_GAP = 2
 """Blanks between two columns."""
 MIN_COLUMN = 8
 """A column is not narrower than this."""
@@ -49,7 +49,7 @@ def folded(line: str, width: int, hang: int | None = None) -> list[str]:
             lines.append(current)
             current = " " * hang + word
         while width_of(current) > width:
-            place = _cut(current, width)
+            place = _cut_position(current, width)
             lines.append(current[:place])
             current = " " * hang + current[place:]
     return [*lines, current]
@@ -57,7 +57,7 @@ def folded(line: str, width: int, hang: int | None = None) -> list[str]:
 
 def _indentation(line: str) -> int:
     text = line.lstrip(" ")
-    for mark in MARKS:
+    for mark in LINE_MARKS:
         if text.startswith(f"{mark} "):
             text = text.removeprefix(mark).lstrip(" ")
     return len(line) - len(text)
@@ -78,9 +78,9 @@ def _words(line: str, width: int) -> Iterator[tuple[str, str]]:
 def _parts(line: str, width: int) -> Iterator[tuple[str, str]]:
     gap = ""
     parts = line.split("`")
-    for place, part in enumerate(parts):
-        is_command = place % 2 == 1
-        end = "`" if place + 1 < len(parts) else ""  # the last quote of a line may have no other
+    for index, part in enumerate(parts):
+        is_command = index % 2 == 1
+        end = "`" if index + 1 < len(parts) else ""  # the last quote of a line may have no other
         quoted = f"`{part}{end}" if is_command else part
         pieces = [quoted] if is_command and width_of(quoted) <= width else quoted.split(" ")
         for number, word in enumerate(pieces):
@@ -90,23 +90,23 @@ def _parts(line: str, width: int) -> Iterator[tuple[str, str]]:
                 gap = ""
 
 
-def _cut(text: str, width: int) -> int:
+def _cut_position(text: str, width: int) -> int:
     """Return where to cut a text that has no blank to be broken at: after a comma if there is one, else at the end."""
-    place = width
-    while width_of(text[:place]) > width:
-        place -= 1
+    end = width
+    while width_of(text[:end]) > width:
+        end -= 1
     begin = len(text) - len(text.lstrip(" "))
-    comma = text.rfind(",", begin, place)
-    return comma + 1 if comma > begin else max(place, begin + 1)
+    comma = text.rfind(",", begin, end)
+    return comma + 1 if comma > begin else max(end, begin + 1)
 
 
-def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = GAP) -> Iterator[str]:
+def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = CELL_GAP) -> Iterator[str]:
     """Yield the lines of rows whose columns are aligned; with ``width``, cells are folded until all of them fit."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(width_of, column)) for column in columns]
     if width is not None:
         words = [max(width_of(word) for cell in column for word in (*cell.split(), "")) for column in columns]
-        widths = _shrunk(widths, words, width - gap * (len(widths) - 1))
+        widths = _shrunk_widths(widths, words, width - gap * (len(widths) - 1))
     for row in rows:
         cells = [folded(cell, width, 0) for cell, width in zip(row, widths, strict=True)]
         for parts in zip_longest(*cells, fillvalue=""):
@@ -114,11 +114,11 @@ def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: i
             yield (" " * gap).join(padded).rstrip(" ")
 
 
-def _shrunk(widths: list[int], words: list[int], room: int) -> list[int]:
+def _shrunk_widths(widths: list[int], words: list[int], room: int) -> list[int]:
     """Return widths that need no more room: the widest columns give first, and words are cut last."""
     widths = list(widths)
     for least in (words, [MIN_COLUMN] * len(words)):
         while sum(widths) > room and any(map(int.__gt__, widths, least)):
-            _, widest = max((width, place) for place, width in enumerate(widths) if width > least[place])
-            widths[widest] -= 1
+            _, widest_column = max((width, column) for column, width in enumerate(widths) if width > least[column])
+            widths[widest_column] -= 1
     return widths

@@ -56,7 +56,9 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
     return any(place[0] == table_name for place in own_positions(live.replace(families=(family,)), family))
 
 
-def table(shown: list[ShownTable], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> list[str]:
+def listing_lines(
+    shown: list[ShownTable], verified: Verified | None, *, is_whole: bool, width: int | None = None
+) -> list[str]:
     """Return the lines of the listings; several ones with headings, and, of a whole namespace, whether it is in sync.
 
     With ``width``, chains that are wider have narrower columns than those of iptables.
@@ -72,10 +74,10 @@ def table(shown: list[ShownTable], verified: Verified | None, *, is_whole: bool,
 
 def dumped_text(dumped: Dumped) -> str:
     """Return the listings of a whole namespace."""
-    return "\n".join(table([*shown_tables(dumped)], dumped.verified, is_whole=True))
+    return "\n".join(listing_lines([*shown_tables(dumped)], dumped.verified, is_whole=True))
 
 
-def save(shown: list[ShownTable]) -> str:
+def iptables_save_text(shown: list[ShownTable]) -> str:
     """Return what iptables-save would print, with counters."""
     import functools
 
@@ -87,12 +89,12 @@ def save(shown: list[ShownTable]) -> str:
         left_out = ""
         if part.live_set.backend != "iptables":
             only, left_out = _without_words_of(only, part.live_set.backend)
-        text, unsayable = _rendered(functools.partial(save_text, family=part.family, counters=True), only)
+        text, unsayable = _rendered_rules(functools.partial(save_text, family=part.family, counters=True), only)
         texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
     return "\n".join(texts)
 
 
-def nft(shown: list[ShownTable]) -> str:
+def nft_script(shown: list[ShownTable]) -> str:
     """Return nft scripts that make these rules in our tables, where there is no place for foreign rules."""
     from capture.backends.nftables.lower import render_text
 
@@ -102,12 +104,12 @@ def nft(shown: list[ShownTable]) -> str:
         families = tuple(dict.fromkeys(part.family for part in of_it))
         live = live_set.live if live_set.backend == "nftables" else without_foreign_rules(live_set.live)
         only, left_out = _without_words_of(_part_of(live, {part.table for part in of_it}), live_set.backend)
-        text, unsayable = _rendered(render_text, only.replace(families=families))
+        text, unsayable = _rendered_rules(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
     return "\n".join(texts)
 
 
-def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
+def _rendered_rules(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
     """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
     try:
         return render(live), ""
@@ -139,8 +141,8 @@ def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset,
     """Return the rules that every backend has words for, and comments about those that cannot."""
 
     def problem(rule: model.Rule) -> str:
-        shown_tables = (rule.verdict, *rule.matches)
-        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in shown_tables)
+        parts = (rule.verdict, *rule.matches)
+        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in parts)
         return f"since only {backend} can express it" if is_unknown else ""
 
     return _without_problems(live, problem)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+from collections.abc import Iterable
+from typing import Any
 
-    from capture.settings.options import Option
+from capture.settings.options import Option
 
 
 def flags_text(setting: Option[Any]) -> str:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
-    from typing import Self
+from types import FrameType
+from typing import Self
 
 STDERR = 2
 PERIOD = 1.0

@@ -6,7 +6,8 @@ Importing this module fills ``capture.model.values.STR_BY_CLASS``. The plugin do
 from __future__ import annotations
 
 from capture.analysis.compare import Difference
-from capture.analysis.trace import Trace
+from capture.analysis.trace import Step, Trace
+from capture.backends.iptables.render import shown_rule
 from capture.model.packet import Packet
 from capture.model.values import STR_BY_CLASS
 from capture.operations import Applied, Dumped, Verified
@@ -24,4 +25,5 @@ STR_BY_CLASS[Packet] = packet_text
 STR_BY_CLASS[Settings] = lambda settings: "\n".join(settings.lines()) or "every option has its default"
 STR_BY_CLASS[Verified] = lambda verified: "\n".join(verified_lines(verified))
 STR_BY_CLASS[Dumped] = dumped_text
+STR_BY_CLASS[Step] = lambda step: f"{step.location.short}: {shown_rule(step.rule, step.family)}"
 STR_BY_CLASS[Trace] = lambda traced: "\n".join(trace_lines(traced))

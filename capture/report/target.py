@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from shlex import quote
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-COMMAND = re.compile(r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`")
+COMMAND_WITHOUT_TARGET = re.compile(
+    r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`"
+)
 """A command that acts on a namespace, and names none."""
 INSIDE = re.compile(
     r"`((?:ip (?:-6 )?(?:addr|link|neigh|route|rule|xfrm)|nft list |sysctl -w |tc )[^`]*)`(?: in the pod's namespace)?"
@@ -17,7 +16,7 @@ INSIDE = re.compile(
 """A command for within the namespace."""
 
 
-def named(value: Any, namespace: str | None) -> Any:
+def with_target(value: Any, namespace: str | None) -> Any:
     """Return a text, or plain values for JSON, whose commands name the namespace at a path; None is that we are in."""
     if namespace is None:
         return value
@@ -25,7 +24,7 @@ def named(value: Any, namespace: str | None) -> Any:
         process = re.fullmatch(r"/proc/(\d+)/ns/net", namespace)
         option = f"--pid {process[1]}" if process else f"--netns {quote(namespace)}"
         value = INSIDE.sub(lambda found: f"`nsenter --net={quote(namespace)} {found[1]}`", value)
-        return COMMAND.sub(lambda found: f"`{found[1]} {option}`", value)
+        return COMMAND_WITHOUT_TARGET.sub(lambda found: f"`{found[1]} {option}`", value)
     if isinstance(value, dict):
-        return {key: named(each, namespace) for key, each in value.items()}
-    return [named(each, namespace) for each in value] if isinstance(value, list | tuple) else value
+        return {key: with_target(each, namespace) for key, each in value.items()}
+    return [with_target(each, namespace) for each in value] if isinstance(value, list | tuple) else value

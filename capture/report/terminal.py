@@ -13,8 +13,8 @@ import sys
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report.fold import folded
-from capture.report.output import BOLD, DECIDES, GREEN, RED, YELLOW, VerdictLine, painted
-from capture.report.target import named
+from capture.report.output import BOLD, DECIDES_MARK, GREEN, RED, YELLOW, VerdictLine, painted
+from capture.report.target import with_target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ROWS = 24
 
 VERDICTS = {
     GREEN: (
-        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ok", "works", "programmed",
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ok", "works", "applied",
         "unchanged",
     ),
     YELLOW: ("direct", "cannot be told", "no reference", "not judged", "not judged in full", "warning"),
@@ -39,11 +39,11 @@ VERDICTS = {
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",
         "cause", "error", "but",
     ),
-    BOLD: (DECIDES,),
+    BOLD: (DECIDES_MARK,),
 }  # fmt: skip
 """Verdicts and states that lines have."""
 COLOUR_OF = {verdict: colour for colour, verdicts in VERDICTS.items() for verdict in verdicts}
-HANG = 10
+FINDING_HANG = 10
 """The column at which the texts of findings begin."""
 
 
@@ -76,7 +76,7 @@ def print_lines(
     stream = sys.stdout if stream is None else stream
     width = columns(stream)
     for line in lines:
-        text = named(line, namespace)
+        text = with_target(line, namespace)
         if width is None:
             print(text, file=stream)
             continue
@@ -90,7 +90,7 @@ def _coloured(parts: list[str], verdict: str, stream: TextIO) -> list[str]:
         return parts
     (first, *rest), colour = parts, COLOUR_OF[verdict]
     before, found, after = first.partition(verdict)
-    if verdict == DECIDES:
+    if verdict == DECIDES_MARK:
         return [before + painted(found + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
     return [before + painted(found, colour, stream) + after, *rest]
 
@@ -114,6 +114,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
         if finding.topic != topic:
             topic = finding.topic
             print_lines([f"{topic}:"])
-        print_lines([VerdictLine(f"  {finding.state:<7} {finding.name}: {finding.message}", finding.state)], HANG)
+        print_lines(
+            [VerdictLine(f"  {finding.state:<7} {finding.name}: {finding.message}", finding.state)], FINDING_HANG
+        )
         if finding.remedy:
-            print_lines([f"{'':{HANG}}{finding.remedy}"], HANG)
+            print_lines([f"{'':{FINDING_HANG}}{finding.remedy}"], FINDING_HANG)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, TypedDict
 
-from capture.errors import ConfigurationError
+from capture.errors import ConfigurationError, shown_value
 from capture.model.text import closest_name
 from capture.settings import options as table
 from capture.settings.options import Option
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Unpack
 
-OPTIONS_BY_NAME: dict[str, Option[Any]] = {
+OPTIONS_BY_KEYWORD: dict[str, Option[Any]] = {
     name.lower(): value for name, value in vars(table).items() if isinstance(value, Option)
 }
 """The options by the names that they have in ``capture.settings.options``, in lower case."""
@@ -28,7 +28,7 @@ def closest_flag(name: str, flags: Collection[str]) -> str:
     """Return the flag (without dashes) for a name like one of its own, its annotation's or Python's; "" if none is."""
     aliases = {
         re.sub("(?<=[a-z])(?=[A-Z])|_", "-", alias.rpartition("/")[2]).lower(): option.flag
-        for python_name, option in OPTIONS_BY_NAME.items()
+        for python_name, option in OPTIONS_BY_KEYWORD.items()
         for alias in (python_name, *option.annotations)
     }
     names = {alias: flag for alias, flag in aliases.items() if flag in flags} | {flag: flag for flag in flags}
@@ -113,32 +113,25 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
     values: Mapping[str, object] = options
     explicit = {}
     for name, value in values.items():
-        option = OPTIONS_BY_NAME.get(name)
+        option = OPTIONS_BY_KEYWORD.get(name)
         if option is None:
-            similar = closest_name(name, OPTIONS_BY_NAME)
+            similar = closest_name(name, OPTIONS_BY_KEYWORD)
             hint = f"; did you mean {similar!r}?" if similar else ""
             raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
         if value is not None:
-            explicit[option] = ExplicitValue(_text(option, name, value), f"the argument {name}")
+            explicit[option] = ExplicitValue(_option_text(option, name, value), f"the argument {name}")
     return Settings(explicit).checked()
 
 
-def _text(option: Option[Any], name: str, value: object) -> str:
+def _option_text(option: Option[Any], name: str, value: object) -> str:
     text = _scalar_text(value)
     if text is None and isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray | memoryview):
         entries = [_scalar_text(entry) for entry in value]
         if None not in entries:
             text = ",".join(entry for entry in entries if entry is not None)
     if text is None:
-        raise ConfigurationError(option.name, _repr_or_type(value), f"the argument {name}", option.expected)
+        raise ConfigurationError(option.name, shown_value(value), f"the argument {name}", option.expected)
     return text
-
-
-def _repr_or_type(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
-        return type(value).__name__
 
 
 def _scalar_text(value: object) -> str | None:

@@ -69,11 +69,11 @@ class Option(GenericValue[T]):
         return own + self.environment
 
 
-PORTS = "ports (1-65535) or ranges such as 8000-8100, separated by commas"
-NETWORKS = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
-USERS = "user ids, ranges of ids, or names of users that exist, separated by commas"
-GROUPS = "group ids, ranges of ids, or names of groups that exist, separated by commas"
-INTERFACES = (
+PORT_LIST = "ports (1-65535) or ranges such as 8000-8100, separated by commas"
+NETWORK_LIST = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
+USER_LIST = "user ids, ranges of ids, or names of users that exist, separated by commas"
+GROUP_LIST = "group ids, ranges of ids, or names of groups that exist, separated by commas"
+INTERFACE_LIST = (
     "interface names, at most 256 (each at most 15 bytes, no blank, no '/'; a trailing '+' for any ending),"
     " separated by commas"
 )
@@ -119,13 +119,13 @@ INBOUND_TUNNEL_PORT = Option(
     short="e", metavar="PORT", topic=PORT_TOPIC,
 )  # fmt: skip
 PROXY_UID = Option(
-    "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
+    "proxy-uid", "", parsers.list_of(parsers.user_or_group), USER_LIST,
     "Users whose traffic is not captured: the proxy, first, and others. Default: the user $ENVOY_USER if it exists,"
     " else 1337.",
     short="u", metavar="UIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 PROXY_GID = Option(
-    "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUPS,
+    "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUP_LIST,
     "Groups whose traffic is not captured. Default: as --proxy-uid.",
     short="g", metavar="GIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
@@ -136,42 +136,42 @@ INTERCEPTION_MODE = Option(
     empty_means_default=True, choices=("REDIRECT", "TPROXY"),
 )  # fmt: skip
 INBOUND_PORTS = Option(
-    "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORTS}",
+    "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORT_LIST}",
     "Inbound ports to capture; '*' for all, empty for none.",
     short="b", annotations=(TRAFFIC_PREFIX + "includeInboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_INBOUND_PORTS = Option(
-    "istio-local-exclude-ports", EXCLUDED_BY_DEFAULT, parsers.port_list, PORTS,
+    "istio-local-exclude-ports", EXCLUDED_BY_DEFAULT, parsers.port_list, PORT_LIST,
     "Inbound ports left alone when all are captured.",
     short="d", annotations=(TRAFFIC_PREFIX + "excludeInboundPorts",), metavar="PORTS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 EXCLUDED_INBOUND_NETWORKS = Option(
-    "exclude-inbound-cidrs", "", parsers.networks, NETWORKS,
+    "exclude-inbound-cidrs", "", parsers.networks, NETWORK_LIST,
     "Sources whose inbound connections are left alone. Beyond upstream.",
     metavar="CIDRS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 EXCLUDED_INTERFACES = Option(
-    "istio-exclude-interfaces", "", parsers.interfaces, INTERFACES,
+    "istio-exclude-interfaces", "", parsers.interfaces, INTERFACE_LIST,
     "Interfaces left alone, both ways.",
     short="c", annotations=(TRAFFIC_PREFIX + "excludeInterfaces",), metavar="NAMES", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 OUTBOUND_NETWORKS = Option(
-    "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORKS}",
+    "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORK_LIST}",
     "Outbound destinations to capture; '*' for all, empty for none.",
     short="i", annotations=(TRAFFIC_PREFIX + "includeOutboundIPRanges",), metavar="CIDRS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_NETWORKS = Option(
-    "istio-service-exclude-cidr", "", parsers.networks, NETWORKS,
+    "istio-service-exclude-cidr", "", parsers.networks, NETWORK_LIST,
     "Outbound destinations left alone.",
     short="x", annotations=(TRAFFIC_PREFIX + "excludeOutboundIPRanges",), metavar="CIDRS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
-    "istio-outbound-ports", "", parsers.port_list, PORTS,
+    "istio-outbound-ports", "", parsers.port_list, PORT_LIST,
     "Outbound ports captured as well, whatever the destination.",
     short="q", annotations=(TRAFFIC_PREFIX + "includeOutboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_PORTS = Option(
-    "istio-local-outbound-ports-exclude", "", parsers.port_list, PORTS,
+    "istio-local-outbound-ports-exclude", "", parsers.port_list, PORT_LIST,
     "Outbound ports left alone.",
     short="o", annotations=(TRAFFIC_PREFIX + "excludeOutboundPorts",), metavar="PORTS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
@@ -182,18 +182,18 @@ UID_PORT_EXCLUSIONS = Option(
     metavar="RULES", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 REROUTED_INTERFACES = Option(
-    "kube-virt-interfaces", "", parsers.interfaces, INTERFACES,
+    "kube-virt-interfaces", "", parsers.interfaces, INTERFACE_LIST,
     "Interfaces whose inbound traffic counts as outbound: those of virtual machines.",
     short="k", annotations=("istio.io/reroute-virtual-interfaces", f"{TRAFFIC_PREFIX}kubevirtInterfaces"),
     metavar="NAMES",
 )  # fmt: skip
 OWNER_GROUPS = Option(
-    "", "*", parsers.selection_of(parsers.list_of(parsers.user_or_group)), f"'*', or {GROUPS}",
+    "", "*", parsers.selection_of(parsers.list_of(parsers.user_or_group)), f"'*', or {GROUP_LIST}",
     "Groups whose outbound traffic is captured; '*' for all, empty for none.",
     environment=("ISTIO_OUTBOUND_OWNER_GROUPS",), metavar="GROUPS",
 )  # fmt: skip
 EXCLUDED_OWNER_GROUPS = Option(
-    "", "", parsers.list_of(parsers.user_or_group), GROUPS,
+    "", "", parsers.list_of(parsers.user_or_group), GROUP_LIST,
     "Groups whose outbound traffic is left alone; only while ISTIO_OUTBOUND_OWNER_GROUPS is '*'.",
     environment=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",), metavar="GROUPS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
@@ -232,14 +232,14 @@ DUAL_STACK = _switch(
     environment=("ISTIO_AGENT_DUAL_STACK", "ISTIO_DUAL_STACK"),
 )  # fmt: skip
 IP_FAMILIES = Option(
-    "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
+    "ip-families", "both", parsers.word_parser("both", "mesh", "ipv4"), "both, mesh or ipv4",
     "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
     " IPv6, there is no address yet, or the proxy's environment is not known); or IPv4 alone.",
     environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
     choices=("both", "mesh", "ipv4"),
 )  # fmt: skip
 OTHER_FAMILY = Option(
-    "other-family", "pass", parsers.one_of("pass", "reject"), "pass or reject",
+    "other-family", "pass", parsers.word_parser("pass", "reject"), "pass or reject",
     "TCP of a family that is not captured: let it bypass the proxy, or answer it with a reset (except over lo).",
     environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True, choices=("pass", "reject"),
 )  # fmt: skip
@@ -258,7 +258,7 @@ PROFILE = Option(
     choices=("1.8", "classic", "1.30", "current"),
 )  # fmt: skip
 CHAIN_NAMES = Option(
-    "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
+    "chain-names", "", parsers.word_parser("", "dash", "underscore"), "dash or underscore",
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=BACKEND_TOPIC, choices=("dash", "underscore"),
 )  # fmt: skip
@@ -266,13 +266,13 @@ RULE_OPTIONS = _options_so_far()
 """The options that decide on the rules: every entry point takes these."""
 
 BACKEND = Option(
-    "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",
+    "backend", "auto", parsers.word_parser("auto", "iptables", "nftables"), "auto, iptables or nftables",
     "Where the rules live in the kernel; auto takes iptables where it can be used, else nftables.",
     environment=("CAPTURE_BACKEND",), metavar="NAME", topic=BACKEND_TOPIC, empty_means_default=True,
     choices=("auto", "iptables", "nftables"),
 )  # fmt: skip
 DRIVER = Option(
-    "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
+    "driver", "", parsers.word_parser("", "restore", "iptc", "netlink", "libnftables"),
     "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
     "How rules are written. Default: the fastest that works here.",
     environment=("CAPTURE_DRIVER",), metavar="NAME", topic=BACKEND_TOPIC,
@@ -282,7 +282,7 @@ NATIVE_NFTABLES = _switch(
     "native-nftables", "Use nftables: upstream's word for --backend nftables.", topic=BACKEND_TOPIC
 )
 FORCE_IPTABLES_BINARY = Option(
-    "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
+    "force-iptables-binary", "", parsers.word_parser("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
     "nft or legacy",
     "Variant of iptables to use, whatever detection says.",
     metavar="VARIANT", topic=BACKEND_TOPIC, choices=("nft", "legacy"),

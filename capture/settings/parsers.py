@@ -265,12 +265,12 @@ def log_level(text: str) -> int:
     return LOG_LEVELS.index(chosen)
 
 
-MAX_SECONDS = 86400
+MAX_DURATION_SECONDS = 86400
 
 
 def seconds(text: str) -> float:
     """Return a duration in seconds: ``5s``, ``500ms``, ``1m30s``, as Go's ParseDuration reads it; or plain seconds."""
-    total, rest = 0.0, f"{text}s" if is_decimal(text, len(str(MAX_SECONDS))) else text
+    total, rest = 0.0, f"{text}s" if is_decimal(text, len(str(MAX_DURATION_SECONDS))) else text
     units = (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
     while rest:
         digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
@@ -280,7 +280,7 @@ def seconds(text: str) -> float:
             raise ValueError(text)
         total += float(digits) * factor  # ValueError where digits are missing, or have two points
         rest = rest[len(unit) :]
-    if not 0 < total <= MAX_SECONDS:
+    if not 0 < total <= MAX_DURATION_SECONDS:
         raise ValueError(text)
     return total
 
@@ -300,7 +300,7 @@ def plain_text(text: str) -> str:
     return text
 
 
-def one_of(*words: str) -> Callable[[str], str]:
+def word_parser(*words: str) -> Callable[[str], str]:
     """Return a parser that takes one of these words."""
 
     def parse_word(text: str) -> str:

@@ -79,10 +79,10 @@ def pod_settings(pod: Pod, base: Settings) -> Settings:
     """
     explicit: dict[Option[Any], ExplicitValue] = {
         options.EXCLUDED_OUTBOUND_PORTS: ExplicitValue(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
-        options.PROXY_UID: _id(pod.proxy.uid, "runAsUser"),
-        options.PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
+        options.PROXY_UID: _id_value(pod.proxy.uid, "runAsUser"),
+        options.PROXY_GID: _id_value(pod.proxy.gid, "runAsGroup"),
     }
-    explicit |= _from_annotations(pod.annotations)
+    explicit |= _annotated_values(pod.annotations)
     origin = f" of {pod.proxy.environment_from}"
     from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
@@ -111,14 +111,14 @@ def with_dns_of_all_servers(settings: Settings) -> Settings:
     return settings.replace(explicit={**settings.explicit, options.CAPTURE_ALL_DNS: captured})
 
 
-def _id(number: int | None, field: str) -> ExplicitValue:
+def _id_value(number: int | None, field: str) -> ExplicitValue:
     """Return the user or group of the proxy; 0 is no statement, as upstream has it."""
     if number:
         return ExplicitValue(str(number), f"{field} of container {PROXY_CONTAINER}")
     return ExplicitValue(str(PROXY_ID), "default")
 
 
-def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], ExplicitValue]:
+def _annotated_values(annotations: Mapping[str, str]) -> dict[Option[Any], ExplicitValue]:
     return {
         option: ExplicitValue(annotations[name], f"annotation {name}")
         for option in ANNOTATED_OPTIONS
@@ -137,14 +137,14 @@ def misspelling_warnings(annotations: Mapping[str, str]) -> list[str]:
 
 def _probable_annotation(name: str) -> str:
     """Return the annotation that is probably meant by another name; "" if none is."""
-    last = _without_spelling(name.rpartition("/")[2])
-    same = next((known for known in ANNOTATION_NAMES if _without_spelling(known.rpartition("/")[2]) == last), "")
+    last = _normalized_name(name.rpartition("/")[2])
+    same = next((known for known in ANNOTATION_NAMES if _normalized_name(known.rpartition("/")[2]) == last), "")
     if same or not name.startswith(options.TRAFFIC_PREFIX):
         return same
     return closest_name(name, ANNOTATION_NAMES) or "one of Istio's other annotations"
 
 
-def _without_spelling(text: str) -> str:
+def _normalized_name(text: str) -> str:
     """Return a name without the differences of spelling: case, dashes, underscores."""
     return text.replace("-", "").replace("_", "").lower()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
-from capture.model.addresses import Network, network_parts, parse_network
+from capture.errors import ConfigurationError, argument_error
+from capture.model.addresses import Network, PrefixError, network_parts, parse_network
 from capture.model.text import shortened
 from capture.model.values import Value
 from capture.settings import parsers
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class ExplicitValue(Value):
-    """The text that was given for one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
+    """The text that was given for one option, and where: ``command line``, ``environment ISTIO_INBOUND_PORTS``, ..."""
 
     text: str
     origin: str
 
 
-def as_settings(value: object, caller: str) -> Settings:
+def require_settings(value: object, caller: str) -> Settings:
     """Return a value that is to be settings; ConfigurationError if it is something else, such as a dict."""
     if isinstance(value, Settings):
         return value
-    raise ConfigurationError(f"{caller}()", repr(value), "the argument settings", "what make_settings() returns")
+    raise argument_error(caller, "settings", value, "what make_settings() returns")
 
 
 _LAST_PARSED: dict[str, tuple[str, Any]] = {}
@@ -52,16 +52,17 @@ class Settings(Value):
         last = _LAST_PARSED.get(option.name)
         if last is not None and last[0] == text:
             return last[1]  # type: ignore[no-any-return]  # it is what this option's parser made of the text
-        value = _LAST_PARSED[option.name] = text, self._parsed(option, text)
+        value = _LAST_PARSED[option.name] = text, self._parsed_value(option, text)
         return value[1]
 
-    def _parsed(self, option: Option[T], text: str) -> T:
+    def _parsed_value(self, option: Option[T], text: str) -> T:
         if not text.isprintable():
             raise self.error_for(option, f"{option.expected}; no control characters{_bad_entry(option, text)}")
         try:
             return option.parse(text)
-        except ValueError:
-            raise self.error_for(option, f"{option.expected}{_bad_entry(option, text)}") from None
+        except ValueError as error:
+            reason = f"; {error}" if isinstance(error, PrefixError) else ""
+            raise self.error_for(option, f"{option.expected}{_bad_entry(option, text)}{reason}") from None
 
     def error_for(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
         """Return the error for the text of an option, or for a part of it."""

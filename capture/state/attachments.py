@@ -22,19 +22,19 @@ from capture.errors import StateDirectoryError
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, is_private, make_private
-from capture.state.files import content_of, names_in, remove, write_whole
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.files import content_of, names_in, remove_file, write_whole
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from typing import Any
 
-LINKS, DECISIONS = "attachments", "decisions"
+LINKS_FOLDER, DECISIONS_FOLDER = "attachments", "decisions"
 CAPTURED, LEFT_ALONE, REFUSED = "captured", "left alone", "refused"
 EXCLUDED_NAMESPACE, NOT_INJECTED = "namespace", "not injected"
 """Kinds of pods that are left alone: the entry excludes their namespace, or the injector has not changed them."""
-MAX_BYTES = 16 * 1024
+MAX_DECISION_BYTES = 16 * 1024
 
 
 class RecordedDecision(Value):
@@ -68,7 +68,7 @@ def save_namespace(attachment: str, namespace: str, directory: str = STATE_DIREC
 
     Raises StateDirectoryError if others could write there, too.
     """
-    link = f"{directory}/{LINKS}/{attachment}"
+    link = f"{directory}/{LINKS_FOLDER}/{attachment}"
     temporary = f"{link}:{os.getpid()}"
     try:
         make_private(directory)
@@ -82,14 +82,14 @@ def save_namespace(attachment: str, namespace: str, directory: str = STATE_DIREC
 
 def save_decision(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
-    folder = f"{directory}/{DECISIONS}"
+    folder = f"{directory}/{DECISIONS_FOLDER}"
     fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
-    content = encode({"schema": JSON_SCHEMA_NAME} | fields).encode() + b"\n"
+    content = encode_json({"schema": JSON_SCHEMA_NAME} | fields).encode() + b"\n"
     try:
         make_private(directory)
         make_private(folder)
         name = attachment_name(decision.network, decision.container, decision.interface)
-        write_whole(f"{folder}/{name}", content[:MAX_BYTES])
+        write_whole(f"{folder}/{name}", content[:MAX_DECISION_BYTES])
     except (OSError, StateDirectoryError):
         return False
     return True
@@ -102,20 +102,20 @@ def forget(attachment: str, directory: str = STATE_DIRECTORY) -> None:
     """
     if not is_private(directory):
         return
-    folder = f"{directory}/{LINKS}"
-    remove(f"{directory}/{DECISIONS}/{attachment}")
+    folder = f"{directory}/{LINKS_FOLDER}"
+    remove_file(f"{directory}/{DECISIONS_FOLDER}/{attachment}")
     record = _link_target(f"{folder}/{attachment}")
     if record:
-        remove(f"{folder}/{attachment}")
+        remove_file(f"{folder}/{attachment}")
         if not any(_link_target(f"{folder}/{other}") == record for other in names_in(folder)):
-            remove(f"{folder}/{record}")
+            remove_file(f"{folder}/{record}")
 
 
 def forget_others(network: str, valid: Container[str], directory: str = STATE_DIRECTORY) -> list[str]:
     """Forget all attachments of a network but the valid ones; return the others."""
     if not is_private(directory):
         return []
-    names = [name for folder in (LINKS, DECISIONS) for name in names_in(f"{directory}/{folder}")]
+    names = [name for folder in (LINKS_FOLDER, DECISIONS_FOLDER) for name in names_in(f"{directory}/{folder}")]
     attachments = dict.fromkeys(":".join(name.split(":")[:3]) for name in names)  # a killed writer's has a fourth part
     gone = [name for name in attachments if name.startswith(f"{network}:") and name not in valid]
     for name in gone:
@@ -148,17 +148,17 @@ def _is_about(decision: RecordedDecision, namespace: os.stat_result) -> bool:
 
 def read_decisions(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecision]:
     """Yield all decisions that can be read."""
-    folder = f"{directory}/{DECISIONS}"
+    folder = f"{directory}/{DECISIONS_FOLDER}"
     for name in names_in(folder) if is_private(directory) else ():
-        decision = _decision(content_of(f"{folder}/{name}"))
+        decision = _parsed_decision(content_of(f"{folder}/{name}"))
         if decision is not None:
             yield decision
 
 
-def _decision(content: bytes) -> RecordedDecision | None:
+def _parsed_decision(content: bytes) -> RecordedDecision | None:
     """Return the decision in a file; None for what is gone meanwhile, or another version's."""
     try:
-        plain = decode(content.decode())
+        plain = decode_json(content.decode())
     except (UnicodeDecodeError, JsonError):
         return None
     if not isinstance(plain, dict):

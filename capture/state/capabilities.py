@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.state.files import content_of
 
-NUMBERS = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
+CAPABILITY_NUMBERS = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 """linux/capability.h"""
 ESCAPES = {
     "NET_ADMIN": "can change the rules",
@@ -18,17 +18,17 @@ ESCAPES = {
 
 def missing_capabilities(*names: str) -> list[str]:
     """Return which of these capabilities this thread lacks."""
-    effective = _effective("thread-self")
+    effective = _effective_capabilities("thread-self")
     return [name for name in names if name not in effective]
 
 
 def escapes_of(process: int) -> tuple[str, ...]:
     """Return the capabilities by which a process may leave the capture; none if it has ended."""
-    effective = _effective(str(process))
+    effective = _effective_capabilities(str(process))
     return tuple(f"{name} (it {text})" for name, text in ESCAPES.items() if name in effective)
 
 
-def _effective(process: str) -> list[str]:
+def _effective_capabilities(process: str) -> list[str]:
     lines = content_of(f"/proc/{process}/status").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), 0)
-    return [name for name, number in NUMBERS.items() if effective >> number & 1]
+    return [name for name, number in CAPABILITY_NUMBERS.items() if effective >> number & 1]

@@ -6,14 +6,14 @@ import os
 
 from capture import errors
 from capture.errors import CaptureError
-from capture.state.json_text import decode, encode
+from capture.state.json_text import decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
+def run_in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
     """Do the work in a forked child; return how that ended, and what the work returned, or what describes its error.
 
     The status is 0, 1 after an error, or negative: the number of the signal that killed the child.
@@ -50,16 +50,16 @@ def _run_in_child(work: Callable[[], str], describe: Callable[[BaseException], s
         os._exit(status)
 
 
-def error_text(error: BaseException) -> str:
-    """Return an error as text, of which ``parse_error`` makes a CaptureError again."""
+def encode_error(error: BaseException) -> str:
+    """Return an error as text, of which ``decode_error`` makes a CaptureError again."""
     if isinstance(error, CaptureError):
-        return encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
-    return encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
+        return encode_json([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
+    return encode_json(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
 
 
-def parse_error(text: str) -> CaptureError:
+def decode_error(text: str) -> CaptureError:
     """Return the error of the child; each kind makes its message in its own way, so this one is put together."""
-    kind, message, remedy, number = decode(text)
+    kind, message, remedy, number = decode_json(text)
     error: CaptureError = CaptureError.__new__(getattr(errors, kind, CaptureError))
     CaptureError.__init__(error, message, remedy)
     if number:

@@ -12,7 +12,7 @@ from capture.model.addresses import (
     Network,
     parse_network,
 )
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SOURCE, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
@@ -58,7 +58,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
         for policy in ruleset.policy_routes:
             found += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
         if ruleset.policy_routes:
-            found += _sysctls(rtnetlink, ruleset)
+            found += _sysctl_impediments(rtnetlink, ruleset)
     return tuple(found)
 
 
@@ -68,7 +68,7 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
     From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
     """
     if not is_loopback_up(rtnetlink):
-        yield LOOPBACK_DOWN
+        yield LO_DOWN
         return
     for family in ruleset.families:
         loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
@@ -105,8 +105,8 @@ def _outer_addresses(rtnetlink: NetlinkSocket, family: Family) -> list[Network]:
     return [each.address for each in listed if each.interface != LOOPBACK_INDEX]
 
 
-LO_DOWN: Literal["lo-down"] = "lo-down"
-LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=("inbound", "outbound"))
+LO_DOWN_KIND: Literal["lo-down"] = "lo-down"
+LO_DOWN = Impediment(LO_DOWN_KIND, LO_DOWN_MESSAGE, SET_LO_UP, directions=("inbound", "outbound"))
 
 
 def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
@@ -184,7 +184,7 @@ def source_validating_rule(rtnetlink: NetlinkSocket) -> PolicyRule | None:
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepting = sysctls.mark_accepting_sysctl()
@@ -198,7 +198,7 @@ def _sysctls(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]
             f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
         )
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _remedy(rtnetlink, refusing.name), IPV4, ("inbound", "outbound"))
+        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), IPV4, ("inbound", "outbound"))
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
@@ -211,7 +211,7 @@ def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
         return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 
 
-def _remedy(rtnetlink: NetlinkSocket, name: str) -> str:
+def _sysctl_remedy(rtnetlink: NetlinkSocket, name: str) -> str:
     vpn = source_validating_rule(rtnetlink)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."

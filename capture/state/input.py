@@ -10,7 +10,7 @@ import sys
 from capture.errors import EXIT_USAGE, CaptureError
 
 STDIN = "-"
-MAX_BYTES = 64 * 1024 * 1024
+MAX_INPUT_BYTES = 64 * 1024 * 1024
 """Ten thousand workloads, or the dump of 60,000 rules, have less."""
 INPUT_TIMEOUT = 10.0
 """Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
@@ -28,14 +28,15 @@ def origin_of(name: str) -> str:
     return "standard input" if name == STDIN else name
 
 
-def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
+def read_input(name: str, limit: int = MAX_INPUT_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
     if name == STDIN and sys.stdin is None:
         raise InputError("cannot read standard input: it is closed", "Name a file.")
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:
-            raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
+            problem = f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit"
+            raise InputError(problem, "Check that it is the right file; split a manifest that is really so long.")
         return content.decode()
     except OSError as error:
         raise InputError(f"cannot read {origin_of(name)}: {error.strerror}", READ_REMEDY) from None

@@ -1,9 +1,8 @@
 """JSON texts (RFC 8259), without the json package.
 
 ``import json`` compiles regular expressions: 6.5 ms, more than the interpreter needs to start. The
-scanner and the string encoder it is built around are C functions of the module ``_json``, which loads
-in 0.2 ms, so they are used directly here. Where an interpreter has no ``_json``, the pure Python ones of
-the json package take their place, with the same calling conventions.
+scanner and the string encoder it is built around are C functions of CPython's module ``_json``, which loads
+in 0.2 ms, so they are used directly here.
 
 Stricter than ``json.loads`` in one point, as RFC 8259 is: NaN and Infinity are no JSON. Objects keep the
 order of their members; of members with one name the last counts.
@@ -30,7 +29,7 @@ class JsonError(ValueError):
 
 
 class WrittenNumber(float):
-    """A number that is no integer, with the text that it had: ``encode`` writes that again, and no digit is lost."""
+    """A number that is no integer, with its text: ``encode_json`` writes that again, and no digit is lost."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -51,37 +50,18 @@ class _Dialect:
     parse_constant = staticmethod(_refuse_constant)
 
 
-def _in_ascii(number: type[int | float]) -> Any:
-    """Return ``number`` for the scanner in Python, which takes the digits of every script for digits."""
-
-    def read(digits: str) -> int | float:
-        if not digits.isascii():
-            raise ValueError("digits outside ASCII are no JSON number")
-        return number(digits)
-
-    return read
-
-
 if TYPE_CHECKING:
     # How the scanner works: it takes the text and a position, and returns a value and the position after it.
     def _scan(text: str, position: int) -> tuple[Any, int]: ...
     def _quoted(text: str) -> str: ...
 else:
-    try:
-        from _json import encode_basestring_ascii as _quoted
-        from _json import make_scanner
+    from _json import encode_basestring_ascii as _quoted
+    from _json import make_scanner
 
-        _scan = make_scanner(_Dialect)
-    except ImportError:  # an interpreter built without its C accelerators
-        from json.decoder import JSONDecoder
-        from json.encoder import py_encode_basestring_ascii as _quoted
-
-        _scan = JSONDecoder(
-            parse_int=_in_ascii(int), parse_float=_in_ascii(WrittenNumber), parse_constant=_refuse_constant
-        ).scan_once
+    _scan = make_scanner(_Dialect)
 
 
-def decode(text: str) -> Any:
+def decode_json(text: str) -> Any:
     """Return the value of ``text``; raise ``JsonError`` unless it is exactly one JSON value."""
     start = _skip(text, 0)
     try:
@@ -119,7 +99,7 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def encode(value: object) -> str:
+def encode_json(value: object) -> str:
     """Return ``value`` as JSON in ASCII, on one line.
 
     ``value`` is made of str, int, float, bool, None, and dict (with str keys), list and tuple of these. Raise
@@ -138,9 +118,9 @@ def encode(value: object) -> str:
             raise ValueError(f"{value!r} is no JSON number")
         return float.__repr__(value)
     if isinstance(value, dict):
-        return "{" + ", ".join([f"{_member_name(name)}: {encode(member)}" for name, member in value.items()]) + "}"
+        return "{" + ", ".join([f"{_member_name(name)}: {encode_json(member)}" for name, member in value.items()]) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join([encode(member) for member in value]) + "]"
+        return "[" + ", ".join([encode_json(member) for member in value]) + "]"
     raise TypeError(f"JSON has nothing for a value of type {type(value).__name__}")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from capture.errors import CaptureError
-from capture.state.input import MAX_BYTES
+from capture.state.input import MAX_INPUT_BYTES
 
-TIMEOUT = 5.0
+ADMIN_TIMEOUT = 5.0
 """Seconds."""
 
 
@@ -22,7 +22,7 @@ def is_url(text: str) -> bool:
         return False
 
 
-def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
+def read_config_dump(url: str, timeout: float = ADMIN_TIMEOUT) -> dict[str, Any]:
     """Return ``/config_dump`` of the admin interface at the URL, read from the namespace we are in.
 
     ``timeout`` is in seconds. Raises CaptureError.
@@ -51,7 +51,7 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
         answer = connection.getresponse()
         if answer.status != http.client.OK:
             raise ValueError(f"it answers {answer.status} {answer.reason}")
-        dump = json.loads(answer.read(MAX_BYTES))
+        dump = json.loads(answer.read(MAX_INPUT_BYTES))
     finally:
         connection.close()
     if not isinstance(dump, dict):

@@ -21,7 +21,7 @@ from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 
-from cni.agent.pods import reduced
+from cni.agent.pods import reduced_pod
 
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Node = create_global_resource("", "v1", "Node", "nodes")
@@ -33,7 +33,7 @@ WATCH_SECONDS = 290
 """How long the API server lets a watch last; client-go uses five to ten minutes."""
 SILENCE_TIMEOUT = 330.0
 """Seconds after which a silent watch is dead: later than the server would have ended it."""
-TIMEOUT = 10.0
+API_TIMEOUT = 10.0
 MIN_INTERVAL = 0.5
 """Seconds between two lists or watches, at least."""
 
@@ -54,7 +54,7 @@ class Transport(httpx.BaseTransport):
         if parameters.get("watch") == "true":
             request.url = request.url.copy_merge_params({"allowWatchBookmarks": "true"})
             request.extensions = request.extensions | {
-                "timeout": httpx.Timeout(TIMEOUT, read=SILENCE_TIMEOUT).as_dict()
+                "timeout": httpx.Timeout(API_TIMEOUT, read=SILENCE_TIMEOUT).as_dict()
             }
             self._wait_for_turn()
         elif "limit" in parameters and "continue" not in parameters:
@@ -89,7 +89,7 @@ def connect(service_account: str = "", kubeconfig: str = "") -> Client:
     # authority, which those of many clusters do not; and what the kubeconfig trusts is trusted.
     verify.verify_flags = verify.verify_flags & ~ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     transport: Any = Transport(verify)  # what httpx needs of a transport
-    return Client(single, timeout=httpx.Timeout(TIMEOUT), transport=transport)
+    return Client(single, timeout=httpx.Timeout(API_TIMEOUT), transport=transport)
 
 
 def _reduce_response(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
@@ -115,7 +115,7 @@ def reduce_list(body: bytes) -> bytes:
     decoder, position, items = json.JSONDecoder(), len(head) + len(separator), []
     while text[position : position + 1] == "{":
         item, position = decoder.raw_decode(text, position)
-        items.append(json.dumps(reduced(item)))
+        items.append(json.dumps(reduced_pod(item)))
         position += text[position : position + 1] == ","
     return f"{head}{separator}{','.join(items)}{text[position:]}".encode()
 

@@ -51,7 +51,7 @@ class AuditQueue:
         ``changed`` has the numbers of namespaces of which an event came. Raises RuntimeSilentError.
         """
         now = self._clock()
-        self._stale |= {netns.sandbox.id for netns in self._sandboxes.by_number(changed)}
+        self._stale |= {netns.sandbox.id for netns in self._sandboxes.with_numbers(changed)}
         if EVERYWHERE in changed:
             self._swept_at = float("-inf")
         self._seen_pods, announced = self._pods.changes_since(self._seen_pods)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+
 
 class Backoff:
     """The pauses of one kind of attempt, in seconds: from ``first`` to ``longest``."""
 
-    def __init__(self, first: float, longest: float) -> None:
+    def __init__(self, first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> None:
         self._first, self._longest = first, longest
         self._pause = first
 

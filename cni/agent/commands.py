@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from capture.cli.options import CommandGroup, command, format_option
-from capture.cli.parameter_types import ParameterType, number, one_of
+from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.report.output import print_json
 from capture.report.streams import Stream
@@ -25,12 +25,12 @@ AGENT_EXAMPLES = """
 capture node agent --node "$NODE_NAME" --exclude-namespace kube-system     # as the chart's DaemonSet starts it
 capture node agent --bin-dir /home/kubernetes/bin --metrics-address 127.0.0.1:15014
 """
-STATUS_EXAMPLES = """
+NODE_STATUS_EXAMPLES = """
 capture node status                         # on the node, or by kubectl exec in the agent's pod
 capture node status --format json
 capture node status --ready                 # for a readiness probe: exit code 0 or 1, no output
 """
-UNINSTALL_EXAMPLES = """
+NODE_UNINSTALL_EXAMPLES = """
 capture node uninstall                      # on the node
 capture node uninstall --all-nodes --daemon-set istio-capture/capture-agent     # in a pod, as the chart's hook does
 """
@@ -44,7 +44,7 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 """
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 REPAIRS = ("report", "apply", "evict")
-STATUS_TIMEOUT = 3.0
+AGENT_TIMEOUT = 3.0
 POD_TYPE = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
 DAEMON_SET_TYPE = ParameterType(
     str, "NAMESPACE/NAME, such as istio-capture/capture-agent", lambda text: not text or all(text.partition("/"))
@@ -54,7 +54,7 @@ ADDRESS_TYPE = ParameterType(
 )
 
 
-def _is_api_server(url: str) -> bool:
+def _can_get_token(url: str) -> bool:
     """Return whether the plugin can send a token there; an empty text is none."""
     from cni.https import parse_url
 
@@ -62,7 +62,7 @@ def _is_api_server(url: str) -> bool:
     return not url or (server is not None and server.scheme == "https")
 
 
-API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
+API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _can_get_token)
 TAINT_KEY_TYPE = ParameterType(
     str,
     "the key of a taint, such as cni.istio.io/not-ready, without value and effect",
@@ -71,7 +71,7 @@ TAINT_KEY_TYPE = ParameterType(
 SOCKET_PATH_TYPE = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
 
 
-def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+def _set_terminal_size(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
@@ -85,7 +85,7 @@ def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | 
 
 
 @click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_for_terminal)
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_set_terminal_size)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
@@ -116,7 +116,7 @@ AGENT_OPTIONS = [
                  help="The node's name in Kubernetes; without it, the agent does not use the API server."),
     click.Option(["--plugin"], metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
+    click.Option(["--pod-source", "pod_sources"], type=word_type(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
     click.Option(["--runtime-socket"], type=SOCKET_PATH_TYPE, metavar="PATH", default="",
@@ -128,11 +128,11 @@ AGENT_OPTIONS = [
     DAEMON_SET_OPTION,
     click.Option(["--audit/--no-audit"], default=True, show_default=True,
                  help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN."),
-    click.Option(["--repair-starting"], type=one_of(*REPAIRS[:2]), default="report", show_default=True,
+    click.Option(["--repair-starting"], type=word_type(*REPAIRS[:2]), default="report", show_default=True,
                  help="What to do about a pod without its rules that is not ready yet."),
-    click.Option(["--repair-running"], type=one_of(*REPAIRS), default="report", show_default=True,
+    click.Option(["--repair-running"], type=word_type(*REPAIRS), default="report", show_default=True,
                  help="What to do about a ready pod without its rules."),
-    click.Option(["--repairs-per-minute"], type=number(0), default=10, show_default=True, metavar="N",
+    click.Option(["--repairs-per-minute"], type=number_type(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
     click.Option(["--remove-taint", "taints"], type=TAINT_KEY_TYPE, metavar="KEY", multiple=True,
                  help="Taint to remove from this node once pods are captured; repeatable."),
@@ -148,7 +148,7 @@ def agent(**values: Any) -> int:
 
     It runs until SIGTERM, which leaves plugin and entry where they are; only if --daemon-set is deleted, they go.
     """
-    options = _options(values)
+    options = _agent_options(values)
     try:
         from cni.agent.process import Agent
     except ImportError as missing:
@@ -160,7 +160,7 @@ def agent(**values: Any) -> int:
 
 
 @command(
-    STATUS_EXAMPLES,
+    NODE_STATUS_EXAMPLES,
     SOCKET_OPTION,
     format_option("text", "json"),
     click.Option(["--ready"], is_flag=True,
@@ -199,9 +199,9 @@ def pods(socket: str, pod: str | None, form: str) -> int:
 
     Exit code 4 if something is wrong with one of them.
     """
-    from cni.agent.status_text import HANG, WELL, pod_lines
+    from cni.agent.status_text import GOOD_STATES, POD_HANG, pod_lines
 
-    answer = _request(socket, {"get": "pods"} | _named(pod or ""))
+    answer = _request(socket, {"get": "pods"} | _pod_question(pod or ""))
     listed = answer.get("pods") or []
     if form == "json":
         print_json(answer)
@@ -209,15 +209,15 @@ def pods(socket: str, pod: str | None, form: str) -> int:
         print_lines([f"no pod is known; the audit is {answer.get('audit')}"])
     else:
         for line in pod_lines(listed):
-            print_lines([line], HANG)
-    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in listed) else 0
+            print_lines([line], POD_HANG)
+    return EXIT_DRIFT if any(each["state"] not in (*GOOD_STATES, "unknown") for each in listed) else 0
 
 
 @command(
     POD_EXAMPLES,
     SOCKET_OPTION,
     click.Argument(["pod"], type=POD_TYPE, metavar="NAMESPACE/NAME"),
-    click.Argument(["name"], type=one_of(*POD_COMMANDS), metavar="COMMAND"),
+    click.Argument(["name"], type=word_type(*POD_COMMANDS), metavar="COMMAND"),
     click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     group=node_group,
     name="pod",
@@ -230,7 +230,7 @@ def run_in_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     """
     from capture.cli.group import capture, run_click
 
-    named_pods = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
+    named_pods = _request(socket, {"get": "pods"} | _pod_question(pod)).get("pods") or []
     path = next((each["namespace_path"] for each in named_pods if each["namespace_path"]), "")
     if not path:
         raise CaptureError(
@@ -239,14 +239,14 @@ def run_in_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     return run_click(capture, [name, "--netns", path, *words])
 
 
-def _named(pod: str) -> dict[str, str]:
+def _pod_question(pod: str) -> dict[str, str]:
     namespace, _, name = pod.partition("/")
     return {"namespace": namespace, "name": name}
 
 
 def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
     try:
-        return agent_socket.request(socket, question, STATUS_TIMEOUT)
+        return agent_socket.request(socket, question, AGENT_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
             f"no agent answers: {away}",
@@ -255,7 +255,7 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
 
 
 @command(
-    UNINSTALL_EXAMPLES,
+    NODE_UNINSTALL_EXAMPLES,
     *PATH_OPTIONS,
     DAEMON_SET_OPTION,
     ACCOUNT_OPTION,
@@ -288,11 +288,11 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
         runtime = runtimes.find_runtime("", RUNTIME_SOCKETS)
     except ImportError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
-    print_changes(take_away(_options(values), runtime), form, "nothing to remove")
+    print_changes(take_away(_agent_options(values), runtime), form, "nothing to remove")
     return 0
 
 
-def _options(values: dict[str, Any]) -> Options:
+def _agent_options(values: dict[str, Any]) -> Options:
     """Return the options; what belongs to the plugin's entry is in there."""
     of_entry = (*conf.CAPTURE_OPTIONS, "exclude_namespaces", "pod_sources", "log_file", "log_level")
     entry, read = checked_entry({key: values.get(key) for key in of_entry}, kubeconfig="/checked/later")

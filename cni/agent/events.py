@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lightkube import Client
 
 from cni.agent import api
+from cni.http_response import CONFLICT, SERVER_ERROR, TOO_MANY_REQUESTS
 
 Outcome = Literal["published", "known", "refused", "unreachable"]
 
@@ -16,31 +17,29 @@ NAMESPACE_OF_NODES = "default"
 """The namespace of Events about objects without one."""
 PUBLISHED: Outcome = "published"
 KNOWN: Outcome = "known"
-REFUSED: Outcome = "refused"
+EVENT_REFUSED: Outcome = "refused"
 UNREACHABLE: Outcome = "unreachable"
-POD = {"kind": "Pod", "apiVersion": "v1"}
-CONFLICT, SERVER_ERROR = 409, 500
-"""HTTP status of a name that is taken, and the first of a server's errors (RFC 9110, 15.5.10 and 15.6)."""
-PASSING = (0, 429)
-"""No answer, and too many requests (RFC 6585)."""
-MESSAGE_LIMIT = 1024
+POD_REFERENCE = {"kind": "Pod", "apiVersion": "v1"}
+PASSING = (0, TOO_MANY_REQUESTS)
+"""No answer, and one that asks for patience."""
+MAX_EVENT_MESSAGE = 1024
 """Characters (core/v1 validation of ``message``)."""
 
 
 def publish_on_node(client: Client, node: str, reason: str, message: str) -> bool:
     """Publish an Event about a node; return whether the API server took it."""
     about = {"kind": "Node", "name": node, "uid": node}
-    return _publish(client, _event(about, reason, message), NAMESPACE_OF_NODES) == PUBLISHED
+    return _publish(client, _event_object(about, reason, message), NAMESPACE_OF_NODES) == PUBLISHED
 
 
 def publish_on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind: str = "Warning") -> bool:
     """Publish an Event about a pod (``namespace``, ``name``, ``uid``); return whether the API server took it."""
-    return _publish(client, _event(POD | pod, reason, message, kind), pod["namespace"]) == PUBLISHED
+    return _publish(client, _event_object(POD_REFERENCE | pod, reason, message, kind), pod["namespace"]) == PUBLISHED
 
 
 def publish_once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
     """Publish an Event of this name about a pod and return what happened to it; the second of a name is refused."""
-    return _publish(client, _event(POD | pod, reason, message), pod["namespace"], {"name": name})
+    return _publish(client, _event_object(POD_REFERENCE | pod, reason, message), pod["namespace"], {"name": name})
 
 
 def _publish(
@@ -54,16 +53,16 @@ def _publish(
         code = api.http_status(error)
         if code == CONFLICT:
             return KNOWN
-        return UNREACHABLE if code in PASSING or code >= SERVER_ERROR else REFUSED
+        return UNREACHABLE if code in PASSING or code >= SERVER_ERROR else EVENT_REFUSED
     return PUBLISHED
 
 
-def _event(about: dict[str, str], reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
+def _event_object(about: dict[str, str], reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "involvedObject": about,
         "reason": reason,
-        "message": message[:MESSAGE_LIMIT],
+        "message": message[:MAX_EVENT_MESSAGE],
         "type": kind,
         "source": {"component": "capture-agent"},
         "firstTimestamp": now,

@@ -34,9 +34,9 @@ from capture.state.pod_facts import ingress_redirects
 Owners = dict[tuple[int, int], bytes]
 """The listeners: by family and port, user and inode."""
 
-CAPTURED = "captured"
-LEFT_ALONE = "left-alone"
-UNKNOWN = "unknown"
+STATE_CAPTURED = "captured"
+STATE_LEFT_ALONE = "left-alone"
+STATE_UNKNOWN = "unknown"
 LEGACY_TABLES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 TABLE_OFFSET = 4
 """The offset of the table in struct rtmsg (linux/rtnetlink.h)."""
@@ -56,7 +56,7 @@ class PodState(Value):
     remedy: str = ""
 
 
-def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:
+def audit_signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:
     """Return a value that changes with the rules of the namespace, and who listens there.
 
     Raises CaptureError.
@@ -69,7 +69,7 @@ def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owne
         return (generation, *map(content_of, LEGACY_TABLES)), owners
 
 
-def network(path: str) -> tuple[object, ...]:
+def network_signature(path: str) -> tuple[object, ...]:
     """Return a value that changes with addresses, interfaces, their filters, policy rules and routes.
 
     Raises CaptureError.
@@ -122,15 +122,15 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
         if late:
             diagnosis = why(None, explicit, path)
     except CaptureError as error:
-        return PodState(UNKNOWN, error.message, error.remedy)
+        return PodState(STATE_UNKNOWN, error.message, error.remedy)
     causes = [cause for cause in diagnosis.causes if not (is_starting and cause.kind in STARTING_CAUSES)]
     unjudged = next((note for note in diagnosis.notes if note.kind == "unjudged"), None)
     if not causes and unjudged is not None:
-        return PodState(UNKNOWN, unjudged.message, unjudged.remedy)
+        return PodState(STATE_UNKNOWN, unjudged.message, unjudged.remedy)
     if not causes:
-        return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
+        return PodState(STATE_CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     if all(cause.kind == "excluded" for cause in causes):  # the settings capture nothing
-        return PodState(LEFT_ALONE, causes[0].message)
+        return PodState(STATE_LEFT_ALONE, causes[0].message)
     ranks = {kind: rank for rank, kind in enumerate(ROOT_CAUSES)}
     worst = min(causes, key=lambda cause: ranks.get(cause.kind, len(ranks)))
     return PodState(worst.kind, worst.message, worst.remedy)

@@ -13,8 +13,8 @@ from contextlib import suppress
 
 from cni.agent.agent_log import AgentLog
 
-CHUNK = 65536
-LOOK_INTERVAL = 1.0
+CHUNK_BYTES = 65536
+READ_INTERVAL = 1.0
 """Seconds between looks."""
 
 
@@ -28,7 +28,7 @@ class LogFollower:
         self._open(at_end=True)
 
     def run(self, log: AgentLog, stop: threading.Event) -> None:
-        while not stop.wait(LOOK_INTERVAL):
+        while not stop.wait(READ_INTERVAL):
             for line in self.lines():
                 log.pass_on(line)
 
@@ -41,7 +41,7 @@ class LogFollower:
             self._open(at_end=False)
 
     def _read_all(self) -> Iterator[bytes]:
-        while self._file is not None and (chunk := os.read(self._file, CHUNK)):
+        while self._file is not None and (chunk := os.read(self._file, CHUNK_BYTES)):
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             yield from (line + b"\n" for line in lines)
 

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from capture import __version__
 from cni.agent.health import Health
-from cni.agent.status_text import WELL
+from cni.agent.status_text import GOOD_STATES
 
 COUNTERS = {
     "installs": ("capture_installs", "Installations of plugin or entry, by result", "result"),
@@ -51,10 +51,10 @@ class AgentCollector(Collector):
         yield _gauge("capture_api_connected", "Whether the API server answers", bool(health.fact("api_connected")))
         if expires := health.fact("token_expires"):
             yield _gauge("capture_token_expiry_seconds", "When the plugin's token ends, seconds since 1970", expires)
-        yield from self._counters()
-        yield from self._pods()
+        yield from self._counter_metrics()
+        yield from self._pod_metrics()
 
-    def _counters(self) -> Iterable[Metric]:
+    def _counter_metrics(self) -> Iterable[Metric]:
         counts = self._health.counts()
         for table in (COUNTERS, UPSTREAM_COUNTERS):
             for name, (metric, text, label) in table.items():
@@ -64,7 +64,7 @@ class AgentCollector(Collector):
                         family.add_metric([value], number)
                 yield family
 
-    def _pods(self) -> Iterable[Metric]:
+    def _pod_metrics(self) -> Iterable[Metric]:
         states = self._health.fact("pod_states") or {}
         numbers = GaugeMetricFamily("capture_pods", "Pods of this node, by state", labels=["state"])
         for state, pods in sorted(states.items()):
@@ -74,7 +74,7 @@ class AgentCollector(Collector):
             "capture_pod_problem", "Pods that are not captured as they should be", labels=["namespace", "pod", "state"]
         )
         listed = [(*pod.split("/", 1), state) for state, pods in sorted(states.items()) for pod in pods]
-        for labels in [each for each in listed if each[-1] not in WELL][:LISTED_PODS]:
+        for labels in [each for each in listed if each[-1] not in GOOD_STATES][:LISTED_PODS]:
             bad.add_metric(labels, 1)
         yield bad
 

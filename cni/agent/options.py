@@ -12,7 +12,7 @@ from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERDS, CRIO_SOCKET
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """The directory with the token, the CA and the namespace of a pod's service account."""
-CREDENTIALS = "istio-capture"
+CREDENTIALS_FOLDER = "istio-capture"
 """The folder for the plugin's credentials, in the parent of the configuration directory."""
 RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS))
 """The default sockets of runtimes for CRI."""
@@ -52,7 +52,7 @@ class Options(Value):
 
     @property
     def choice(self) -> ListChoice:
-        """How the runtime chooses a network; CRI-O is known by its socket."""
+        """Return how the runtime chooses a network; CRI-O is known by its socket."""
         known = (each for each in RUNTIME_SOCKETS if os.path.exists(each))
         socket = self.runtime_socket or next(known, "")
         if os.path.basename(socket).startswith("crio"):
@@ -61,8 +61,8 @@ class Options(Value):
 
     @property
     def credentials(self) -> str:
-        """The folder that holds kubeconfig, token and CA for the plugin."""
-        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir), CREDENTIALS)
+        """Return the folder that holds kubeconfig, token and CA for the plugin."""
+        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir), CREDENTIALS_FOLDER)
 
     @property
     def kubeconfig(self) -> str:

@@ -30,7 +30,7 @@ from cni.agent.agent_log import AgentLog
 from cni.agent.backoff import Backoff
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.installation import PARTS, Installation
+from cni.agent.installation import INSTALLED_PARTS, Installation
 from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from cni.agent.audit import Audit
     from cni.agent.options import Options
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 EXIT_STRANDED = 70
 SWITCH_INTERVAL = 0.0005
 """Seconds that another thread may compute before the main one puts the entry back; Python's own default is 5 ms."""
@@ -63,11 +62,11 @@ class Agent:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.log = AgentLog(options.log_level)
-        self.health = Health(PARTS)
+        self.health = Health(INSTALLED_PARTS)
         self.pods = Pods()
         self.stop = threading.Event()
         self.runtime = runtimes.find_runtime(options.runtime_socket, RUNTIME_SOCKETS)
-        self.client = self._connect()
+        self.client = self._connected_client()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
         self.installation = Installation(options, self.health, self.log, self.runtime, self._publish)
         self.audit = self._make_audit()
@@ -75,7 +74,7 @@ class Agent:
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+            signal.signal(number, self._end_on_signal)
         deferred_removal.cancel_removal()
         sys.setswitchinterval(SWITCH_INTERVAL)
         answers = {
@@ -88,7 +87,7 @@ class Agent:
         self._start_threads()
         self.log.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
         self.installation.run(self.stop, self.handover)
-        self._leave()
+        self._leave_node()
         server.close()
         self.handover.close()
         return 0
@@ -120,7 +119,7 @@ class Agent:
         """Let a thread do the work, and repeat it when a defect ends it."""
 
         def run() -> None:
-            pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+            pauses = Backoff()
             while not self.stop.is_set():
                 try:
                     work()
@@ -142,7 +141,7 @@ class Agent:
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
-        configuration = conf.parse(self.installation.entry())
+        configuration = conf.parse_configuration(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.log)
         audit.on_warnings = WarningPublisher(self.client, self.log)
         audit.on_change = Repair(self.options, configuration, self.client, self.health, self.log, audit.look_at_pod)
@@ -163,7 +162,7 @@ class Agent:
         """Wait until pods are captured, then take the taints off the node."""
         from cni.agent import taint
 
-        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        pauses = Backoff()
         pause = pauses.pause()
         while self.client is not None and not self.stop.wait(pause):
             if not self.health.is_ready:
@@ -200,11 +199,11 @@ class Agent:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def _end(self, _number: int, _frame: object) -> None:
+    def _end_on_signal(self, _number: int, _frame: object) -> None:
         self.stop.set()
         self.installation.directories.wake()
 
-    def _leave(self) -> None:
+    def _leave_node(self) -> None:
         """Leave everything in place, unless the agent's DaemonSet is gone."""
         if self.client is None or not self.options.daemon_set:
             return
@@ -217,7 +216,7 @@ class Agent:
         for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.update()):
             self.log.info("uninstalled", what=change)
 
-    def _connect(self) -> Client | None:
+    def _connected_client(self) -> Client | None:
         if not self.options.node:
             return None
         from cni.agent import api

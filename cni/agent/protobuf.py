@@ -15,19 +15,19 @@ class MessageError(ValueError):
     """The bytes are no message."""
 
 
-def message(**fields: bytes | str | bool) -> bytes:
+def message(**values: bytes | str | bool) -> bytes:
     """Return a message; keywords are ``f`` and the number of the field: ``message(f1=True, f2="id")``."""
-    return b"".join(_field(int(name[1:]), value) for name, value in fields.items())
+    return b"".join(_encoded_field(int(name[1:]), value) for name, value in values.items())
 
 
-def _field(number: int, value: bytes | str | bool) -> bytes:  # noqa: FBT001  # a value, no switch
+def _encoded_field(number: int, value: bytes | str | bool) -> bytes:  # noqa: FBT001  # a value, no switch
     if isinstance(value, bool):
-        return _varint(number << 3 | VARINT) + _varint(int(value))
+        return _encoded_varint(number << 3 | VARINT) + _encoded_varint(int(value))
     content = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | BYTES) + _varint(len(content)) + content
+    return _encoded_varint(number << 3 | BYTES) + _encoded_varint(len(content)) + content
 
 
-def _varint(number: int) -> bytes:
+def _encoded_varint(number: int) -> bytes:
     parts = bytearray()
     while number > 0x7F:
         parts.append(number & 0x7F | 0x80)
@@ -36,7 +36,7 @@ def _varint(number: int) -> bytes:
     return bytes(parts)
 
 
-def fields(received: bytes) -> Iterator[tuple[int, int | bytes]]:
+def decode_fields(received: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the fields of a message: number, and a number or bytes. Raises MessageError."""
     position = 0
     while position < len(received):
@@ -45,14 +45,14 @@ def fields(received: bytes) -> Iterator[tuple[int, int | bytes]]:
         if key & 7 == VARINT:
             value, position = _read_varint(received, position)
         else:
-            length, position = _length(key & 7, received, position)
+            length, position = _value_length(key & 7, received, position)
             value, position = received[position : position + length], position + length
             if position > len(received):
                 raise MessageError(f"field {key >> 3} is cut off")
         yield key >> 3, value
 
 
-def _length(kind: int, received: bytes, position: int) -> tuple[int, int]:
+def _value_length(kind: int, received: bytes, position: int) -> tuple[int, int]:
     if kind == BYTES:
         return _read_varint(received, position)
     if kind in {FIXED32, FIXED64}:
@@ -74,19 +74,19 @@ def _read_varint(received: bytes, position: int) -> tuple[int, int]:
 
 def submessages(received: bytes, number: int) -> list[bytes]:
     """Return the messages, texts or byte strings in a field that may be repeated."""
-    return [value for field, value in fields(received) if field == number and isinstance(value, bytes)]
+    return [value for field, value in decode_fields(received) if field == number and isinstance(value, bytes)]
 
 
-def text(received: bytes, number: int) -> str:
+def text_field(received: bytes, number: int) -> str:
     """Return the text in a field; "" if it is absent."""
     return next((value.decode("utf-8", "replace") for value in submessages(received, number)), "")
 
 
-def integer(received: bytes, number: int) -> int:
+def integer_field(received: bytes, number: int) -> int:
     """Return the number in a field; 0 if it is absent."""
-    return next((value for field, value in fields(received) if field == number and isinstance(value, int)), 0)
+    return next((value for field, value in decode_fields(received) if field == number and isinstance(value, int)), 0)
 
 
 def text_map(received: bytes, number: int) -> dict[str, str]:
     """Return the map of texts in a field: on the wire, messages with a key (1) and a value (2)."""
-    return {text(entry, 1): text(entry, 2) for entry in submessages(received, number)}
+    return {text_field(entry, 1): text_field(entry, 2) for entry in submessages(received, number)}

@@ -22,21 +22,21 @@ from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import AuditedPod
 from cni.agent.backoff import Backoff
-from cni.agent.examination import UNKNOWN, PodState
+from cni.agent.examination import STATE_UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
-from cni.agent.status_text import WELL
+from cni.agent.status_text import GOOD_STATES
 from cni.conf import Configuration
 from cni.pod import Identity
-from cni.pod_object import from_object
+from cni.pod_object import pod_from_object
 
 REPAIRABLE = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
 EVENT_INTERVAL = 600.0
 """Seconds between two Events about one pod and state."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0
-"""Seconds after a repair that failed: a PodDisruptionBudget may allow an eviction later."""
+MAX_REPAIR_PAUSE = 600.0
+"""The most seconds after a repair that failed: a PodDisruptionBudget may allow an eviction later."""
 FORGET_SECONDS = 3600.0
 """Seconds after its pause for which a failure is remembered."""
 
@@ -65,22 +65,22 @@ class Repair:
     def __call__(self, audited: AuditedPod, pod: dict[str, Any] | None) -> None:
         """Repair or report a pod whose capture is not as it should be, as the options say."""
         state = audited.state.name
-        if state in WELL:
+        if state in GOOD_STATES:
             self._failures.pop(audited.netns.sandbox.id, None)
             return
-        if self._is_busy or state == UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
+        if self._is_busy or state == STATE_UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
             return
-        action = self._action(audited, pod)
+        action = self._due_action(audited, pod)
         if action == "report" or pod is None:
             self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.state.message)
         elif self._may_act(audited):
             self._is_busy = True  # the look at the result reports here, too
             try:
-                self._act(action, audited, pod)
+                self._repair_by(action, audited, pod)
             finally:
                 self._is_busy = False
 
-    def _action(self, audited: AuditedPod, pod: dict[str, Any] | None) -> str:
+    def _due_action(self, audited: AuditedPod, pod: dict[str, Any] | None) -> str:
         if audited.state.name not in REPAIRABLE or pod is None:
             return "report"
         return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
@@ -96,11 +96,11 @@ class Repair:
 
     def _note_failure(self, sandbox: str) -> None:
         now = self._clock()
-        pauses, _ = self._failures.get(sandbox, (Backoff(FIRST_PAUSE, LONGEST_PAUSE), 0.0))
+        pauses, _ = self._failures.get(sandbox, (Backoff(longest=MAX_REPAIR_PAUSE), 0.0))
         recent = {known: each for known, each in self._failures.items() if now - each[1] < FORGET_SECONDS}
         self._failures = recent | {sandbox: (pauses, now + pauses.pause())}
 
-    def _act(self, action: str, audited: AuditedPod, pod: dict[str, Any]) -> None:
+    def _repair_by(self, action: str, audited: AuditedPod, pod: dict[str, Any]) -> None:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
         result = "failure" if problem else "success"
         self.health.count("repairs", result)
@@ -116,7 +116,7 @@ class Repair:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
         sandbox = audited.netns.sandbox
         try:
-            described = from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
+            described = pod_from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
             apply(pod_settings(described, self.configuration.settings), audited.netns.path)
         except CaptureError as error:
             return error.message

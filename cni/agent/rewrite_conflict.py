@@ -8,7 +8,6 @@ WINDOW_SECONDS = 60.0
 """Seconds over which losses are counted."""
 FREE_RESTORES = 5
 """Losses in that time that are answered at once."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
 class RestoreBackoff:
@@ -16,7 +15,7 @@ class RestoreBackoff:
 
     def __init__(self) -> None:
         self._losses: list[float] = []
-        self._pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._pauses = Backoff()
         self._pause = 0.0
         self._last: float
         """The latest; there is one when there is a pause."""

@@ -88,7 +88,7 @@ class Sandboxes:
     def get(self, sandbox: str) -> PodNamespace | None:
         return self._by_sandbox.get(sandbox)
 
-    def by_number(self, numbers: set[int]) -> list[PodNamespace]:
+    def with_numbers(self, numbers: set[int]) -> list[PodNamespace]:
         """Return the known pods that the kernel's events name by these numbers."""
         return [netns for netns in self._by_sandbox.values() if netns.number in numbers] if numbers else []
 

@@ -20,28 +20,28 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 
-LIMIT = 64 * 1024
-TIMEOUT = 5.0
-CREDENTIALS = struct.Struct("3i")
+MAX_QUESTION_BYTES = 64 * 1024
+CALLER_TIMEOUT = 5.0
+PEER_CREDENTIALS = struct.Struct("3i")
 """struct ucred of unix(7): process, user, group."""
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    timeout = TIMEOUT
+    timeout = CALLER_TIMEOUT
     server: _Server
 
     def handle(self) -> None:
-        credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        _, uid, _ = CREDENTIALS.unpack(credentials)  # as it is in our user namespace
+        credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+        _, uid, _ = PEER_CREDENTIALS.unpack(credentials)  # as it is in our user namespace
         if uid != 0:
             return
         with suppress(OSError):  # the caller did not wait
-            answer = self.server.answer(self.rfile.readline(LIMIT))
-            self.wfile.write(encode(answer).encode() + b"\n")
+            answer = self.server.answer(self.rfile.readline(MAX_QUESTION_BYTES))
+            self.wfile.write(encode_json(answer).encode() + b"\n")
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -51,7 +51,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
     def answer(self, line: bytes) -> object:
         try:
-            question = decode(line.decode())
+            question = decode_json(line.decode())
             answer = self.answers[question["get"]]
         except (JsonError, UnicodeDecodeError, KeyError, TypeError):
             return {"error": f"expected a line of JSON with 'get' among {', '.join(sorted(self.answers))}"}

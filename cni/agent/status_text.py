@@ -9,9 +9,9 @@ from typing import Any
 from capture.model.text import duration
 from capture.report.output import VerdictLine
 
-HANG = 21
+POD_HANG = 21
 """The column at which a pod begins in its line, after its state."""
-WELL = ("captured", "left-alone", "host-network")
+GOOD_STATES = ("captured", "left-alone", "host-network")
 """States of pods that need no one."""
 
 
@@ -33,16 +33,16 @@ def status_lines(status: Mapping[str, Any], now: float | None = None) -> Iterato
     if status.get("lost"):
         yield f"entry: lost {duration(now - status['lost'])} ago to {status.get('rival', '?')}"
     for state, pods in sorted((status.get("pod_states") or {}).items()):
-        named = "" if state in WELL else f": {', '.join(pods)}"
+        named = "" if state in GOOD_STATES else f": {', '.join(pods)}"
         yield f"pods {state}: {len(pods)}{named}"
 
 
 def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> Iterator[str]:
     """Yield a line for each pod, what is wrong first."""
     now = time.time() if now is None else now
-    for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
+    for pod in sorted(pods, key=lambda each: (each["state"] in GOOD_STATES, each["state"], each["pod"])):
         message = f": {pod['says']}" if pod["says"] else ""
-        line = f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
+        line = f"{pod['state']:<{POD_HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
         yield VerdictLine(line, pod["state"])
-        if pod["remedy"] and pod["state"] not in WELL:
-            yield f"{'':<{HANG}}{pod['remedy']}"
+        if pod["remedy"] and pod["state"] not in GOOD_STATES:
+            yield f"{'':<{POD_HANG}}{pod['remedy']}"

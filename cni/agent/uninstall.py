@@ -9,6 +9,7 @@ from capture.errors import CaptureError
 from cni import deferred_removal
 from cni import install as installer
 from cni.agent import credentials
+from cni.http_response import NOT_FOUND
 from cni.networks import PLUGIN
 from cni.plugin_files import remove_plugin
 
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     from cni.agent.options import Options
     from cni.agent.runtime import RuntimeClient
 
-NOT_FOUND = 404
 PODS_TIMEOUT = 240.0
 UNLOAD_TIMEOUT = 10.0
 """Seconds for a runtime to load the network configuration without the plugin."""
 CALLS_END_SECONDS = 2.0
 """Seconds for calls that had begun before."""
-REMEDY = "Look at its pods; a node that is gone for good holds its pod: delete that with --force."
+LOOK_AT_PODS = "Look at its pods; a node that is gone for good holds its pod: delete that with --force."
 
 
 def uninstall(
@@ -94,8 +94,10 @@ def uninstall_from_all_nodes(client: Client, daemon_set: str, timeout: float = P
     except api.API_ERRORS as error:
         if api.http_status(error) == NOT_FOUND:
             return
-        raise CaptureError(f"DaemonSet {daemon_set}: {api.error_text(error)}", REMEDY) from None
-    raise CaptureError(f"DaemonSet {daemon_set} is still there after {timeout:g} s: its pods have not ended", REMEDY)
+        raise CaptureError(f"DaemonSet {daemon_set}: {api.error_text(error)}", LOOK_AT_PODS) from None
+    raise CaptureError(
+        f"DaemonSet {daemon_set} is still there after {timeout:g} s: its pods have not ended", LOOK_AT_PODS
+    )
 
 
 def is_gone(client: Client, daemon_set: str, node: str) -> bool:

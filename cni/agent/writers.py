@@ -20,7 +20,7 @@ UNKNOWN_PROGRAM = "an unknown program"
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_REPORT_FID = 0x1, 0x2, 0x200
 FAN_MARK_ADD = 0x1
 FAN_CLOSE_WRITE, FAN_MOVED_TO, FAN_CREATE, FAN_EVENT_ON_CHILD = 0x8, 0x80, 0x100, 0x0800_0000
-METADATA = struct.Struct("=IBBHQii")
+EVENT_METADATA = struct.Struct("=IBBHQii")
 """struct fanotify_event_metadata: length, version, reserved, length of this, mask, descriptor, process."""
 AT_FDCWD = -100  # linux/fcntl.h
 BUFFER = 1 << 16
@@ -51,7 +51,7 @@ class ConfigurationWriters:
                 events = os.read(self._group, BUFFER)
             except OSError:
                 break
-            pids += _processes(events)
+            pids += _writing_processes(events)
         return [process for process in pids if process not in (0, os.getpid())]
 
     def close(self) -> None:
@@ -60,10 +60,10 @@ class ConfigurationWriters:
             self._group = -1
 
 
-def _processes(events: bytes) -> list[int]:
+def _writing_processes(events: bytes) -> list[int]:
     pids, position = [], 0
-    while position + METADATA.size <= len(events):
-        length, _, _, _, _, descriptor, process = METADATA.unpack_from(events, position)
+    while position + EVENT_METADATA.size <= len(events):
+        length, _, _, _, _, descriptor, process = EVENT_METADATA.unpack_from(events, position)
         if descriptor >= 0:
             os.close(descriptor)
         pids.append(process)

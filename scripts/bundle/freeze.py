@@ -105,10 +105,10 @@ def _closure(name: str, links: Mapping[str, tuple[tuple[str, ...], bool]]) -> se
 
 def _imported_first(name: str, path: Path, files: Mapping[str, Path]) -> Iterable[str]:
     """Return the other modules that must be there before a module starts, each once."""
-    return dict.fromkeys(other for other in _imported(name, path) if other in files and not _within(other, name))
+    return dict.fromkeys(other for other in _imported(name, path) if other in files and not _is_within(other, name))
 
 
-def _within(name: str, package: str) -> bool:
+def _is_within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 

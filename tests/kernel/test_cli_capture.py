@@ -285,7 +285,7 @@ def test_a_capture_is_applied_changed_and_removed(
     before = state(namespace)
     flags = choice(backend, driver, variant)
 
-    assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
+    assert run(namespace, "capture", "apply", *flags).stdout.startswith("applied: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
     assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
     assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(
@@ -481,6 +481,8 @@ def test_doctor_changes_nothing_and_says_what_auto_picks(netns: NamespaceFactory
     assert by_name["backend"]["says"].startswith("auto takes iptables nft with the driver ")
     assert by_name["identity"]["says"].endswith("not the host's own")
     assert "auto takes iptables nft" in printed
+    assert all(name in printed for name in by_name)  # a pipe gets them all
+    assert {"nf_tables", "nft_compat and xt_owner", "legacy tables", "IPv6", "nft", "lock"} <= set(by_name)
 
 
 def test_doctor_sees_our_rules_in_two_places(netns: NamespaceFactory) -> None:

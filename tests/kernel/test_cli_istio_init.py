@@ -42,7 +42,7 @@ def test_the_proxy_is_the_user_of_the_environment(netns: NamespaceFactory) -> No
 def test_the_output_ends_with_the_rules(netns: NamespaceFactory) -> None:
     printed = init(netns()).stdout
 
-    assert "programmed: 38 rules for IPv4 and IPv6, backend iptables nft" in printed
+    assert "applied: 38 rules for IPv4 and IPv6, backend iptables nft" in printed
     assert "# iptables (nft), IPv6, table nat\nChain PREROUTING" in printed
     assert printed.endswith("\n# in sync: live rules match the applied configuration\n")
 
@@ -86,8 +86,8 @@ def test_a_second_run_writes_nothing_unless_forced(netns: NamespaceFactory) -> N
     init(namespace)
 
     assert "\nunchanged: " in init(namespace, "--reconcile", "-u", "1337").stdout
-    assert "\nprogrammed: " in init(namespace, "--force-apply").stdout
-    assert "\nprogrammed: " in init(namespace, "-p", "15101").stdout
+    assert "\napplied: " in init(namespace, "--force-apply").stdout
+    assert "\napplied: " in init(namespace, "-p", "15101").stdout
 
 
 def test_another_namespace_as_the_plugin_would(netns: NamespaceFactory) -> None:
@@ -119,7 +119,7 @@ def test_the_injector_s_flags_of_the_log_give_the_same_rules(netns: NamespaceFac
     for name in ("plain", "TPROXY", "networks and ports"):
         init(plain, *INJECTED[name])
         printed = init(with_flags, *INJECTED[name], *LOG_FLAGS[0])
-        assert "\nprogrammed: " in printed.stdout
+        assert "\napplied: " in printed.stdout
         assert "log_" not in printed.stderr
         assert save(plain) == save(with_flags)
 
@@ -131,7 +131,7 @@ def test_its_output_as_json_and_in_silence(netns: NamespaceFactory) -> None:
     )
     lines = [json.loads(line) for line in (printed.stdout + printed.stderr).splitlines()]
     assert {line["level"] for line in lines} == {"info", "warn"}
-    assert any(line["msg"].startswith("programmed: ") for line in lines)
+    assert any(line["msg"].startswith("applied: ") for line in lines)
     assert [line["msg"].split(":")[0] for line in lines if line["level"] == "warn"] == [
         "environment ISTIO_META_DNS_CAPTURE",
         "--restore-format has no effect",

@@ -70,7 +70,7 @@ def test_where_ipv6_is_disabled_lo_is_up_without_its_address(new_pod: Pod) -> No
 
     new_pod.ip("link set lo up")
 
-    assert plugin.LOOPBACK_ADDRESS_LINE.decode() not in new_pod.run(["cat", plugin.LOOPBACK_ADDRESSES]).stdout
+    assert plugin.IPV6_LOOPBACK_LINE.decode() not in new_pod.run(["cat", plugin.IPV6_ADDRESSES_FILE]).stdout
     assert new_pod.call(plugin._is_lo_up)
 
 

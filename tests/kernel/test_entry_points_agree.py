@@ -10,7 +10,7 @@ import pytest
 
 from capture import operations
 from capture.model.ruleset import Ruleset
-from capture.settings.keywords import OPTIONS_BY_NAME, make_settings
+from capture.settings.keywords import OPTIONS_BY_KEYWORD, make_settings
 from initcontainer.__main__ import run
 from initcontainer.printer import Printer
 from pytest_netns import NamespaceFactory, Pod
@@ -95,7 +95,7 @@ def by_init_container(pod: Pod, settings: dict[str, str]) -> list[Ruleset]:
     """Half of what has a flag comes as that, the rest from the environment."""
     arguments, environ = [], {}
     for place, (name, text) in enumerate(settings.items()):
-        option = OPTIONS_BY_NAME[name]
+        option = OPTIONS_BY_KEYWORD[name]
         if option.flag and place % 2:
             arguments.append(f"--{option.flag}={text}")
         else:

@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, given, settings
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison
-from capture.analysis.judgement import of_family
-from capture.backends import load
+from capture.analysis.judgement import family_ruleset
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
@@ -31,7 +31,7 @@ def escapes(namespace: Namespace, choice: BackendChoice, several: list[CaptureCo
     """Return the packets that the rules read back treat in another way."""
     found = []
     with namespace.entered():
-        driver = load(choice)
+        driver = load_driver(choice)
         live = driver.read()
         for config in several:
             desired = build_ruleset(config)
@@ -39,7 +39,8 @@ def escapes(namespace: Namespace, choice: BackendChoice, several: list[CaptureCo
             live = driver.read()
             for family in FAMILIES:
                 rules = (
-                    of_family(each, family).replace(policy_routes=desired.policy_routes) for each in (desired, live)
+                    family_ruleset(each, family).replace(policy_routes=desired.policy_routes)
+                    for each in (desired, live)
                 )
                 pair = map(Situation, rules)
                 found += [effect.regions[0] for effect in Comparison(family, *pair).effects()]

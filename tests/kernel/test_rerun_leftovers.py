@@ -53,11 +53,11 @@ table inet others {
 
 @pytest.fixture
 def pair(netns: NamespaceFactory) -> PodPair:
-    """A pod that others have programmed."""
-    return programmed_by_others(netns.pod_pair())
+    """A pod with rules of other programs."""
+    return add_foreign_rules(netns.pod_pair())
 
 
-def programmed_by_others(pair: PodPair) -> PodPair:
+def add_foreign_rules(pair: PodPair) -> PodPair:
     """Put in all kinds of rules, policy rules, routes and addresses."""
     pod = pair.pod
     for command in ("iptables", "ip6tables"):
@@ -205,7 +205,7 @@ def test_redirect_becomes_transparent_without_a_rule_too_many(netns: NamespaceFa
 def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, family: str, driver: str) -> None:
     none = (None, None)
     made = netns.pod_pair(ipv6=none) if family == "ipv4" else netns.pod_pair(ipv4=none)
-    pod = programmed_by_others(made).pod
+    pod = add_foreign_rules(made).pod
     pristine = state(pod)
     for variant in SOME_VARIANTS:
         with pod.entered():

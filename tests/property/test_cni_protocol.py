@@ -54,7 +54,7 @@ def test_standard_output_is_json_or_empty(environ: dict[str, str], stdin: bytes,
     if answer.error:
         assert isinstance(content["code"], int)
         assert content["msg"].isprintable()
-        assert len(content["msg"]) <= protocol.MESSAGE_LIMIT
+        assert len(content["msg"]) <= protocol.MAX_MESSAGE_LENGTH
 
 
 @given(environs, configurations)

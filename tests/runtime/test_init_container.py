@@ -151,7 +151,7 @@ def test_the_init_container_captures_its_pod(
 
     require_captured(node, pod, inside)
     explicit = pod.explicit()
-    assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
+    assert "applied: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
     assert "# in sync: live rules match the applied configuration" in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]

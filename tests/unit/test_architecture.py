@@ -21,6 +21,7 @@
 
 import ast
 import functools
+import itertools
 import pkgutil
 import re
 import subprocess
@@ -228,6 +229,23 @@ def test_every_room_exists() -> None:
     assert {room for without in WITHOUT.values() for room in without} | set(WITHOUT) <= set(ROOMS)
 
 
+def test_the_map_of_analysis_has_each_module_and_who_uses_it() -> None:
+    floors = [
+        [cell.split(", ") for cell in line.split("   ")[0].split(" <- ")]
+        for line in re.findall(r"^ {8}(.*)", MODULES["capture.analysis"].read_text(), re.MULTILINE)
+    ]
+    home = "capture.analysis."
+    assert {name for floor in floors for cell in floor for name in cell} == {
+        name.removeprefix(home) for name in MODULES if name.startswith(home)
+    }
+    arrows = [arrow for floor in floors for arrow in itertools.pairwise(floor)]
+    assert [
+        (used, users)
+        for used, users in arrows
+        if not all(home + name in imports_of(home + user).all for name in used for user in users)
+    ] == []
+
+
 def test_the_top_of_the_library_can_be_taken_in_at_a_glance() -> None:
     """At most four modules and ten folders, and no folder is called like a function of the interface."""
     top = Path(capture.__file__).parent
@@ -259,6 +277,58 @@ def test_a_class_name_has_one_meaning() -> None:
         for name in re.findall(r"^(?:    )?([A-Z]\w*[a-z]\w*) = ", MODULES[module].read_text(), re.MULTILINE):
             of_library.setdefault(name, set()).add(module)
     assert {name: found for name, found in of_library.items() if len(found) > 1} == {}
+
+
+def top_statements(tree: ast.Module) -> list[ast.stmt]:
+    """Return the statements of a module, those under ``if`` and ``try`` included."""
+    return [part for node in tree.body for part in (node.body if isinstance(node, ast.If | ast.Try) else [node])]
+
+
+def assigned_names(tree: ast.Module) -> set[str]:
+    targets = [
+        target
+        for node in top_statements(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    return {
+        each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name) and is_stored(each)
+    }
+
+
+def names_of_module(tree: ast.Module) -> set[str]:
+    """Return what a module defines and imports at its top; ``annotations`` of __future__ is no name that code reads."""
+    statements = top_statements(tree)
+    names = {node.name for node in statements if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    imports = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
+    names |= {alias.asname or alias.name for node in imports for alias in node.names}
+    return (names | assigned_names(tree)) - {"annotations"}
+
+
+def is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_local_hides_a_name_of_its_module(module: str) -> None:
+    """It would read as the function that it hides."""
+    tree = ast.parse(MODULES[module].read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    inside = [node for function in functions for node in ast.walk(function)]
+    shared = {name for node in inside if isinstance(node, ast.Global) for name in node.names}
+    local = {node.id for node in inside if isinstance(node, ast.Name) and is_stored(node)} - shared
+    local |= {node.arg for node in inside if isinstance(node, ast.arg)}
+    assert local & names_of_module(tree) == set()
+
+
+def test_a_constant_has_one_home() -> None:
+    """A search for its name tells what is meant; the commands of CNI are handled by two modules."""
+    homes: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for name in assigned_names(ast.parse(path.read_text())):
+            homes.setdefault(name, set()).add(module)
+    shared = {name: found for name, found in homes.items() if name.isupper() and len(found) > 1}
+    assert set(shared) == {"HANDLERS", "T", "TYPE_CHECKING"}
 
 
 def test_no_two_modules_wait_for_each_other_to_load() -> None:

@@ -20,4 +20,5 @@ def test_everything_drawn_is_within_the_frame() -> None:
         for row in rows:
             assert float(row.attrib["x"]) + float(row.attrib["textLength"]) <= width - demo_picture.MARGIN
             assert float(row.attrib["y"]) <= height - demo_picture.MARGIN
+    assert "Chain ISTIO-INBOUND (1 references)" in re.sub("\u00a0", " ", text)  # what iptables -t nat -nvL shows
     assert "All 11 requests went the way they should" in re.sub("\u00a0", " ", text)

@@ -1,16 +1,18 @@
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from capture.errors import CaptureError, ConfigurationError
-from capture.operations import apply, render, trace_packet, verify
+from capture.operations import apply, clean, render, trace_packet, verify
 from capture.operations.inference import inferred_flags, inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import OPTIONS, OTHER_FAMILY
 from capture.settings.settings import ExplicitValue, Settings, from_environment
-from initcontainer.arguments import parse
+from capture.state.pod_host import PodFromInside
+from initcontainer.arguments import parse_arguments
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS
 
@@ -49,22 +51,33 @@ def test_a_path_of_no_namespace_is_a_capture_error(path: Any) -> None:
     ("function", "name", "value"),
     [
         (apply, "settings", {"proxy_port": 15001}),
+        (apply, "settings", None),
         (verify, "settings", {}),
         (render, "settings", None),
         (render, "families", "ipv4"),
-        (apply, "lock_timeout", None),
+        (render, "families", ([],)),
+        (render, "choice", "nftables"),
+        *((function, "lock_timeout", value) for function in (apply, clean) for value in (None, "1", -1, float("inf"))),
         (apply, "lock_timeout", float("nan")),
+        (clean, "warn", "print"),
         (apply, "host", object()),
+        (apply, "host", PodFromInside),
         (verify, "host", "pod"),
+        (render, "host", [10**5000]),
+        (trace_packet, "settings", {}),
+        (trace_packet, "destination", [10**5000]),
+        (trace_packet, "host", ()),
     ],
 )
-def test_an_argument_of_another_type_is_refused_by_its_name(
+def test_an_argument_of_another_type_is_refused_by_the_function_and_its_name(
     function: Callable[..., object], name: str, value: object
 ) -> None:
+    usable = {"settings": Settings({}), "destination": "10.0.0.1", "port": 80}
+    arguments = {each: usable[each] for each in usable if each in inspect.signature(function).parameters}
     with pytest.raises(ConfigurationError) as caught:
-        function(**{"settings": Settings({}), name: value})
+        function(**{**arguments, name: value})
 
-    assert caught.value.origin == f"the argument {name}"
+    assert (caught.value.option, caught.value.origin) == (f"{function.__name__}()", f"the argument {name}")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +118,6 @@ def test_the_settings_that_live_rules_amount_to_give_these_rules(name: str) -> N
     rules = ruleset_of(VARIANTS[name])
 
     assert build_ruleset(resolve(inferred_settings(rules), POD)[0]) == rules
-    flags = parse(inferred_flags(rules), OPTIONS).flags.items()
+    flags = parse_arguments(inferred_flags(rules), OPTIONS).flags.items()
     given = Settings({option: ExplicitValue(text, "flag") for option, text in flags})
     assert build_ruleset(resolve(given, POD)[0]) == rules

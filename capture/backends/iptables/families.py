@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
+def single_family_ruleset(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
     """Return the rule set of one family from the chains of its tables, in any order.
 
     ``Ruleset.comments`` is whether our rules have any.

@@ -22,7 +22,7 @@ from capture.backends.iptables.refusals import program_refusal
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
-from capture.state.child import in_child
+from capture.state.child import run_in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class IptcDriver(IptablesDriver):
 
             return iptc_child.save_tables(family, tables)
 
-        return parse_save(_in_child("read the tables", save, family), family)
+        return parse_save(_run_iptc("read the tables", save, family), family)
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
         for family, of_family in edits_by_family(edits):
@@ -62,10 +62,10 @@ class IptcDriver(IptablesDriver):
                 iptc_child.apply_edits(edits)
                 return ""
 
-            _in_child("change the tables", change, family, restore_text(of_family))
+            _run_iptc("change the tables", change, family, restore_text(of_family))
 
 
-def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "") -> str:
+def _run_iptc(task: str, work: Callable[[], str], family: Family, text: str = "") -> str:
     noise, complaint = (os.memfd_create(name) for name in ("noise", "complaint"))
 
     def work_quietly() -> str:
@@ -74,14 +74,14 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
         return work()
 
     try:
-        status, answer = in_child(work_quietly, lambda error: f"{type(error).__name__}: {error}")
+        status, answer = run_in_child(work_quietly, lambda error: f"{type(error).__name__}: {error}")
         if status == 0:
             return answer
         printed = os.pread(complaint, os.fstat(complaint).st_size, 0).decode("utf-8", "surrogateescape")
         words = f"{printed}{answer}".strip()
         if status < 0:
             words = f"python-iptables crashed with signal {-status}. {words}"
-        raise program_refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
+        raise program_refusal([f"python-iptables: {task}"], Finished(status, "", words), text, family)
     finally:
         os.close(noise)
         os.close(complaint)

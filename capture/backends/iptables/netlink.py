@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables.driver import IptablesDriver, dormant_error, require_families
-from capture.backends.iptables.families import merge_families, of_one_family
+from capture.backends.iptables.families import merge_families, single_family_ruleset
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
@@ -59,7 +59,7 @@ class IptablesNetlinkDriver(IptablesDriver):
         """
         with open_nfnetlink() as netfilter:
             live, _ = read_consistently(netfilter, "read the tables of iptables", lambda: _read(netfilter))
-        return ruleset_of(families_here(), _as_iptables_has_them(live))
+        return ruleset_of(families_here(), _iptables_view(live))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our rules those of ``desired``, in one transaction and from what is live now.
@@ -147,7 +147,7 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     return live
 
 
-def _as_iptables_has_them(live: LiveTables) -> LiveTables:
+def _iptables_view(live: LiveTables) -> LiveTables:
     """Return tables without the base chains that iptables does not have; those of a dormant one are marked."""
     return {
         (family, name): table.replace(
@@ -173,13 +173,15 @@ def live_table(table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[
 def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
     """Return the rule set of all families."""
     of_each = (
-        of_one_family(family, {name: _chains(name, table) for (of, name), table in live.items() if of == family})
+        single_family_ruleset(
+            family, {name: _listed_chains(name, table) for (of, name), table in live.items() if of == family}
+        )
         for family in families
     )
     return merge_families(list(of_each))
 
 
-def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
+def _listed_chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
     """Yield the chains of a table as iptables lists them: built-in ones even if they are not there, others by name."""
     built_in = BUILT_IN_CHAINS[name]
     for chain in (*built_in, *sorted(table.chains.keys() - set(built_in))):

@@ -112,7 +112,7 @@ def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
     return [rule_text(rule) for rule in rules]
 
 
-def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions) -> TableEdit:
+def _table_edit(live: TableView, desired: TableView, own_rule_positions: OwnPositions) -> TableEdit:
     desired_chains = desired.own_chains()
     present = live.own_chains()
     rewritten = {}
@@ -126,7 +126,7 @@ def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions
     removals: list[tuple[str, int]] = []
     insertions: list[tuple[str, int | None, model.Rule]] = []
     for chain in shared:
-        removals_of_chain, insertions_of_chain = _shared_chain_changes(live, desired, own_positions, chain)
+        removals_of_chain, insertions_of_chain = _shared_chain_changes(live, desired, own_rule_positions, chain)
         removals += removals_of_chain
         insertions += insertions_of_chain
     dropped_chains = _chains_to_drop(live, desired_chains)
@@ -134,13 +134,13 @@ def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions
 
 
 def _shared_chain_changes(
-    live: TableView, desired: TableView, own_positions: OwnPositions, chain: str
+    live: TableView, desired: TableView, own_rule_positions: OwnPositions, chain: str
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int | None, model.Rule]]]:
     """Return the removals and insertions for a chain that is not our own, built-in or not."""
     rules, desired_rules = live.rules(chain), desired.rules(chain)
     if not rules and not desired_rules:
         return [], []
-    own = sorted(own_positions.get((live.table, chain), ()))
+    own = sorted(own_rule_positions.get((live.table, chain), ()))
     disturbs = disturbance_test(rules, chain, desired.rules)
     first_disturbing = next((at for at, rule in enumerate(rules) if at not in own and disturbs(rule)), len(rules))
     is_in_place = not own or own[-1] < first_disturbing or not desired_rules

@@ -46,7 +46,7 @@ class LiveTable(Value):
 if TYPE_CHECKING:
     LiveTables = Mapping[tuple[Family, TableName], LiveTable]
 
-NO_TABLE = LiveTable(0, {}, {})
+ABSENT_TABLE = LiveTable(0, {}, {})
 USED_CHAINS = (PREROUTING, OUTPUT)
 """The built-in chains that our rule sets and upstream's have rules in."""
 
@@ -82,7 +82,7 @@ class _TableChanges:
         self._edit = edit
         self._messages = TableMessages(FAMILY_NUMBERS[edit.family], edit.table)
         self._is_new = table is None
-        self._table = table or NO_TABLE
+        self._table = table or ABSENT_TABLE
         self._rules: dict[str, list[int | None]] = {
             name: [rule.handle for rule in self._table.rules_of(chain)] for name, chain in self._table.chains.items()
         }
@@ -108,9 +108,9 @@ class _TableChanges:
             handle = self._rules[chain].pop(position)
             if handle is not None:
                 yield messages.delete_rule(self._table.chains[chain].name, handle)
-        for chain, at, rule in edit.insertions:
+        for chain, index, rule in edit.insertions:
             yield from self._built_in_chain(chain)
-            yield self._insert(chain, at, rule)
+            yield self._insert(chain, index, rule)
         for chain in dropped:
             del self._rules[chain]
             yield messages.delete_chain(chain)

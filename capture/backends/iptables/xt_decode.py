@@ -15,7 +15,7 @@ from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
-from capture.backends.nf_tables.comparisons import TCP_FLAGS, Bounds, Register
+from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, Register
 from capture.backends.nf_tables.decode import Program
 from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nf_tables.reading import read_comment, read_expressions
@@ -47,9 +47,9 @@ NO_SET = NativeSet(0, 0, (), (), understood=False)
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """The protocol's place in the header: ip6tables compared it there up to 1.8.2."""
 
-FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
+FRAGMENT_OFFSET = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """The place of a fragment's offset in the header; ``-f`` means: not 0."""
-ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
+ADDRESS_OPTIONS = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
 class FoundRule(Value):
@@ -75,7 +75,7 @@ class RuleReader:
             program.run(name, parts)
         matches, _ = lift.lift_conditions(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_rank))
+        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_listing_rank))
         rule = model.Rule(verdict, in_order, self._family, why, program.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
@@ -83,7 +83,7 @@ class RuleReader:
 FIRST_EXTENSION = MATCH_ORDER[model.SourcePort]
 
 
-def _rank(match: model.Match) -> int:
+def _listing_rank(match: model.Match) -> int:
     """Return the place in a listing: first the options of ip(6)tables itself, then extensions in their order."""
     kind: type = type(match)
     if isinstance(match, model.UnknownMatch):
@@ -111,7 +111,7 @@ class XtProgram(Program):
     def meta(self, fields: Fields) -> bool:
         """``meta``: load a field, or set the mark, or trace."""
         if decode_number(fields[nf.NFTA_META_KEY]) == NFT_META_NFTRACE:
-            return self._do(model.UnknownVerdict("TRACE", model.Continue()))
+            return self._act(model.UnknownVerdict("TRACE", model.Continue()))
         return super().meta(fields)
 
     def match(self, fields: Fields) -> bool:
@@ -119,19 +119,19 @@ class XtProgram(Program):
         if decode_text(fields[nf.NFTA_MATCH_NAME]) == "comment":
             self.why = without_line_ends(text_of(fields[nf.NFTA_MATCH_INFO]))
             return True
-        for match in self._extension("match", fields):
-            self._put(match)
+        for match in self._decoded_extension("match", fields):
+            self._add(match)
         return True
 
     def target(self, fields: Fields) -> bool:
-        return self._do(self._extension("target", fields)[0])
+        return self._act(self._decoded_extension("target", fields)[0])
 
     def limit(self, fields: Fields) -> bool:
         """``limit``: the match of iptables that is an expression of nf_tables."""
-        self._put(model.UnknownMatch(xt_text.limit_text(fields), is_pure=False))
+        self._add(model.UnknownMatch(xt_text.limit_text(fields), is_pure=False))
         return True
 
-    def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
+    def _decoded_extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
         name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
@@ -143,47 +143,47 @@ class XtProgram(Program):
             self._extensions[key] = decoded
         return self._extensions[key]
 
-    def _put(self, condition: Condition) -> None:
+    def _add(self, condition: Condition) -> None:
         if isinstance(condition, Named) and condition.name.encode() + b"\0" == NEVER_MATCHING_INTERFACE:
             kind = model.InInterface if condition.field == IIFNAME else model.OutInterface
-            super()._put(kind("+", not condition.negated))
+            super()._add(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
             if number not in PROTOCOL_BY_NUMBER or condition.negated:
                 words = split_words(xt_text.protocol_text(number, negated=condition.negated))
                 (condition,) = parse_matches(words)
-            super()._put(condition)
+            super()._add(condition)
         else:
-            super()._put(condition)
+            super()._add(condition)
 
-    def _bounds(self, operator: int, value: bytes) -> Bounds:
+    def _comparison_bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the values that a comparison is about: "less than" is "not greater or equal", as iptables means it."""
         if operator == nf.NFT_CMP_GT:
             return Bounds(bytes(len(value)), value, negated=True)
         if operator == nf.NFT_CMP_LT:
             return Bounds(value, b"\xff" * len(value), negated=True)
-        return super()._bounds(operator, value)
+        return super()._comparison_bounds(operator, value)
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> Condition:
+    def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> Condition:
         """Return a comparison that iptables has words for and the model has not."""
         header, mask, negated = loaded.header, loaded.mask, bounds.negated
         if header is None or not bounds.is_single or len(bounds.low) != header[2]:
-            return super()._without_words(loaded, bounds)
+            return super()._unmodelled_comparison(loaded, bounds)
         base, offset, length = header
         value = int.from_bytes(bounds.low, "big")
         if header == (nf.NFT_PAYLOAD_NETWORK_HEADER, PROTOCOL_OFFSETS[self._of_family], 1) and not mask:
             return Among(L4PROTO, ((value, value),), negated)
         from capture.model import foreign  # no rule of ours has one
 
-        if (header, mask) == FRAGMENT and self._of_family == "ipv4" and not value:
+        if (header, mask) == FRAGMENT_OFFSET and self._of_family == "ipv4" and not value:
             return model.UnknownMatch("-f" if negated else "! -f", foreign.LaterFragment(not negated))
-        if header == TCP_FLAGS:
+        if header == TCP_FLAGS_HEADER:
             flags = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
             return parse_matches(split_words(f"-m tcp {flags}"))[0]
         bits = int.from_bytes(mask, "big")
-        option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
+        option = ADDRESS_OPTIONS.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
             words = xt_text.network_text(option, self._of_family, value, bits, negated=negated)
             kind = model.Source if option == "-s" else model.Destination
             return model.UnknownMatch(words, foreign.MaskedAddress(kind))
-        return super()._without_words(loaded, bounds)
+        return super()._unmodelled_comparison(loaded, bounds)

@@ -73,7 +73,7 @@ CONNTRACK = Layout("other [146], match_flags 2, invert_flags 2, state_mask 2, st
 CONNTRACK_1 = Layout("other [146], match_flags 2, invert_flags 2, state_mask 1, status_mask 1")
 """struct xt_conntrack_mtinfo1."""
 CONNTRACK_STATE = 1  # XT_CONNTRACK_STATE
-STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 256}  # XT_CONNTRACK_STATE_*
+XT_STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 256}  # XT_CONNTRACK_STATE_*
 
 IPRANGE = Layout("src_min [16], src_max [16], dst_min [16], dst_max [16], flags 1")
 """linux/netfilter/xt_iprange.h, struct xt_iprange_mtinfo: an IPv4 address is in the first 4 bytes."""

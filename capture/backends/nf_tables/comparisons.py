@@ -32,7 +32,7 @@ class Register(Value):
         words = self.field
         if self.header is not None:
             base, offset, length = self.header
-            words = f"@{HEADERS.get(base, base)},{offset * 8},{length * 8}"
+            words = f"@{HEADER_NAMES.get(base, base)},{offset * 8},{length * 8}"
         return f"{words} & 0x{self.mask.hex()} ^ 0x{self.flip.hex()}" if self.mask else words
 
     @property
@@ -41,8 +41,8 @@ class Register(Value):
         return self.field not in ("meta random", "meta time", "meta day", "meta hour")
 
 
-HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
-TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
+HEADER_NAMES = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
+TCP_FLAGS_HEADER = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
 """The place of the flags in the header (RFC 9293 3.1)."""
 
 
@@ -106,7 +106,7 @@ def comparison_conditions(
             # With a NUL it is a whole name, without one a beginning; nft pads to 16 bytes, iptables-nft does not.
             name = low.rstrip(b"\0").decode("utf-8", "surrogateescape")
             yield native.Named(loaded.field, name, b"\0" not in low, negated)
-    elif len(low) == native.SIZES.get(loaded.field):
+    elif len(low) == native.FIELD_SIZES.get(loaded.field):
         in_host_order = loaded.field in native.HOST_ORDER and not loaded.network_order
         order = BYTE_ORDER if in_host_order else "big"
         first, last = int.from_bytes(low, order), int.from_bytes(bounds.high, order)
@@ -119,17 +119,17 @@ def comparison_conditions(
 
 def _header_conditions(loaded: Register, bounds: Bounds, parts: list[HeaderField]) -> Iterator[Match]:
     if bounds.is_single:
-        conditions = [_prefix(loaded, bounds, part) for part in parts]
+        conditions = [_prefix_condition(loaded, bounds, part) for part in parts]
         if None not in conditions and not (bounds.negated and len(conditions) > 1):
             yield from (condition for condition in conditions if condition is not None)
-    elif len(parts) == 1 and parts[0].taken == native.SIZES[parts[0].field] and not loaded.mask:
+    elif len(parts) == 1 and parts[0].taken == native.FIELD_SIZES[parts[0].field] and not loaded.mask:
         ends = int.from_bytes(bounds.low, "big"), int.from_bytes(bounds.high, "big")
         yield native.Among(parts[0].field, (ends,), bounds.negated)
 
 
-def _prefix(loaded: Register, bounds: Bounds, part: HeaderField) -> native.Among | None:
+def _prefix_condition(loaded: Register, bounds: Bounds, part: HeaderField) -> native.Among | None:
     """Return what a comparison with one value means for a field; None if it is not about its first bits."""
-    size = native.SIZES[part.field]
+    size = native.FIELD_SIZES[part.field]
     missing = (size - part.taken) * 8
     place = slice(part.start, part.start + part.taken)
     mask = int.from_bytes(loaded.mask[place], "big") if loaded.mask else (1 << part.taken * 8) - 1
@@ -167,7 +167,7 @@ def header_fields(
     position = offset
     for field, place in layout:
         if place == position < offset + length:
-            taken = min(native.SIZES[field], offset + length - position)
+            taken = min(native.FIELD_SIZES[field], offset + length - position)
             parts.append(HeaderField(field, position - offset, taken))
             position += taken
     return parts if position == offset + length else []

@@ -46,8 +46,10 @@ def has_exactly(
             of_table = rules.setdefault((change.family, decode_text(fields[nf.NFTA_RULE_TABLE])), {})
             of_table.setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
     return (
-        _by_place(chain for chain in read_chains(netfilter) if chain.family in families and chain.table in tables)
-        == _by_place(chains)
+        _hooks_and_policies(
+            chain for chain in read_chains(netfilter) if chain.family in families and chain.table in tables
+        )
+        == _hooks_and_policies(chains)
         and not any(
             table.is_dormant for table in read_tables(netfilter) if table.family in families and table.name in tables
         )
@@ -55,7 +57,7 @@ def has_exactly(
     )
 
 
-def _by_place(chains: Iterable[FoundChain]) -> dict[tuple[int, str, str], tuple[Hook | None, str | None]]:
+def _hooks_and_policies(chains: Iterable[FoundChain]) -> dict[tuple[int, str, str], tuple[Hook | None, str | None]]:
     return {(chain.family, chain.table, chain.name): (chain.hook, chain.policy) for chain in chains}
 
 

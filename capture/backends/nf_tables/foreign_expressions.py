@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import TCP_FLAGS, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6, Family, Network, address_text
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.netlink.attributes import BYTE_ORDER, Fields, decode_host_number, decode_number, decode_text
+from capture.netlink.routing import RTN_LOCAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-# linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
-NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
+# linux/netfilter/nf_tables.h: enum nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
 NFTA_QUOTA_BYTES, NFTA_QUOTA_FLAGS = 1, 2
 NFTA_NG_MODULUS, NFTA_NG_TYPE, NFTA_NG_OFFSET = 2, 3, 4
 NFTA_DYNSET_EXPRESSIONS = (7, 10)  # one, or several
-INVERTED = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
-NFT_REJECT_TCP_RST = 1
+INVERTED_FLAG = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
 NFT_NAT_SNAT = 0
 
 ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
@@ -36,13 +35,13 @@ ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
     (2, None): ("icmpx no-route", "icmpx port-unreachable", "icmpx host-unreachable", "icmpx admin-prohibited"),
 }
 """The answers of a rule, by its type, and by its family where the codes are those of one; then by the code."""
-UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
+RATE_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 
 def unknown_match(name: str, fields: Fields) -> model.UnknownMatch:
     """Return an expression that only lets packets pass or not."""
-    what = decode_text(fields.get(nf.NFTA_MATCH_NAME, b"")) if name == "match" else name
-    return model.UnknownMatch(_text(name, fields, None), is_pure=what not in IMPURE)
+    test_name = decode_text(fields.get(nf.NFTA_MATCH_NAME, b"")) if name == "match" else name
+    return model.UnknownMatch(_expression_text(name, fields, None), is_pure=test_name not in IMPURE)
 
 
 IMPURE = frozenset((
@@ -52,21 +51,21 @@ IMPURE = frozenset((
 """Expressions, and matches of iptables, that count, or look at the time."""
 
 
-def loaded(name: str, fields: Fields) -> OtherRegister:
+def loaded_register(name: str, fields: Fields) -> OtherRegister:
     """Return what an expression writes into a register."""
     numbers, is_way_back = range(0), False
     if name == "numgen":
-        first = _number(fields, NFTA_NG_OFFSET)
-        numbers = range(first, first + _number(fields, NFTA_NG_MODULUS))
-    elif name == "fib" and _number(fields, nf.NFTA_FIB_RESULT) == NFT_FIB_RESULT_OIF:
-        is_way_back = _number(fields, nf.NFTA_FIB_FLAGS) & ~NFTA_FIB_F_MARK in WAY_BACK
-    return OtherRegister(_text(name, fields, None), numbers=numbers, is_way_back=is_way_back)
+        first = _number_field(fields, NFTA_NG_OFFSET)
+        numbers = range(first, first + _number_field(fields, NFTA_NG_MODULUS))
+    elif name == "fib" and _number_field(fields, nf.NFTA_FIB_RESULT) == NFT_FIB_RESULT_OIF:
+        is_way_back = _number_field(fields, nf.NFTA_FIB_FLAGS) & ~NFTA_FIB_F_MARK in WAY_BACK
+    return OtherRegister(_expression_text(name, fields, None), numbers=numbers, is_way_back=is_way_back)
 
 
 def unknown_verdict(name: str, fields: Fields, family: Family | None) -> model.UnknownVerdict:
     """Return an expression that does something to packets, by a rule for a family."""
     then = model.Continue() if _goes_on(name, fields) else DOES.get(name)
-    return model.UnknownVerdict(_text(name, fields, family), then)
+    return model.UnknownVerdict(_expression_text(name, fields, family), then)
 
 
 DOES: dict[str, model.Verdict] = {
@@ -74,10 +73,10 @@ DOES: dict[str, model.Verdict] = {
 }  # fmt: skip
 
 
-def _text(name: str, fields: Fields, family: Family | None) -> str:
+def _expression_text(name: str, fields: Fields, family: Family | None) -> str:
     if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
-    words = WORDS[name](fields, family) if name in WORDS else ""
+    words = EXPRESSION_TEXTS[name](fields, family) if name in EXPRESSION_TEXTS else ""
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
@@ -86,10 +85,10 @@ def _text(name: str, fields: Fields, family: Family | None) -> str:
 NFT_FIB_RESULT_OIF = 1  # linux/netfilter/nf_tables.h, also of the following
 NFTA_FIB_F_MARK, WAY_BACK = 4, (0x09, 0x29)
 """The source and the interface that the packet came in by, with or without: that a route must be there."""
-IPS_DST_NAT = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
+DST_NAT_MASK = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
 
 
-def compared(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
+def unmodelled_comparison(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
     """Return the comparison of a register that the model has no field for."""
     words, test = f"{loaded.words} {bounds}", None
     if bounds.is_single and bounds.low:
@@ -100,10 +99,10 @@ def compared(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
 def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[str, model.Match | None]:
     """Return what the comparison with one value is in words, and what it tests."""
     number, negated = decode_host_number(bounds.low), bounds.negated
-    if loaded.header == TCP_FLAGS and not any(loaded.flip):
+    if loaded.header == TCP_FLAGS_HEADER and not any(loaded.flip):
         mask = (loaded.mask or b"\xff")[0]
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
-    if (loaded.field, loaded.mask, any(loaded.flip), number) == ("ct status", IPS_DST_NAT, False, 0):
+    if (loaded.field, loaded.mask, any(loaded.flip), number) == ("ct status", DST_NAT_MASK, False, 0):
         return words, foreign.TranslatedConnection(not negated)
     if loaded.mask:
         return words, None
@@ -114,16 +113,16 @@ def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[st
     sign = "!= " * negated
     match loaded.field:
         case "iif" | "oif" as field:
-            return f"{field} {sign}{number}", foreign.InterfaceIndex(INTERFACES[field], number, negated)
-        case "fib saddr type" | "fib daddr type" as field if number == nf.RTN_LOCAL:
-            return f"{field} {sign}local", foreign.LocalAddress(ADDRESSES[field], negated)
+            return f"{field} {sign}{number}", foreign.InterfaceIndex(INTERFACE_INDEX_MATCHES[field], number, negated)
+        case "fib saddr type" | "fib daddr type" as field if number == RTN_LOCAL:
+            return f"{field} {sign}local", foreign.LocalAddress(ADDRESS_TYPE_MATCHES[field], negated)
         case "ct direction" if number in (0, 1):
             return words, foreign.ConnectionDirection(bool(number) != negated)
     return words, None
 
 
-INTERFACES = {"iif": model.InInterface, "oif": model.OutInterface}
-ADDRESSES = {"fib saddr type": model.Source, "fib daddr type": model.Destination}
+INTERFACE_INDEX_MATCHES = {"iif": model.InInterface, "oif": model.OutInterface}
+ADDRESS_TYPE_MATCHES = {"fib saddr type": model.Source, "fib daddr type": model.Destination}
 
 
 def unknown_condition(condition: native.Condition) -> model.UnknownMatch:
@@ -132,12 +131,12 @@ def unknown_condition(condition: native.Condition) -> model.UnknownMatch:
     if isinstance(condition, native.Cases):
         is_pure = all(getattr(each, "is_pure", True) for conditions, _ in condition.cases for each in conditions)
     elif isinstance(condition, native.Among) and condition.field == native.L4PROTO:
-        names = tuple(PROTOCOL_NAMES.get(first, str(first)) for first, last in condition.ranges if first == last)
+        names = tuple(NFT_PROTOCOL_NAMES.get(first, str(first)) for first, last in condition.ranges if first == last)
         test = foreign.Protocols(names, condition.negated) if len(names) == len(condition.ranges) else None
     return model.UnknownMatch(described(condition), test, is_pure)
 
 
-PROTOCOL_NAMES = {**PROTOCOL_BY_NUMBER, 58: "ipv6-icmp"}
+NFT_PROTOCOL_NAMES = {**PROTOCOL_BY_NUMBER, 58: "ipv6-icmp"}
 
 
 # --- translations --------------------------------------------------------------------------------
@@ -148,26 +147,28 @@ NAT_WORDS: dict[int, tuple[str, model.Verdict | None]] = {
 """What a translation is called, and what one comes to whose addresses are not known."""
 
 
-def translation(
+def translation_to(
     word: str, family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes
 ) -> model.UnknownVerdict:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
     addresses = [Network(family, int.from_bytes(end, "big"), BITS[family]) for end in (first, last) if end]
     ports = [decode_number(end) for end in (port, last_port) if end]
     source = foreign.TranslateSource(addresses[0] if addresses else None)
-    then = foreign.translation(addresses, ports) if word == "dnat" else source
+    then = foreign.translation_verdict(addresses, ports) if word == "dnat" else source
     words = "-".join(address_text(family, each.first) for each in dict.fromkeys(addresses))
     words = f"[{words}]" if ports and family == IPV6 and addresses else words
-    return model.UnknownVerdict(f"{word} to {words}{f':{_span(ports)}' if ports else ''}", then)
+    return model.UnknownVerdict(f"{word} to {words}{f':{_span_text(ports)}' if ports else ''}", then)
 
 
 def foreign_redirect(first: bytes, last: bytes) -> model.UnknownVerdict:
     """Return the redirect to one of several ports; with none, to the one that was called."""
     ports = [decode_number(end) for end in (first, last) if end]
-    return model.UnknownVerdict(f"redirect to :{_span(ports)}" if ports else "redirect", foreign.redirect(ports))
+    return model.UnknownVerdict(
+        f"redirect to :{_span_text(ports)}" if ports else "redirect", foreign.redirect_verdict(ports)
+    )
 
 
-def _span(ports: Iterable[int]) -> str:
+def _span_text(ports: Iterable[int]) -> str:
     return "-".join(map(str, dict.fromkeys(ports)))
 
 
@@ -187,45 +188,45 @@ def _goes_on(name: str, fields: Fields) -> bool:
     if name == "dynset":
         return fields.keys().isdisjoint(NFTA_DYNSET_EXPRESSIONS)  # such as a limit
     kind, numbers = PASSING_EXPRESSIONS.get(name, (0, ()))
-    return _number(fields, kind) in numbers
+    return _number_field(fields, kind) in numbers
 
 
-def _number(fields: Fields, kind: int) -> int:
+def _number_field(fields: Fields, kind: int) -> int:
     return decode_number(fields.get(kind, b""))
 
 
-def _reject(fields: Fields, family: Family | None) -> str:
-    kind, code = _number(fields, NFTA_REJECT_TYPE), _number(fields, NFTA_REJECT_ICMP_CODE)
+def _reject_text(fields: Fields, family: Family | None) -> str:
+    kind, code = _number_field(fields, nf.NFTA_REJECT_TYPE), _number_field(fields, nf.NFTA_REJECT_ICMP_CODE)
     answers = ANSWERS.get((kind, family if kind == 0 else None), ())
-    answer = "tcp reset" if kind == NFT_REJECT_TCP_RST else answers[code] if code < len(answers) else ""
+    answer = "tcp reset" if kind == nf.NFT_REJECT_TCP_RST else answers[code] if code < len(answers) else ""
     return f"reject with {answer}" if answer else ""
 
 
-def _over(fields: Fields, kind: int) -> str:
-    return "over " * (_number(fields, kind) & INVERTED)
+def _over_text(fields: Fields, kind: int) -> str:
+    return "over " * (_number_field(fields, kind) & INVERTED_FLAG)
 
 
-def _limit(fields: Fields, _: Family | None) -> str:
-    unit = UNITS.get(_number(fields, NFTA_LIMIT_UNIT))
-    counted = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
-    rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
-    burst = _number(fields, NFTA_LIMIT_BURST)
+def _limit_text(fields: Fields, _: Family | None) -> str:
+    unit = RATE_UNITS.get(_number_field(fields, NFTA_LIMIT_UNIT))
+    counted = "bytes" if _number_field(fields, NFTA_LIMIT_TYPE) else "packets"
+    rate = f"{_number_field(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
+    burst = _number_field(fields, NFTA_LIMIT_BURST)
     more = f" burst {burst} {counted}" if burst else ""
-    return f"limit rate {_over(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
+    return f"limit rate {_over_text(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
 
 
-def _numgen(fields: Fields, _: Family | None) -> str:
-    kind = "random" if _number(fields, NFTA_NG_TYPE) else "inc"
-    offset = _number(fields, NFTA_NG_OFFSET)
-    return f"numgen {kind} mod {_number(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
+def _numgen_text(fields: Fields, _: Family | None) -> str:
+    kind = "random" if _number_field(fields, NFTA_NG_TYPE) else "inc"
+    offset = _number_field(fields, NFTA_NG_OFFSET)
+    return f"numgen {kind} mod {_number_field(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
 
 
-WORDS: dict[str, Callable[[Fields, Family | None], str]] = {
-    "reject": _reject,
-    "limit": _limit,
+EXPRESSION_TEXTS: dict[str, Callable[[Fields, Family | None], str]] = {
+    "reject": _reject_text,
+    "limit": _limit_text,
     "quota": lambda fields, _: (
-        f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
+        f"quota {_over_text(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number_field(fields, NFTA_QUOTA_BYTES)} bytes"
     ),
-    "numgen": _numgen,
+    "numgen": _numgen_text,
     "notrack": lambda _, _family: "notrack",
 }

@@ -10,10 +10,10 @@ from __future__ import annotations
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES, TableName
 
-TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
+NATIVE_TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
 """All of family inet: one rule serves both families, and all tables change in one transaction."""
 
-MODEL_TABLES: dict[str, TableName] = {native: table for table, native in TABLE_NAMES.items()}
+MODEL_TABLES: dict[str, TableName] = {native: table for table, native in NATIVE_TABLE_NAMES.items()}
 
 REJECT_TABLE = "istio-proxy-reject"
 """Rejects the family that is not captured (``capture.backends.other_family``)."""

@@ -1,6 +1,6 @@
 """A rule as nf_tables sees it: fields that are compared, then things that are done. Values only.
 
-The step between the model and the three ways to write nf_tables (bytes, text, JSON), so that each of
+The step between the model and the two ways to write nf_tables (bytes, text), so that each of
 them only has to spell a dozen words::
 
     model     Rule(Redirect(15001), (Protocol("tcp"), Destination(10.0.0.0/8)), IPV4)
@@ -56,21 +56,21 @@ META_KEYS = {
 CT_KEYS = {CT_MARK: nf.NFT_CT_MARK, CT_STATE: nf.NFT_CT_STATE}
 
 # Which field a match of the model is about.
-ADDRESSES: dict[type, dict[Family, str]] = {model.Source: SADDR, model.Destination: DADDR}
-PORTS: dict[type, dict[model.ProtocolName, str]] = {model.SourcePort: SPORT, model.DestinationPort: DPORT}
-IDS: dict[type, str] = {model.OwnerUid: SKUID, model.OwnerGid: SKGID}
-MARKS: dict[type, str] = {model.Mark: MARK, model.ConnectionMark: CT_MARK}
-INTERFACES: dict[type, str] = {model.InInterface: IIFNAME, model.OutInterface: OIFNAME}
+ADDRESS_FIELDS: dict[type, dict[Family, str]] = {model.Source: SADDR, model.Destination: DADDR}
+PORT_FIELDS: dict[type, dict[model.ProtocolName, str]] = {model.SourcePort: SPORT, model.DestinationPort: DPORT}
+ID_FIELDS: dict[type, str] = {model.OwnerUid: SKUID, model.OwnerGid: SKGID}
+MARK_FIELDS: dict[type, str] = {model.Mark: MARK, model.ConnectionMark: CT_MARK}
+INTERFACE_FIELDS: dict[type, str] = {model.InInterface: IIFNAME, model.OutInterface: OIFNAME}
 
-STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
+CT_STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
 
 ADDRESS_OFFSETS = {SADDR[family]: offset for family, offset in nf.SOURCE_OFFSETS.items()}
 ADDRESS_OFFSETS |= {DADDR[family]: offset for family, offset in nf.DESTINATION_OFFSETS.items()}
 
-SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
-SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)
-SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()}
+FIELD_SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
+FIELD_SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)
+FIELD_SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()}
 
 HOST_ORDER = frozenset((SKUID, SKGID, MARK, CT_MARK, CT_STATE))
 """Fields that lie in a register in the byte order of the machine."""

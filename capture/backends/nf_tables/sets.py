@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import data, nest
-from capture.backends.nf_tables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
+from capture.backends.nf_tables.native import ADDRESS_FAMILIES, DPORT, FIELD_SIZES, HOST_ORDER, SKGID, SKUID, SPORT
 from capture.model.addresses import IPV4, IPV6, merge_ranges
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fields, decode_number, u32be
@@ -24,24 +24,24 @@ MAX_PLAIN = 1000
 """Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
 that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
 
-ADDRESS_TYPES = {IPV4: nf.TYPE_IPADDR, IPV6: nf.TYPE_IP6ADDR}
+ADDRESS_KEY_TYPES = {IPV4: nf.TYPE_IPADDR, IPV6: nf.TYPE_IP6ADDR}
 KEY_TYPES = {SKUID: nf.TYPE_UID, SKGID: nf.TYPE_GID}
 KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), nf.TYPE_INET_SERVICE)
-KEY_TYPES |= {field: ADDRESS_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
+KEY_TYPES |= {field: ADDRESS_KEY_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
-def flags_of(condition: Among) -> int:
+def set_flags(condition: Among) -> int:
     """Return the flags of the set for a list."""
     return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
 
 
-def elements_of(condition: Among) -> list[bytes]:
+def set_elements(condition: Among) -> list[bytes]:
     """Return the elements of the set for a list, in ascending order.
 
     Of intervals there is an element where each begins, and one marked as an end where it has ended. As nft does, the
     part before the first range is an end too, and a range that reaches the highest number has none.
     """
-    ranges, size = condition.ranges, SIZES[condition.field]
+    ranges, size = condition.ranges, FIELD_SIZES[condition.field]
     start, after_start = _element_frame(size)
     if _is_plain(condition):
         return [start + first.to_bytes(size, "big") + after_start for first, _ in ranges]
@@ -91,7 +91,7 @@ def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
     size = decode_number(description[nf.NFTA_SET_KEY_LEN])
     keys: list[bytes] = []
     ends: list[bytes] = []
-    data: list[bytes] = []
+    targets: list[bytes] = []
     shapes: dict[bytes, bytes | bool] = {}
     key_end = KEY_OFFSET + size
     for message in messages:
@@ -110,9 +110,9 @@ def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
             leads_to = shapes[shape]
             (ends if leads_to is True else keys).append(element[KEY_OFFSET:key_end])
             if isinstance(leads_to, bytes):
-                data.append(leads_to)
+                targets.append(leads_to)
             offset += (length + 3) & ~3
-    return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(data))
+    return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(targets))
 
 
 KEY_OFFSET = 12
@@ -124,14 +124,14 @@ def _data_or_end(element: bytes, size: int, *, is_map: bool) -> bytes | bool | N
     fields = decode_fields(element[4:])
     key = decode_fields(fields.pop(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE)
     flags = decode_number(fields.pop(nf.NFTA_SET_ELEM_FLAGS, b""))
-    data = fields.pop(nf.NFTA_SET_ELEM_DATA, None)
+    target = fields.pop(nf.NFTA_SET_ELEM_DATA, None)
     fields.pop(nf.NFTA_SET_ELEM_USERDATA, None)
     is_end = flags == nf.NFT_SET_ELEM_INTERVAL_END
     if fields or key != element[KEY_OFFSET : KEY_OFFSET + size] or (flags and not is_end):
         return None
-    if (data is not None) != (is_map and not is_end):
+    if (target is not None) != (is_map and not is_end):
         return None
-    return is_end if data is None else data
+    return is_end if target is None else target
 
 
 def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]]:
@@ -139,15 +139,15 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
 
     Nothing at all if it holds something else.
     """
-    ranges = _ranges(native, order)
-    data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
+    ranges = _key_ranges(native, order)
+    targets = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
     ranges_of: dict[bytes, list[Range]] = {}
     for first, last in ranges:
-        ranges_of.setdefault(data.get(first, b""), []).append((first, last))
+        ranges_of.setdefault(targets.get(first, b""), []).append((first, last))
     return {each: tuple(merge_ranges(ranges)) for each, ranges in ranges_of.items()}
 
 
-def _ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
+def _key_ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
     """Return the range of each key in ascending order; none if a flag is not among the understood ones.
 
     An interval reaches to the next end, or the next beginning, or the highest number.

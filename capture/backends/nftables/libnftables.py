@@ -11,11 +11,10 @@ import ctypes
 import errno
 import glob
 import importlib.util
-import json
 import sys
 
+from capture.backends.nf_tables.render import table_text
 from capture.backends.nftables import plan
-from capture.backends.nftables.libnftables_json import TableCommands, add_rules
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live
 from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, UnsupportedError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from capture.backends.nf_tables.native import NativeTable
-    from capture.backends.nftables.libnftables_json import Object
     from capture.model.ruleset import Ruleset
 
 BINDINGS = (
@@ -35,7 +33,9 @@ BINDINGS = (
     "/usr/lib64/python3*/site-packages/nftables/__init__.py",
 )
 LIBRARY = "libnftables.so.1"
-REMEDY = "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink instead."
+INSTALL_LIBNFTABLES = (
+    "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink instead."
+)
 
 _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
@@ -46,27 +46,25 @@ class LibnftablesDriver(NftablesNetlinkDriver):
 
     name = "libnftables"
 
-    def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        commands = _commands(lower(ruleset), {})
-        return [("nft -j -f -", json.dumps({"nftables": commands}, indent=2))] if commands else []
-
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        self._change("replace the rules of capture", lower(desired))
+        _write_tables("replace the rules of capture", lower(desired))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        self._change("remove the rules of capture", ())
-
-    def _change(self, doing: str, desired: tuple[NativeTable, ...]) -> None:
-        with open_nfnetlink() as netfilter:
-            commands = _commands(desired, read_live(netfilter))
-        if commands:
-            _run(doing, commands)
+        _write_tables("remove the rules of capture", ())
 
 
-def _commands(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> list[Object]:
-    return [*plan.table_changes(desired, live, TableCommands), *add_rules(desired)]
+def _write_tables(task: str, desired: tuple[NativeTable, ...]) -> None:
+    with open_nfnetlink() as netfilter:
+        live = read_live(netfilter)
+    removals = [
+        f"{action} chain inet {table} {chain}\n" if chain else f"{action} table inet {table}\n"
+        for action, table, chain in plan.removals(desired, live)
+    ]
+    script = "".join([*removals, *map(table_text, desired)])
+    if script:
+        _run(task, script)
 
 
 def find_bindings() -> str | None:
@@ -77,7 +75,7 @@ def find_bindings() -> str | None:
     return next((path for pattern in BINDINGS for path in sorted(glob.glob(pattern))), None)
 
 
-def _bindings() -> ModuleType:
+def _load_bindings() -> ModuleType:
     """Return the module of the bindings. Raises UnsupportedError if it, or the library, is not there."""
     loaded = sys.modules.get("nftables")
     if loaded is not None:
@@ -85,36 +83,32 @@ def _bindings() -> ModuleType:
     path = find_bindings()
     specification = importlib.util.spec_from_file_location("nftables", path) if path else None
     if specification is None or specification.loader is None:
-        raise UnsupportedError("the Python bindings of libnftables are not installed", REMEDY)
+        raise UnsupportedError("the Python bindings of libnftables are not installed", INSTALL_LIBNFTABLES)
     module = importlib.util.module_from_spec(specification)
     sys.modules["nftables"] = module
     specification.loader.exec_module(module)
     return module
 
 
-def _run(doing: str, commands: list[Object]) -> None:
-    """Run commands in one transaction. A context is of the namespace in which it was made: each call makes its own."""
+def _run(task: str, script: str) -> None:
+    """Run a script in one transaction. A context is of the namespace in which it was made: each call makes its own."""
     with _one_at_a_time:
-        bindings = _bindings()
+        bindings = _load_bindings()
         try:
             ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
         except OSError as error:
-            raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
-        context = bindings.Nftables(LIBRARY)
-        context.set_json_output(True)
-        status, _, words = context.cmd(json.dumps({"nftables": commands}))
+            raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", INSTALL_LIBNFTABLES) from error
+        status, _, words = bindings.Nftables(LIBRARY).cmd(script)
     if status != 0:
-        raise _failure(doing, words)
+        raise _program_error(task, words)
 
 
-def _failure(doing: str, words: str) -> CaptureError:
-    complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
+def _program_error(task: str, words: str) -> CaptureError:
+    complaint = " ".join(line.split("Error: ", 1)[1].strip() for line in words.splitlines() if "Error: " in line)
     if "Operation not permitted" in complaint:
-        return PrivilegeError(doing)
+        return PrivilegeError(task)
     if "No such file or directory" in complaint:
-        return KernelError(doing, errno.ENOENT, f"libnftables says: {complaint}")
+        return KernelError(task, errno.ENOENT, f"libnftables says: {complaint}")
     if "not supported" in complaint:
-        return MissingFeatureError(
-            f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing."
-        )
-    return CaptureError(f"{doing}: libnftables says: {complaint}")
+        return MissingFeatureError(f"this kernel cannot {task} ({complaint})", "`capture doctor` says what is missing.")
+    return CaptureError(f"{task}: libnftables says: {complaint}")

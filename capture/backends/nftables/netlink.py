@@ -10,11 +10,11 @@ from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import MODEL_TABLES
-from capture.backends.nf_tables.native import SIZES, Among, NativeTable
+from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
 from capture.backends.nftables import encode, plan
 from capture.backends.nftables.lower import lower
 from capture.errors import KernelError
-from capture.netlink.attributes import attribute, decode_fields, decode_number, text
+from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_nfnetlink, read_consistently, read_objects
 
@@ -40,8 +40,8 @@ class NftablesNetlinkDriver:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
         from capture.backends.nftables.lower import render_text  # not needed to write
 
-        text = render_text(ruleset)
-        return [("nft -f -", text)] if text else []
+        script = render_text(ruleset)
+        return [("nft -f -", script)] if script else []
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""
@@ -66,14 +66,15 @@ class NftablesNetlinkDriver:
         native, rules = self._native_tables_and_rules(desired)
 
         def changes(live: plan.LiveHooks) -> Iterator[Change]:
-            yield from _tables_and_chains(native, live)
+            yield from _table_removals(native, live)
+            yield from encode.add_tables(native)
             yield from rules or encode.add_rules(native)
 
         transact("replace the rules of capture", read_live, changes)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        transact("remove the rules of capture", read_live, lambda live: _tables_and_chains((), live))
+        transact("remove the rules of capture", read_live, lambda live: _table_removals((), live))
 
     def _native_tables_and_rules(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
         """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
@@ -87,8 +88,13 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
-    return plan.table_changes(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
+def _table_removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
+    for action, table, chain in plan.removals(desired, live):
+        messages = TableMessages(nf.NFPROTO_INET, table)
+        if chain:
+            yield messages.delete_chain(chain)
+        else:
+            yield messages.flush_table() if action == "flush" else messages.delete_table()
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
@@ -131,9 +137,9 @@ def read_live(netfilter: NetlinkSocket) -> plan.LiveHooks:
 
 def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     """Return how many sets of a table belong to single rules, as those of our long lists do."""
-    of_table = attribute(nf.NFTA_SET_TABLE, text(table))
-    doing = f"list the sets of table inet {table}"
-    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
+    of_table = attribute(nf.NFTA_SET_TABLE, c_string(table))
+    task = f"list the sets of table inet {table}"
+    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, task)
     flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in listed)
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
@@ -144,7 +150,7 @@ def _have_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], ru
     if own != {table.name for table in desired}:
         return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
-    messages = [*_tables_and_chains(desired, {}), *listed]
+    messages = [*encode.add_tables(desired), *listed]
     try:
         return has_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
             _is_same_set(netfilter, table.name, name, condition)
@@ -165,10 +171,10 @@ def _is_same_set(netfilter: NetlinkSocket, table: str, name: str, desired: Among
     """
     description, messages = read_set(netfilter, nf.NFPROTO_INET, table, name)
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
-    if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
+    if (flags, size) != (sets.set_flags(desired), FIELD_SIZES[desired.field]):
         return False
     live_elements = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
-    elements = sets.elements_of(desired)
+    elements = sets.set_elements(desired)
     if flags & nf.NFT_SET_INTERVAL:
         return live_elements == b"".join(reversed(elements))
     length = len(elements[0])

@@ -1,4 +1,4 @@
-"""The changes that make the desired tables of the live ones. Pure, and the same for every language.
+"""What goes from the live tables before the desired ones are written. Pure, and the same for both drivers.
 
 All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
 only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
@@ -10,46 +10,26 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import Protocol, TypeVar
+    from collections.abc import Iterable, Iterator, Mapping
 
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nf_tables.native import NativeTable
 
-    T_co = TypeVar("T_co", covariant=True)
-
     LiveHooks = Mapping[str, Mapping[str, Hook | None] | None]
     """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
-    class TableLanguage(Protocol[T_co]):
-        """How changes of a table are expressed: as netlink messages, or as commands of libnftables."""
 
-        def add_table(self) -> T_co: ...
-        def delete_table(self) -> T_co: ...
-        def flush_table(self) -> T_co: ...
-        def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> T_co: ...
-        def delete_chain(self, chain: str) -> T_co: ...
+def removals(desired: Iterable[NativeTable], live: LiveHooks) -> Iterator[tuple[str, str, str]]:
+    """Yield "delete" or "flush", a table, and the chain of it that is meant, or ""."""
+    hooks_of = {table.name: {chain.name: chain.hook for chain in table.chains} for table in desired}
+    for table, chains in live.items():
+        if chains is None or table not in hooks_of:
+            yield "delete", table, ""
+            continue
+        yield "flush", table, ""
+        hooks = hooks_of[table]
+        yield from (("delete", table, name) for name, hook in chains.items() if hooks.get(name, NO_HOOK) != hook)
 
-    T = TypeVar("T")
-    Language = Callable[[str], TableLanguage[T]]
 
-
-def table_changes(desired: Iterable[NativeTable], live: LiveHooks, language: Language[T]) -> Iterator[T]:
-    """Yield the changes that make of what is live the desired tables, still without rules, and no others."""
-    unchanged = set()
-    for table in desired:
-        unchanged.add(table.name)
-        changed, chains = language(table.name), live.get(table.name)
-        if chains is None and table.name in live:
-            yield changed.delete_table()
-        yield changed.add_table()
-        if chains is not None:
-            yield changed.flush_table()
-            hooks = {chain.name: chain.hook for chain in table.chains}
-            for name, hook in chains.items():
-                if name not in hooks or hooks[name] != hook:
-                    yield changed.delete_chain(name)
-        for chain in table.chains:
-            yield changed.add_chain(chain.name, chain.hook, chain.policy)
-    for name in sorted(live.keys() - unchanged):
-        yield language(name).delete_table()
+NO_HOOK = object()
+"""That of a chain which is not desired; one without a hook has None."""

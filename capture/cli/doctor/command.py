@@ -10,8 +10,8 @@ from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_json
-from capture.report.target import named
-from capture.report.terminal import Finding, print_findings, print_lines
+from capture.report.target import with_target
+from capture.report.terminal import Finding, columns, print_findings, print_lines
 from capture.state.directory import STATE_DIRECTORY, is_private
 from capture.state.netns import InNamespace
 
@@ -23,7 +23,7 @@ from capture.state.netns import InNamespace
     capture doctor --format json | jq '.findings[] | select(.state == "error")'
     """,
     *namespace_options(),
-    click.Option(["--all", "everything"], is_flag=True, help="Show what is in order with the drivers, too."),
+    click.Option(["--all", "everything"], is_flag=True, help="Show all findings about kernel and host, as in a pipe."),
     format_option("table", "json"),
 )
 def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
@@ -35,18 +35,18 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """
     with InNamespace(namespace):
         print_start_line(operations.read_reference() if is_private(STATE_DIRECTORY) else None, form)
-        found = ((each, named([each.message, each.remedy], namespace)) for each in examine(namespace))
+        found = ((each, with_target([each.message, each.remedy], namespace)) for each in examine(namespace))
         findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in found]
     if form == "json":
-        print_json({"works": can_work(findings), "findings": [_as_plain(each) for each in findings]})
+        print_json({"works": can_work(findings), "findings": [_finding_as_plain(each) for each in findings]})
     else:
-        _show(findings, everything=everything)
+        _show(findings, everything=everything or columns() is None)
     if not can_work(findings):
         return EXIT_UNSUPPORTED
     return EXIT_DRIFT if any(finding.state == "error" for finding in findings) else EXIT_DONE
 
 
-def _as_plain(finding: Finding) -> dict[str, str | None]:
+def _finding_as_plain(finding: Finding) -> dict[str, str | None]:
     return {
         "topic": finding.topic,
         "name": finding.name,

@@ -9,14 +9,14 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record
 from capture.backends import detect
 from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather_facts
 from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run_program
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.missing_modules import cannot_load, remedy_for, remedy_for_closed
-from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules, with_required
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules, with_dependencies
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -46,7 +46,7 @@ ALL_FEATURES = make_settings(
 )  # fmt: skip
 """Settings whose rules need every module that a capture may need."""
 
-POD, NODE = "pod", "node"
+POD_TOPIC, NODE_TOPIC = "pod", "node"
 DRIVER_TOPICS = ("kernel", "host")
 """Topics about what drivers need, shown where something is wrong, or with --all."""
 
@@ -56,15 +56,15 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
     It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
     """
-    facts, modules = gather_facts(), look_up_modules(_purposes())
+    facts, modules = gather_facts(), look_up_modules(_module_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
         is_recorded, fault = record.read() is not None, record.why_unusable()
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
-        *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
-        *(each.replace(topic=NODE) for each in _plugin_findings("cni.status:findings_of_this_node")),
-        identity_finding(namespace_id(), is_host=is_host()),
+        *pod_findings(_diagnosed_pod(namespace, is_recorded=is_recorded)),
+        *(each.replace(topic=NODE_TOPIC) for each in _plugin_findings("cni.status:findings_of_this_node")),
+        identity_finding(namespace_id(), is_host_namespace=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
         *ipsec_findings(read_policies),
@@ -76,7 +76,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
         *release_finding(os.uname().release),
         *program_findings(facts),
         *library_findings(facts),
-        *lock_findings(_lock_holder()),
+        lock_finding(_lock_holder()),
         state_directory_finding(STATE_DIRECTORY),
         *_plugin_findings("cni.istio_cni:rival_finding"),
     ]
@@ -84,10 +84,10 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
 def can_work(findings: Iterable[Finding]) -> bool:
     """Return whether capture can work here at all."""
-    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in findings)
+    return not any(finding.state == "error" and finding.topic not in (POD_TOPIC, NODE_TOPIC) for finding in findings)
 
 
-def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
+def _diagnosed_pod(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
     Where missing privileges hide that, return why.
@@ -109,7 +109,7 @@ def _plugin_findings(function: str) -> tuple[Finding, ...]:
     return (found,) if isinstance(found, Finding) else tuple(found or ())
 
 
-def _purposes() -> dict[str, str]:
+def _module_purposes() -> dict[str, str]:
     """Return every module that a capture may need, and which flavours need it for what; in words."""
     desired = build_ruleset(resolve(ALL_FEATURES, AnyPod())[0])
     by_module: dict[str, list[str]] = {}
@@ -144,19 +144,19 @@ LEGACY_TEXTS = {
 def pod_findings(diagnosed: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     """Yield what is wrong with the pod; else that it is captured."""
     if isinstance(diagnosed, CaptureError):
-        yield Finding(POD, "capture", "note", f"cannot be judged: {diagnosed.message}", diagnosed.remedy)
+        yield Finding(POD_TOPIC, "capture", "note", f"cannot be judged: {diagnosed.message}", diagnosed.remedy)
         return
     if diagnosed is None:
-        yield Finding(POD, "capture", "note", "nothing is applied here")
+        yield Finding(POD_TOPIC, "capture", "note", "nothing is applied here")
         return
     for cause in diagnosed.causes:
-        yield Finding(POD, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
+        yield Finding(POD_TOPIC, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
     if diagnosed.verdict == "captured":
         but = f"; by the settings, {' and '.join(diagnosed.uncaptured)} is captured" if diagnosed.uncaptured else ""
-        yield Finding(POD, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
+        yield Finding(POD_TOPIC, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
     for note in diagnosed.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
-        yield Finding(POD, note.kind, state, message_with_location(note), note.remedy, note.kind)
+        yield Finding(POD_TOPIC, note.kind, state, message_with_location(note), note.remedy, note.kind)
 
 
 def choice_finding(facts: HostFacts) -> Finding:
@@ -182,9 +182,9 @@ def live_set_findings(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
         yield Finding("choice", "live rules", "warning", message, remedy)
 
 
-def identity_finding(namespace: str, *, is_host: bool) -> Finding:
+def identity_finding(namespace: str, *, is_host_namespace: bool) -> Finding:
     """Return which network namespace we are in."""
-    if not is_host:
+    if not is_host_namespace:
         return Finding("namespace", "identity", "ok", f"{namespace}: not the host's own")
     message = f"{namespace}: the host's own, which is not captured without --allow-host"
     return Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
@@ -202,7 +202,7 @@ def namespace_findings(addresses: Sequence[str], *, own_users: bool) -> Iterator
 def record_finding(fault: str, *, is_recorded: bool) -> Finding:
     """Return whether something was applied to the namespace, or why the record of that cannot be used."""
     if fault:
-        return Finding("namespace", "record", "warning", fault, without_record(REAPPLY_OR_RECREATE))
+        return Finding("namespace", "record", "warning", fault, remedy_without_record(REAPPLY_OR_RECREATE))
     if is_recorded:
         return Finding("namespace", "record", "ok", "present")
     return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
@@ -237,7 +237,7 @@ def kernel_findings(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Find
 
 def module_findings(modules: ModuleInventory, *, loads_modules: bool) -> Iterator[Finding]:
     """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
-    purposes = _purposes()
+    purposes = _module_purposes()
     for name in modules.lacking:
         why = "no such module" if name in modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
@@ -259,7 +259,7 @@ def _kernel_finding(modules: tuple[str, ...], use: str, lacking: tuple[str, ...]
     if present:
         return Finding("kernel", name, "ok", f"present, {use}")
     message = f"absent; needed {use}"
-    to_blame = tuple(module for module in with_required(modules) if module in lacking)
+    to_blame = tuple(module for module in with_dependencies(modules) if module in lacking)
     if to_blame:
         message += f"; {cannot_load(to_blame)}"
     remedy = remedy_for(to_blame) if to_blame else f"Run `modprobe -a {' '.join(modules)}` on the host"
@@ -317,11 +317,12 @@ def library_findings(facts: HostFacts) -> Iterator[Finding]:
             yield Finding("host", name, "note", message, f"pip install {packages}")
 
 
-def lock_findings(holder: int | None) -> Iterator[Finding]:
-    """Yield which process holds the lock of legacy iptables, if any does."""
-    if holder is not None:
-        message = f"{XTABLES_LOCK} is held by process {holder}; we do not wait for it, other programs do"
-        yield Finding("host", "lock", "note", message)
+def lock_finding(holder: int | None) -> Finding:
+    """Return which process holds the lock of legacy iptables, if any does."""
+    if holder is None:
+        return Finding("host", "lock", "ok", f"{XTABLES_LOCK} is free")
+    message = f"{XTABLES_LOCK} is held by process {holder}; we do not wait for it, other programs do"
+    return Finding("host", "lock", "note", message)
 
 
 def state_directory_finding(path: str) -> Finding:

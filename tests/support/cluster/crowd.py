@@ -193,7 +193,7 @@ class Runtime(grpc.GenericRpcHandler):  # type: ignore[misc]  # it comes without
         )
 
     def _status_of(self, request: bytes) -> bytes:
-        sandbox = self._sandboxes[protobuf.text(request, 1)]
+        sandbox = self._sandboxes[protobuf.text_field(request, 1)]
         namespaces = [{"type": "pid"}, {"type": "network", "path": sandbox.path}]
         info = json.dumps({"runtimeSpec": {"linux": {"namespaces": namespaces}}, "padding": "x" * 12000})
         return protobuf.message(f2=protobuf.message(f1="info", f2=info))

@@ -18,11 +18,11 @@ from capture.backends.nf_tables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
     CT_STATE,
+    CT_STATE_BITS,
+    FIELD_SIZES,
     IIFNAME,
     MARK,
     OIFNAME,
-    SIZES,
-    STATE_BITS,
     Among,
     Masked,
     Named,
@@ -31,8 +31,7 @@ from capture.backends.nf_tables.native import (
     NativeTable,
     TproxyStatement,
 )
-from capture.backends.nf_tables.render import WORDS
-from capture.backends.nftables.libnftables_json import FIELDS, ZONE
+from capture.backends.nf_tables.render import NUMBER_NAMES
 from capture.model.addresses import parse_address
 from capture.model.ruleset import (
     ALL_BITS,
@@ -59,6 +58,17 @@ if TYPE_CHECKING:
 
     Object = dict[str, Any]
     Sets = dict[str, list[Any]]
+
+
+def _expression(field: str) -> Object:
+    kind, _, name = field.rpartition(" ")
+    if kind in ("", "meta", "ct"):
+        return {kind or "meta": {"key": name}}
+    return {"payload": {"protocol": kind, "field": name}}
+
+
+FIELD_EXPRESSIONS = {field: _expression(field) for field in (*FIELD_SIZES, IIFNAME, OIFNAME)}
+ZONE = _expression("ct zone")
 
 
 class Listing:
@@ -160,7 +170,7 @@ def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -
     negated = operator == "!="
     if field in (IIFNAME, OIFNAME):
         return _parse_name(field, right, negated=negated)
-    if mask is not None and mask != (1 << SIZES[field] * 8) - 1:
+    if mask is not None and mask != (1 << FIELD_SIZES[field] * 8) - 1:
         return Masked(field, _parse_number(field, mask), _parse_number(field, right), negated)
     if field in (MARK, CT_MARK) and isinstance(right, dict) and "prefix" in right:
         # nft lists a comparison under a mask of leading bits as one with a prefix, for any field.
@@ -170,7 +180,7 @@ def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -
         right = {"set": sets.get(right[1:])}
     ranges = tuple(sorted(_parse_range(field, each) for each in _elements(right)))
     if operator in ORDERS:
-        ranges = ORDERS[operator](ranges[0][0], (1 << SIZES[field] * 8) - 1)
+        ranges = ORDERS[operator](ranges[0][0], (1 << FIELD_SIZES[field] * 8) - 1)
     return Among(field, ranges, negated)
 
 
@@ -181,7 +191,7 @@ ORDERS: dict[str, Callable[[int, int], tuple[Range, ...]]] = {
     ">=": lambda number, highest: ((number, highest),),
 }
 OPERATORS = {"==", "!=", "in", "!", *ORDERS}
-FIELD_NAMES = {json.dumps(left, sort_keys=True): field for field, left in FIELDS.items()}
+FIELD_NAMES = {json.dumps(left, sort_keys=True): field for field, left in FIELD_EXPRESSIONS.items()}
 
 
 def _elements(operand: object) -> list[Any]:
@@ -199,7 +209,7 @@ def _parse_range(field: str, operand: object) -> Range:
         return _parse_number(field, first), _parse_number(field, last)
     if isinstance(operand, dict) and "prefix" in operand:
         first = _parse_number(field, operand["prefix"]["addr"])
-        return first, first | (1 << SIZES[field] * 8 - operand["prefix"]["len"]) - 1
+        return first, first | (1 << FIELD_SIZES[field] * 8 - operand["prefix"]["len"]) - 1
     number = _parse_number(field, operand)
     return number, number
 
@@ -208,7 +218,7 @@ def _parse_number(field: str, operand: object) -> int:
     if isinstance(operand, int):
         return operand
     if isinstance(operand, str):
-        for number, word in WORDS.get(field, {}).items():
+        for number, word in NUMBER_NAMES.get(field, {}).items():
             if word == operand:
                 return number
         if field in ADDRESS_FAMILIES:
@@ -232,9 +242,9 @@ def _parse_states(mask: object, operator: str, right: object) -> Match:
 
 def _state_bits(states: object) -> list[int]:
     named = states["|"] if isinstance(states, dict) and "|" in states else _listed(states)
-    if not all(isinstance(state, str) and state.upper() in STATE_BITS for state in named):
+    if not all(isinstance(state, str) and state.upper() in CT_STATE_BITS for state in named):
         raise NotUnderstoodError
-    return [STATE_BITS[state.upper()] for state in named]
+    return [CT_STATE_BITS[state.upper()] for state in named]
 
 
 def _parse_name(field: str, name: object, *, negated: bool) -> Named:
@@ -271,15 +281,15 @@ FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}
 def _parse_mangle(parts: Object) -> Verdict | None:
     """Return what is set: the mark or the zone of the packet, the mark of the connection."""
     key, value = parts["key"], parts["value"]
-    if key == FIELDS[CT_MARK]:
-        return SaveMark() if value == FIELDS[MARK] else None
+    if key == FIELD_EXPRESSIONS[CT_MARK]:
+        return SaveMark() if value == FIELD_EXPRESSIONS[MARK] else None
     if key == ZONE:
         return SetZone(value) if isinstance(value, int) else None
-    if key != FIELDS[MARK]:
+    if key != FIELD_EXPRESSIONS[MARK]:
         return None
     if isinstance(value, int):
         return SetMark(value)
-    if value == FIELDS[CT_MARK]:
+    if value == FIELD_EXPRESSIONS[CT_MARK]:
         return RestoreMark()
     kept, flip = _parse_bits(value)
     return SetMark(flip, ALL_BITS & ~kept) if kept is not None and not kept & flip else None
@@ -287,7 +297,7 @@ def _parse_mangle(parts: Object) -> Verdict | None:
 
 def _parse_bits(value: object) -> tuple[int | None, int]:
     """Return which bits of the mark are kept and which are flipped then; None if that is not what is done."""
-    if value == FIELDS[MARK]:
+    if value == FIELD_EXPRESSIONS[MARK]:
         return ALL_BITS, 0
     if not isinstance(value, dict) or len(value) != 1:
         return None, 0

@@ -176,13 +176,13 @@ def test_a_situation_comes_in_each_order_that_is_possible_for_a_family() -> None
         foreign(6, -100, is_nat=True, is_age_unknown=True).replace(hook=PREROUTING),  # where our nat has no chain
     )
     situation = Situation(TRANSPARENT, others)
-    first, *rest = situation.in_each_order("ipv4")
+    first, *rest = situation.reordered_situations("ipv4")
     assert first is situation
     ages = [tuple(place for place, each in enumerate(one.other_chains) if each.is_older) for one in rest]
     assert sorted(ages) == [(0,), (0, 3), (3,)]
-    assert [*situation.in_each_order("ipv6")] == [situation]
+    assert [*situation.reordered_situations("ipv6")] == [situation]
     many = Situation(TRANSPARENT, tuple(foreign(number, -150, is_age_unknown=True) for number in range(9)))
-    assert len([*many.in_each_order("ipv4")]) == 64
+    assert len([*many.reordered_situations("ipv4")]) == 64
 
 
 @pytest.mark.parametrize(

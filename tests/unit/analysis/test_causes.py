@@ -11,7 +11,7 @@ import pytest
 import capture
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import TEXTS, cause, for_machine, without_record
+from capture.analysis.cause_text import CAUSE_TEXTS, cause, machine_remedy, remedy_without_record
 from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -388,7 +388,7 @@ def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> Non
     at_output = POLICY.replace(hook=OUTPUT)
     one, other = (Step(MANGLE, "x", 1, Rule(SetZone(zone)), base_chain=at_output) for zone in (1, 2))
     before = FOREIGN.replace(base_chain=at_output)
-    elsewhere, doubtful = one.replace(base_chain=POLICY.replace(hook="INPUT")), one.replace(certain=False)
+    elsewhere, doubtful = one.replace(base_chain=POLICY.replace(hook="INPUT")), one.replace(is_certain=False)
     assert zone_of(way(OUT, "direct", before, elsewhere, doubtful, other, one)) == 2
     assert zone_of(way(OUT, "direct", before, elsewhere, doubtful)) == 0
 
@@ -668,7 +668,7 @@ def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
 def test_every_text_is_used_with_the_words_that_it_needs() -> None:
     """A word that is misspelt would show in the pod that is broken, and nowhere else."""
     sources = [(CAPTURE_PACKAGE / f"{name}.py").read_text() for name in TELL_CAUSES]
-    names = {name for kind_and_case in TEXTS for name in kind_and_case}
+    names = {name for kind_and_case in CAUSE_TEXTS for name in kind_and_case}
     assert [name for name in names if not any(f'"{name}"' in source for source in sources)] == []
     for call in (each for source in sources for each in ast.walk(ast.parse(source))):
         match call:
@@ -698,10 +698,10 @@ def test_what_is_known_is_told_as_it_is(kind: str, case: str, word: str) -> None
 
 def test_remedies_fit_a_machine_and_a_namespace_without_a_record() -> None:
     remedy = "Run `capture apply --recorded`, or recreate the pod."
-    assert for_machine(remedy) == "Run `capture apply --recorded --allow-host`, or recreate the pod."
-    assert without_record(remedy) == "Run `capture apply` with the pod's settings, or recreate the pod."
+    assert machine_remedy(remedy) == "Run `capture apply --recorded --allow-host`, or recreate the pod."
+    assert remedy_without_record(remedy) == "Run `capture apply` with the pod's settings, or recreate the pod."
     change = "Run `capture apply --recorded --ip-families both`."
-    assert for_machine(change) == "Run `capture apply --recorded --ip-families both --allow-host`."
-    assert without_record(change) == "Run `capture apply` with the pod's settings and --ip-families both."
+    assert machine_remedy(change) == "Run `capture apply --recorded --ip-families both --allow-host`."
+    assert remedy_without_record(change) == "Run `capture apply` with the pod's settings and --ip-families both."
     with_remedy = cause("no-record", "no jump", what="", remedy="Recreate the pod.")
     assert with_remedy.remedy == "Recreate the pod."

@@ -8,11 +8,11 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.diagram import Diagrams
-from capture.analysis.explanation import NO_RULE, statements_about
+from capture.analysis.explanation import NO_RULE_DECIDES, statements_about
 from capture.analysis.outcome import Fate
 from capture.analysis.possible_packets import possible_packets
 from capture.analysis.reasons import ReasonCompiler
-from capture.analysis.space import PROTOCOLS, Field, PacketSpace
+from capture.analysis.space import PACKET_PROTOCOLS, Field, PacketSpace
 from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model
 from capture.model.addresses import Family, gaps, merge_ranges
@@ -38,8 +38,8 @@ PHRASE = re.compile(r",? (?=(?:to|port|from|user|group|in via|out via) |over lo|
 def packets_of(space: PacketSpace, text: str) -> int:
     """Return the packets that a line means to a person who reads it."""
     protocols, *phrases = PHRASE.split(re.sub(r"from port", "from_port", text))
-    numbers = [(PROTOCOLS.index(name), PROTOCOLS.index(name)) for name in protocols.split(" and ")]
-    found = space.numbers(Field.PROTOCOL, merge_ranges(numbers))
+    numbers = [(PACKET_PROTOCOLS.index(name), PACKET_PROTOCOLS.index(name)) for name in protocols.split(" and ")]
+    found = space.field_in(Field.PROTOCOL, merge_ranges(numbers))
     for phrase in phrases:
         found = space.diagrams.both(found, _phrase(space, phrase.replace("_", " ")))
     return found
@@ -57,7 +57,7 @@ def _phrase(space: PacketSpace, phrase: str) -> int:
         ranges = merge_ranges(_span(each) for each in entries)
     if words.startswith("other than ") or phrase == "leaving the pod":
         ranges = gaps(ranges, *space.domains[level])
-    return space.numbers(level, ranges)
+    return space.field_in(level, ranges)
 
 
 def _span(entry: str) -> tuple[int, int]:
@@ -127,6 +127,8 @@ def test_lines_share_no_packet_leave_none_out_and_have_the_reason_of_each(name: 
             packets = diagrams.both(diagrams.both(possible[direction], first), packets_of(space, line.traffic))
             assert diagrams.both(packets, left) == packets, f"{line.traffic}: in a line above, too"
             met = diagrams.leaves(diagrams.choose(packets, fates, diagrams.leaf(None)))
-            assert {fate.reason[1] if fate.reason else NO_RULE for fate in fates_of(diagrams, met)} == {line.why}
+            assert {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates_of(diagrams, met)} == {
+                line.why
+            }
             left = diagrams.both(left, diagrams.negation(packets))
         assert left == diagrams.no

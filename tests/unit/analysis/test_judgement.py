@@ -10,7 +10,7 @@ from capture.analysis.culprits import Obstacle
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Effect
 from capture.analysis.judgement import Judgement, judge, second_set_effect
-from capture.analysis.own_effects import MAX_JUDGED, NOT_JUDGED
+from capture.analysis.own_effects import EFFECT_NOT_JUDGED, MAX_JUDGED
 from capture.model.addresses import FAMILIES, Family, Network
 from capture.model.chain_names import DASH
 from capture.model.ruleset import (
@@ -366,7 +366,7 @@ class TestOurOwn:
 
         assert len(found) == len(rules) == MAX_JUDGED + 2 == 102
         assert [each.effect is not None for each in found] == [True] * MAX_JUDGED + [False] * 2
-        assert [each.effect_context for each in found][-3:] == ["", NOT_JUDGED, NOT_JUDGED]
+        assert [each.effect_context for each in found][-3:] == ["", EFFECT_NOT_JUDGED, EFFECT_NOT_JUDGED]
 
     def test_rules_that_are_too_entangled_leave_a_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 50)

@@ -9,7 +9,7 @@ import pytest
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compare import Difference
 from capture.analysis.effects import Comparison
-from capture.analysis.judgement import judge, of_family
+from capture.analysis.judgement import family_ruleset, judge
 from capture.analysis.own_effects import CHANGED, MAX_GROUPS, MOVED, NOT_ALONE
 from capture.analysis.trace import trace_whole_path
 from capture.model.ruleset import (
@@ -91,7 +91,7 @@ def effects(desired: Ruleset, live: Ruleset) -> list[str]:
 @pytest.mark.parametrize("seed", range(24))
 def test_a_missing_rule_has_the_effect_of_the_desired_rules_without_it_alone(seed: int) -> None:
     random = Random(seed)  # noqa: S311  # no secret
-    desired = of_family(build_ruleset(CONFIGS[seed % len(CONFIGS)]), "ipv4")
+    desired = family_ruleset(build_ruleset(CONFIGS[seed % len(CONFIGS)]), "ipv4")
     places = [
         (table.name, chain.name, n)
         for table in desired.tables
@@ -120,7 +120,7 @@ def test_a_missing_rule_has_the_effect_of_the_desired_rules_without_it_alone(see
 @pytest.mark.parametrize("seed", range(12))
 def test_a_foreign_rule_is_judged_by_the_desired_rules_whatever_else_is_missing(seed: int) -> None:
     random = Random(seed)  # noqa: S311  # no secret
-    desired = of_family(build_ruleset(CONFIGS[seed % len(CONFIGS)]), "ipv4")
+    desired = family_ruleset(build_ruleset(CONFIGS[seed % len(CONFIGS)]), "ipv4")
     foreign = random.sample(FOREIGN, 2)
     whole = changed(desired, (NAT, OUTPUT), lambda rules: [*foreign, *rules])
     places = [(table.name, chain.name) for table in desired.tables for chain in table.chains if chain.rules]
@@ -156,7 +156,7 @@ def test_a_foreign_rule_counts_though_our_jump_is_missing() -> None:
 
 
 def test_two_missing_rules_have_an_effect_each() -> None:
-    desired = of_family(build_ruleset(CaptureConfig(families=("ipv4",))), "ipv4")
+    desired = family_ruleset(build_ruleset(CaptureConfig(families=("ipv4",))), "ipv4")
     live = without(desired, [(NAT, "ISTIO-OUTPUT", 3), (NAT, "ISTIO-OUTPUT", 4)])
 
     by_lo, of_proxy = differences(desired, live)
@@ -212,7 +212,7 @@ def test_only_rules_that_do_something_together_are_named_together() -> None:
 
 
 def test_a_changed_and_a_moved_rule_are_one_change_each() -> None:
-    desired = of_family(build_ruleset(CaptureConfig(families=("ipv4",))), "ipv4")
+    desired = family_ruleset(build_ruleset(CaptureConfig(families=("ipv4",))), "ipv4")
     redirects = Redirect(15001)
 
     def altered(rules: Rules) -> list[Rule]:

@@ -9,10 +9,10 @@ import pytest
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
-from capture.analysis.explanation import NO_RULE
-from capture.analysis.meaning import meaning
+from capture.analysis.explanation import NO_RULE_DECIDES
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import Fate
-from capture.analysis.reasons import DECIDES, ReasonCompiler
+from capture.analysis.reasons import DECIDES_FATE, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
@@ -64,10 +64,14 @@ def reason(traced: Trace) -> str:
     step, statements = traced.step, traced.policy
     if statements is not None:
         return f"the policy DROP of {statements.table} {statements.chain.name}"
-    if traced.outcome == "dropped" and traced.reroute is None and not (step and isinstance(meaning(step.rule), Drop)):
+    if (
+        traced.outcome == "dropped"
+        and traced.reroute is None
+        and not (step and isinstance(effective_verdict(step.rule), Drop))
+    ):
         return REPLIES_TO_PROXY
     if step is None:
-        return NO_RULE
+        return NO_RULE_DECIDES
     if isinstance(step.rule.verdict, Redirect | TransparentProxy):
         return next((in_words(each) for each in callers(step, traced) if each.rule.why), in_words(step))
     return in_words(step)
@@ -78,7 +82,7 @@ def callers(step: Step, traced: Trace) -> Iterator[Step]:
     depth = step.depth
     last = max(at for at, each in enumerate(traced.path) if each == step)
     for each in reversed(traced.path[:last]):
-        if depth and each.depth < depth and isinstance(meaning(each.rule), Jump | Goto):
+        if depth and each.depth < depth and isinstance(effective_verdict(each.rule), Jump | Goto):
             depth = each.depth
             yield each
 
@@ -99,7 +103,7 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
         fate = space.diagrams.evaluate(roots[direction], numbers_of(space, packet))
         assert isinstance(fate, Fate)
         assert fate.replace(reason=None) == traced.fate
-        yield fate.reason[1] if fate.reason else NO_RULE, reason(traced), traced
+        yield fate.reason[1] if fate.reason else NO_RULE_DECIDES, reason(traced), traced
 
 
 def test_every_packet_has_the_reason_of_its_trace() -> None:
@@ -110,7 +114,7 @@ def test_every_packet_has_the_reason_of_its_trace() -> None:
             met[traced.outcome] += 1
             met["chosen"] += traced.step is not None and found != in_words(traced.step)
             met["policy"] += traced.policy is not None
-            met["none"] += found == NO_RULE
+            met["none"] += found == NO_RULE_DECIDES
     assert len(met) == 8
     assert min(met.values()) > 10, met
 
@@ -126,7 +130,7 @@ def test_a_translation_to_one_of_several_addresses_is_the_reason_of_each() -> No
 
     reasons = {fate.address: fate.reason for fate in fates if isinstance(fate, Fate) and fate.address}
     ends = parse_address("10.0.0.1"), parse_address("10.0.0.9")
-    assert reasons == dict.fromkeys(ends, (DECIDES, "ip other x 1: rule"))
+    assert reasons == dict.fromkeys(ends, (DECIDES_FATE, "ip other x 1: rule"))
 
 
 def test_rules_of_a_long_list_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     entry = node.entry()
-    read = conf.parse(entry)
+    read = conf.parse_configuration(entry)
     assert read.kubeconfig == kubeconfig
     assert read.pod_sources == ("kubernetes", "runtime")
     assert read.exclude_namespaces == ("kube-system", "istio-system")
@@ -267,6 +267,12 @@ def test_an_entry_of_upstream_is_replaced_and_its_keys_are_kept(node: Node, tmp_
     assert plugins[2]["exclude_namespaces"] == ["istio-system", "kube-system"]
     assert (plugins[2]["backend"], plugins[2]["log_level"]) == ("nftables", "debug")  # what is named counts
     assert plugins[2]["kubeconfig"] == str(tmp_path / "istio-capture" / "kubeconfig")
+    installed = path.read_text()
+    again = node.run("install", "--log-level", "debug")
+    assert (path.read_text(), again.stderr) == (installed, "")
+    Path(original).unlink()  # as Istio's uninstallation does
+    node.run("install", "--log-level", "debug")
+    assert path.read_text() == installed
 
 
 def test_an_entry_of_upstream_that_handles_ambient_pods_stays(node: Node, tmp_path: Path) -> None:

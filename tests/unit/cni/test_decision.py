@@ -8,8 +8,8 @@ import pytest
 from capture.settings.pod import Pod
 from cni import conf
 from cni.decision import EXEMPTIONS, exemption_by_name, first_exemption, warnings_about
-from cni.pod import Identity, from_annotations
-from cni.pod_object import from_object
+from cni.pod import Identity, pod_from_annotations
+from cni.pod_object import pod_from_object
 
 WEB = Identity("shop", "web-0")
 STATUS = "sidecar.istio.io/status"
@@ -23,7 +23,7 @@ def status(init_containers: list[str], containers: list[str]) -> dict[str, str]:
 
 
 def by_runtime(annotations: dict[str, str]) -> str:
-    exemption = first_exemption(from_annotations(WEB, annotations))
+    exemption = first_exemption(pod_from_annotations(WEB, annotations))
     return exemption.reason if exemption else ""
 
 
@@ -37,7 +37,7 @@ def object_pod(
     metadata = {"annotations": {STATUS: "{}"} if annotations is None else annotations, "labels": labels}
     all_containers = containers if containers is not None else [{"name": "web"}, SIDECAR | (proxy or {})]
     spec = {"initContainers": init_containers, "containers": all_containers}
-    return from_object(WEB, {"metadata": metadata, "spec": spec})
+    return pod_from_object(WEB, {"metadata": metadata, "spec": spec})
 
 
 def by_kubernetes(**facts: Any) -> str:
@@ -75,7 +75,7 @@ def environment(text: str) -> dict[str, Any]:
     ],
 )
 def test_a_pod_is_left_alone_by_its_name(identity: Identity, reason: str) -> None:
-    configuration = conf.parse(
+    configuration = conf.parse_configuration(
         {"exclude_namespaces": ["kube-system"], "agent_pod": {"namespace": "mesh", "name_prefix": "agent-"}}
     )
     exemption = exemption_by_name(identity, configuration)
@@ -84,7 +84,7 @@ def test_a_pod_is_left_alone_by_its_name(identity: Identity, reason: str) -> Non
 
 
 def test_without_a_configuration_no_name_is_special() -> None:
-    assert exemption_by_name(Identity("kube-system", "agent-x7"), conf.parse({})) is None
+    assert exemption_by_name(Identity("kube-system", "agent-x7"), conf.parse_configuration({})) is None
 
 
 # --- what it is ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.istio_cni import TYPE, rival_finding
+from cni.istio_cni import ISTIO_CNI, rival_finding
 from cni.networks import PLUGIN
 
 
@@ -17,8 +17,8 @@ def write(directory: Path, name: str, *types: str) -> str:
 
 
 def test_two_programs_that_capture_are_a_warning(tmp_path: Path) -> None:
-    both = write(tmp_path, "10-main.conflist", "bridge", TYPE, PLUGIN)
-    write(tmp_path, "05-backup.conflist.old", "bridge", TYPE)
+    both = write(tmp_path, "10-main.conflist", "bridge", ISTIO_CNI, PLUGIN)
+    write(tmp_path, "05-backup.conflist.old", "bridge", ISTIO_CNI)
     found = rival_finding((str(tmp_path), "/does/not/exist"))
     assert found is not None
     assert (found.state, found.message.count(both)) == ("warning", 2)
@@ -27,7 +27,7 @@ def test_two_programs_that_capture_are_a_warning(tmp_path: Path) -> None:
 
 def test_istios_plugin_alone_is_a_note(tmp_path: Path) -> None:
     single = tmp_path / "20-single.conf"
-    single.write_text(json.dumps({"type": TYPE}))
+    single.write_text(json.dumps({"type": ISTIO_CNI}))
     found = rival_finding((str(tmp_path),))
     assert found is not None
     assert (found.state, str(single) in found.message) == ("note", True)

@@ -62,12 +62,12 @@ def test_a_step_that_fails_is_measured_as_well(tmp_path: Path) -> None:
     assert list(lines_of(tmp_path / "log")[0]["steps_ms"]) == ["query"]  # type: ignore[call-overload]  # JSON
 
 
-@pytest.mark.parametrize("lowest", log.LEVELS)
+@pytest.mark.parametrize("lowest", log.LEVEL_NUMBERS)
 def test_the_level_decides(tmp_path: Path, lowest: str) -> None:
     written = PluginLog(str(tmp_path / "log"), lowest)
     for write in (written.debug, written.info, written.warn, written.error):
         write("x")
-    levels = list(log.LEVELS)
+    levels = list(log.LEVEL_NUMBERS)
     assert [line["level"] for line in lines_of(tmp_path / "log")] == levels[levels.index(lowest) :]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from capture.errors import ConfigurationError
 from capture.settings.pod import Pod, Proxy
-from cni.pod import Identity, from_annotations, identity_of
+from cni.pod import Identity, identity_of, pod_from_annotations
 
 WEB = Identity("shop", "web-0", "uid-1")
 STATUS = "sidecar.istio.io/status"
@@ -39,7 +39,7 @@ INJECTED: list[tuple[dict[str, str], tuple[str, ...] | None]] = [
 def test_the_status_names_the_injected_containers(
     annotations: dict[str, str], containers: tuple[str, ...] | None
 ) -> None:
-    assert from_annotations(WEB, annotations) == Pod("shop", "web-0", annotations, containers=containers)
+    assert pod_from_annotations(WEB, annotations) == Pod("shop", "web-0", annotations, containers=containers)
 
 
 BAD_STATUS = [
@@ -63,7 +63,7 @@ BAD_STATUS = [
 @pytest.mark.parametrize("text", BAD_STATUS, ids=range(len(BAD_STATUS)))
 def test_a_status_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError) as error:
-        from_annotations(WEB, {STATUS: text})
+        pod_from_annotations(WEB, {STATUS: text})
     assert error.value.origin == f"annotation {STATUS}"
     assert error.value.value == text
 
@@ -82,7 +82,7 @@ def test_a_status_that_cannot_be_read_is_refused(text: str) -> None:
     ],
 )
 def test_the_templates_show_what_kind_of_proxy_was_injected(templates: str, proxy: Proxy) -> None:
-    assert from_annotations(WEB, {TEMPLATES: templates}).proxy == proxy
+    assert pod_from_annotations(WEB, {TEMPLATES: templates}).proxy == proxy
 
 
 @pytest.mark.parametrize(
@@ -102,30 +102,30 @@ def test_the_templates_show_what_kind_of_proxy_was_injected(templates: str, prox
     ],
 )
 def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str) -> None:
-    proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
+    proxy = pod_from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
     assert proxy.environment["ISTIO_META_DNS_CAPTURE"] == "true"
     assert proxy.environment_from == "annotation proxy.istio.io/config"
 
 
 def test_values_that_are_no_texts_are_those_of_the_annotation() -> None:
     config = '{"proxyMetadata": {"A": false, "B": 1, "C": "0", "D": null}}'
-    proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
+    proxy = pod_from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
     assert proxy.environment == {"A": "false", "B": "1", "C": "0", "D": "null"}
 
 
 def test_annotations_do_not_tell_the_whole_environment() -> None:
-    assert not from_annotations(WEB, {}).knows_environment
+    assert not pod_from_annotations(WEB, {}).knows_environment
 
 
 def test_quotes_of_its_names_and_values_are_taken_off_in_pairs() -> None:
     config = "proxyMetadata:\n  A: ''\n  B: '\n  C: \"x'\n  'D': y\n  E: _z_\n"
-    proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
+    proxy = pod_from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
     assert proxy.environment == {"A": "", "B": "'", "C": "\"x'", "D": "y", "E": "_z_"}
 
 
 def test_a_block_ends_at_a_line_that_is_no_deeper_than_its_name() -> None:
     config = "---\n  proxyMetadata:\n    A: b\n  tracing:\n    C: d\n"
-    assert from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {"A": "b"}
+    assert pod_from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {"A": "b"}
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_a_block_ends_at_a_line_that_is_no_deeper_than_its_name() -> None:
     ],
 )
 def test_an_unreadable_part_of_it_gives_nothing(config: str) -> None:
-    assert from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {}
+    assert pod_from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {}

@@ -6,7 +6,7 @@ import pytest
 from capture.settings.pod import Pod, Proxy
 from cni.codes import BAD_ANSWER
 from cni.pod import Identity
-from cni.pod_object import from_object, is_same_pod
+from cni.pod_object import is_same_pod, pod_from_object
 from cni.protocol import CniError
 
 WEB = Identity("shop", "web-0", "uid-1")
@@ -46,7 +46,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
 
 
 def test_a_pod_object_becomes_a_pod() -> None:
-    assert from_object(WEB, OBJECT) == Pod(
+    assert pod_from_object(WEB, OBJECT) == Pod(
         namespace="shop",
         name="web-0",
         annotations={STATUS: "anything", "a": "b"},
@@ -64,12 +64,12 @@ def test_a_pod_object_becomes_a_pod() -> None:
 
 def test_a_pod_object_with_next_to_nothing() -> None:
     bare = {"metadata": {"name": "web-0"}, "spec": {"containers": [{"name": "istio-proxy"}]}}
-    assert from_object(WEB, bare) == Pod("shop", "web-0", {}, containers=("istio-proxy",))
+    assert pod_from_object(WEB, bare) == Pod("shop", "web-0", {}, containers=("istio-proxy",))
 
 
 def test_a_native_sidecar_is_an_init_container() -> None:
     proxy = {"name": "istio-proxy", "restartPolicy": "Always", "args": ["proxy", "sidecar"]}
-    pod = from_object(WEB, changed("spec.initContainers", [proxy]) | {})
+    pod = pod_from_object(WEB, changed("spec.initContainers", [proxy]) | {})
     assert pod.containers == ("istio-proxy", "web", "istio-proxy")
     assert pod.proxy == Proxy(arguments=("proxy", "sidecar"))
 
@@ -104,7 +104,7 @@ WEB_CONTEXT = "spec.containers.0.securityContext"
     ],
 )  # fmt: skip
 def test_a_warning_for_each_way_round_the_capture(path: str, value: object, warnings: list[str]) -> None:
-    found = from_object(WEB, changed(path, value)).escapes
+    found = pod_from_object(WEB, changed(path, value)).escapes
     assert len(found) == len(warnings)
     for warning, begin in zip(found, warnings, strict=True):
         assert warning.startswith(begin)
@@ -113,7 +113,7 @@ def test_a_warning_for_each_way_round_the_capture(path: str, value: object, warn
 def test_a_set_gid_program_needs_to_escalate_privileges() -> None:
     plain = changed(WEB_CONTEXT, {"allowPrivilegeEscalation": False})
     plain["spec"]["securityContext"] = {"fsGroup": GID}
-    assert from_object(WEB, plain).escapes == ()
+    assert pod_from_object(WEB, plain).escapes == ()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_user_is_the_container_s_else_the_pod_s(
 ) -> None:
     plain = changed("spec.containers.1.securityContext", own)
     plain["spec"]["securityContext"] = of_pod
-    proxy = from_object(WEB, plain).proxy
+    proxy = pod_from_object(WEB, plain).proxy
     assert (proxy.uid, proxy.gid) == (uid, gid)
 
 
@@ -166,14 +166,14 @@ def test_an_object_that_is_no_pod_is_an_error(path: str, value: object) -> None:
     user = next(iter(value)) if isinstance(value, dict) and path.endswith("securityContext") else ""
     named = user or path.rstrip(".01").rpartition(".")[2]
     with pytest.raises(CniError, match=rf"{named}\b") as error:
-        from_object(WEB, changed(path, value))
+        pod_from_object(WEB, changed(path, value))
     assert error.value.code == BAD_ANSWER
 
 
 @pytest.mark.parametrize("plain", [None, [], "pod", 1])
 def test_json_that_is_no_object_is_an_error(plain: object) -> None:
     with pytest.raises(CniError):
-        from_object(WEB, plain)
+        pod_from_object(WEB, plain)
 
 
 def test_the_same_pod_has_the_same_uid() -> None:

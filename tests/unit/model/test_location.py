@@ -50,5 +50,5 @@ def test_rules_of_one_chain_have_one_chain_whatever_tells_of_them() -> None:
 
     calls, drops = traced.path
     assert calls.location == Obstacle(IN_NFT, position=3).location
-    assert calls.location.of_chain == Obstacle(IN_NFT, position=9).location.of_chain
+    assert calls.location.chain_location == Obstacle(IN_NFT, position=9).location.chain_location
     assert traced.location == drops.location == Location("ip other", "x", 1)

@@ -15,7 +15,7 @@ import docs_pages
 import pytest
 
 from capture import errors
-from capture.analysis.cause_text import TEXTS
+from capture.analysis.cause_text import CAUSE_TEXTS
 from capture.report import output
 from cni import codes, protocol
 from cni.agent import kubectl
@@ -34,13 +34,13 @@ NOT_FOR_READERS = re.compile(
 
 
 def test_pages_that_come_from_code_are_up_to_date() -> None:
-    stale = [name for name, text in docs_pages.pages().items() if read(docs_pages.DOCS / name) != text]
+    stale = [name for name, text in docs_pages.generated_pages().items() if read(docs_pages.DOCS / name) != text]
     assert stale == [], "run: .venv/bin/python scripts/docs_pages.py"
 
 
 def test_no_page_is_left_of_a_command_that_is_gone() -> None:
     found = {f"commands/{path.name}" for path in (docs_pages.DOCS / "commands").glob("*.md")}
-    assert found == {name for name in docs_pages.pages() if name.startswith("commands/")}
+    assert found == {name for name in docs_pages.generated_pages() if name.startswith("commands/")}
 
 
 def read(path: Path) -> str:
@@ -56,7 +56,7 @@ def test_every_code_has_its_page(kind: str, modules: tuple[ModuleType, ...], unu
         value
         for module in modules
         for name, value in vars(module).items()
-        if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in unused
+        if name.isupper() and type(value) is int and not name.startswith("MAX_") and name not in unused
     }
     assert docs_pages.codes_of(kind) == sorted(numbers)
 
@@ -95,7 +95,7 @@ def test_messages_on_pages_of_codes_are_in_the_code() -> None:
     ]
 
     assert [each for each in found if not is_said(each[1], texts)] == []
-    words = re.compile(r"(?<![\w-])[a-z]{3,}(?![\w-])")
+    words = re.compile(r"(?<![\w./-])[a-z]{3,}(?![\w./-])")
     changed = [words.sub("potato", message, 1) for _, message in found if words.search(message)]
     assert len(changed) > 40
     assert [message for message in changed if is_said(message, texts)] == []
@@ -126,7 +126,7 @@ def test_pages_list_every_kind_of_cause_and_of_difference() -> None:
     impediments = literal("capture/state/impediments.py", "ImpedimentKind")
     differences = literal("capture/analysis/compare.py", "DifferenceKind")
 
-    assert listed_kinds("why") == {kind for kind, _ in TEXTS} | impediments
+    assert listed_kinds("why") == {kind for kind, _ in CAUSE_TEXTS} | impediments
     assert listed_kinds("verify") >= differences | impediments
 
 

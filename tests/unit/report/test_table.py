@@ -37,7 +37,7 @@ from capture.model.ruleset import (
     Verdict,
     only,
 )
-from capture.report.table import counter_text, listed_chains, listing, row, row_text
+from capture.report.table import counter_text, listed_chains, listing, row_text, rule_row
 from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.vocabulary import kinds_of
 
@@ -129,7 +129,7 @@ ROWS = [
 @pytest.mark.parametrize(("rule", "expected"), ROWS)
 def test_a_rule_reads_as_iptables_prints_it(rule: Rule, expected: str) -> None:
     columns, _, extra = expected.partition(" | ")
-    shown = row(rule, IPV4)
+    shown = rule_row(rule, IPV4)
     before_extra = row_text(shown.replace(extra=""))
 
     assert before_extra.split() == ["-", "-", *columns.split()]
@@ -168,23 +168,23 @@ def test_columns_are_where_iptables_puts_them() -> None:
         counters=Counters(54, 3240),
     )
 
-    columns, _, extra = row_text(row(rule, IPV4)).partition("            ")
+    columns, _, extra = row_text(rule_row(rule, IPV4)).partition("            ")
     assert columns == "   54  3240 ISTIO-IN-REDIRECT  all  --  *      lo      0.0.0.0/0           !127.0.0.1"
     assert extra == "owner UID match 1337"
 
 
 def test_a_goto_is_printed_first_and_one_column_to_the_left() -> None:
-    text = row_text(row(Rule(foreign_verdict("-g SOMEWHERE"), (Mark(1),)), IPV4))
+    text = row_text(rule_row(Rule(foreign_verdict("-g SOMEWHERE"), (Mark(1),)), IPV4))
 
     assert text.endswith(" 0.0.0.0/0            0.0.0.0/0           [goto]  mark match 0x1")
-    assert row(Rule(foreign_verdict("-g SOMEWHERE")), IPV4).target == "SOMEWHERE"
+    assert rule_row(Rule(foreign_verdict("-g SOMEWHERE")), IPV4).target == "SOMEWHERE"
 
 
 def test_ipv6_has_its_own_addresses() -> None:
     rule = Rule(TransparentProxy(1, 2), (TCP, Source(networks("fd00::/8"))))
 
-    assert row(rule, IPV6).replace(counters=None).extra == "TPROXY redirect :::1 mark 0x2/0xffffffff"
-    assert (row(rule, IPV6).source, row(rule, IPV6).destination) == ("fd00::/8", "::/0")
+    assert rule_row(rule, IPV6).replace(counters=None).extra == "TPROXY redirect :::1 mark 0x2/0xffffffff"
+    assert (rule_row(rule, IPV6).source, rule_row(rule, IPV6).destination) == ("fd00::/8", "::/0")
 
 
 def chains(*names: str) -> Ruleset:

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from capture.report import terminal
-from capture.report.output import DECIDES, VerdictLine
+from capture.report.output import DECIDES_MARK, VerdictLine
 from capture.report.terminal import COLOUR_OF
 from support.processes.on_terminal import on_terminal
 
 LINES = (
     VerdictLine("drift: 2 differences from the applied configuration"),
     "     nat OUTPUT 1: -p tcp -j ISTIO-OUTPUT",
-    VerdictLine("  => nat ISTIO-REDIRECT 1: -p tcp -j REDIRECT --to-ports 15001   # outbound: to the proxy", DECIDES),
+    VerdictLine(
+        "  => nat ISTIO-REDIRECT 1: -p tcp -j REDIRECT --to-ports 15001   # outbound: to the proxy", DECIDES_MARK
+    ),
     VerdictLine("proxy-outbound: it goes to the proxy"),
     VerdictLine("  error   filtered: a comment with \033[2J in it", "error"),
     "drift: a foreign text is no verdict",

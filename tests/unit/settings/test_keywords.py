@@ -8,7 +8,7 @@ from capture.errors import ConfigurationError
 from capture.model.addresses import parse_network
 from capture.model.ruleset import Span
 from capture.settings import options as table
-from capture.settings.keywords import OPTIONS_BY_NAME, Keywords, closest_flag, make_settings
+from capture.settings.keywords import OPTIONS_BY_KEYWORD, Keywords, closest_flag, make_settings
 from capture.settings.options import EXCLUDED_INBOUND_PORTS, OUTBOUND_NETWORKS, PROXY_PORT, REDIRECT_DNS
 from capture.settings.settings import Settings
 
@@ -69,8 +69,8 @@ def test_a_flag_is_found_by_the_name_of_its_annotation_or_keyword(name: str, fla
 
 
 def test_every_option_of_the_table_has_a_keyword() -> None:
-    assert set(OPTIONS_BY_NAME.values()) == set(table.OPTIONS)
-    assert list(Keywords.__annotations__) == list(OPTIONS_BY_NAME)
+    assert set(OPTIONS_BY_KEYWORD.values()) == set(table.OPTIONS)
+    assert list(Keywords.__annotations__) == list(OPTIONS_BY_KEYWORD)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_every_option_of_the_table_has_a_keyword() -> None:
     ],
 )
 def test_values_of_other_types_are_taken_where_they_make_sense(name: str, value: Any, same: str) -> None:
-    option = OPTIONS_BY_NAME[name]
+    option = OPTIONS_BY_KEYWORD[name]
     assert make_settings(**{name: value})[option] == make_settings(**{name: same})[option]
 
 
@@ -114,5 +114,5 @@ def test_everything_else_is_a_configuration_error(name: str, value: object) -> N
     with pytest.raises(ConfigurationError) as caught:
         make_settings(**wrong)
 
-    assert caught.value.option == OPTIONS_BY_NAME[name].name
+    assert caught.value.option == OPTIONS_BY_KEYWORD[name].name
     assert caught.value.origin == f"the argument {name}"

@@ -13,9 +13,9 @@ from capture.settings.parsers import Selection
 from capture.settings.settings import (
     ExplicitValue,
     Settings,
-    as_settings,
     from_environment,
     host_bits_warnings,
+    require_settings,
     with_flags,
 )
 from support.captures.fake_pod import explicit
@@ -123,9 +123,9 @@ class TestPrecedence:
 
     def test_what_is_no_settings_is_named_with_what_makes_them(self) -> None:
         settings = Settings({})
-        assert as_settings(settings, "apply") is settings
+        assert require_settings(settings, "apply") is settings
         with pytest.raises(ConfigurationError, match=r"^apply\(\) .*\{'port': 1\}.*make_settings\(\)"):
-            as_settings({"port": 1}, "apply")
+            require_settings({"port": 1}, "apply")
 
     def test_an_option_is_known_by_its_flag_or_its_variables(self) -> None:
         one, other = (
@@ -267,6 +267,11 @@ class TestErrors:
             (options.EXCLUDED_INTERFACES, "eth0,e\n0", r"'e\n0'"),
             (options.PROXY_UID, f"1337,{'x' * 100}", f"'{'x' * 60}... (100 characters)'"),
             (options.UID_PORT_EXCLUSIONS, "tcp:*:1,tcp:1", "'tcp:1'"),
+            (
+                options.EXCLUDED_OUTBOUND_NETWORKS,
+                "::/0,10.0.0.0/33",
+                "'10.0.0.0/33'; the prefix length 33 is longer than the 32 bits of an address",
+            ),
         ],
     )
     def test_the_bad_entry_of_a_list_is_named(self, option: options.Option[Any], text: str, entry: str) -> None:

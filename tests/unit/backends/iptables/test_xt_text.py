@@ -6,7 +6,7 @@ import pytest
 
 from capture.backends.iptables.xt_layouts import NAT_IPV4
 from capture.backends.iptables.xt_text import (
-    MATCHES,
+    MATCH_TEXTS,
     XT_TARGETS,
     limit_text,
     match_text,
@@ -84,7 +84,7 @@ ADDRESS_TYPES = (
 )  # fmt: skip
 def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
     family = IPV6 if name == "icmp6" else IPV4
-    assert match_text(name, revision, written(MATCHES, name, revision, fields), family) == f"-m {name} {words}"
+    assert match_text(name, revision, written(MATCH_TEXTS, name, revision, fields), family) == f"-m {name} {words}"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: d
     ],
 )
 def test_a_match_with_more_in_it_is_shown_by_its_bytes(name: str, revision: int, fields: dict[str, Any]) -> None:
-    words = match_text(name, revision, written(MATCHES, name, revision, fields), IPV4)
+    words = match_text(name, revision, written(MATCH_TEXTS, name, revision, fields), IPV4)
     assert words.startswith(f"-m {name} [ revision {revision}, 0x")
 
 
@@ -118,7 +118,7 @@ def test_several_ports_read_as_iptables_prints_them(
 ) -> None:
     packed = b"".join(port.to_bytes(2, BYTE_ORDER) for port in ports)
     fields = {"kind": kind, "count": len(ports), "ports": packed, "is_range": bytes(ranges), "invert": invert}
-    assert match_text("multiport", 1, written(MATCHES, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
+    assert match_text("multiport", 1, written(MATCH_TEXTS, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ LATEST = {
 
 @pytest.mark.parametrize("name", LATEST)
 def test_a_revision_of_a_kernel_to_come_is_shown_by_its_bytes(name: str) -> None:
-    table, text = (MATCHES, match_text) if name.islower() else (XT_TARGETS, target_text)
+    table, text = (MATCH_TEXTS, match_text) if name.islower() else (XT_TARGETS, target_text)
     structure = written(table, name, LATEST[name], {})
     assert f" [ revision {LATEST[name] + 1}" in text(name, LATEST[name] + 1, structure, IPV4)
 
@@ -266,7 +266,7 @@ def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
     assert match_text("recent", 1, b"\1_\0", IPV4) == "-m recent [ revision 1, 0x015f ]"
     assert match_text("u32", 0, b"\1" * 16 + b"\0", IPV4) == f"-m u32 [ revision 0, 0x{'01' * 16} ]"
     assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
-    assert match_text("owner", 1, written(MATCHES, "owner", 1, {}), IPV4) == "-m owner [ revision 1 ]", "of nothing"
+    assert match_text("owner", 1, written(MATCH_TEXTS, "owner", 1, {}), IPV4) == "-m owner [ revision 1 ]", "of nothing"
     one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
     assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
     assert one != other, "two rules are told apart by what is not shown, too"

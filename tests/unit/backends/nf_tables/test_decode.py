@@ -10,7 +10,7 @@ from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.lift import lift_rules
-from capture.backends.nf_tables.maps import MAX_CASES
+from capture.backends.nf_tables.maps import MAX_KEY_CASES
 from capture.backends.nf_tables.render import described
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
@@ -424,17 +424,17 @@ def test_a_map_of_verdicts_is_read_by_verdict() -> None:
     assert described(*decoded(DPORT, chosen, find_set=find).actions) == "@th,16,16 vmap"
 
 
-@pytest.mark.parametrize("count", [2, MAX_CASES, MAX_CASES + 1])
+@pytest.mark.parametrize("count", [2, MAX_KEY_CASES, MAX_KEY_CASES + 1])
 def test_a_set_of_interfaces_has_a_case_for_each_up_to_a_limit(count: int) -> None:
     names = tuple(f"eth{number}".encode().ljust(16, b"\0") for number in range(count))
     find = partial({"plain": NativeSet(0, 16, names, ())}.__getitem__)
     interface = make.load_meta(nf.NFT_META_IIFNAME)
     rule = decoded(interface, looked_up("plain"), DROP, find_set=find)
     (condition,) = rule.conditions
-    if count > MAX_CASES:
+    if count > MAX_KEY_CASES:
         assert condition == model.UnknownMatch("iifname @plain")
     else:
         assert isinstance(condition, native.Cases)
         assert condition.cases[1] == ((native.Named(native.IIFNAME, "eth1"),), None)
     others = decoded(interface, looked_up("plain", nf.NFT_LOOKUP_F_INV), DROP, find_set=find).conditions
-    assert len(others) == (1 if count > MAX_CASES else count)
+    assert len(others) == (1 if count > MAX_KEY_CASES else count)

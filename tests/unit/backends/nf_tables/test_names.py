@@ -4,12 +4,12 @@ import pytest
 
 from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
-from capture.backends.nf_tables.names import REJECT_TABLE, TABLE_NAMES, model_chain, native_chain
+from capture.backends.nf_tables.names import NATIVE_TABLE_NAMES, REJECT_TABLE, model_chain, native_chain
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, TableName
 
 
 def test_tables_have_the_names_of_upstreams_native_mode() -> None:
-    assert set(TABLE_NAMES.values()) == {"istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat"}
+    assert set(NATIVE_TABLE_NAMES.values()) == {"istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat"}
     assert REJECT_TABLE == "istio-proxy-reject"
 
 

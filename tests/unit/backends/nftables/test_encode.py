@@ -2,11 +2,9 @@
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
-from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.reading import read_expressions
 from capture.backends.nf_tables.sets import NativeSet
-from capture.backends.nftables import plan
-from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules, listed_rules
+from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules, add_tables, listed_rules
 from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
@@ -37,8 +35,7 @@ PORTS = Rule(Return(), (Protocol("tcp"), DestinationPort((only(53), only(15008))
 
 def messages(*tables: Table) -> list[Change]:
     native = lower(Ruleset(FAMILIES, tables, comments=True))
-    tables_and_chains = plan.table_changes(native, {}, lambda table: TableMessages(nf.NFPROTO_INET, table))
-    return [*tables_and_chains, *add_rules(native)]
+    return [*add_tables(native), *add_rules(native)]
 
 
 def of_kind(changes: list[Change], kind: int) -> list[dict[int, bytes]]:
@@ -134,7 +131,7 @@ def test_tables_chains_and_sets_carry_no_userdata() -> None:
 def test_every_message_says_what_it_does() -> None:
     changes = messages(Table(NAT, (Chain("OWN", (PORTS,)),)))
 
-    assert [change.doing for change in changes] == [
+    assert [change.task for change in changes] == [
         "add table inet istio-proxy-nat",
         "add chain OWN to table inet istio-proxy-nat",
         "add rule 1 to chain OWN of table inet istio-proxy-nat, its set",

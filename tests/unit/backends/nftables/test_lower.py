@@ -4,7 +4,7 @@ import pytest
 
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.native import Among
-from capture.backends.nftables.lower import MAX_COMMENT_BYTES, lower, lower_rule
+from capture.backends.nftables.lower import MAX_NFT_COMMENT_BYTES, lower, lower_rule
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.ruleset import (
     INPUT,
@@ -80,7 +80,7 @@ def test_a_comment_is_cut_between_characters() -> None:
 
     (native,) = lower_rule(Rule(Return(), why="ü" * 100), commented)
 
-    assert native.comment == "ü" * (MAX_COMMENT_BYTES // 2)
+    assert native.comment == "ü" * (MAX_NFT_COMMENT_BYTES // 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What changes in which order, in a language that a person reads."""
+"""What goes from live tables, in which order."""
 
 from __future__ import annotations
 
@@ -14,64 +14,33 @@ OWN = NativeChain("istio-output", (RULE, RULE))
 NAT = NativeTable("nat", (OUTPUT, OWN))
 
 
-class Words:
-    """Changes of a table as words."""
-
-    def __init__(self, table: str) -> None:
-        self._table = table
-
-    def add_table(self) -> str:
-        return f"add table {self._table}"
-
-    def delete_table(self) -> str:
-        return f"delete table {self._table}"
-
-    def flush_table(self) -> str:
-        return f"flush table {self._table}"
-
-    def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> str:
-        return f"add chain {self._table} {chain} ({hook}, {policy})"
-
-    def delete_chain(self, chain: str) -> str:
-        return f"delete chain {self._table} {chain}"
+def removed(live: plan.LiveHooks) -> list[str]:
+    return [" ".join(filter(None, each)) for each in plan.removals((NAT,), live)]
 
 
-def replaced(live: plan.LiveHooks) -> list[str]:
-    return list(plan.table_changes((NAT,), live, Words))
-
-
-MADE = ["add chain nat output (nat output -100, accept)", "add chain nat istio-output (None, None)"]
-
-
-def test_tables_are_made_in_an_empty_namespace() -> None:
-    assert replaced({}) == ["add table nat", *MADE]
+def test_nothing_goes_in_an_empty_namespace() -> None:
+    assert removed({}) == []
 
 
 def test_live_base_chains_are_kept() -> None:
-    assert replaced({"nat": {"output": HOOK, "istio-output": None}}) == ["add table nat", "flush table nat", *MADE]
+    assert removed({"nat": {"output": HOOK, "istio-output": None}}) == ["flush nat"]
 
 
-def test_a_table_that_must_go_as_a_whole_is_made_anew() -> None:
-    assert replaced({"nat": None}) == ["delete table nat", "add table nat", *MADE]
+def test_a_table_that_must_go_as_a_whole_is_deleted() -> None:
+    assert removed({"nat": None}) == ["delete nat"]
 
 
 def test_chains_that_are_no_more_are_deleted() -> None:
     live = {"nat": {"output": HOOK, "istio-old": None, "prerouting": HOOK}}
 
-    assert replaced(live) == [
-        "add table nat",
-        "flush table nat",
-        "delete chain nat istio-old",
-        "delete chain nat prerouting",
-        *MADE,
-    ]
+    assert removed(live) == ["flush nat", "delete nat istio-old", "delete nat prerouting"]
 
 
 def test_chains_that_are_hooked_elsewhere_are_made_anew() -> None:
     live = {"nat": {"output": Hook("nat", "output", 5), "istio-output": HOOK}}
 
-    assert replaced(live)[2:4] == ["delete chain nat output", "delete chain nat istio-output"]
+    assert removed(live)[1:] == ["delete nat output", "delete nat istio-output"]
 
 
-def test_tables_that_are_no_more_are_deleted_last() -> None:
-    assert replaced({"raw": {}, "mangle": {}}) == ["add table nat", *MADE, "delete table mangle", "delete table raw"]
+def test_tables_that_are_no_more_are_deleted() -> None:
+    assert removed({"raw": {}, "mangle": {}}) == ["delete raw", "delete mangle"]

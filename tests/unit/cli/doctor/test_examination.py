@@ -28,7 +28,7 @@ def texts(found: Iterable[Finding], state: str) -> list[str]:
 def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
     found = [
         *examination.pod_findings(Diagnosis(None, None, ())),
-        examination.identity_finding("4026532177-17", is_host=False),
+        examination.identity_finding("4026532177-17", is_host_namespace=False),
         *examination.namespace_findings(["10.77.0.2"], own_users=True),
         examination.record_finding("", is_recorded=True),
         *examination.ipsec_findings(list),
@@ -38,7 +38,7 @@ def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
         *examination.module_findings(ModuleInventory(is_indexed=True), loads_modules=True),
         *examination.privilege_findings(()),
         *examination.library_findings(WITH_EVERYTHING),
-        *examination.lock_findings(None),
+        examination.lock_finding(None),
         examination.state_directory_finding(str(tmp_path / "to be made")),
     ]
     assert {finding.state for finding in found} == {"ok"}
@@ -54,7 +54,7 @@ def refused(*_: object) -> NoReturn:
     ("found", "state", "words"),
     [
         (
-            [examination.identity_finding("4026531840", is_host=True)],
+            [examination.identity_finding("4026531840", is_host_namespace=True)],
             "note",
             "the host's own, which is not captured without --allow-host",
         ),
@@ -62,7 +62,7 @@ def refused(*_: object) -> NoReturn:
         (examination.namespace_findings([], own_users=False), "note", "(hostUsers: false)"),
         ([examination.record_finding("", is_recorded=False)], "note", "nothing was applied here"),
         ([examination.record_finding("the record F cannot be used", is_recorded=False)], "warning", "cannot be used"),
-        (examination.lock_findings(4711), "note", "/run/xtables.lock is held by process 4711"),
+        ([examination.lock_finding(4711)], "note", "/run/xtables.lock is held by process 4711"),
         ([examination.state_directory_finding("/proc/none/x")], "warning", "will not know the applied configuration"),
         (
             [examination.state_directory_finding("/dev/null")],

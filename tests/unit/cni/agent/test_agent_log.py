@@ -35,7 +35,7 @@ def test_a_line_without_a_reader_is_lost_and_the_next_one_is_written() -> None:
 
 
 def test_the_plugins_lines_come_into_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_follower, "LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr(log_follower, "READ_INTERVAL", 0.001)
     path, stop = tmp_path / "cni.log", threading.Event()
 
     class Log(AgentLog):

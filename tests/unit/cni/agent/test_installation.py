@@ -12,7 +12,7 @@ import pytest
 from capture.errors import ConfigurationError
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.installation import LOOK_INTERVAL, PARTS, Installation
+from cni.agent.installation import IDLE_INTERVAL, INSTALLED_PARTS, Installation
 from cni.agent.options import Options
 from cni.agent.runtime import LoadedNetwork, RuntimeClient, RuntimeSilentError
 from support.output.agent_lines import AgentLines
@@ -36,7 +36,7 @@ class Node:
         plugin.write_text(PLUGIN)
         plugin.chmod(0o755)
         self.published: list[tuple[str, str]] = []
-        self.health, self.log = Health(PARTS), AgentLines()
+        self.health, self.log = Health(INSTALLED_PARTS), AgentLines()
         self.options = Options(
             plugin=str(plugin), entry={"exclude_namespaces": ["kube-system"]},
             bin_dir=str(self.bin_dir), conf_dir=str(self.conf_dir), service_account=str(account),
@@ -270,7 +270,7 @@ def test_a_runtime_that_loads_nothing_new_is_named_after_a_while(node: Node) -> 
     assert problems == [without, without, f"{without}; after 15 s: look into its log"]
     runtime.answer = LoadedNetwork(("bridge", "capture-cni"), "lab", str(node.conf_dir), (f"{node.bin_dir}/",))
     node.installation.run_once(17.0)
-    assert node.installation._pause(17.0) == LOOK_INTERVAL
+    assert node.installation._pause(17.0) == IDLE_INTERVAL
     assert node.health.fact("loaded") == {
         "network": "lab", "plugins": ("bridge", "capture-cni"), "directory": str(node.conf_dir),
     }  # fmt: skip

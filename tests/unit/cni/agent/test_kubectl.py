@@ -128,7 +128,7 @@ def test_a_report_has_every_part(
     ]  # fmt: skip
     assert "[6/6] dump" in printed.err
     calls = (cluster / "log").read_text().splitlines()
-    assert [call.partition(f"{kubectl.CAPTURE} ")[2] for call in calls[2:]] == [
+    assert [call.partition(f"{kubectl.CAPTURE_PROGRAM} ")[2] for call in calls[2:]] == [
         "node status", "node pods --pod shop/web", "doctor",
         "node pod shop/web verify", "node pod shop/web why", "node pod shop/web dump",
     ]  # fmt: skip

@@ -28,7 +28,7 @@ def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> 
 
 
 def test_lines_are_passed_on_until_the_agent_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.agent.log_follower.LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr("cni.agent.log_follower.READ_INTERVAL", 0.001)
     passed: list[bytes] = []
     agent_log: Any = SimpleNamespace(pass_on=passed.append)
     stop = threading.Event()

@@ -13,10 +13,10 @@ from cni import conf
 from cni.agent import api, repair
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import UNOBSERVED, AuditedPod
-from cni.agent.examination import CAPTURED, UNKNOWN, PodState
+from cni.agent.examination import STATE_CAPTURED, STATE_UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
-from cni.agent.repair import EVENT_INTERVAL, LONGEST_PAUSE, Repair
+from cni.agent.repair import EVENT_INTERVAL, MAX_REPAIR_PAUSE, Repair
 from cni.agent.runtime import Sandbox
 from cni.agent.sandboxes import PodNamespace
 from support.cluster import fake_kubernetes
@@ -45,11 +45,11 @@ class Scene:
     def __init__(self, server: FakeKubernetes, client: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.server, self.applied, self.clock = server, list[str](), 1000.0
         self.log, self.settings = AgentLines(), list[Settings]()
-        self.after, self.refusal = PodState(CAPTURED), ""
+        self.after, self.refusal = PodState(STATE_CAPTURED), ""
         self.health = Health()
         self.repair = Repair(
             Options("node-1", "", {}, **options),
-            conf.parse({}),
+            conf.parse_configuration({}),
             client,
             self.health,
             self.log,
@@ -101,7 +101,7 @@ def test_by_default_a_pod_is_only_reported(scene: Scene, state: str, reason: str
     assert scene.applied == []
 
 
-@pytest.mark.parametrize("state", [CAPTURED, "left-alone", "host-network", UNKNOWN])
+@pytest.mark.parametrize("state", [STATE_CAPTURED, "left-alone", "host-network", STATE_UNKNOWN])
 @with_options(repair_running="apply", repair_starting="apply")
 def test_a_pod_that_is_well_or_unknown_is_not_repaired(scene: Scene, state: str) -> None:
     scene.repair(audited(state), READY)
@@ -170,7 +170,7 @@ def test_what_was_long_ago_is_forgotten(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("refusal", "after", "event"),
     [
-        ("namespace is gone", PodState(CAPTURED), "namespace is gone"),
+        ("namespace is gone", PodState(STATE_CAPTURED), "namespace is gone"),
         ("", PodState("rule-missing", "one rule is missing"), "one rule is missing"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_pod_is_evicted_as_the_budget_allows(scene: Scene) -> None:
 @with_options(repair_running="apply", repairs_per_minute=100)
 def test_after_a_failure_the_same_pod_waits_longer_and_longer_up_to_ten_minutes(scene: Scene) -> None:
     scene.refusal = "the kernel refuses"
-    for pause in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, LONGEST_PAUSE, LONGEST_PAUSE):
+    for pause in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, MAX_REPAIR_PAUSE, MAX_REPAIR_PAUSE):
         before = len(scene.applied)
         scene.repair(audited("no-rules"), READY)
         assert len(scene.applied) == before + 1
@@ -212,7 +212,7 @@ def test_after_a_failure_the_same_pod_waits_longer_and_longer_up_to_ten_minutes(
         scene.repair(audited("no-rules"), READY)
         assert len(scene.applied) == before + 1, f"{pause} s are not over"
         scene.clock += 0.5
-    scene.repair(audited(CAPTURED), READY)
+    scene.repair(audited(STATE_CAPTURED), READY)
     for _ in range(2):
         scene.repair(audited("no-rules"), READY)
         scene.clock += 1
@@ -254,7 +254,7 @@ def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
 def test_without_an_api_server_no_pod_is_evicted() -> None:
     health = Health()
     options = Options("", "", {}, repair_running="evict")
-    Repair(options, conf.parse({}), None, health, AgentLog(descriptor=-1), lambda _: PodState(CAPTURED))(
-        audited("no-rules"), READY
-    )
+    Repair(
+        options, conf.parse_configuration({}), None, health, AgentLog(descriptor=-1), lambda _: PodState(STATE_CAPTURED)
+    )(audited("no-rules"), READY)
     assert health.counts() == {("repairs", "failure"): 1}

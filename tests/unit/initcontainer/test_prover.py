@@ -10,7 +10,7 @@ import pytest
 from capture.errors import ValidationError
 from capture.model.addresses import parse_address
 from initcontainer.probes import Credentials, Probe
-from initcontainer.proof import Prover
+from initcontainer.prover import Prover
 
 US = Credentials(os.geteuid(), os.getegid())
 
