@@ -47,7 +47,7 @@ class Probe(Value):
     """The path of the namespace from which it comes; empty for the pod's own."""
 
     @property
-    def dialled(self) -> tuple[str, int]:
+    def endpoint(self) -> tuple[str, int]:
         """Return address and port as a socket takes them."""
         return address_text(self.destination.family, self.destination.first), self.port
 

@@ -76,7 +76,7 @@ class Prover:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
-                arrival = f"dialled {endpoint_text(*probe.dialled)} and arrived on port {probe.arrives_on}"
+                arrival = f"dialled {endpoint_text(*probe.endpoint)} and arrived on port {probe.arrives_on}"
                 taken = ", where the proxy took it" if is_taken else ""
                 return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
             time.sleep(RETRY_AFTER)
@@ -113,10 +113,10 @@ def _first_bytes(connection: socket.socket) -> bytes:
 
 def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
     """Raise ValidationError unless a probe came to the port that it should, and for what it dialled."""
-    failed = f"validation failed: {probe}: {endpoint_text(*probe.dialled)}"
+    failed = f"validation failed: {probe}: {endpoint_text(*probe.endpoint)}"
     if port != probe.arrives_on:
         raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}")
-    if meant != probe.dialled:
+    if meant != probe.endpoint:
         raise ValidationError(
             f"{failed} arrived as {endpoint_text(*meant)}",
             "The proxy would connect to that address. Another rule in this pod translates addresses.",
@@ -176,7 +176,7 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         connection = socket.socket(family, socket.SOCK_STREAM)
     with connection:
         connection.settimeout(timeout)
-        connection.connect(probe.dialled)
+        connection.connect(probe.endpoint)
         connection.sendall(token)
         return CONNECTED if token or _is_taken_on(ports, connection) else PORT_UNKNOWN
 

@@ -77,7 +77,7 @@ def untracked_cause(live: Trace) -> Cause | None:
 
 def zone_of(live: Trace) -> int:
     """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
-    steps_out = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
+    steps_out = (step for step in live.path if step.is_certain and step.base_chain and step.base_chain.hook == OUTPUT)
     return next((step.rule.verdict.zone for step in steps_out if isinstance(step.rule.verdict, SetZone)), 0)
 
 

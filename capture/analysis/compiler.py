@@ -124,8 +124,8 @@ class PathCompiler:
         self.compiler, self.situation = compiler, compiler.situation
         self.space = space = compiler.space
         self.diagrams, self.switches = space.diagrams, space.switches
-        self.lo = space.interface(LOOPBACK)
-        self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
+        self.lo = space.number_of(LOOPBACK)
+        self.leaves_by_lo = space.field_in(Field.OUT, [(self.lo, self.lo)])
         self.routed, self.mark_routes = compiler.routed, compiler.mark_routes
         self.has_new_mark, self.has_zone, self.is_untracked = compiler.flags
         self._direction = direction
@@ -194,13 +194,13 @@ class PathCompiler:
         if pending.is_redirected:
             return stays
         if pending.interface is not None:
-            number = self.space.interface(pending.interface)
+            number = self.space.number_of(pending.interface)
             as_before = self._fates_at_hook("post", pending.replace(interface=None))
-            is_same = self.space.numbers(Field.OUT, [(number, number)])
+            is_same = self.space.field_in(Field.OUT, [(number, number)])
             return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, Field.OUT, number))
         if not pending.is_moved:
             return leaves
-        outward = self.switches.restricted(leaves, Field.OUT, self.space.interface(self.situation.network.interface))
+        outward = self.switches.restricted(leaves, Field.OUT, self.space.number_of(self.situation.network.interface))
         goes_out = self.diagrams.choose(self.leaves_by_lo, outward, leaves)
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
@@ -214,8 +214,8 @@ class PathCompiler:
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
-        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
-        return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
+        is_own = self.space.field_in(Field.DESTINATION, network_ranges(own))
+        return self.diagrams.either(is_own, self.space.field_in(Field.IN, [(self.lo, self.lo)]))
 
     def _fates_through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
         after = self._fates_after_base_chain(stage, base_chain)
@@ -286,7 +286,7 @@ class PathCompiler:
         to_proxy = self._fate_node(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.has_mark("first", mark, model.ALL_BITS))
-            is_tcp = self.space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])
+            is_tcp = self.space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])
             is_marked = self.space.has_mark("mark", mark, model.ALL_BITS)
             node = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, node)
         return node
@@ -305,7 +305,7 @@ class PathCompiler:
         return node
 
     def _is_by_other_interface(self, level: int) -> int:
-        return self.diagrams.negation(self.space.numbers(level, merge_ranges([(ABSENT, ABSENT), (self.lo, self.lo)])))
+        return self.diagrams.negation(self.space.field_in(level, merge_ranges([(ABSENT, ABSENT), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
         return self.diagrams.any_of(self.space.has_mark(kind, mark, model.ALL_BITS) for mark in self.routed)
@@ -415,7 +415,7 @@ class PathCompiler:
         if address is None:
             return node
         sent_on = self.switches.restricted(node, Field.DESTINATION, address.first)
-        inside = self.space.numbers(Field.DESTINATION, [(address.first, address.last)])
+        inside = self.space.field_in(Field.DESTINATION, [(address.first, address.last)])
         # Rules behind that tell addresses of a network apart would have to be moved with it.
         is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
         return sent_on if is_alike else self.diagrams.leaf(UNKNOWN_FATE)

@@ -120,7 +120,7 @@ class Culprits:
         before, after = (packet and trace_with_flags(packet, each) for each in (self.desired, self.whole))
         if not packet or not before or not after or before.outcome == "dropped" or after.outcome != "dropped":
             return
-        change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.certain)
+        change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.is_certain)
         before = before.replace(outcome="direct", step=None)
         effect = Effect(self.family, INBOUND, packet, before, after, change, (f"answers to {SENT_ON}",))
         met = [
@@ -174,7 +174,7 @@ class Culprits:
             if top is not None and (step is None or step.depth == 0) and id(top.rule) in self._foreign:
                 yield id(top.rule), is_certain
             if step is not None:
-                is_certain = step.certain and (step.depth == 0 or is_certain)
+                is_certain = step.is_certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
         base = traced.policy
         policy = self._policies.get((base.table, base.chain.name)) if base else None

@@ -208,7 +208,7 @@ class Comparison:
             delivered = self.diagrams.mapped(node, _none_if_delivered, "unless delivered")
             return self.diagrams.choose(self._has_pod_socket(), delivered, node)
         source = PASSTHROUGH_SOURCE[self.family].first
-        passed_on = self.diagrams.both(self._is_by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
+        passed_on = self.diagrams.both(self._is_by_proxy(), self.space.field_in(Field.SOURCE, [(source, source)]))
         for packets, loop_outcomes in ((self._is_by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
             mark = partial(_marked_as_loop, loop_outcomes=loop_outcomes)
             looped = self.diagrams.mapped(node, mark, ("of the proxy", loop_outcomes))
@@ -242,11 +242,11 @@ class Comparison:
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
             calls, replies = self._calls_to_app_and_replies()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
-        lo = space.interface(LOOPBACK)
+        lo = space.number_of(LOOPBACK)
         # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
         has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
         redirected = space.switches.expanded(has_port)
-        stays = diagrams.both(redirected, space.numbers(Field.OUT, [(lo, lo)]))
+        stays = diagrams.both(redirected, space.field_in(Field.OUT, [(lo, lo)]))
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
         follows = diagrams.both(space.has_state("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
@@ -257,7 +257,7 @@ class Comparison:
         if not self.situations[0].ruleset.transparent_verdicts:
             return self.diagrams.no
         own = self.situations[0].network.own_addresses(self.family)
-        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
+        is_own = self.space.field_in(Field.DESTINATION, network_ranges(own))
         return self.diagrams.both(is_own, self.space.has_state(*KNOWN_CONNECTION_STATES))
 
     def _is_never_sent(self, direction: Direction) -> int:
@@ -269,20 +269,20 @@ class Comparison:
         diagrams, space, ruleset = self.diagrams, self.space, self.situations[0].ruleset
         ports, loopback = _ports_of_proxy(ruleset), network_ranges((LOOPBACK_NETWORKS[self.family],))
         if direction == INBOUND:
-            return space.numbers(Field.PORT, ports)
+            return space.field_in(Field.PORT, ports)
         marks = (
             space.has_mark(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
         )
-        of_no_client = diagrams.any_of(space.numbers(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
+        of_no_client = diagrams.any_of(space.field_in(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
         begun = diagrams.both(space.has_state("NEW"), diagrams.negation(self._is_by_proxy()))
         of_others = diagrams.both(diagrams.any_of(marks), diagrams.either(of_no_client, begun))
-        of_ports = diagrams.any_of(space.numbers(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
-        by_lo = space.numbers(Field.OUT, [(space.interface(LOOPBACK),) * 2])
-        of_users = space.numbers(Field.UID, merge_ranges(proxy_id_ranges(ruleset, OwnerUid)))
+        of_ports = diagrams.any_of(space.field_in(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
+        by_lo = space.field_in(Field.OUT, [(space.number_of(LOOPBACK),) * 2])
+        of_users = space.field_in(Field.UID, merge_ranges(proxy_id_ranges(ruleset, OwnerUid)))
         return diagrams.any_of((of_users, of_others, diagrams.both(by_lo, of_ports)))
 
     def _is_by_proxy(self) -> int:
-        ruleset, numbers = self.situations[0].ruleset, self.space.numbers
+        ruleset, numbers = self.situations[0].ruleset, self.space.field_in
         users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_id_ranges(ruleset, OwnerUid))
         groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
         return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
@@ -296,18 +296,18 @@ class Comparison:
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
         other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
         called = diagrams.exists(diagrams.both(captured, self._possible[INBOUND]), other_levels)
-        of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
+        of_proxy = space.field_in(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
         swapped = {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}
         replying = diagrams.renamed(called, swapped, "replies")
-        lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
+        lo, proxy = space.number_of(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def packets_over_lo(node: int, level: int, state: str) -> int:
-            by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
+            by_lo, is_proxy = space.field_in(Field.OUT, [(lo, lo)]), space.field_in(level, [(proxy, proxy)])
             return diagrams.all_of((node, by_lo, is_proxy, space.has_state(state)))
 
         # A later packet with a socket would meet nat like a first one, which a reply does not.
-        back = (replying, space.is_absent(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
+        back = (replying, space.is_absent(Field.UID), space.field_in(Field.PORT, [EPHEMERAL_PORTS]))
         reply = packets_over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return packets_over_lo(called, Field.SOURCE, "NEW"), reply
 

@@ -156,11 +156,11 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """
     space = PacketSpace(family, (situation,))
     diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
-    links = map(space.interface, (network.interface, *network.other_interfaces))
+    links = map(space.number_of, (network.interface, *network.other_interfaces))
     by_link = merge_ranges((number, number) for number in links)
     ports: dict[Outcome, int] = {}
     for direction, first in _first_packets(space, compiler):
-        through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)
+        through = space.field_in(Field.IN if direction == INBOUND else Field.OUT, by_link)
         fates = diagrams.choose(diagrams.both(first, through), compiler.fates(direction), diagrams.leaf(None))
         values = map(diagrams.value, diagrams.leaves(fates))
         ports |= {

@@ -116,7 +116,7 @@ def _tables(
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
             name = base_chain.location(base_chain.chain.name).short
-            yield Edge(name, "table", text, below=(*below, *reader.rest()))
+            yield Edge(name, "table", text, below=(*below, *reader.edges_at_end()))
 
 
 class EdgeReader:
@@ -155,7 +155,7 @@ class EdgeReader:
                 merged[key] = _joined_edges(merged[key], edge) if key in merged else edge
         return tuple(merged.values())
 
-    def rest(self) -> Iterator[Edge]:
+    def edges_at_end(self) -> Iterator[Edge]:
         """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
         chain = self._base_chain.chain
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):

@@ -125,10 +125,10 @@ def _family_judgement(
     (family,) = around.ruleset.families
     reference = around.replace(other_chains=())
 
-    def changed(differences: Sequence[Difference]) -> Situation:
+    def situation_with(differences: Sequence[Difference]) -> Situation:
         return reference.replace(ruleset=_with_forms(reference.ruleset, with_differences(forms, differences)))
 
-    whole = changed(foreign).replace(other_chains=around.other_chains)
+    whole = situation_with(foreign).replace(other_chains=around.other_chains)
     culprits = Culprits(family, reference, whole, foreign)
     certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
@@ -140,7 +140,7 @@ def _family_judgement(
     if own:
         from capture.analysis.own_effects import with_effects  # not where our own rules are in sync
 
-        own = tuple(with_effects(family, own, changed))
+        own = tuple(with_effects(family, own, situation_with))
     return Judgement(
         (*own, *_instances_of(Difference, certain)),
         _instances_of(Obstacle, certain),

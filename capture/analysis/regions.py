@@ -137,7 +137,7 @@ def region_text(space: PacketSpace, region: Region) -> str:
 def is_leaving_pod(space: PacketSpace, region: Region) -> bool:
     """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
     ranges = region.get(Field.OUT, ())
-    lo = space.interface(LOOPBACK)
+    lo = space.number_of(LOOPBACK)
     may_be_lo = not ranges or any(first <= lo <= last for first, last in ranges)
     return not may_be_lo and not _interfaces_text(space, Field.OUT, ranges)
 
@@ -191,7 +191,7 @@ def _interfaces_text(space: PacketSpace, level: int, ranges: Intervals) -> str:
     names = [name for number, name in usable.items() if number in inside]
     if len(names) == len(usable):
         return ""
-    if space.interface(LOOPBACK) in inside:
+    if space.number_of(LOOPBACK) in inside:
         if not names:
             return OVER_LO
         if level == Field.OUT:  # what comes in over lo was sent by the pod, and is told as outbound
@@ -260,7 +260,7 @@ def _ordinary_numbers(space: PacketSpace, direction: Direction) -> dict[int, tup
     own = (address.first for address in space.network.own_addresses(space.family))
     addresses = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"
-    outward = (space.interface(space.network.interface),)
+    outward = (space.number_of(space.network.interface),)
     return {
         Field.IN: outward,
         Field.OUT: outward,

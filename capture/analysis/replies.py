@@ -91,12 +91,12 @@ FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 def trace_with_flags(packet: Packet, situation: Situation) -> Trace:
     """Return the way of replies, or of later packets; of one that is dropped, where the flags of TCP decide."""
     traced = trace_whole_path(packet, situation)
-    if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
+    if traced.is_certain or packet.protocol != "tcp" or packet.flags is not None:
         return traced
     flags = (FIRST, *LATER) if packet.is_reply else LATER
     ways = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
-    known = ways[0] if all(way.certain for way in ways) else traced
-    return next((way for way in ways if way.certain and way.outcome == "dropped"), known)
+    known = ways[0] if all(way.is_certain for way in ways) else traced
+    return next((way for way in ways if way.is_certain and way.outcome == "dropped"), known)
 
 
 def lost_reply(live: Trace, situation: Situation) -> Trace | None:
@@ -108,7 +108,7 @@ def lost_reply(live: Trace, situation: Situation) -> Trace | None:
         for reply in (packet,) if is_tracked else _untracked_replies(packet):
             traced = trace_with_flags(reply, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
-            if is_lost and traced.certain:
+            if is_lost and traced.is_certain:
                 return traced
     return None
 
@@ -131,7 +131,7 @@ def lost_later_packets(live: Trace, situation: Situation, owner: tuple[int, int]
         mark = traced.mark  # which a reply keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracking_step(traced) is None)
         is_lost |= packet.is_reply and traced.outcome in TO_PROXY  # whose socket is not transparent
-        if is_lost or not traced.certain:
+        if is_lost or not traced.is_certain:
             yield traced
 
 

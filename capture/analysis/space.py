@@ -106,7 +106,7 @@ class PacketSpace:
             bits = self.groups[group]
             if mask >> bits[0] & 1:
                 number = gathered_bits(value, bits)
-                node = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), node)
+                node = self.diagrams.both(self.field_in(self.mark_level(kind, group), [(number, number)]), node)
         return node
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
@@ -125,27 +125,28 @@ class PacketSpace:
             marked = self.has_mark("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
             if route.source is not None:
-                inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
+                inside = self.field_in(Field.SOURCE, [(route.source.first, route.source.last)])
                 is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words), route.words))
             for target in dict.fromkeys(target for _, _, target in route.targets):
                 ranges = merge_ranges((first, last) for first, last, each in route.targets if each == target)
-                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, ranges)), target, route.is_certain
+                is_routed = self.diagrams.both(is_meant, self.field_in(Field.DESTINATION, ranges))
+                yield is_routed, target, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 
-    def numbers(self, level: int, ranges: Ranges) -> int:
+    def field_in(self, level: int, ranges: Ranges) -> int:
         """Return whether a field lies in ranges, which are in order and apart."""
         return self.diagrams.in_ranges(level, ranges, *self.domains[level])
 
     def is_absent(self, level: int) -> int:
         """Return whether a packet has nothing in a field, such as the interface by which it came in."""
-        return self.numbers(level, [(ABSENT, ABSENT)])
+        return self.field_in(level, [(ABSENT, ABSENT)])
 
     def has_state(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
-        return self.numbers(
+        return self.field_in(
             Field.STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
         )
 
@@ -174,7 +175,7 @@ class PacketSpace:
         shown = {number: self.interfaces[number] for number in numbers if self.interfaces[number] != LOOPBACK}
         return {number: patterns.get(name, name) for number, name in shown.items()}
 
-    def interface(self, name: str | None) -> int:
+    def number_of(self, name: str | None) -> int:
         """Return the number of an interface, or of one that no rule tells from it."""
         if name is None:
             return ABSENT
@@ -254,7 +255,7 @@ class PacketSpace:
         node = self.diagrams.yes
         for match in modelled_matches(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
-            holds = self.numbers(*known) if known else self.other(match, rule, occurrence, translated=translated)
+            holds = self.field_in(*known) if known else self.other(match, rule, occurrence, translated=translated)
             node = self.diagrams.both(node, holds)
         return node
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
-    ``table`` is one of our tables, or what a foreign chain's table is called. ``certain`` is False where the rule has a
-    match that we cannot judge. ``base_chain`` is where the rule was reached from, by a packet of a ``family``.
+    ``table`` is one of our tables, or what a foreign chain's table is called. ``is_certain`` is False where a rule has
+    a match that we cannot judge. ``base_chain`` is where the rule was reached from, by a packet of a ``family``.
     """
 
     not_compared = ("base_chain",)
@@ -47,7 +47,7 @@ class Step(Value):
     position: int
     rule: model.Rule
     depth: int = 0
-    certain: bool = True
+    is_certain: bool = True
     base_chain: BaseChain | None = None
     family: Family | None = None
 
@@ -121,9 +121,9 @@ class Trace(Value):
         return Fate(self.outcome, port, address, self.marked, interface)
 
     @property
-    def certain(self) -> bool:
+    def is_certain(self) -> bool:
         """Return whether every rule on the way could be judged."""
-        return self.is_order_known and all(step.certain for step in self.path)
+        return self.is_order_known and all(step.is_certain for step in self.path)
 
     @property
     def may_be_spared(self) -> bool:
@@ -132,7 +132,7 @@ class Trace(Value):
         One that drops it does not, nor one that accepts it in another base chain.
         """
         dropped_in = self.policy or (self.step and self.step.base_chain)
-        doubtful = ((step.base_chain, effective_verdict(step.rule)) for step in self.path if not step.certain)
+        doubtful = ((step.base_chain, effective_verdict(step.rule)) for step in self.path if not step.is_certain)
         return self.outcome == "dropped" and any(
             not isinstance(verdict, model.Drop)
             and (base == dropped_in or not isinstance(verdict, model.Accept | model.Return))
@@ -143,7 +143,7 @@ class Trace(Value):
         """Return the trace with the first step in doubt that its path in another order of chains does not have."""
         pairs = zip(self.path, other.path, strict=False)
         differing = next((step for step, there in pairs if step != there), self.path[-1])
-        doubtful = differing.replace(certain=False)
+        doubtful = differing.replace(is_certain=False)
         path = tuple(doubtful if each is differing else each for each in self.path)
         return self.replace(path=path, step=doubtful if self.step == differing else self.step, is_order_known=False)
 
@@ -167,7 +167,7 @@ def _trace(packet: Packet, situation: Situation) -> Trace:
     later.run()
     if later.is_dropped:
         return later.result()
-    passage.path += [step for step in later.path[len(passage.path) :] if not (step.certain or step in passage.path)]
+    passage.path += [step for step in later.path[len(passage.path) :] if not (step.is_certain or step in passage.path)]
     return passage.result()
 
 
@@ -274,7 +274,7 @@ class _Passage:
             if target is None:
                 continue
             if not route.is_certain:
-                self.path = [step.replace(certain=False) if step is cause else step for step in self.path]
+                self.path = [step.replace(is_certain=False) if step is cause else step for step in self.path]
                 return
             if target[2] is None:
                 self.is_dropped, self.refused_by = True, cause
@@ -308,7 +308,7 @@ class _Passage:
                 case model.Return():
                     return depth == 0 and self._apply_policy(base_chain)
                 case model.UnknownVerdict():
-                    self.path[-1] = step.replace(certain=False)
+                    self.path[-1] = step.replace(is_certain=False)
                 case verdict:
                     if self._apply_verdict(verdict, step):
                         return True
@@ -341,7 +341,7 @@ class _Passage:
             case model.Drop():
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain
-                self.path[-1] = step.replace(certain=False)
+                self.path[-1] = step.replace(is_certain=False)
                 return self._apply_verdict(verdict.ways[-1], self.path[-1])
             case model.Redirect(port=port):
                 self.translating_step, self.translation = step, verdict
@@ -430,7 +430,7 @@ class _Passage:
     def _deciding_step(self) -> Step | None:
         if self.policy is not None or self.refused_by is not None:
             return self.refused_by
-        certain = [step for step in self.path if step.certain]
+        certain = [step for step in self.path if step.is_certain]
         if self.is_dropped:
             drops = (step for step in reversed(certain) if isinstance(effective_verdict(step.rule), model.Drop))
             return next(drops, None)

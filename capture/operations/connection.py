@@ -92,7 +92,7 @@ def causes_of(connection: Connection) -> list[Cause]:
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
     live, facts, capture = connection.live, connection.pod.facts, connection.pod.capture
-    if not live.certain:
+    if not live.is_certain:
         yield _unjudged_cause(live)
     yield from unreached_app_notes(live, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
@@ -103,7 +103,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
 
 def _unjudged_cause(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
-    step = next(step for step in traced.path if not step.certain)
+    step = next(step for step in traced.path if not step.is_certain)
     if second_set := _second_set_cause(step):
         return second_set
     rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
@@ -137,7 +137,7 @@ def _later_losses(connection: Connection) -> Iterator[Cause]:
     if live.outcome not in TO_PROXY:
         return
     following = list(lost_later_packets(live, connection.pod.situation, connection.owner))
-    lost = [_loss_cause(traced) for traced in following if traced.certain]
+    lost = [_loss_cause(traced) for traced in following if traced.is_certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
@@ -284,9 +284,9 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
             yield cause("nat-first", "sent on", where=way.location, to=destination)
     elif way.outcome == "direct":
         following = list(lost_later_packets(way, situation, owner))
-        certain = [each for each in following if each.certain and (is_over_lo or each.outcome == "dropped")]
+        certain = [each for each in following if each.is_certain and (is_over_lo or each.outcome == "dropped")]
         lost = [_loss_cause(each, f"answers to {SENT_ON}" if each.packet.in_interface else SENT_ON) for each in certain]
-        yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.certain]
+        yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
@@ -322,7 +322,7 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
     ):
         traced = trace_whole_path(packet, situation)
         with open_rtnetlink() as rtnetlink:
-            is_lost = traced.outcome == "dropped" and traced.certain
+            is_lost = traced.outcome == "dropped" and traced.is_certain
             if is_lost and not knows_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], link, states):
                 yield drop_cause(traced, shown_rule, subject="neighbour discovery (ICMPv6)")
                 return

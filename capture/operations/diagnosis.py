@@ -233,7 +233,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
-    is_certain = live.certain and not (unread or doubts)
+    is_certain = live.is_certain and not (unread or doubts)
     return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
 
 

@@ -77,7 +77,7 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
     losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
-    return next((each for each in losses if each.certain and each.packet.is_reply), None)
+    return next((each for each in losses if each.is_certain and each.packet.is_reply), None)
 
 
 def _with_impediments(traced: Trace) -> Trace:

@@ -47,7 +47,7 @@ def diagnosis_lines(diagnosis: Diagnosis, subject: str = "this pod") -> Iterator
     yield VerdictLine(f"{diagnosis.verdict}: {_subject(diagnosis, subject)}")
     if diagnosis.trace is not None:
         yield from path_lines(diagnosis.trace)
-        if not diagnosis.trace.certain:
+        if not diagnosis.trace.is_certain:
             yield doubt_about(diagnosis.trace)
     yield from cause_lines(diagnosis.causes)
     for note in diagnosis.notes:

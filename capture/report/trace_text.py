@@ -46,7 +46,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "policy_rule": traced.reroute.words if traced.reroute else None,
         "policy": traced.location.short if traced.policy and traced.location else None,
         "transparent": traced.transparent,
-        "certain": traced.certain,
+        "certain": traced.is_certain,
         "may_be_spared": traced.may_be_spared,
         "path": [
             {
@@ -55,7 +55,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
                 "position": step.position,
                 "rule": shown_rule(step.rule, family),
                 "why": step.rule.why,
-                "certain": step.certain,
+                "certain": step.is_certain,
             }
             for step in _shown_steps(traced, table)
         ],
@@ -83,7 +83,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         yield "because no rule on its way decides, and each chain's policy is ACCEPT"
     elif traced.policy is None:
         yield "because no rule matches it"
-    if not traced.certain and traced.outcome != "dropped":
+    if not traced.is_certain and traced.outcome != "dropped":
         yield doubt_about(traced)
 
 
@@ -133,7 +133,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
             is_back = True
             yield "     then it comes in over lo:"
-        mark = "? " if not step.certain else DECIDES_MARK if step == traced.step else "  "
+        mark = "? " if not step.is_certain else DECIDES_MARK if step == traced.step else "  "
         text, why = _rule_and_reason(step, family)
         line = f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
         yield VerdictLine(line, mark)

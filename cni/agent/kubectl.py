@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from capture.cli.group import reporter, requests_json, with_progress
+from capture.cli.group import reporter, requests_json, run_with_progress
 from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
@@ -228,4 +228,4 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
 def main() -> int:
     """Run ``kubectl capture`` and return its exit code."""
     words = sys.argv[1:]
-    return run_to_exit_code(lambda: with_progress(capture_pod, words, "kubectl capture"), reporter(words))
+    return run_to_exit_code(lambda: run_with_progress(capture_pod, words, "kubectl capture"), reporter(words))

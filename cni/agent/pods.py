@@ -34,7 +34,7 @@ VARIABLES = {DISABLE_ENVOY, *ENVIRONMENT_NAMES}
 """The variables of the proxy that decide on the capture."""
 
 
-def reduced(pod: Mapping[str, Any]) -> PodObject:
+def reduced_pod(pod: Mapping[str, Any]) -> PodObject:
     """Return what decides on a pod's capture and its repair, in the form of the API; of such a pod, itself."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
     annotations = metadata.get("annotations") or {}
@@ -79,7 +79,7 @@ class Pods:
 
     def replace_all(self, pods: Iterable[Mapping[str, Any]]) -> None:
         """Take a whole list: pods that are not in it are gone."""
-        fresh = {_pod_key(pod): reduced(pod) for pod in pods}
+        fresh = {_pod_key(pod): reduced_pod(pod) for pod in pods}
         with self._changed:
             gone = self._pods.keys() - fresh.keys()
             self._pods = fresh
@@ -90,7 +90,7 @@ class Pods:
 
     def store(self, pod: Mapping[str, Any]) -> None:
         """Take a pod that is new or has changed; most of what kubelet writes in its status decides nothing."""
-        key, stored = _pod_key(pod), reduced(pod)
+        key, stored = _pod_key(pod), reduced_pod(pod)
         with self._changed:
             if self._pods.get(key) != stored:
                 self._pods[key] = stored

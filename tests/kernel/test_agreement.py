@@ -210,10 +210,10 @@ def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
         diagrams = space.diagrams
         served = diagrams.both(
             diagrams.both(
-                space.numbers(Field.PORT, merge_ranges((port, port) for port in PORTS)),
-                space.numbers(Field.UID, merge_ranges((number, number) for number in IDS)),
+                space.field_in(Field.PORT, merge_ranges((port, port) for port in PORTS)),
+                space.field_in(Field.UID, merge_ranges((number, number) for number in IDS)),
             ),
-            space.numbers(Field.GID, merge_ranges((number, number) for number in IDS)),
+            space.field_in(Field.GID, merge_ranges((number, number) for number in IDS)),
         )
         first = diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
         possible = diagrams.both(possible_packets(space, (compiler,))[OUTBOUND], diagrams.both(served, first))

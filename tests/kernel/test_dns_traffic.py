@@ -271,5 +271,5 @@ def test_a_zone_and_notrack_in_their_order(pod_pair: PodPair, driver: str, comma
 
     assert [each.kind for each in causes] == ["foreign-rule"] * (expected == "server"), causes
     assert Asking(pod.client(APP)).query(SERVERS[0], 0) == expected
-    assert (traced.outcome, traced.certain) == ("dns" if expected == "agent" else "direct", True)
+    assert (traced.outcome, traced.is_certain) == ("dns" if expected == "agent" else "direct", True)
     assert (verified.holds, verified.is_certain) == (expected == "agent", True)

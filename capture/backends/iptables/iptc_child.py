@@ -24,7 +24,7 @@ import warnings
 
 from capture.backends.iptables.clauses import Flag, parse_options, split_words
 from capture.backends.iptables.parse import clauses_of
-from capture.backends.iptables.render import option, rule_text
+from capture.backends.iptables.render import option_text, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
 from capture.backends.iptables.xt_text import XT_PROTOCOL_NAMES, network_text, protocol_text
 from capture.model.addresses import BITS, IPV4, Family, parse_network
@@ -271,11 +271,11 @@ def _header_words(header: Any, family: Family) -> Iterator[str]:
     for field, name, flag in interfaces:
         interface = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
         if interface:
-            yield f"{option(header.invflags & flag, name)} {interface}"
+            yield f"{option_text(header.invflags & flag, name)} {interface}"
     if header.proto:
         yield protocol_text(header.proto, negated=header.invflags & INV_PROTO)
     if family == IPV4 and header.flags & IPT_F_FRAG:
-        yield option(header.invflags & INV_FRAG, "-f")
+        yield option_text(header.invflags & INV_FRAG, "-f")
 
 
 def _interface_name(name: bytes, mask: bytes) -> str:

@@ -52,7 +52,7 @@ def rule_text(rule: model.Rule) -> str:
     return " ".join([*words, target] if target else words)
 
 
-def option(negated: int, name: str, value: object = None) -> str:
+def option_text(negated: int, name: str, value: object = None) -> str:
     """Return an option, ``! --dport 53``; some have no value."""
     words = f"! {name}" if negated else name
     return words if value is None else f"{words} {word(str(value))}"
@@ -64,13 +64,13 @@ def _own_options(matches: tuple[model.Match, ...]) -> Iterator[str]:
         own, _ = _address_options(matches, kind)
         if own is not None:
             network, negated = own
-            yield option(negated, name, network)
+            yield option_text(negated, name, network)
     for interface_kind, name in ((model.InInterface, "-i"), (model.OutInterface, "-o")):
         for match in matches:
             if isinstance(match, interface_kind):
                 if match.name == "!":
                     raise ValueError("an interface called '!' cannot be named in iptables: it reads as 'not'")
-                yield option(match.negated, name, match.name)
+                yield option_text(match.negated, name, match.name)
     yield from (f"-p {match.name}" for match in matches if isinstance(match, model.Protocol))
 
 
@@ -80,16 +80,16 @@ def _extension_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     for kind, name in ((model.Source, "--src-range"), (model.Destination, "--dst-range")):
         for network, negated in _address_options(matches, kind)[1]:  # for which -s and -d have no room
             ends = (address_text(network.family, end) for end in (network.first, network.last))
-            yield f"-m iprange {option(negated, name, '-'.join(ends))}"
+            yield f"-m iprange {option_text(negated, name, '-'.join(ends))}"
     for match in matches:
         if isinstance(match, model.OwnerMatch):
             name = "--uid-owner" if isinstance(match, model.OwnerUid) else "--gid-owner"
-            yield from (f"-m owner {option(match.negated, name, span)}" for span in match.ids)
+            yield from (f"-m owner {option_text(match.negated, name, span)}" for span in match.ids)
         elif isinstance(match, model.MarkMatch):
             extension = "mark" if isinstance(match, model.Mark) else "connmark"
-            yield f"-m {extension} {option(match.negated, '--mark', bits_text(match.value, match.mask))}"
+            yield f"-m {extension} {option_text(match.negated, '--mark', bits_text(match.value, match.mask))}"
         elif isinstance(match, model.ConnectionState):
-            yield f"-m conntrack {option(match.negated, '--ctstate', ','.join(match.states))}"
+            yield f"-m conntrack {option_text(match.negated, '--ctstate', ','.join(match.states))}"
         elif isinstance(match, model.UnknownMatch):
             yield match.text
 
@@ -105,7 +105,7 @@ def _port_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     ports.sort(key=lambda match: isinstance(match, model.DestinationPort))  # as iptables-save: --sport, then --dport
     named = [("--sport" if isinstance(match, model.SourcePort) else "--dport", match) for match in ports]
     single = [(name, match) for name, match in named if len(match.ports) == 1]
-    options = [option(match.negated, name, ports_text(match.ports)) for name, match in single]
+    options = [option_text(match.negated, name, ports_text(match.ports)) for name, match in single]
     if len(single) == 2 and all(match.negated for _, match in single):
         # iptables-nft up to 1.8.9 compares both in one piece, which excludes the pair and not each of them
         yield from (f"-m {protocol} {each}" for each in options)
@@ -114,7 +114,7 @@ def _port_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     for name, match in named:
         if len(match.ports) > 1:
             for slots in multiport_slots(match.ports):
-                yield f"-m multiport {option(match.negated, f'{name}s', ports_text(slots))}"
+                yield f"-m multiport {option_text(match.negated, f'{name}s', ports_text(slots))}"
 
 
 def _address_options(

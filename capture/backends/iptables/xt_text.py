@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
-from capture.backends.iptables.render import option, quoted
+from capture.backends.iptables.render import option_text, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
 from capture.model.ruleset import Span
@@ -34,7 +34,7 @@ XT_PROTOCOL_NAMES = {
 
 def protocol_text(number: int, *, negated: int) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
-    return option(negated, "-p", XT_PROTOCOL_NAMES.get(number, number))
+    return option_text(negated, "-p", XT_PROTOCOL_NAMES.get(number, number))
 
 
 def network_text(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
@@ -42,7 +42,7 @@ def network_text(name: str, family: Family, address: int, mask: int, *, negated:
     prefix = mask.bit_count()
     is_prefix = mask == ((1 << prefix) - 1) << (BITS[family] - prefix)
     shown = prefix if is_prefix else address_text(family, mask)
-    return option(negated, name, f"{address_text(family, address)}/{shown}")
+    return option_text(negated, name, f"{address_text(family, address)}/{shown}")
 
 
 def match_text(name: str, revision: int, structure: bytes, family: Family) -> str:
@@ -93,7 +93,7 @@ def _port_options(fields: Unpacked) -> list[str]:
     inverted = fields["invert"]
     ends = (("--sport", fields["sport"], fields["sport_to"], 1), ("--dport", fields["dport"], fields["dport_to"], 2))
     return [
-        option(inverted & bit, name, ports_text([Span(first, last)]))
+        option_text(inverted & bit, name, ports_text([Span(first, last)]))
         for name, first, last, bit in ends
         if inverted & bit or (first, last) != ANY_PORT
     ]
@@ -103,7 +103,7 @@ def _tcp_text(fields: Unpacked, _family: Family) -> str:
     """``--sport 1:2 --dport 80 --tcp-option 5 --tcp-flags SYN,ACK SYN`` (libxt_tcp.c)."""
     words, inverted = _port_options(fields), fields["invert"]
     if fields["option"]:
-        words.append(option(inverted & 8, "--tcp-option", fields["option"]))
+        words.append(option_text(inverted & 8, "--tcp-option", fields["option"]))
     if fields["flags_mask"] or inverted & 4:
         words.append(tcp_flags_text(fields["flags_mask"], fields["flags"], negated=bool(inverted & 4)))
     return " ".join(words)
@@ -114,7 +114,7 @@ TCP_FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, fro
 
 def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
     """Return ``--tcp-flags SYN,ACK SYN``: which flags are looked at, and which of them must be set."""
-    return f"{option(negated, '--tcp-flags', _flag_names(mask))} {_flag_names(compared)}"
+    return f"{option_text(negated, '--tcp-flags', _flag_names(mask))} {_flag_names(compared)}"
 
 
 def _flag_names(bits: int) -> str:
@@ -124,7 +124,7 @@ def _flag_names(bits: int) -> str:
 def _icmp_text(fields: Unpacked, family: Family) -> str:
     code = "" if (fields["code"], fields["code_to"]) == (0, 0xFF) else f"/{fields['code']}"
     value = "any" if fields["type"] == 0xFF else f"{fields['type']}{code}"
-    return option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
+    return option_text(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
 ADDRTYPE_NAMES = (
@@ -139,18 +139,18 @@ def _addrtype_text(fields: Unpacked, _family: Family) -> str:
     for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
             kinds = ",".join(kind for number, kind in enumerate(ADDRTYPE_NAMES) if types >> number & 1)
-            words.append(option(flags & bit, name, kinds))
+            words.append(option_text(flags & bit, name, kinds))
     words += [name for name, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
 
 
 def _owner_text(fields: Unpacked, _family: Family) -> str | None:
     flags, inverted = fields["match"], fields["invert"]
-    words = [option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
+    words = [option_text(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
     for kind, bit in (("uid", xt_layouts.OWNER_UID), ("gid", xt_layouts.OWNER_GID)):
         if flags & bit:
             ids = Span(fields[f"{kind}_min"], fields[f"{kind}_max"])
-            words.append(option(inverted & bit, f"--{kind}-owner", ids))
+            words.append(option_text(inverted & bit, f"--{kind}-owner", ids))
     return " ".join(words) if 0 < flags < 8 else None  # 8: supplementary groups
 
 
@@ -161,12 +161,12 @@ def _iprange_text(fields: Unpacked, family: Family) -> str:
     for kind, bit in (("src", xt_layouts.IPRANGE_SOURCE), ("dst", xt_layouts.IPRANGE_DESTINATION)):
         if flags & bit:
             ends = "-".join(_packed_address_text(fields[f"{kind}_{end}"], family) for end in ("min", "max"))
-            words.append(option(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
+            words.append(option_text(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
     return " ".join(words)
 
 
 def _mark_text(fields: Unpacked, _family: Family) -> str:
-    return option(fields["invert"], "--mark", bits_text(fields["mark"], fields["mask"]))
+    return option_text(fields["invert"], "--mark", bits_text(fields["mark"], fields["mask"]))
 
 
 STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
@@ -185,7 +185,7 @@ def _conntrack_text(fields: Unpacked, _family: Family) -> str | None:
     return (
         None
         if other or not states or bits & ~sum(STATE_OR_STATUS_BITS.values())
-        else option(inverted, "--ctstate", states)
+        else option_text(inverted, "--ctstate", states)
     )
 
 
@@ -206,7 +206,7 @@ def _multiport_text(fields: Unpacked, _family: Family) -> str | None:
         last = slot + (ranges[slot] > 0 and slot + 1 < count)
         ports.append(Span(numbers[slot], numbers[last]))
         slot = last + 1
-    return option(fields["invert"], name, ports_text(ports))
+    return option_text(fields["invert"], name, ports_text(ports))
 
 
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"

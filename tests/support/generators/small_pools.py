@@ -255,8 +255,8 @@ def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
     """Return the number of each field of a packet, the inverse of ``space.packet``; what is unknown is all false."""
     numbers = [
         PACKET_PROTOCOLS.index(packet.protocol),
-        space.interface(packet.in_interface),
-        space.interface(packet.out_interface),
+        space.number_of(packet.in_interface),
+        space.number_of(packet.out_interface),
         CONNECTION_STATES.index(packet.state),
         packet.port,
         packet.destination.first,

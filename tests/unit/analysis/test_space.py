@@ -43,12 +43,12 @@ def test_a_packet_is_its_numbers_up_to_the_ends_of_every_field(family: Family) -
 def test_an_interface_that_no_rule_names_is_one_that_rules_treat_like_it() -> None:
     config = CaptureConfig(excluded_interfaces=("eth1", "net+"), rerouted_interfaces=("tap0",))
     space = PacketSpace("ipv4", [Situation(build_ruleset(config))])
-    known = [space.interfaces[space.interface(name)] for name in ("lo", "eth0", "eth1", "tap0")]
+    known = [space.interfaces[space.number_of(name)] for name in ("lo", "eth0", "eth1", "tap0")]
     assert known == ["lo", "eth0", "eth1", "tap0"]
-    assert space.interfaces[space.interface("net77")].startswith("net")
-    assert space.interfaces[space.interface("wlan0")] not in (*known, "net77")
-    assert not space.interfaces[space.interface("wlan0")].startswith("net")
-    assert space.interface(None) == ABSENT
+    assert space.interfaces[space.number_of("net77")].startswith("net")
+    assert space.interfaces[space.number_of("wlan0")] not in (*known, "net77")
+    assert not space.interfaces[space.number_of("wlan0")].startswith("net")
+    assert space.number_of(None) == ABSENT
     assert {*space.usable_interfaces[Field.IN].values()} == {"eth0", "eth1", "net+", "tap0"}
     assert {*space.usable_interfaces[Field.OUT].values()} == {"eth0", "eth1", "net+"}, "nothing leaves by -i tap0"
     assert space.interfaces.index("eth1") in space.usable_interfaces[Field.IN]
