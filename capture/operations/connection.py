@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from capture.analysis.base_chains import Situation, source_translations
 from capture.analysis.captured_pod import proxy_owner
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
@@ -34,6 +34,7 @@ from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
@@ -42,12 +43,12 @@ from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbour
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.comparison import reject_fault
-from capture.operations.drift_causes import delivery_causes, drift_cause, missing_route_cause
+from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state import routes
-from capture.state.impediments import impediments
+from capture.state.impediments import LO_DOWN, impediments
 from capture.state.pod_network import lost_by_routing, refuses_user, silent_next_hop
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
@@ -161,8 +162,8 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    of_family = (impediment for impediment in impediments(desired) if impediment.family in (None, family))
-    yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
+    of_family = (each for each in impediments(desired) if each.family in (None, family))
+    yield from (each for each in of_family if direction in each.directions and each != LO_DOWN)
     for need in routes.missing_parts(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)

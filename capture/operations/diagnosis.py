@@ -7,7 +7,7 @@ from functools import cache, partial
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, machine_remedy, remedy_without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_remedy, remedy_without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -24,6 +24,7 @@ from capture.analysis.replies import OUTSIDE
 from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
+from capture.model.location import Cause
 from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy
