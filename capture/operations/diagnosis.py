@@ -1,4 +1,15 @@
-"""``why``: whether a connection reaches a proxy that listens, and if not, why not."""
+"""``why``: whether a connection reaches a proxy that listens, and if not, why not.
+
+The path of a question::
+
+    comparison, else inference     what should be captured: given settings, recorded ones, or those of live rules
+    tracing; state.pod_facts       what there is: rules and routes; interfaces, addresses, listeners
+    connection                     for one connection: each check along its way (``CHECKS``)
+    drift_causes, exclusions       for the pod: what ``verify`` finds, and what the settings leave out
+    removal                        to each foreign rule that was found: the command that removes it
+
+``analysis`` has what is pure: ``pod_causes``, ``causes`` and ``replies`` find causes, ``cause_text`` words them.
+"""
 
 from __future__ import annotations
 
