@@ -95,12 +95,13 @@ class HostNamespaceError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, evidence: str = "", verb: str = "capture") -> None:
-        owner = f"that of a node, since {evidence}" if evidence else "the host's own"
         is_capture = verb == "capture"
-        danger = ", and capturing it would cut the node off" if is_capture else f"; pass --allow-host to {verb} it"
+        owner = f"that of a node, since {evidence}" if evidence else "the host's own"
+        danger = "capturing the host's network namespace would cut the node off"
+        reason = danger if is_capture else f"pass --allow-host to {verb} it"
         or_allow = ", or pass --allow-host if you mean the host" if is_capture else ""
         super().__init__(
-            f"refused: this network namespace is {owner}{danger}",
+            f"refused: this network namespace is {owner}; {reason}",
             f"Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH){or_allow}.",
         )
 

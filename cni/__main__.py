@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from cni.protocol import IO_FAILURE, SINCE_VERSION, STDIN_LIMIT, CniError, Request, dispatch, failure
+from cni.protocol import IO_FAILURE, MAX_STDIN_BYTES, SINCE_VERSION, CniError, Request, dispatch, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _read_stdin() -> bytes:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGALRM,))
     _signal.alarm(STDIN_DEADLINE)
     try:
-        while len(received) <= STDIN_LIMIT and (chunk := _read_some()):
+        while len(received) <= MAX_STDIN_BYTES and (chunk := _read_some()):
             received += chunk
     except OSError as error:
         raise CniError(IO_FAILURE, f"standard input cannot be read: {error.strerror}") from None

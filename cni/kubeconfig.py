@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
 from cni.codes import BAD_KUBECONFIG
-from cni.protocol import CniError
+from cni.protocol import CniError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class _Reader:
             return False
         if value in (True, "true", "True"):
             return True
-        raise unusable_kubeconfig(self.path, f"{key!r} is neither true nor false")
+        raise unusable_kubeconfig(self.path, f"{key!r}: invalid value {shown(value)}: expected true or false")
 
     def named_entry(self, config: dict[str, Any], key: str, member: str, name: str) -> dict[str, Any]:
         """Return what a list of the file, such as ``clusters``, has under a name."""

@@ -74,7 +74,8 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = QUERY_
     """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``timeout`` seconds at the latest."""
     for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
+            expected = "a name of Kubernetes: letters, digits, - and ."
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key}: invalid value {name[:80]!r}: expected {expected}")
 
     def decode_pod(body: bytes) -> dict[str, Any]:
         plain = _decode_object(body)

@@ -53,7 +53,7 @@ class ConfigurationFile(Value):
 
     @property
     def name(self) -> str:
-        """The name of the network; CRI-O takes the file's where there is none."""
+        """Return the name of the network; CRI-O takes the file's where there is none."""
         return str(self.configuration.get("name") or os.path.basename(self.path))
 
     @property
@@ -62,7 +62,7 @@ class ConfigurationFile(Value):
 
     @property
     def version(self) -> str:
-        """The version in which plugins are called: the newest of several (``ConfListFromBytes`` in libcni)."""
+        """Return the version in which plugins are called: the newest of several (``ConfListFromBytes`` in libcni)."""
         versions_named = self.configuration.get("cniVersions")
         versions = [*versions_named] if self.is_list and isinstance(versions_named, list) else []
         known = [version for version in (*versions, self.configuration.get("cniVersion")) if isinstance(version, str)]

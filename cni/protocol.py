@@ -31,7 +31,7 @@ OLDEST_VERSION = "0.1.0"
 SINCE_VERSION = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
 
 # A network configuration is some kilobytes; with all annotations of a pod (Kubernetes allows 256 KiB) still small.
-STDIN_LIMIT = 8 * 1024 * 1024
+MAX_STDIN_BYTES = 8 * 1024 * 1024
 
 # Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
 INCOMPATIBLE_VERSION = 1
@@ -48,11 +48,12 @@ FIRST_OWN_CODE = 100
 
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
 MAX_MESSAGE_LENGTH = 700
-DETAILS_LIMIT = 8000
+MAX_DETAILS_LENGTH = 8000
 CALLED_BY_HAND = "A container runtime sets the variables. When you call the plugin by hand, set what the message names."
 WRONG_FILE = "Look at the network configuration list, a file in /etc/cni/net.d on the node, and at what wrote it."
 WHAT_TO_DO = {INVALID_ENVIRONMENT: CALLED_BY_HAND, DECODING_FAILURE: WRONG_FILE, INVALID_CONFIGURATION: WRONG_FILE}
 """Details of an error that has none of its own, by its code."""
+EXPECTED_ID = "expected letters, digits, _ . and -, with a letter or digit first"
 
 
 class CniError(Exception):
@@ -62,7 +63,7 @@ class CniError(Exception):
         super().__init__(message)
         self.code = code
         self.message = shortened(one_line(message), MAX_MESSAGE_LENGTH)
-        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
+        self.details = shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), MAX_DETAILS_LENGTH)
 
 
 class Request(Value):
@@ -98,15 +99,21 @@ class Response(Value):
 
 
 def _container_id_problem(value: str) -> str:
-    """SPEC, "Parameters": starts with an alphanumeric character, then also underscore, dot and hyphen."""
+    """Return what is wrong with a container id, "" if nothing.
+
+    SPEC, "Parameters": it starts with an alphanumeric character, then also underscore, dot and hyphen.
+    """
     plain = value.replace("_", "a").replace(".", "a").replace("-", "a")
     if value[0] in "_.-" or not value.isascii() or not plain.isalnum():
-        return "expected letters, digits, _ . and -, with a letter or digit first"
+        return EXPECTED_ID
     return ""
 
 
 def _interface_problem(value: str) -> str:
-    """SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL)."""
+    """Return what is wrong with an interface's name, "" if nothing.
+
+    SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL).
+    """
     if len(value.encode("utf-8", "surrogateescape")) > 15:  # a number, since VERSION loads no conventions
         return "expected at most 15 bytes"
     if value in {".", ".."} or any(character in "/:" or character.isspace() for character in value):
@@ -133,7 +140,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         if command in commands and not value:
             problems.append(f"{variable} is missing")
         elif command in commands and (problem := problem_of(value)):
-            problems.append(f"{variable}={shortened(value)!r}: {problem}")
+            problems.append(f"{variable}: invalid value {shortened(value)!r}: {problem}")
     if problems:
         raise CniError(INVALID_ENVIRONMENT, "; ".join(problems))
 
@@ -151,7 +158,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
             continue
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise _bad_arguments(text, f"{shortened(pair)!r} is not KEY=VALUE")
+            raise _bad_arguments(text, f"invalid entry {shortened(pair)!r}: expected KEY=VALUE")
         if key == "IgnoreUnknown":
             ignores_unknown |= _truth(text, value)  # Multus puts "true" before what it was given, which has "1"
         elif arguments.setdefault(key, value) != value:
@@ -176,10 +183,10 @@ def _bad_arguments(text: str, problem: str) -> CniError:
 
 
 def _decode_configuration(stdin: bytes) -> dict[str, Any]:
-    if len(stdin) > STDIN_LIMIT:
+    if len(stdin) > MAX_STDIN_BYTES:
         raise CniError(
             IO_FAILURE,
-            f"the network configuration on standard input is longer than {STDIN_LIMIT} bytes",
+            f"the network configuration on standard input is longer than {MAX_STDIN_BYTES} bytes",
             "Look for what a runtime or another program has added to the network configuration list.",
         )
     try:
@@ -208,7 +215,10 @@ def _version_of(configuration: dict[str, Any]) -> str:
 
 
 def _check_version(command: str, version: str) -> None:
-    """DEL does without: its answer is the same in all versions, and a pod must not hang on it."""
+    """Raise CniError unless a version is supported, and has the command.
+
+    DEL does without: its answer is the same in all versions, and a pod must not hang on it.
+    """
     if command == "DEL":
         return
     if version not in SUPPORTED_VERSIONS:
@@ -243,11 +253,8 @@ def _network_of(command: str, configuration: dict[str, Any]) -> str:
         return name
     if command == "DEL":
         return ""
-    raise CniError(
-        INVALID_CONFIGURATION,
-        f"network configuration: 'name': invalid value {shown(name)}: expected letters, digits, _ . and -, "
-        "with a letter or digit first",
-    )
+    problem = "missing" if name in (None, "") else f"invalid value {shown(name)}"
+    raise CniError(INVALID_CONFIGURATION, f"network configuration: 'name': {problem}: {EXPECTED_ID}")
 
 
 def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str, Any] | None:
@@ -276,11 +283,16 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[tuple[str, str
     for key in keys:
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
-            raise CniError(INVALID_CONFIGURATION, f"{key}: invalid value {shown(entries)}: expected a list")
+            raise _bad_attachments(f"{key}: invalid value {shown(entries)}: expected a list")
         valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
-    raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: which attachments exist is unknown")
+    raise _bad_attachments("cni.dev/valid-attachments is missing: without it GC would take all attachments for gone")
+
+
+def _bad_attachments(problem: str) -> CniError:
+    remedy = "The runtime adds this key to the configuration for GC (libcni 1.2 or later does): check its version."
+    return CniError(INVALID_CONFIGURATION, problem, remedy)
 
 
 def _attachment(key: str, entry: object) -> tuple[str, str]:
@@ -289,7 +301,7 @@ def _attachment(key: str, entry: object) -> tuple[str, str]:
         if isinstance(container_id, str) and isinstance(interface, str):
             return container_id, interface
     expected = '{"containerID": "…", "ifname": "…"}'
-    raise CniError(INVALID_CONFIGURATION, f"{key}: invalid entry {shown(entry)}: expected {expected}")
+    raise _bad_attachments(f"{key}: invalid entry {shown(entry)}: expected {expected}")
 
 
 # --- a command, from request to answer -------------------------------------------------------------------------
@@ -360,7 +372,7 @@ def _unknown_command(command: str) -> CniError:
             "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
             "To put it into a node's network configuration, run `capture cni install`.",
         )
-    problem = f"CNI_COMMAND={shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
+    problem = f"CNI_COMMAND: invalid value {shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
     return CniError(INVALID_ENVIRONMENT, problem)
 
 

@@ -36,7 +36,7 @@ class UsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "See `istio-init --help`.")
+        super().__init__(message, "See `istio-init --help-all`.")
 
 
 class HelpRequested(Exception):  # noqa: N818  # no error: a question

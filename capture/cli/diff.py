@@ -11,6 +11,7 @@ import click
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import family_ruleset
+from capture.cli.group import usage_text
 from capture.cli.options import CaptureCommand, capture_options, command, flags_of, format_option
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationError
@@ -25,7 +26,7 @@ from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import Settings, with_flags
-from capture.state.input import read_input
+from capture.state.input import STDIN, read_input
 from capture.state.pod_host import AnyPod
 
 DUMP_FILE = "a file written by `capture dump --format json`"
@@ -46,7 +47,8 @@ OPTIONS_OR_DUMP = ParameterType(str, f"options of the capture in quotes, or {DUM
 def diff(first: str, second: str, form: str) -> int:
     """Print which connections two captures treat differently; exit code 4 if there are any, 5 if none is certain.
 
-    A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
+    A and B are options of the capture in one argument, or files that `capture dump --format json` wrote; - is standard
+    input.
     """
     captures = [_capture(text) for text in (first, second)]
     effects: list[Effect] = []
@@ -66,7 +68,7 @@ def diff(first: str, second: str, form: str) -> int:
 
 
 def _capture(text: str) -> Ruleset:
-    if os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
+    if text == STDIN or os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
         return _ruleset_in_file(text)
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))
@@ -77,8 +79,8 @@ def _capture(text: str) -> Ruleset:
             click.get_current_context(),
         ) from None
     except (ValueError, click.UsageError) as error:
-        words = error.message if isinstance(error, click.UsageError) else str(error)
-        expected = f"options of the capture in quotes, or a file ({words})"
+        problem = usage_text(error) if isinstance(error, click.UsageError) else str(error)  # shlex: a quote is open
+        expected = f"{OPTIONS_OR_DUMP.expected}; {problem[:1].lower()}{problem[1:]}"
         raise ConfigurationError("capture diff", text, "command line", expected) from None
     config, warnings = resolve(with_flags(Settings({}), flags_of(context)).checked(), AnyPod())
     warn(warnings)
@@ -92,7 +94,7 @@ def _ruleset_in_file(path: str) -> Ruleset:
     try:
         return ruleset_of_dump(json.loads(text))
     except (ValueError, KeyError, TypeError):
-        raise ConfigurationError("capture diff", path, "command line", f"{DUMP_FILE}, and this is another") from None
+        raise ConfigurationError("capture diff", path, "command line", DUMP_FILE) from None
 
 
 def _effect_lines(effect: Effect) -> Iterator[str]:

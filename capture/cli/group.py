@@ -136,12 +136,17 @@ class BadUsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, error: click.UsageError) -> None:
-        message = " ".join(_usage_text(error).split())
-        remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
-        super().__init__(message[:1].lower() + message[1:], remedy)
+        message = " ".join(usage_text(error).split())
+        super().__init__(message[:1].lower() + message[1:], _see_help(error.ctx) if error.ctx is not None else "")
 
 
-def _usage_text(error: click.UsageError) -> str:
+def _see_help(context: click.Context) -> str:
+    has_more = any(hasattr(param, "setting") for param in context.command.params)
+    return f"See `{context.command_path} {'--help-all' if has_more else '--help'}`."
+
+
+def usage_text(error: click.UsageError) -> str:
+    """Return what is wrong with a command line, in our words; of what has none, in those of click."""
     likely = getattr(error, "possibilities", None) or ()
     if isinstance(error, click.NoSuchOption):
         from capture.settings.keywords import closest_flag  # only where something is wrong
@@ -151,12 +156,24 @@ def _usage_text(error: click.UsageError) -> str:
         likely = [f"--{flag}" for flag in [closest_flag(error.option_name.lstrip("-"), flags)] if flag]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
+    params = error.ctx.command.params if error.ctx is not None else []
     if isinstance(error, click.MissingParameter):
         from capture.cli.parameter_types import name_of
 
-        expected = getattr(getattr(error.param, "type", None), "expected", "a value")
-        return f"missing argument {name_of(error.param)}: expected {expected}"
+        return f"missing argument {name_of(error.param)}: expected {_expected(error.param)}"
+    if isinstance(error, click.BadOptionUsage) and "requires an argument" in error.message:
+        option = next((param for param in params if error.option_name in param.opts), None)
+        return f"{error.option_name}: missing value: expected {_expected(option)}"
     message = (error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
-    params = error.ctx.command.params if error.ctx is not None else []
-    is_extra = "unexpected extra argument" in message and any("-f" in param.opts for param in params)
-    return f"{message}; files are named with -f" if is_extra else message
+    _, is_extra, words = message.partition("unexpected extra argument")
+    if not is_extra:
+        return message
+    hint = "; files are named with -f" if any("-f" in param.opts for param in params) else ""
+    ending, _, extra = words.partition(" ")
+    return f"unexpected argument{ending} {extra.strip('()')!r}{hint}"
+
+
+def _expected(param: click.Parameter | None) -> str:
+    """Return what is expected of a parameter: by its own type, or by the option of the table that it sets."""
+    own: str = getattr(getattr(param, "type", None), "expected", "a value")
+    return getattr(getattr(param, "setting", None), "expected", own)

@@ -96,7 +96,11 @@ class CaptureCommand(click.Command):
         }
         taking = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
         with_values = {flag for param in taking for flag in param.opts}
-        return super().parse_args(ctx, with_explicit_switches(args, switches, with_values - switches))
+        try:
+            return super().parse_args(ctx, with_explicit_switches(args, switches, with_values - switches))
+        except click.BadOptionUsage as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what a person looks for first: the purpose, examples, the command's own options."""

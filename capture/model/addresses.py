@@ -123,6 +123,10 @@ PREFIX_LENGTHS = {str(length): length for length in range(129)}
 """Prefix lengths as they are written; ``int()`` would also take signs, blanks and other scripts' digits."""
 
 
+class PrefixError(ValueError):
+    """What is wrong with the length of a network's prefix, in words."""
+
+
 def parse_network(text: str) -> Network:
     """Return the network that ``text`` names; host bits are cleared. Raises ValueError for anything else."""
     return Network(*network_parts(text)[0])
@@ -140,9 +144,9 @@ def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
         return (family, address, bits), False
     prefix = PREFIX_LENGTHS.get(written_prefix)
     if prefix is None:
-        raise ValueError(f"not a prefix length: {written_prefix!r}")
+        raise PrefixError(f"not a prefix length: {written_prefix!r}")
     if prefix > bits:
-        raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
+        raise PrefixError(f"the prefix length {prefix} is longer than the {bits} bits of an address")
     first = address >> bits - prefix << bits - prefix
     return (family, first, prefix), first != address
 

@@ -225,14 +225,36 @@ def _replace_rules(
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
     if not force and _is_up_to_date(choice, desired, existing.current):
         return False, ()
-    driver, live = existing.driver, existing.current
+    try:
+        losses = _write_without_escape(existing, config, desired)
+    except CaptureError:
+        _write_back(existing, desired)
+        raise
+    ensure_written(existing.driver, desired)
+    return True, losses
+
+
+def _write_without_escape(existing: ExistingState, config: CaptureConfig, desired: Ruleset) -> tuple[str, ...]:
+    """Write the desired rules; between two ways of inbound capture, both capture for a moment."""
+    live = existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
         both = build_transition(config)
-        live = _capture_both_ways(driver, both, live, existing.recorded_rules)
+        live = _capture_both_ways(existing.driver, both, live, existing.recorded_rules)
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
-    losses = _write(existing, config, desired, live)
-    ensure_written(driver, desired)
-    return True, losses
+    return _write(existing, config, desired, live)
+
+
+def _write_back(existing: ExistingState, desired: Ruleset) -> None:
+    """Write the earlier rules again where a write that failed has left a family, or a first step, of the new ones."""
+    driver, earlier = existing.driver, existing.current
+    try:
+        live = driver.read()
+        if live != earlier and earlier.tables:
+            driver.write(earlier, live, desired)
+        elif live != earlier:
+            driver.clean(live, desired)
+    except CaptureError:
+        pass  # the error of the first write is the one to tell; the next run completes the change
 
 
 def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.errors import ConfigurationError, argument_error
-from capture.model.addresses import Network, network_parts, parse_network
+from capture.model.addresses import Network, PrefixError, network_parts, parse_network
 from capture.model.text import shortened
 from capture.model.values import Value
 from capture.settings import parsers
@@ -60,8 +60,9 @@ class Settings(Value):
             raise self.error_for(option, f"{option.expected}; no control characters{_bad_entry(option, text)}")
         try:
             return option.parse(text)
-        except ValueError:
-            raise self.error_for(option, f"{option.expected}{_bad_entry(option, text)}") from None
+        except ValueError as error:
+            reason = f"; {error}" if isinstance(error, PrefixError) else ""
+            raise self.error_for(option, f"{option.expected}{_bad_entry(option, text)}{reason}") from None
 
     def error_for(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
         """Return the error for the text of an option, or for a part of it."""

@@ -35,7 +35,8 @@ def read_input(name: str, limit: int = MAX_INPUT_BYTES, timeout: float = INPUT_T
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:
-            raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
+            problem = f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit"
+            raise InputError(problem, "Check that it is the right file; split a manifest that is really so long.")
         return content.decode()
     except OSError as error:
         raise InputError(f"cannot read {origin_of(name)}: {error.strerror}", READ_REMEDY) from None

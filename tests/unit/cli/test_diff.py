@@ -13,8 +13,8 @@ from capture.report.listings import ruleset_of_dump
 from capture.state.input import InputError
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(diff, list(arguments), standalone_mode=False, catch_exceptions=False)
+def run(*arguments: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(diff, list(arguments), stdin, standalone_mode=False, catch_exceptions=False)
 
 
 def test_differences_have_outcomes_and_a_witness() -> None:
@@ -75,6 +75,10 @@ def test_a_text_that_is_neither_options_nor_a_file_is_refused(wrong: str) -> Non
         run("-p 15001", wrong)
 
     assert refused.value.exit_code == 2
+
+
+def test_a_dump_may_come_by_standard_input() -> None:
+    assert "user 1337, over lo: direct -> proxy-inbound" in run("-", "-b '' -i ''", stdin='{"tables": []}').stdout
 
 
 def test_a_missing_file_is_an_error() -> None:

@@ -173,8 +173,8 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
             "no such option '--include-outbound-cidrs'. Did you mean '--istio-service-cidr'?",
         ),
         (["cni", "instal"], "no such command 'instal'. Did you mean 'install' or 'uninstall'?"),
-        (["inject", "pod.yaml"], "got unexpected extra argument (pod.yaml); files are named with -f"),
-        (["clean", "pod"], "got unexpected extra argument (pod)"),
+        (["inject", "pod.yaml"], "unexpected argument 'pod.yaml'; files are named with -f"),
+        (["clean", "pod"], "unexpected argument 'pod'"),
         (
             ["diff", "--netns", "x"],
             (
@@ -207,11 +207,32 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
         ),
         (["apply", "--dry-run"], "no such option '--dry-run'"),
         (["trace"], "missing argument PROTOCOL: expected tcp or udp"),
+        (["dump", "--netns"], "--netns: missing value: expected a path, or a name of `ip netns`"),
+        (["render", "-z"], "-z: missing value: expected a port (1-65535)"),
+        (
+            ["diff", "-p 1 2 3", ""],
+            (
+                "capture diff: invalid value '-p 1 2 3': expected options of the capture in quotes, or a file written"
+                " by `capture dump --format json`; unexpected arguments '2 3'"
+            ),
+        ),
+        (
+            ["diff", "/proc/self/comm", ""],
+            "capture diff: invalid value '/proc/self/comm': expected a file written by `capture dump --format json`",
+        ),
     ],
 )
 def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert run(words) == 2
     assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+
+
+@pytest.mark.parametrize(("words", "flag"), [(["render", "--prt"], "--help-all"), (["clean", "pod"], "--help")])
+def test_a_usage_error_names_the_help_that_has_every_option(
+    capsys: pytest.CaptureFixture[str], words: list[str], flag: str
+) -> None:
+    assert run(words) == 2
+    assert capsys.readouterr().err.endswith(f"\n  See `capture {words[0]} {flag}`.\n")
 
 
 def test_a_mistyped_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from capture.settings import options
 from capture.settings.settings import Settings
 from cni import conf
 from cni.conf import AgentPod, Configuration
-from cni.protocol import DETAILS_LIMIT, INVALID_CONFIGURATION, MAX_MESSAGE_LENGTH, CniError
+from cni.protocol import INVALID_CONFIGURATION, MAX_DETAILS_LENGTH, MAX_MESSAGE_LENGTH, CniError
 
 NO_OPTIONS = Configuration(
     settings=Settings({}),
@@ -36,7 +36,7 @@ def refused(configuration: dict[str, object]) -> str:
         conf.parse(configuration)
     assert error.value.code == INVALID_CONFIGURATION
     assert len(error.value.message) < MAX_MESSAGE_LENGTH
-    assert len(error.value.details) < DETAILS_LIMIT
+    assert len(error.value.details) < MAX_DETAILS_LENGTH
     return error.value.message
 
 

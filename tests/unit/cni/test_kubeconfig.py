@@ -81,7 +81,7 @@ UNUSABLE = {
     json.dumps(a_config() | {"clusters": [{"name": "c", "cluster": "x"}]}): "not a mapping",
     json.dumps(a_config({"server": ""})): "no 'server'",
     json.dumps(a_config({"server": 5})): "'server' is not a text",
-    json.dumps(a_config({"insecure-skip-tls-verify": "yes"})): "neither true nor false",
+    json.dumps(a_config({"insecure-skip-tls-verify": "yes"})): 'invalid value "yes": expected true or false',
     json.dumps(a_config({"proxy-url": "http://p"})): "'proxy-url' is not supported",
     json.dumps(a_config(user={"exec": {"command": "aws"}})): "'exec' is not supported",
     json.dumps(a_config(user={"auth-provider": {"name": "gcp"}})): "'auth-provider' is not supported",

@@ -208,7 +208,7 @@ def test_all_bad_variables_are_named_at_once() -> None:
     message = str(error_of(answer)["msg"])
     assert "CNI_CONTAINERID is missing" in message
     assert "CNI_NETNS is missing" in message
-    assert "CNI_IFNAME='a/b': expected" in message
+    assert "CNI_IFNAME: invalid value 'a/b': expected" in message
 
 
 @pytest.mark.parametrize("good", ["a", "A1", "default-k1", "0_.-", "a" * 300])
@@ -274,7 +274,7 @@ def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
         (b"[" * 100_000, protocol.DECODING_FAILURE, "object"),
         (b'{"a":' * 100_000, protocol.DECODING_FAILURE, "nested too deeply"),
         (b'{"cniVersion": 1}', protocol.DECODING_FAILURE, "cniVersion: invalid value 1"),
-        (b" " * (protocol.STDIN_LIMIT + 1), protocol.IO_FAILURE, "longer than 8388608 bytes"),
+        (b" " * (protocol.MAX_STDIN_BYTES + 1), protocol.IO_FAILURE, "longer than 8388608 bytes"),
     ],
     ids=["empty", "cut", "list", "nan", "not-utf8", "deep-list", "deep-object", "version-number", "too-long"],
 )
@@ -319,7 +319,8 @@ def test_a_command_exists_from_its_version_on(command: str, since: str) -> None:
 def test_the_network_needs_a_name(name: object) -> None:
     answer, _ = call(configuration={"name": name})
     assert error_of(answer)["code"] == protocol.INVALID_CONFIGURATION
-    assert "'name': invalid value" in str(error_of(answer)["msg"])
+    problem = "invalid value" if name else "missing"
+    assert f"'name': {problem}" in str(error_of(answer)["msg"])
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])
@@ -367,12 +368,14 @@ def test_gc_keeps_what_either_list_names() -> None:
 def test_gc_with_a_broken_list_takes_nothing_for_gone(listed: object) -> None:
     answer, request = call({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0", "cni.dev/valid-attachments": listed})
     assert error_of(answer)["code"] == protocol.INVALID_CONFIGURATION
+    assert "the configuration for GC" in str(error_of(answer)["details"])  # it is in no file
     assert request is None
 
 
 def test_gc_without_a_list_takes_nothing_for_gone() -> None:
     answer, request = call({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0"})
     assert "cni.dev/valid-attachments" in str(error_of(answer)["msg"])
+    assert "the configuration for GC" in str(error_of(answer)["details"])
     assert request is None
 
 
@@ -403,8 +406,8 @@ def test_arguments_are_keys_and_values(text: str, arguments: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("K8S_POD_NAME", "'K8S_POD_NAME' is not KEY=VALUE"),
-        ("=web", "'=web' is not KEY=VALUE"),
+        ("K8S_POD_NAME", "invalid entry 'K8S_POD_NAME': expected KEY=VALUE"),
+        ("=web", "invalid entry '=web': expected KEY=VALUE"),
         ("K8S_POD_NAME=a;K8S_POD_NAME=b", "two values"),
         ("K8S_POD_NAMSPACE=shop", "unknown keys: K8S_POD_NAMSPACE"),
         ("K8S_POD_NAMSPACE=shop;IgnoreUnknown=false", "unknown keys: K8S_POD_NAMSPACE"),
@@ -439,7 +442,7 @@ def test_a_message_is_one_short_line_that_is_safe_for_any_terminal() -> None:
     assert error.message.startswith("a b c\\x1b[2J \\ud800éxxx")
     assert len(error.message) <= protocol.MAX_MESSAGE_LENGTH
     assert error.message.endswith("characters)")
-    assert len(error.details) <= protocol.DETAILS_LIMIT
+    assert len(error.details) <= protocol.MAX_DETAILS_LENGTH
 
 
 def test_a_defect_is_not_taken_for_an_answer() -> None:

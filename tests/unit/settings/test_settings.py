@@ -267,6 +267,11 @@ class TestErrors:
             (options.EXCLUDED_INTERFACES, "eth0,e\n0", r"'e\n0'"),
             (options.PROXY_UID, f"1337,{'x' * 100}", f"'{'x' * 60}... (100 characters)'"),
             (options.UID_PORT_EXCLUSIONS, "tcp:*:1,tcp:1", "'tcp:1'"),
+            (
+                options.EXCLUDED_OUTBOUND_NETWORKS,
+                "::/0,10.0.0.0/33",
+                "'10.0.0.0/33'; the prefix length 33 is longer than the 32 bits of an address",
+            ),
         ],
     )
     def test_the_bad_entry_of_a_list_is_named(self, option: options.Option[Any], text: str, entry: str) -> None:
