@@ -109,12 +109,12 @@ def variants(directory: Path, kubeconfig: Path) -> dict[str, Callable[[Namespace
         ),
         "upstream's processes": lambda _: Command(["sh", str(sequence), str(ipv4), str(ipv6)]),
     }
-    like_own = _call("ADD", *DRIVERS[0])
+    like_own = _cni_call("ADD", *DRIVERS[0])
     compared |= upstream.init_programs() | upstream.plugins(like_own, kubeconfig)
     for backend, driver in DRIVERS:
         compared[f"ADD that queries the API server, {backend} by {driver}"] = _look_up(kubeconfig, backend, driver)
         for command in ("ADD", "CHECK", "DEL"):
-            compared[f"{command}, {backend} by {driver}"] = _call(command, backend, driver)
+            compared[f"{command}, {backend} by {driver}"] = _cni_call(command, backend, driver)
         compared[f"istio-init, {backend} by {driver}"] = _init(backend, driver)
     compared["istio-init, iptables by restore"] = _init("iptables", "restore")
     compared["capture --help"] = lambda _: Command([str(BUNDLE / "capture"), "--help"])
@@ -133,7 +133,7 @@ def _look_up(kubeconfig: Path, backend: str, driver: str) -> Callable[[Namespace
     return call
 
 
-def _call(command: str, backend: str, driver: str) -> Callable[[Namespace], Command]:
+def _cni_call(command: str, backend: str, driver: str) -> Callable[[Namespace], Command]:
     def call(namespace: Namespace) -> Command:
         made = plugin(namespace, command, backend, driver)
         if command == "ADD":

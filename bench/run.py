@@ -41,7 +41,7 @@ def main() -> int:
     rates = datapath.measure(COUNTS, 0.3 if quick else 1.0, 1 if quick else 9)
     report = "\n".join(
         [
-            machine(),
+            machine_description(),
             *starts_report(starts),
             *shares_report(shares),
             *loads_report(loads),
@@ -93,7 +93,7 @@ runtime's annotations queries no server, which Istio's plugin cannot.
 """
 
 
-def machine() -> str:
+def machine_description() -> str:
     """Return what it ran on."""
     processors = [
         line.partition(":")[2].strip()

@@ -49,7 +49,7 @@ class CaptureError(Exception):
     """The operation failed. ``remedy`` says what to do about it."""
 
     exit_code = EXIT_FAILED
-    doing = ""
+    task = ""
     """What the kernel refused to do; "" if it refused nothing."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -151,11 +151,11 @@ class StateDirectoryError(CaptureError):
 class KernelError(CaptureError):
     """The kernel refused a netlink message: which one, its errno, and the kernel's own message."""
 
-    def __init__(self, doing: str, errno: int, kernel_message: str = "") -> None:
+    def __init__(self, task: str, errno: int, kernel_message: str = "") -> None:
         import os
 
         kernel_words = f" ({kernel_message})" if kernel_message else ""
-        super().__init__(f"{doing}: {os.strerror(errno)}{kernel_words}")
+        super().__init__(f"{task}: {os.strerror(errno)}{kernel_words}")
         self.errno = errno
 
 

@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from cni.protocol import IO_FAILURE, MAX_STDIN_BYTES, SINCE_VERSION, CniError, Request, dispatch, failure
+from cni.protocol import IO_FAILURE, MAX_STDIN_BYTES, SINCE_VERSION, CniError, Request, dispatch, error_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _answer() -> int:
         if command in SINCE_VERSION:  # a person at a terminal gets an answer at once
             stdin = _read_stdin()
     except CniError as error:
-        answer = failure(error, "")
+        answer = error_response(error, "")
     else:
         answer = dispatch(os.environ, stdin, dict.fromkeys(SINCE_VERSION, _handle), KNOWN_ARGUMENTS)
     if answer.error is not None:
@@ -134,7 +134,7 @@ def _report_defect(kind: type[BaseException], error: BaseException, trace: Trace
     if command == "DEL":
         os._exit(0)
     details = "".join(traceback.format_exception(kind, error, trace))
-    _is_written(command, failure(CniError(DEFECT, summary, details[-4000:]), "").stdout)
+    _is_written(command, error_response(CniError(DEFECT, summary, details[-4000:]), "").stdout)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import _socket
 import os
 import time
 
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def request(socket: str, query: Mapping[str, object], timeout: float) -> dict[st
         if credentials[4:8] != b"\0\0\0\0":
             raise AgentAwayError(f"{socket}: root does not listen there")
         connection.settimeout(timeout)
-        connection.send(encode(query).encode() + b"\n")
+        connection.send(encode_json(query).encode() + b"\n")
         return _receive_response(connection, deadline, socket)
     except OSError as error:
         raise AgentAwayError(f"{socket}: {error.strerror or 'no answer'}") from None
@@ -83,7 +83,7 @@ def _receive_response(connection: _socket.socket, deadline: float, socket: str) 
             break
         received += chunk
     try:
-        response = decode(received.decode())
+        response = decode_json(received.decode())
     except (JsonError, UnicodeDecodeError):
         raise AgentAwayError(f"{socket}: its answer is not JSON") from None
     if not isinstance(response, dict):

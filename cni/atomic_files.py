@@ -55,11 +55,13 @@ def snapshot(path: str) -> Snapshot:
         while True:
             file.seek(0)
             before, content, after = os.fstat(file.fileno()), file.read(), os.fstat(file.fileno())
-            if _version(before) == _version(after):
-                return Snapshot(path, content, stat.S_IMODE(after.st_mode), after.st_uid, after.st_gid, _version(after))
+            if _file_version(before) == _file_version(after):
+                return Snapshot(
+                    path, content, stat.S_IMODE(after.st_mode), after.st_uid, after.st_gid, _file_version(after)
+                )
 
 
-def _version(status: os.stat_result) -> tuple[int, int, int, int]:
+def _file_version(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -96,7 +98,7 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
         new = snapshot(temporary)
         if snapshot(old.path) != old:
             raise ChangedMeanwhileError(old.path)
-        if _exchange(temporary, old.path):
+        if _try_to_exchange(temporary, old.path):
             _undo_unless_it_was(old, new, temporary)
         else:
             os.rename(temporary, old.path)
@@ -123,7 +125,7 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     placed = new
     while True:
         back = snapshot(displaced)
-        if not _exchange(displaced, old.path) or snapshot(displaced) == placed:
+        if not _try_to_exchange(displaced, old.path) or snapshot(displaced) == placed:
             raise ChangedMeanwhileError(old.path)
         placed = back
 
@@ -254,7 +256,7 @@ def _wait_for_writers(path: str) -> None:
         os.close(file)
 
 
-def _exchange(one: str, other: str) -> bool:
+def _try_to_exchange(first: str, second: str) -> bool:
     """Let two files change places, at once; return False where kernel or file system cannot."""
     import ctypes
 
@@ -263,9 +265,9 @@ def _exchange(one: str, other: str) -> bool:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # a C library older than glibc 2.28 or musl 1.2.6
         return False
-    if renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0:
+    if renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), rename_exchange) == 0:
         return True
     number = ctypes.get_errno()
     if number in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
         return False
-    raise OSError(number, os.strerror(number), one, None, other)
+    raise OSError(number, os.strerror(number), first, None, second)

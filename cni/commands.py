@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from capture.cli.options import CommandGroup, command, format_option
-from capture.cli.parameter_types import ParameterType, number, one_of
+from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import VerdictLine, print_json, warn
 from capture.report.terminal import print_lines
@@ -52,7 +52,7 @@ def _entry_value(key: str, expected: str) -> ParameterType:
 
     def accepts(text: str) -> bool:
         try:
-            return not text or bool(conf.parse({key: text}))
+            return not text or bool(conf.parse_configuration({key: text}))
         except CniError:
             return False
 
@@ -77,7 +77,7 @@ DIRECTORY_OPTIONS = [
                  help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]"),
 ]  # fmt: skip
 CHOICE_OPTIONS = [
-    click.Option(["--runtime", "runtime_name"], type=one_of("auto", "containerd", "crio"), default="auto",
+    click.Option(["--runtime", "runtime_name"], type=word_type("auto", "containerd", "crio"), default="auto",
                  show_default=True, help="The container runtime by whose rules the list is chosen."),
     click.Option(["--network"], metavar="NAME", default="",
                  help="Take the list of this network.  [default: the one that the container runtime takes]"),
@@ -92,7 +92,7 @@ ENTRY_OPTIONS = [
     click.Option(["--log-file"], metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_entry_value("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
-    click.Option(["--log-level"], type=one_of(*LEVEL_NUMBERS), help="How much is logged.  [default: info]"),
+    click.Option(["--log-level"], type=word_type(*LEVEL_NUMBERS), help="How much is logged.  [default: info]"),
     *(click.Option([f"--{key.replace('_', '-')}", key], type=_entry_value(key, option.expected), metavar="NAME",
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
@@ -103,7 +103,7 @@ SOURCE_OPTIONS = [
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.Option(["--kubeconfig"], type=_entry_value("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
-    click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
+    click.Option(["--pod-source", "pod_sources"], type=word_type(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
     click.Option(["--agent-pod"], type=AGENT_POD, metavar="NAMESPACE/PREFIX",
@@ -132,12 +132,12 @@ def install(
     whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
     nothing.
     """
-    runtime = _runtime(runtime_name)
-    bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
+    runtime = _named_runtime(runtime_name)
+    bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
     source = plugin or installed_plugin()
     upstream = _istio_entry(conf_path, choice)
-    entry = _entry(values, upstream.entry)
+    entry = _desired_entry(values, upstream.entry)
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
     replaced = () if upstream.must_stay else (istio_cni.ISTIO_CNI,)
@@ -157,8 +157,8 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     from cni import status as node
     from cni.install_error import install_error_for
 
-    runtime = _runtime(runtime_name)
-    bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
+    runtime = _named_runtime(runtime_name)
+    bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
     try:
         state = node.examine_node(bin_path, conf_path, runtime, network)
     except OSError as error:
@@ -174,7 +174,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     CNI_UNINSTALL_EXAMPLES,
     *DIRECTORY_OPTIONS,
     click.Option(["--keep-plugin"], is_flag=True, help="Keep the executable, which pods that run need when they end."),
-    click.Option(["--grace"], type=number(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
+    click.Option(["--grace"], type=number_type(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
                  help="How long runtimes may still call the plugin after its entry is gone."),
     format_option("text", "json"),
     group=cni_group,
@@ -185,7 +185,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     Pods that run keep their rules. A runtime that has cached the configuration of a pod (CRI-O does) calls the plugin
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
-    bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
+    bin_path, conf_path = _chosen_paths(_named_runtime("auto"), bin_dir, conf_dir)
     if not (bin_dir or conf_dir or os.path.isdir(bin_path) or os.path.isdir(conf_path)):  # no runtime is here
         print_changes([], form, "nothing to remove")
         return 0
@@ -195,13 +195,13 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     return 0
 
 
-def _runtime(name: str) -> Runtime:
+def _named_runtime(name: str) -> Runtime:
     if name == "crio":
         return runtimes.crio()
     return runtimes.detect() if name == "auto" else runtimes.containerd(evidence="--runtime")
 
 
-def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
+def _chosen_paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
     writable = [each for each in runtime.bin_dirs if os.access(each, os.W_OK)]
     return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
 
@@ -224,7 +224,7 @@ def _istio_entry(conf_dir: str, choice: ListChoice) -> istio_cni.IstioEntry:
     return upstream
 
 
-def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
+def _desired_entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
     entry = {"profile": PROFILES[-1]} | upstream | {name: value for name, value in values.items() if value}
     entry, read = checked_entry(entry)
     return entry | {"profile": read.settings[PROFILE]}  # the version, which stays what it is
@@ -238,7 +238,7 @@ def checked_entry(values: dict[str, Any], **assumed: str) -> tuple[dict[str, Any
     explicit = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
     entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | explicit
     try:
-        return entry, conf.parse(entry | assumed)
+        return entry, conf.parse_configuration(entry | assumed)
     except CniError as error:
         raise click.UsageError(error.message) from None
 

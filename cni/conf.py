@@ -13,7 +13,7 @@ from capture.settings import options
 from capture.settings.settings import ExplicitValue, Settings
 from cni import keys
 from cni.agent_socket import AGENT_SOCKET
-from cni.log import log_file, log_level
+from cni.log import configured_log_level, log_file
 from cni.protocol import INVALID_CONFIGURATION, CniError
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class Configuration(Value):
     """The annotations of a sandbox that is no pod of Kubernetes; None: it is left alone. For podman and its like."""
 
 
-def parse(configuration: Mapping[str, Any]) -> Configuration:
+def parse_configuration(configuration: Mapping[str, Any]) -> Configuration:
     """Return the parsed configuration; raise ``CniError`` (code 7) with the key, the value and what is expected."""
     kubeconfig = keys.path(configuration, "kubeconfig")
     return Configuration(
@@ -82,10 +82,10 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
         kubeconfig=kubeconfig,
         agent_socket=keys.path(configuration, "agent_socket") or AGENT_SOCKET,
         agent_pod=_agent_pod(configuration),
-        log_level=log_level(configuration),
+        log_level=configured_log_level(configuration),
         log_file=log_file(configuration),
-        annotations=_annotations(configuration),
-        standalone=_standalone(configuration),
+        annotations=_given_annotations(configuration),
+        standalone=_standalone_annotations(configuration),
     )
 
 
@@ -98,7 +98,7 @@ def requests_annotations(configuration: Mapping[str, Any]) -> bool:
 def lacks_source(configuration: Mapping[str, Any]) -> bool:
     """Return whether the entry requests annotations and names no other source, and the runtime hands over none."""
     names_a_source = bool(configuration.get("kubeconfig")) or configuration.get("pod_sources") is not None
-    return not names_a_source and requests_annotations(configuration) and _annotations(configuration) is None
+    return not names_a_source and requests_annotations(configuration) and _given_annotations(configuration) is None
 
 
 def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
@@ -152,7 +152,7 @@ def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
     raise keys.invalid_value("agent_pod", value, expected)
 
 
-def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
+def _standalone_annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     value = configuration.get("standalone")
     if value is None:
         return None
@@ -164,7 +164,7 @@ def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     return _checked_annotations("standalone.annotations", annotations)
 
 
-def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
+def _given_annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     runtime_config = configuration.get("runtimeConfig")
     if runtime_config is None:
         return None

@@ -26,7 +26,7 @@ LAST_POD_TIMEOUT, PAUSE = 20.0, 0.2
 
 def schedule_removal(bin_dir: str, removal_file: str = REMOVAL_FILE, results: str = RESULTS) -> list[str]:
     """Remove the plugin if no pod remembers it, else let it go with the last one; return what was removed."""
-    if any(_containers(results)) or not os.path.isdir(results):
+    if any(_containers_with_plugin(results)) or not os.path.isdir(results):
         os.makedirs(os.path.dirname(removal_file), mode=0o700, exist_ok=True)
         with open(removal_file, "w", encoding="utf-8") as file:
             file.write(bin_dir)
@@ -66,7 +66,7 @@ def remove_when_unused(
     """Remove the plugin when no pod remembers it; return whether that came within ``timeout`` seconds."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:
-        if not any(_containers(results)):
+        if not any(_containers_with_plugin(results)):
             try:
                 with open(removal_file, encoding="utf-8") as file:
                     _remove(file.read(), removal_file)
@@ -84,16 +84,16 @@ def _remove(bin_dir: str, removal_file: str) -> list[str]:
     return [change.path for change in remove_plugin(bin_dir)]
 
 
-def _containers(results: str) -> Iterator[str]:
+def _containers_with_plugin(results: str) -> Iterator[str]:
     """Yield the containers whose configuration names the plugin, as libcni remembers them."""
     from binascii import a2b_base64
 
     from capture.state.files import content_of, names_in
-    from capture.state.json_text import JsonError, decode
+    from capture.state.json_text import JsonError, decode_json
 
     for name in names_in(results):
         try:
-            result = decode(content_of(os.path.join(results, name)).decode())
+            result = decode_json(content_of(os.path.join(results, name)).decode())
             if b'"capture-cni"' in a2b_base64(result["config"]):
                 yield str(result["containerId"])
         except (ValueError, JsonError, KeyError, TypeError):

@@ -83,7 +83,7 @@ def check_callable(network: ConfigurationFile, runtime: RuntimeName) -> None:
 def rewrite(
     network: ConfigurationFile, plugins: list[dict[str, Any]], change: str, *, is_urgent: bool = False
 ) -> list[FileChange]:
-    """Give a list these plugins, unless it has them."""
+    """Give a list these plugins, unless it has them; return what was changed."""
     if plugins == network.plugins:
         return []
     content = encode_configuration(network.path, as_list(network, plugins))
@@ -160,7 +160,7 @@ def encode_configuration(path: str, configuration: dict[str, Any]) -> bytes:
 
 
 def remove_entries(path: str) -> list[FileChange]:
-    """Take our entries out of a file; if nothing but them is in it, it goes as a whole."""
+    """Take our entries out of a file, or remove one with nothing but them; return what was changed."""
     try:
         if not os.path.isfile(path):  # a FIFO, a link to nothing: no runtime could read it, either
             return []

@@ -55,7 +55,7 @@ def _proxy_identity_warnings(
     owners = {name: of_pod if context.get(field) is None else context for name, context in contexts.items()}
     names = [name for name, owner in owners.items() if owner.get(field) == number]
     if names:
-        yield f"{_listed(names)} with the proxy's {id_name}: what is sent from there is not captured"
+        yield f"{_who_runs(names)} with the proxy's {id_name}: what is sent from there is not captured"
 
 
 def _set_gid_warnings(contexts: Contexts, of_pod: dict[str, Any], group: int) -> Iterator[str]:
@@ -63,8 +63,8 @@ def _set_gid_warnings(contexts: Contexts, of_pod: dict[str, Any], group: int) ->
     names = [name for name, context in contexts.items() if context.get("allowPrivilegeEscalation") is not False]
     if names and group in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
         yield (
-            f"{_listed(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is not"
-            " captured; allowPrivilegeEscalation: false forbids it"
+            f"{_who_runs(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is"
+            " not captured; allowPrivilegeEscalation: false forbids it"
         )
 
 
@@ -85,7 +85,7 @@ def _runtime_warnings(runtime_class: object) -> Iterator[str]:
         yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name suggests, nothing is captured"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _who_runs(names: Sequence[str]) -> str:
     return f"container {names[0]} runs" if len(names) == 1 else f"containers {', '.join(names)} run"
 
 

@@ -45,7 +45,7 @@ def require_http(received: bytes | bytearray) -> None:
         raise NotHttpError
 
 
-def parse(received: bytes | bytearray) -> HttpResponse:
+def parse_response(received: bytes | bytearray) -> HttpResponse:
     """Return the answer in all that a server sent until it closed the connection.
 
     Raises NotHttpError and CutOffError.
@@ -58,12 +58,12 @@ def parse(received: bytes | bytearray) -> HttpResponse:
             raise NotHttpError
         if not blank_line:
             raise CutOffError
-        status, reason, headers = _head(head)
+        status, reason, headers = _parsed_head(head)
         if status // 100 != 1:  # RFC 9110, 15.2: after one of these comes the answer proper
-            return HttpResponse(status, reason, headers, _body(headers, rest))
+            return HttpResponse(status, reason, headers, _decoded_body(headers, rest))
 
 
-def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
+def _parsed_head(head: bytes) -> tuple[int, str, dict[str, str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
     _, _, rest = first.partition(" ")
     status, _, reason = rest.partition(" ")
@@ -78,7 +78,7 @@ def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
     return int(status), reason, headers
 
 
-def _body(headers: dict[str, str], rest: bytes) -> bytes:
+def _decoded_body(headers: dict[str, str], rest: bytes) -> bytes:
     """Return the body (RFC 9112, 6.3)."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return _joined_chunks(rest)

@@ -115,9 +115,9 @@ def exchange(
     """Send a request and return the answer. ``name`` is what the server's certificate has to be for.
 
     ``deadline`` is a moment of ``time.monotonic``. Raises TimeoutError after it, other kinds of OSError, and what
-    ``http_response.parse`` raises; ConnectionResetError if there is no answer at all.
+    ``http_response.parse_response`` raises; ConnectionResetError if there is no answer at all.
     """
-    plain = connect(server, deadline)
+    plain = connect_to_server(server, deadline)
     try:
         write, read = plain.send, plain.recv
         if tls is not None:
@@ -128,12 +128,12 @@ def exchange(
         plain.settimeout(seconds_until(deadline))
         while request:
             request = request[write(request) :]
-        return http_response.parse(_received(plain, read, deadline))
+        return http_response.parse_response(_read_all(plain, read, deadline))
     finally:
         plain.close()
 
 
-def _received(plain: Socket, read: Callable[[int], bytes], deadline: float) -> bytearray:
+def _read_all(plain: Socket, read: Callable[[int], bytes], deadline: float) -> bytearray:
     """Return all that comes until the server closes the connection, as the request tells it to."""
     received = bytearray()
     while True:
@@ -150,9 +150,9 @@ def _received(plain: Socket, read: Callable[[int], bytes], deadline: float) -> b
         http_response.require_http(received)
 
 
-def connect(server: UrlServer, deadline: float) -> Socket:
+def connect_to_server(server: UrlServer, deadline: float) -> Socket:
     """Return a connection to the first address of the server that takes one; each gets its share of the time."""
-    addresses = resolve(server.host, server.port, deadline)
+    addresses = resolve_host(server.host, server.port, deadline)
     failure: OSError = TimeoutError()
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = Socket(family, kind | _socket.SOCK_CLOEXEC, protocol)
@@ -169,7 +169,7 @@ def connect(server: UrlServer, deadline: float) -> Socket:
     raise failure
 
 
-def resolve(host: str, port: int, deadline: float) -> list[tuple[int, int, int, str, Any]]:
+def resolve_host(host: str, port: int, deadline: float) -> list[tuple[int, int, int, str, Any]]:
     """Return what getaddrinfo(3) knows of a host; raise OSError, and TimeoutError without an answer by ``deadline``."""
     text = host.encode()  # getaddrinfo would import the codec "idna" for str
     try:

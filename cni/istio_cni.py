@@ -50,7 +50,7 @@ def read_entry(network: ConfigurationFile) -> IstioEntry:
     kubernetes = plugin.get("kubernetes")
     older: dict[str, Any] = kubernetes if isinstance(kubernetes, dict) else {}
     entry: dict[str, Any] = {}
-    kubeconfig = _kubeconfig(plugin, older)
+    kubeconfig = _kubeconfig_path(plugin, older)
     if kubeconfig:
         entry["kubeconfig"] = kubeconfig
     namespaces = plugin.get("exclude_namespaces") or older.get("exclude_namespaces")
@@ -61,7 +61,7 @@ def read_entry(network: ConfigurationFile) -> IstioEntry:
         entry["log_level"] = LEVEL_OF_ISTIO_LEVEL[level]
     if plugin.get("native_nftables") is True:
         entry["backend"] = "nftables"
-    return IstioEntry(entry, tuple(_warnings(plugin)), must_stay=plugin.get("ambient_enabled") is True)
+    return IstioEntry(entry, tuple(_lost_settings(plugin)), must_stay=plugin.get("ambient_enabled") is True)
 
 
 def replaced_entry(network: ConfigurationFile, original: ConfigurationFile) -> IstioEntry:
@@ -75,7 +75,7 @@ def replaced_entry(network: ConfigurationFile, original: ConfigurationFile) -> I
     return IstioEntry(entry)
 
 
-def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
+def _kubeconfig_path(plugin: dict[str, Any], older: dict[str, Any]) -> str:
     named = older.get("kubeconfig") or plugin.get("kubeconfig")
     if isinstance(named, str) and named:
         return named
@@ -84,7 +84,7 @@ def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
     return usual if usual and os.path.exists(usual) else ""
 
 
-def _warnings(plugin: dict[str, Any]) -> list[str]:
+def _lost_settings(plugin: dict[str, Any]) -> list[str]:
     if plugin.get("ambient_enabled") is True:
         return [f"{ISTIO_CNI} stays in the list: it handles ambient pods, too (ambient_enabled), which we leave alone"]
     return [

@@ -8,7 +8,7 @@ Source of the fields: Kubernetes, ``client-go/tools/clientcmd/api/v1``.
 from __future__ import annotations
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni.codes import BAD_KUBECONFIG
 from cni.protocol import CniError, shown
 
@@ -66,10 +66,10 @@ def unusable_kubeconfig(path: str, problem: str, remedy: str = "") -> CniError:
     )
 
 
-def parse(text: str, path: str) -> Kubeconfig:
+def parse_kubeconfig(text: str, path: str) -> Kubeconfig:
     """Return the current context of a kubeconfig; raise ``CniError`` with the path and the place."""
     try:
-        plain = decode(text)
+        plain = decode_json(text)
     except JsonError as error:
         raise unusable_kubeconfig(
             path,

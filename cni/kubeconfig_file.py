@@ -12,9 +12,16 @@ from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import make_private
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
-from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable_kubeconfig
+from cni.kubeconfig import (
+    CLUSTER_FIELDS,
+    SKIPS_VERIFICATION,
+    USER_FIELDS,
+    Kubeconfig,
+    parse_kubeconfig,
+    unusable_kubeconfig,
+)
 from cni.kubernetes import read_named_file, server_of
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
@@ -35,7 +42,7 @@ def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange]
     try:
         text = read_named_file(path, path).decode("utf-8", "replace")
         json_text = _json_text(text, path)
-        kubeconfig = parse(json_text, path)
+        kubeconfig = parse_kubeconfig(json_text, path)
         server_of(kubeconfig)
         _require_files(kubeconfig)
     except CniError as error:
@@ -55,7 +62,7 @@ def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange]
 
 
 def remove(directory: str) -> list[FileChange]:
-    """Remove what was converted."""
+    """Remove the kubeconfig that was converted, if it is not the agent's; return what was removed."""
     path = os.path.join(directory, KUBECONFIG_NAME)
     if not os.path.lexists(path) or os.path.exists(os.path.join(directory, "token")):  # the agent's, with its token
         return []
@@ -70,7 +77,7 @@ def _json_text(text: str, path: str) -> str:
     import json
 
     with suppress(JsonError):
-        decode(text)
+        decode_json(text)
         return text
 
     try:

@@ -15,7 +15,7 @@ import time
 
 from capture.model.addresses import is_decimal
 from capture.state.files import read_file
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.http_response import (
@@ -29,7 +29,7 @@ from cni.http_response import (
     HttpResponse,
     NotHttpError,
 )
-from cni.kubeconfig import parse, unusable_kubeconfig
+from cni.kubeconfig import parse_kubeconfig, unusable_kubeconfig
 from cni.pod_object import is_same_pod
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
@@ -67,7 +67,7 @@ class TransientError(CniError):
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    return parse(read_named_file(path, path).decode("utf-8", "replace"), path)
+    return parse_kubeconfig(read_named_file(path, path).decode("utf-8", "replace"), path)
 
 
 def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = QUERY_TIMEOUT) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class _Query:
         while True:
             attempts += 1
             try:
-                return read(self._attempt(min(time.monotonic() + ATTEMPT_TIMEOUT, deadline)))
+                return read(self._send_once(min(time.monotonic() + ATTEMPT_TIMEOUT, deadline)))
             except TransientError as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
                 reason = reason if reason is not None and failure.is_silence else failure
@@ -140,21 +140,21 @@ class _Query:
                     raise CniError(reason.code, f"{reason.message} ({tried})", reason.details) from None
             time.sleep(wait)
 
-    def _attempt(self, deadline: float) -> bytes:
+    def _send_once(self, deadline: float) -> bytes:
         """Send the request once and return the body of the response; raise ``CniError`` for any status but 200."""
-        token = self._token()
+        token = self._current_token()
         name = self.kubeconfig.tls_server_name or self.server.host
         try:
             response = https.exchange(self.server, self.tls, name, self._request(token), deadline)
         except (OSError, CutOffError, NotHttpError) as error:
-            raise self._failure(error) from None
+            raise self._connection_error(error) from None
         if response.status == OK:
             return response.body
-        if response.status == UNAUTHORIZED_STATUS and token != self._token():
+        if response.status == UNAUTHORIZED_STATUS and token != self._current_token():
             raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_RETRY_PAUSE)
-        raise self._refusal(response)
+        raise self._refusal_error(response)
 
-    def _token(self) -> str:
+    def _current_token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
         config = self.kubeconfig
         token = config.token
@@ -173,7 +173,7 @@ class _Query:
             f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
         ).encode("ascii", "replace")
 
-    def _refusal(self, response: HttpResponse) -> CniError:
+    def _refusal_error(self, response: HttpResponse) -> CniError:
         status, words = response.status, _message_of(response.body)
         refused = f"{status} {words or response.reason}"
         if status == UNAUTHORIZED_STATUS:
@@ -199,11 +199,11 @@ class _Query:
             after = response.headers.get("retry-after", "")
             pause = float(after) if is_decimal(after, 6) else 0.0
             return TransientError(
-                TRY_AGAIN_LATER, f"the API server cannot answer now: {refused}", self._reach(), pause=pause
+                TRY_AGAIN_LATER, f"the API server cannot answer now: {refused}", self._remedy(), pause=pause
             )
         return self._no_api(f"it says {refused}")
 
-    def _failure(self, error: Exception) -> CniError:
+    def _connection_error(self, error: Exception) -> CniError:
         """Return the error for a connection that failed, or a response that is incomplete or not HTTP."""
         if isinstance(error, TimeoutError):
             silence = self._unreachable(str(error) if isinstance(error, https.UnresolvedError) else "no answer in time")
@@ -227,11 +227,11 @@ class _Query:
         if isinstance(error, OSError):
             return self._unreachable(error.strerror or "it closed the connection without an answer")
         if isinstance(error, CutOffError):
-            return TransientError(BAD_ANSWER, "the API server's answer is cut off", self._reach())
+            return TransientError(BAD_ANSWER, "the API server's answer is cut off", self._remedy())
         return self._no_api("its answer is not HTTP")
 
     def _unreachable(self, problem: str) -> TransientError:
-        return TransientError(TRY_AGAIN_LATER, f"the API server {self.kubeconfig.server}: {problem}", self._reach())
+        return TransientError(TRY_AGAIN_LATER, f"the API server {self.kubeconfig.server}: {problem}", self._remedy())
 
     def _no_api(self, problem: str) -> CniError:
         return CniError(
@@ -240,14 +240,14 @@ class _Query:
             f"Look at 'server' in {self.kubeconfig.path}.",
         )
 
-    def _reach(self) -> str:
+    def _remedy(self) -> str:
         return REACH_REMEDY.format(server=self.kubeconfig.server)
 
 
 def _decode_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; TransientError if there is none: half an answer without a length looks so."""
     try:
-        plain = decode(body.decode())
+        plain = decode_json(body.decode())
     except (UnicodeDecodeError, JsonError) as error:
         raise TransientError(BAD_ANSWER, f"the API server's answer is not JSON: {error}") from None
     if not isinstance(plain, dict):
@@ -265,9 +265,9 @@ def _message_of(body: bytes) -> str | None:
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    authority = _certificate(config, "certificate-authority", config.authority_data, config.authority_file)
-    certificate = _certificate(config, "client-certificate", config.certificate_data, config.certificate_file)
-    key = _certificate(config, "client-key", config.key_data, config.key_file)
+    authority = _pem_bytes(config, "certificate-authority", config.authority_data, config.authority_file)
+    certificate = _pem_bytes(config, "client-certificate", config.certificate_data, config.certificate_file)
+    key = _pem_bytes(config, "client-key", config.key_data, config.key_file)
     if (certificate is None) != (key is None):
         raise unusable_kubeconfig(config.path, "client-certificate and client-key belong together; one is missing")
     try:
@@ -281,7 +281,7 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
-def _certificate(config: Kubeconfig, field: str, data: str, path: str) -> bytes | None:
+def _pem_bytes(config: Kubeconfig, field: str, data: str, path: str) -> bytes | None:
     """Return a certificate or key of the kubeconfig (``-data``, base64), or of a file; None without either."""
     if not data:
         return read_named_file(path, config.path) if path else None

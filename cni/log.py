@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from capture.state.json_text import encode
+from capture.state.json_text import encode_json
 from cni import keys
 from cni.protocol import Request, one_line
 
@@ -65,7 +65,7 @@ class PluginLog:
             return
         line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
         line |= self.about | facts | self._durations()
-        self.pass_on(encode(line).encode() + b"\n")
+        self.pass_on(encode_json(line).encode() + b"\n")
 
     def _durations(self) -> dict[str, object]:
         """Return what a line has of times; an agent's has nothing."""
@@ -170,7 +170,7 @@ def request_log(request: Request) -> PluginLog:
     """Return the log for a request; its lines name the command and the pod. Raises ``CniError``."""
     return PluginLog(
         log_file(request.configuration),
-        log_level(request.configuration),
+        configured_log_level(request.configuration),
         about={
             "command": request.command,
             "namespace": request.arguments.get("K8S_POD_NAMESPACE", ""),
@@ -189,7 +189,7 @@ def log_file(configuration: Mapping[str, Any]) -> str:
     return path
 
 
-def log_level(configuration: Mapping[str, Any]) -> str:
+def configured_log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
     expected = f"one of {', '.join(map(repr, LEVEL_NUMBERS))}"
     level = keys.text(configuration, "log_level", expected) or "info"

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
 from cni.atomic_files import Snapshot
 from cni.install_error import InstallError, unexpected
@@ -135,7 +135,7 @@ def read_network(path: str, timeout: float | None = None) -> ConfigurationFile:
     while True:
         file = atomic_files.snapshot(os.path.realpath(path) if _is_list(path) else path)
         try:
-            return ConfigurationFile(path, file, _checked(path, decode(file.content.decode())))
+            return ConfigurationFile(path, file, _checked_list(path, decode_json(file.content.decode())))
         except (JsonError, UnicodeDecodeError) as wrong:
             if time.monotonic() > deadline:
                 expected = "a network configuration, but it is empty" if not file.content.strip() else f"JSON: {wrong}"
@@ -143,7 +143,7 @@ def read_network(path: str, timeout: float | None = None) -> ConfigurationFile:
             time.sleep(0.02)
 
 
-def _checked(path: str, configuration: object) -> dict[str, Any]:
+def _checked_list(path: str, configuration: object) -> dict[str, Any]:
     if not isinstance(configuration, dict):
         raise unexpected(path, "an object")
     if not _is_list(path):
@@ -162,10 +162,10 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
 
 def read_candidates(conf_dir: str, timeout: float | None = None) -> list[Candidate]:
     """Return the files that runtimes read, with what is in them."""
-    return [_candidate(path, timeout) for path in paths_in(conf_dir)]
+    return [_read_candidate(path, timeout) for path in paths_in(conf_dir)]
 
 
-def _candidate(path: str, timeout: float | None) -> Candidate:
+def _read_candidate(path: str, timeout: float | None) -> Candidate:
     try:
         return Candidate(path, read_network(path, timeout))
     except InstallError as error:
@@ -174,10 +174,10 @@ def _candidate(path: str, timeout: float | None) -> Candidate:
         return Candidate(path, None, error.strerror or str(error))
 
 
-def choose(candidates: Sequence[Candidate], choice: ListChoice) -> Chosen:
+def choose_network(candidates: Sequence[Candidate], choice: ListChoice) -> Chosen:
     """Return the file that a runtime takes; pure but for looking whether plugins are there."""
     if choice.runtime == "containerd" and not choice.network:
-        return _as_containerd(candidates)
+        return _choose_as_containerd(candidates)
     skipped = {candidate.path: _why_skipped(candidate, choice) for candidate in candidates}
     in_order = sorted(candidates, key=lambda candidate: choice.runtime != "crio" and not _is_list(candidate.path))
     taken = next((candidate for candidate in in_order if not skipped[candidate.path]), None)
@@ -191,7 +191,7 @@ def choose(candidates: Sequence[Candidate], choice: ListChoice) -> Chosen:
     return Chosen(taken, tuple(reasons.items()))
 
 
-def _as_containerd(candidates: Sequence[Candidate]) -> Chosen:
+def _choose_as_containerd(candidates: Sequence[Candidate]) -> Chosen:
     if not candidates:
         return Chosen(None, ())
     first, *others = candidates

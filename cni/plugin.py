@@ -61,7 +61,7 @@ IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 
 def handle(request: Request) -> None:
     """Do ADD, CHECK or STATUS. Raises ``CniError``; what fails after the configuration was read is in the log."""
-    configuration = conf.parse(request.configuration)
+    configuration = conf.parse_configuration(request.configuration)
     log = request_log(request)
     try:
         try:
@@ -192,7 +192,7 @@ def _apply(request: Request, settings: Settings) -> Applied:
     from capture.operations.applying import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
 
-    host = _host(request)
+    host = _pod_host(request)
     own = own_namespace()
     with InNamespace(request.namespace):
         if os.path.samestat(own, own_namespace()):
@@ -245,7 +245,7 @@ def _is_lo_up() -> bool:
     return is_lo_up()  # where ``disable_ipv6`` is set, it has no address of IPv6 when up
 
 
-def _host(request: Request) -> Host:
+def _pod_host(request: Request) -> Host:
     """Return the pod as seen from outside, with the addresses that it is to have."""
     from capture.settings.families import global_addresses
     from capture.state.pod_host import PodFromOutside
@@ -300,9 +300,9 @@ def _check(request: Request, configuration: Configuration, log: PluginLog) -> No
         from capture.operations.comparison import verify
 
         with log.step("verify"):  # with what ADD would do now: what it did is not recorded
-            verified = verify(desired, request.namespace, _host(request))
+            verified = verify(desired, request.namespace, _pod_host(request))
     if not verified.holds:
-        raise _drift(verified, request.namespace)
+        raise _drift_error(verified, request.namespace)
     for note in verified.notes:
         log.info(note)
     if not verified.is_certain:
@@ -313,7 +313,7 @@ def _check(request: Request, configuration: Configuration, log: PluginLog) -> No
     log.info("unchanged", recorded=is_recorded)
 
 
-def _drift(verified: Verified, namespace: str) -> CniError:
+def _drift_error(verified: Verified, namespace: str) -> CniError:
     from capture.report.difference_text import difference_lines
 
     sentences = list(difference_lines(verified))

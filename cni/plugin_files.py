@@ -36,13 +36,13 @@ def install_plugin(source: str, bin_dir: str) -> list[FileChange]:
     A bundle gets a name made from its content, and the plugin's name points into it. The plugin of the previous bundle
     may be running, and load its modules from there: that one stays until the next.
     """
-    original = _original(source)
+    original = _source_root(source)
     is_bundle = os.path.isdir(original)
-    digest = _digest(original)
+    digest = _content_digest(original)
     name, inside = (BUNDLE + digest, f"/{PLUGIN}") if is_bundle else (PLUGIN, "")
     copy, called = os.path.join(bin_dir, name), os.path.join(bin_dir, PLUGIN)
     previous = _bundle_in_use(bin_dir)
-    if os.path.lexists(copy) and _digest(copy) == digest:
+    if os.path.lexists(copy) and _content_digest(copy) == digest:
         _require_callable(copy + inside, called)
         if not is_bundle or previous == name:
             return []
@@ -55,7 +55,7 @@ def install_plugin(source: str, bin_dir: str) -> list[FileChange]:
     return changes + _remove_bundles(bin_dir, keep=(name, previous))
 
 
-def _original(source: str) -> str:
+def _source_root(source: str) -> str:
     """Return what is to be copied: a bundle, also for a file in it, or an executable without one."""
     executable = os.path.join(source, PLUGIN) if os.path.isdir(source) else source
     if not os.path.isfile(executable) or not os.access(executable, os.X_OK):
@@ -97,12 +97,12 @@ def _bundle_in_use(bin_dir: str) -> str:
     return os.path.dirname(os.readlink(link)) if os.path.islink(link) else ""
 
 
-def _digest(original: str) -> str:
+def _content_digest(original: str) -> str:
     """Return what distinguishes the content of a file or directory: names, modes, bytes and links."""
     import hashlib
 
     digest = hashlib.sha256()
-    for path, status in _tree(original):
+    for path, status in _walk_tree(original):
         digest.update(f"{os.path.relpath(path, original)}\0{status.st_mode:o}\0".encode("utf-8", "surrogateescape"))
         if stat.S_ISREG(status.st_mode):
             content = atomic_files.snapshot(path).content
@@ -112,18 +112,18 @@ def _digest(original: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tree(path: str) -> Iterator[tuple[str, os.stat_result]]:
+def _walk_tree(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield a path and, if it is a directory, everything in it, sorted; each directory comes before what is in it."""
     status = os.lstat(path)
     yield path, status
     for name in sorted(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else ():
-        yield from _tree(os.path.join(path, name))
+        yield from _walk_tree(os.path.join(path, name))
 
 
 def _copy(original: str, destination: str) -> None:
     """Copy a file or a directory, and wait until the disk has it."""
     directories = []
-    for path, status in _tree(original):
+    for path, status in _walk_tree(original):
         copy = os.path.normpath(os.path.join(destination, os.path.relpath(path, original)))
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISDIR(status.st_mode):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _injected_containers(status: str | None) -> tuple[str, ...] | None:
     if status is None:
         return ()
     try:
-        plain = decode(status)
+        plain = decode_json(status)
     except JsonError:
         raise _bad_status(status) from None
     if plain is True:
@@ -110,12 +110,12 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
     variable a line, or mappings in braces. Only truth values decide on the capture, so others need not come out whole.
     """
     try:
-        plain = decode(annotation)
+        plain = decode_json(annotation)
     except JsonError:
         return _pairs_of_yaml(annotation)
     metadata = plain.get(PROXY_METADATA) if isinstance(plain, dict) else None
     pairs = metadata.items() if isinstance(metadata, dict) else ()
-    return {name: value if isinstance(value, str) else encode(value) for name, value in pairs}
+    return {name: value if isinstance(value, str) else encode_json(value) for name, value in pairs}
 
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:
@@ -124,13 +124,13 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
     before, behind = _split_at_metadata("\n".join(filter(None, lines)))
     first, *lines = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
-        depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
-        lines = lines[: next((at for at, line in enumerate(lines) if _indent(line) <= depth), None)]
+        depth = _indentation_of(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
+        lines = lines[: next((at for at, line in enumerate(lines) if _indentation_of(line) <= depth), None)]
     pairs: dict[str, str] = {}
     for piece in "\n".join([first, *lines]).translate(SEPARATORS).split("\n"):
         name, colon, value = piece.partition(":")
         if colon:
-            pairs.setdefault(_unquoted(name), _unquoted(value))
+            pairs.setdefault(_unquoted_text(name), _unquoted_text(value))
     return pairs
 
 
@@ -143,10 +143,10 @@ def _split_at_metadata(text: str) -> tuple[str, str]:
     return before, behind
 
 
-def _indent(line: str) -> int:
+def _indentation_of(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _unquoted(text: str) -> str:
+def _unquoted_text(text: str) -> str:
     bare = text.strip()
     return bare[1:-1] if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else bare

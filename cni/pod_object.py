@@ -66,35 +66,35 @@ def _proxy(container: dict[str, Any], of_pod: dict[str, Any]) -> Proxy:
         arguments=tuple(_text(argument, args) for argument in _list(container.get("args"), args)),
         environment={_text(each.get("name"), env): _text(each.get("value") or "", env) for each in variables},
         references=tuple(str(variable.get("name")) for variable in variables if variable.get("valueFrom")),
-        uid=_effective("runAsUser", context, of_pod, where),
-        gid=_effective("runAsGroup", context, of_pod, where),
+        uid=_effective_id("runAsUser", context, of_pod, where),
+        gid=_effective_id("runAsGroup", context, of_pod, where),
     )
 
 
-def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], where: str) -> int | None:
+def _effective_id(field: str, context: dict[str, Any], of_pod: dict[str, Any], path: str) -> int | None:
     """Return the user or group that a container runs as: its own, else the pod's (core/v1, PodSecurityContext)."""
-    own = _number(context.get(field), f"{field} of {where}")
+    own = _number(context.get(field), f"{field} of {path}")
     return _number(of_pod.get(field), f"{field} of the pod") if own is None else own
 
 
-def _object(value: object, where: str) -> dict[str, Any]:
-    return _require_kind(dict, value, f"{where} is not an object")
+def _object(value: object, path: str) -> dict[str, Any]:
+    return _require_kind(dict, value, f"{path} is not an object")
 
 
-def _list(value: object, where: str) -> list[Any]:
-    return [] if value is None else _require_kind(list, value, f"{where} is not a list")
+def _list(value: object, path: str) -> list[Any]:
+    return [] if value is None else _require_kind(list, value, f"{path} is not a list")
 
 
-def _text(value: object, where: str) -> str:
-    return _require_kind(str, value, f"{where} is not a text")
+def _text(value: object, path: str) -> str:
+    return _require_kind(str, value, f"{path} is not a text")
 
 
-def _texts(value: object, where: str) -> dict[str, str]:
-    return {name: _text(text, where) for name, text in _object(value or {}, where).items()}
+def _texts(value: object, path: str) -> dict[str, str]:
+    return {name: _text(text, path) for name, text in _object(value or {}, path).items()}
 
 
-def _number(value: object, where: str) -> int | None:
-    return None if value is None else _require_kind(int, value, f"{where} is not a number")
+def _number(value: object, path: str) -> int | None:
+    return None if value is None else _require_kind(int, value, f"{path} is not a number")
 
 
 def _require_kind(kind: type[T], value: object, problem: str) -> T:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from capture.model.text import printable, shortened
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
         if not equals or not key:
             raise _bad_arguments(text, f"invalid entry {shortened(pair)!r}: expected KEY=VALUE")
         if key == "IgnoreUnknown":
-            ignores_unknown |= _truth(text, value)  # Multus puts "true" before what it was given, which has "1"
+            ignores_unknown |= _parse_truth(text, value)  # Multus puts "true" before what it was given, which has "1"
         elif arguments.setdefault(key, value) != value:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
     unknown = ", ".join(key for key in arguments if key not in known)
@@ -169,7 +169,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
     return arguments
 
 
-def _truth(text: str, value: str) -> bool:
+def _parse_truth(text: str, value: str) -> bool:
     if value.lower() not in {"0", "1", "false", "true"}:
         raise _bad_arguments(text, f"IgnoreUnknown: invalid value {value!r}: expected 0, 1, true or false")
     return value.lower() in {"1", "true"}
@@ -190,7 +190,7 @@ def _decode_configuration(stdin: bytes) -> dict[str, Any]:
             "Look for what a runtime or another program has added to the network configuration list.",
         )
     try:
-        plain = decode(stdin.decode())
+        plain = decode_json(stdin.decode())
     except UnicodeDecodeError as wrong:
         problem, details = f"not UTF-8: byte {wrong.start}", ""
     except JsonError as wrong:
@@ -284,7 +284,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[tuple[str, str
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
             raise _bad_attachments(f"{key}: invalid value {shown(entries)}: expected a list")
-        valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
+        valid |= dict.fromkeys([_parsed_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
     raise _bad_attachments("cni.dev/valid-attachments is missing: without it GC would take all attachments for gone")
@@ -295,7 +295,7 @@ def _bad_attachments(problem: str) -> CniError:
     return CniError(INVALID_CONFIGURATION, problem, remedy)
 
 
-def _attachment(key: str, entry: object) -> tuple[str, str]:
+def _parsed_attachment(key: str, entry: object) -> tuple[str, str]:
     if isinstance(entry, dict):
         container_id, interface = entry.get("containerID"), entry.get("ifname")
         if isinstance(container_id, str) and isinstance(interface, str):
@@ -326,11 +326,11 @@ def dispatch(
         version = _version_of(configuration)
         request = _request(command, version, environ, configuration, known_arguments)
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
-        result = _result(request) if command == "ADD" else b""
+        result = _add_result(request) if command == "ADD" else b""
         handlers[command](request)
         return Response(result, 0)
     except CniError as error:
-        return failure(error, version)
+        return error_response(error, version)
 
 
 def _request(
@@ -349,14 +349,14 @@ def _request(
         container_id=environ.get("CNI_CONTAINERID", ""),
         namespace=environ.get("CNI_NETNS", ""),
         interface=environ.get("CNI_IFNAME", ""),
-        arguments=_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
+        arguments=_parsed_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
         configuration=configuration,
         previous_result=_previous_result_of(command, configuration),
         valid_attachments=_valid_attachments_of(configuration) if command == "GC" else (),
     )
 
 
-def _arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
+def _parsed_arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
     if command in {"ADD", "CHECK"}:
         return parse_arguments(text, known)
     try:
@@ -382,22 +382,22 @@ def _version_result(stdin: bytes) -> bytes:
         version = _version_of(_decode_configuration(stdin))
     except CniError:
         version = NEWEST_VERSION
-    return encode({"cniVersion": _supported(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
+    return encode_json({"cniVersion": _supported(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
 
 
 def _supported(version: str) -> str:
     return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
-def failure(error: CniError, version: str) -> Response:
+def error_response(error: CniError, version: str) -> Response:
     """Return the answer with ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
     content: dict[str, object] = {"cniVersion": _supported(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
-    return Response(encode(content).encode() + b"\n", 1, error)
+    return Response(encode_json(content).encode() + b"\n", 1, error)
 
 
-def _result(request: Request) -> bytes:
+def _add_result(request: Request) -> bytes:
     """Return the result of ADD: prevResult, as it is if it is written in the version of the request.
 
     Without prevResult it is empty: we make no interface and give no address.
@@ -406,7 +406,7 @@ def _result(request: Request) -> bytes:
     if result.get("cniVersion") != request.version:
         result = _converted_result(result, request.version)
     try:
-        return encode(result).encode() + b"\n"
+        return encode_json(result).encode() + b"\n"
     except RecursionError:
         raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
 
@@ -437,7 +437,7 @@ def _converted_address(address: Any, *, explicit: bool) -> Any:
 def shown(value: object) -> str:
     """Return a decoded value as JSON again, short enough for a message."""
     try:
-        return shortened(encode(value))
+        return shortened(encode_json(value))
     except RecursionError:
         return "nested too deeply to show"
 

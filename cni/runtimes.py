@@ -78,21 +78,21 @@ def detect(root: str = "/") -> Runtime:
 def containerd(root: str = "/", evidence: str = "") -> Runtime:
     """Return containerd as it is configured on the node; the evidence is that configuration if there is no other."""
     path = os.path.join(root, CONTAINERD_CONFIGURATION)
-    configurations = [_toml(path)]
-    for pattern in _strings(configurations[0].get("imports")):
+    configurations = [_read_toml(path)]
+    for pattern in _text_list(configurations[0].get("imports")):
         imported = os.path.join(root, os.path.dirname(CONTAINERD_CONFIGURATION), pattern)
         if os.path.isabs(pattern):
             imported = os.path.join(root, pattern.lstrip("/"))
-        configurations += map(_toml, sorted(glob.glob(imported)))
+        configurations += map(_read_toml, sorted(glob.glob(imported)))
     settings: dict[str, Any] = {}
     for configuration in configurations:
         for plugin in CRI_PLUGINS:
-            settings |= _section(configuration, "plugins", plugin, "cni")
+            settings |= _toml_section(configuration, "plugins", plugin, "cni")
     return Runtime(
         "containerd",
         evidence or (f"/{CONTAINERD_CONFIGURATION}" if settings else ""),
         conf_dir=str(settings.get("conf_dir") or CONF_DIR),
-        bin_dirs=tuple(_strings(settings.get("bin_dirs")) or _strings([settings.get("bin_dir")])) or (BIN_DIR,),
+        bin_dirs=tuple(_text_list(settings.get("bin_dirs")) or _text_list([settings.get("bin_dir")])) or (BIN_DIR,),
     )
 
 
@@ -102,18 +102,18 @@ def crio(root: str = "/", evidence: str = "") -> Runtime:
     directory = os.path.join(root, CRIO_CONFIGURATION)
     fragments = [f"crio.conf.d/{name}" for name in names_in(f"{directory}/crio.conf.d")]
     for name in ("crio.conf", *fragments):  # the later ones count (crio.conf.d(5))
-        settings |= _section(_toml(os.path.join(directory, name)), "crio", "network")
+        settings |= _toml_section(_read_toml(os.path.join(directory, name)), "crio", "network")
     return Runtime(
         "crio",
         evidence,
         network=str(settings.get("cni_default_network") or ""),
         conf_dir=str(settings.get("network_dir") or CONF_DIR),
-        bin_dirs=tuple(_strings(settings.get("plugin_dirs"))) or (BIN_DIR,),
+        bin_dirs=tuple(_text_list(settings.get("plugin_dirs"))) or (BIN_DIR,),
         without_annotations=_too_old(root),
     )
 
 
-def _toml(path: str) -> dict[str, Any]:
+def _read_toml(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
@@ -122,14 +122,14 @@ def _toml(path: str) -> dict[str, Any]:
         return {}
 
 
-def _section(configuration: dict[str, Any], *names: str) -> dict[str, Any]:
+def _toml_section(configuration: dict[str, Any], *names: str) -> dict[str, Any]:
     for name in names:
         section = configuration.get(name)
         configuration = section if isinstance(section, dict) else {}
     return configuration
 
 
-def _strings(values: Any) -> list[str]:
+def _text_list(values: Any) -> list[str]:
     return [value for value in values if isinstance(value, str) and value] if isinstance(values, list) else []
 
 

@@ -11,11 +11,11 @@ from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
 from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, choose, missing_plugins, read_candidates
+from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, choose_network, missing_plugins, read_candidates
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.tokens import times_of, token_in
@@ -39,10 +39,10 @@ class Status(Value):
 
 
 def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
-    """Look at the node. Raises OSError if the configuration directory cannot be read."""
+    """Return what is in order on the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
     listed = read_candidates(conf_dir, timeout=0.2)
-    chosen = choose(listed, choice)
+    chosen = choose_network(listed, choice)
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None
     findings = [
@@ -59,7 +59,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
         "files": [{"path": each, "verdict": why, "has_entry": each in with_entry} for each, why in chosen.reasons],
         "taken": taken.path if taken else None,
         "entry": entry,
-        "decisions": [*_decisions(str(entry.get("log_file") or ""))] if entry else [],
+        "decisions": [*_logged_decisions(str(entry.get("log_file") or ""))] if entry else [],
     }
     return Status(plain, tuple(findings))
 
@@ -209,7 +209,7 @@ def _age_of(path: str) -> str:
 DECISION_KEYS = ("time", "level", "namespace", "pod", "message", "reason", "code")
 
 
-def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
+def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of the plugin's log about the last pods, the oldest first."""
     if not log_file:
         return
@@ -222,7 +222,7 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
     decisions: list[dict[str, Any]] = []
     for line in reversed(lines):
         try:
-            plain = decode(line.decode())
+            plain = decode_json(line.decode())
         except (JsonError, UnicodeDecodeError):
             continue
         if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
@@ -256,7 +256,7 @@ def show(status: Status) -> None:
         print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
     print_findings(status.findings)
     if plain["entry"] is not None:
-        print_lines([f"entry: {encode(plain['entry'])}"])
+        print_lines([f"entry: {encode_json(plain['entry'])}"])
     if plain["decisions"]:
         print_lines(["last decisions:"])
         print_lines((f"  {' '.join(map(str, decision.values()))}" for decision in plain["decisions"]), FINDING_HANG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 
 LOW_LIFETIME_SHARE = 0.1
 """Part of a token's life that is left when something is wrong with its renewal: kubelet renews at 0.2."""
@@ -39,7 +39,7 @@ def times_of(token: bytes) -> Token:
         return Token(0.0, 0.0)
     padded = parts[1].replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(parts[1]) % 4)
     try:
-        claims = decode(binascii.a2b_base64(padded).decode())
+        claims = decode_json(binascii.a2b_base64(padded).decode())
         return Token(float(claims.get("iat", 0)), float(claims.get("exp", 0)))
     except (ValueError, JsonError, AttributeError, TypeError):
         return Token(0.0, 0.0)

@@ -12,7 +12,7 @@ import subprocess
 from typing import Any
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 CALL_TIMEOUT = 20.0
 """Seconds: what usually takes milliseconds may take some while a node boots."""
@@ -32,14 +32,14 @@ class Trial(Value):
 
 
 def try_version(path: str) -> Trial:
-    """Read the plugin's versions (SPEC, "VERSION: probe plugin version support")."""
+    """Return what the plugin answers to VERSION (SPEC, "VERSION: probe plugin version support")."""
     try:
-        done = _call(path, b'{"cniVersion": "1.0.0"}')
+        done = _call_plugin(path, b'{"cniVersion": "1.0.0"}')
     except OSError as error:
         return _not_started(path, error)
     except subprocess.TimeoutExpired:
         return Trial((), f"no answer to VERSION within {CALL_TIMEOUT:g} s", f"{NOTHING_CHANGED} Start it by hand.")
-    versions = _versions(done.stdout)
+    versions = _supported_versions(done.stdout)
     if done.returncode == 0 and versions:
         return Trial(versions)
     words = " ".join((done.stderr or done.stdout).decode("utf-8", "replace").split())
@@ -50,27 +50,29 @@ def try_version(path: str) -> Trial:
 def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
     """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
     try:
-        done = _call(path, encode(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path))
+        done = _call_plugin(
+            path, encode_json(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path)
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
         return 0, ""
     try:
-        plain = decode(done.stdout.decode())
+        plain = decode_json(done.stdout.decode())
         return int(plain["code"]), f"{plain['msg']} (code {plain['code']})"
     except (JsonError, ValueError, KeyError, TypeError):
         return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
 
 
-def _call(path: str, stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
+def _call_plugin(path: str, stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Return what happened to a call. Raises OSError, and TimeoutExpired after CALL_TIMEOUT seconds."""
     environment = ENVIRONMENT | variables
     return subprocess.run([path], input=stdin, env=environment, capture_output=True, timeout=CALL_TIMEOUT, check=False)
 
 
-def _versions(answer: bytes) -> tuple[str, ...]:
+def _supported_versions(answer: bytes) -> tuple[str, ...]:
     try:
-        plain = decode(answer.decode())
+        plain = decode_json(answer.decode())
     except (JsonError, UnicodeDecodeError):
         return ()
     versions = plain.get("supportedVersions") if isinstance(plain, dict) else None

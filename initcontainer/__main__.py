@@ -38,7 +38,7 @@ def main() -> int:
 def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> int:
     """Do what arguments and environment request and return the exit code. Raises CaptureError."""
     try:
-        settings = _settings(arguments, environ, printer)
+        settings = _read_settings(arguments, environ, printer)
     except HelpRequested as requested:
         from initcontainer.help import usage  # textwrap costs milliseconds
 
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     return EXIT_DONE
 
 
-def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
+def _read_settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
     """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
     command_line = CommandLine(options.OPTIONS)

@@ -67,17 +67,17 @@ class CommandLine:
         self._words = iter(arguments)
         for word in self._words:
             if word.startswith("--") and len(word) > 2:
-                self._long(word)
+                self._read_long_flag(word)
             elif word.startswith("-") and len(word) > 1 and word != "--":
-                self._short(word)
+                self._read_short_flags(word)
             elif self._may_be_command and word in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
-                self._command(word)
+                self._read_command(word)
             else:
                 rest = [*self._words] if word == "--" else [word]
                 if rest:
                     raise UsageError(f"unexpected argument {rest[0]!r}: expected flags only")
 
-    def _command(self, word: str) -> None:
+    def _read_command(self, word: str) -> None:
         self._may_be_command = False
         if word == VERSION_SUBCOMMAND:
             raise VersionRequested
@@ -85,7 +85,7 @@ class CommandLine:
             self.flags[CLEANUP_ONLY] = "true"
             self.warnings.append(f"{word} is a word of Istio before 1.25, and means --cleanup-only")
 
-    def _long(self, word: str) -> None:
+    def _read_long_flag(self, word: str) -> None:
         name, equals, value = word[2:].partition("=")
         if name in ("help", "help-all"):
             raise HelpRequested(name)
@@ -109,13 +109,13 @@ class CommandLine:
             self.flags[option] = value
 
     def _value_of(self, flag: str, option: Option[Any] | None) -> str:
-        """Take the next word, in any form, as the value of a flag."""
+        """Return the next word, in any form, as the value of a flag; UsageError without one."""
         value = next(self._words, None)
         if value is None:
             raise UsageError(f"{flag} needs a value" + (f": expected {option.expected}" if option else ""))
         return value
 
-    def _short(self, word: str) -> None:
+    def _read_short_flags(self, word: str) -> None:
         self._may_be_command = False
         letters = word[1:]
         while letters:
@@ -140,7 +140,7 @@ class CommandLine:
             self.warnings.append(f"{flag} has no effect: {REMOVED_FLAGS[name]}")
 
 
-def parse(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
+def parse_arguments(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
     """Return the command line with these arguments, all read; raise as that does."""
     command_line = CommandLine(options)
     command_line.read(arguments)

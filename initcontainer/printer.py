@@ -13,7 +13,7 @@ import time
 from capture.report import output
 from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
 from capture.settings.parsers import LOG_LEVELS
-from capture.state.json_text import encode
+from capture.state.json_text import encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Printer:
         if self._is_json:
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
             now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06d}Z"
-            line = encode({"level": level, "time": now, "msg": message, **more})
+            line = encode_json({"level": level, "time": now, "msg": message, **more})
             print(line, file=sys.stdout if is_output else sys.stderr, flush=True)
             return
         write = print if is_output else output.print_on_stderr

@@ -47,7 +47,7 @@ class Probe(Value):
     """The path of the namespace from which it comes; empty for the pod's own."""
 
     @property
-    def dialled(self) -> tuple[str, int]:
+    def endpoint(self) -> tuple[str, int]:
         """Return address and port as a socket takes them."""
         return address_text(self.destination.family, self.destination.first), self.port
 
@@ -97,7 +97,7 @@ class ProbeChooser:
         why = "no route leads anywhere"
         if not identities:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
-        for destination, port, identity in product(destinations, self._ports(), identities):
+        for destination, port, identity in product(destinations, self._ports_to_try(), identities):
             packet = with_route(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
             if packet.out_interface == NO_ROUTE:
                 continue
@@ -109,7 +109,7 @@ class ProbeChooser:
 
     def inbound_packet(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
-        for destination, port in product(self.own(family), self._ports()):
+        for destination, port in product(self.own(family), self._ports_to_try()):
             packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
             traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == "proxy-inbound":
@@ -128,7 +128,7 @@ class ProbeChooser:
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 
-    def _ports(self) -> list[int]:
+    def _ports_to_try(self) -> list[int]:
         return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *USUAL_PORTS)))
 
 

@@ -57,13 +57,13 @@ class Prover:
         """Return what happened to each probe. Raises ValidationError unless each arrives as it must."""
         try:
             for end in {(probe.destination.family, probe.arrives_on) for probe in probes}:
-                self._listeners[end] = _listener(*end, transparent=self._transparent)
-            return [self._proof(probe) for probe in probes]
+                self._listeners[end] = _open_listener(*end, transparent=self._transparent)
+            return [self._prove_one(probe) for probe in probes]
         finally:
             for listener in filter(None, self._listeners.values()):
                 listener.close()
 
-    def _proof(self, probe: Probe) -> Proof:
+    def _prove_one(self, probe: Probe) -> Proof:
         is_taken = self._listeners[probe.destination.family, probe.arrives_on] is None
         if not is_taken and self._transparent and probe.side == "inbound" and missing_capabilities("NET_ADMIN"):
             why = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
@@ -71,23 +71,23 @@ class Prover:
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)
         answer = os.strerror(errno.ETIMEDOUT)  # should the time be over before the first attempt
         while (seconds := self._deadline - time.monotonic()) > 0:
-            answer = self._attempt(probe, token, seconds)
+            answer = self._connect_once(probe, token, seconds)
             if answer == PORT_UNKNOWN:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
-                arrival = f"dialled {endpoint_text(*probe.dialled)} and arrived on port {probe.arrives_on}"
+                arrival = f"dialled {endpoint_text(*probe.endpoint)} and arrived on port {probe.arrives_on}"
                 taken = ", where the proxy took it" if is_taken else ""
                 return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
             time.sleep(RETRY_AFTER)
         raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
 
-    def _attempt(self, probe: Probe, token: bytes, seconds: float) -> str:
+    def _connect_once(self, probe: Probe, token: bytes, seconds: float) -> str:
         """Connect once in a child, as the probe's user; return CONNECTED, PORT_UNKNOWN or why it failed."""
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
         timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, seconds))
-        status, answer = run_in_child(lambda: _connect(probe, token, ports, timeout), _reason)
+        status, answer = run_in_child(lambda: _connect(probe, token, ports, timeout), _failure_reason)
         return answer if status >= 0 else "no answer"
 
     def _has_arrived(self, probe: Probe, token: bytes) -> bool:
@@ -113,17 +113,17 @@ def _first_bytes(connection: socket.socket) -> bytes:
 
 def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
     """Raise ValidationError unless a probe came to the port that it should, and for what it dialled."""
-    failed = f"validation failed: {probe}: {endpoint_text(*probe.dialled)}"
+    failed = f"validation failed: {probe}: {endpoint_text(*probe.endpoint)}"
     if port != probe.arrives_on:
         raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}")
-    if meant != probe.dialled:
+    if meant != probe.endpoint:
         raise ValidationError(
             f"{failed} arrived as {endpoint_text(*meant)}",
             "The proxy would connect to that address. Another rule in this pod translates addresses.",
         )
 
 
-def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
+def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
     """Return a listening socket on a port of the proxy, for all addresses of the family; None if it is taken."""
     listener = socket.socket(FAMILY_NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -162,7 +162,7 @@ def _original_destination(connection: socket.socket) -> tuple[str, int]:
 
 
 def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -> str:
-    """Connect as the probe's user, and hand over the token. Raises OSError.
+    """Connect as the probe's user, hand over the token, and return the result in a word. Raises OSError.
 
     Without a token, for a proxy that runs: look whether one of the ports took the connection.
     """
@@ -176,12 +176,12 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
         connection = socket.socket(family, socket.SOCK_STREAM)
     with connection:
         connection.settimeout(timeout)
-        connection.connect(probe.dialled)
+        connection.connect(probe.endpoint)
         connection.sendall(token)
         return CONNECTED if token or _is_taken_on(ports, connection) else PORT_UNKNOWN
 
 
-def _reason(error: BaseException) -> str:
+def _failure_reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return os.strerror(errno.ETIMEDOUT)
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

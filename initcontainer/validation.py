@@ -58,7 +58,7 @@ class Validation(Value):
 
 
 def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
-    """Prove that capture works in a namespace. Raises ValidationError if traffic goes wrong.
+    """Prove that capture works in a namespace, and return the proofs. Raises ValidationError if traffic goes wrong.
 
     What cannot be proven is no error: a capability may be missing, or nothing is captured.
     """
@@ -81,7 +81,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
         raise ValidationError(f"validation failed: {first.message}", first.remedy)
     route = next((need for need in missing_parts(desired) if isinstance(need, MissingRoute)), None)
     if route is not None:
-        raise ValidationError(f"validation failed: {route.message}", _author(settings))
+        raise ValidationError(f"validation failed: {route.message}", _rules_author(settings))
 
 
 def _connection_proofs(
@@ -133,7 +133,7 @@ def _rule_proofs(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
             raise ValidationError(
                 f"validation failed: {name}: what is sent to {dialled} does not reach port {port}:"
                 f" by the live rules it is {traced.outcome}",
-                f"`capture trace tcp {dialled} --in {packet.in_interface}` shows why. {_author(settings)}",
+                f"`capture trace tcp {dialled} --in {packet.in_interface}` shows why. {_rules_author(settings)}",
             )
         yield Proof(f"{name}: by the live rules, {dialled} is sent to port {port}", holds=True)
 
@@ -150,14 +150,14 @@ def _incoming_interface(family: Family) -> str:
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.dialled)}, and within"
+        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.endpoint)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:
         verified = operations.verify(settings, None, host)
         first = next(difference_lines(verified), None)
     except CaptureError as error:
-        return ValidationError(message, f"The rules cannot be read here: {error.message}. {_author(settings)}")
+        return ValidationError(message, f"The rules cannot be read here: {error.message}. {_rules_author(settings)}")
     if first is None:
         return ValidationError(
             message,
@@ -165,14 +165,14 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
             " program on that port, or too short a --probe-timeout.",
         )
     if verified.is_nothing_applied:
-        return ValidationError(message, f"The namespace has no rules of the capture. {_author(settings)}")
+        return ValidationError(message, f"The namespace has no rules of the capture. {_rules_author(settings)}")
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.second_sets)
     if is_foreign and verified.obstacles:
         return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")
-    return ValidationError(message, f"The first difference: {first}. {_author(settings)}")
+    return ValidationError(message, f"The first difference: {first}. {_rules_author(settings)}")
 
 
-def _author(settings: Settings) -> str:
+def _rules_author(settings: Settings) -> str:
     """Return who should have written the rules, and where to look."""
     if settings[SKIP_RULE_APPLY]:
         return (

@@ -52,13 +52,13 @@ DELIMITER = "\x00"
 """Around an expression within a literal; no text of Kubernetes has it."""
 
 
-def expression(text: str) -> str:
-    """Return a text that ``literal`` takes for an expression."""
+def cel_expression(text: str) -> str:
+    """Return a text that ``cel_literal`` takes for an expression."""
     return f"{DELIMITER}{text}{DELIMITER}"
 
 
-def literal(value: object) -> str:
-    """Return a value as CEL; texts made by ``expression`` are put in as they are.
+def cel_literal(value: object) -> str:
+    """Return a value as CEL; texts made by ``cel_expression`` are put in as they are.
 
     A map's values are ``dyn``: Kubernetes requires one type for those of a literal.
     """
@@ -66,9 +66,9 @@ def literal(value: object) -> str:
         whole = value.startswith(DELIMITER) and value.endswith(DELIMITER) and len(value) > 1
         return value[1:-1] if whole else json.dumps(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)}: dyn({literal(each)})" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)}: dyn({cel_literal(each)})" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(literal, value)) + "]"
+        return "[" + ", ".join(map(cel_literal, value)) + "]"
     return json.dumps(value)
 
 
@@ -154,8 +154,8 @@ class _Policy:
                     ]
                 },
             },
-            "variables": [{"name": each.name, "expression": each.expression} for each in self._variables()],
-            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": self._patches()}}],
+            "variables": [{"name": each.name, "expression": each.expression} for each in self._policy_variables()],
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": self._patch_list()}}],
         }
 
     def parameters(self) -> dict[str, str]:
@@ -164,16 +164,16 @@ class _Policy:
         if self._template.fragment is None:
             given["image"] = self._template.image
             for name, mode in (("bootstrap", "REDIRECT"), ("bootstrap-tproxy", "TPROXY")):
-                given[name] = self._template.proxy(self._any, self._settings(mode))["args"][1]
+                given[name] = self._template.proxy(self._any, self._mode_settings(mode))["args"][1]
         return given
 
-    def _settings(self, mode: str) -> PodSettings:
+    def _mode_settings(self, mode: str) -> PodSettings:
         annotations = {option.INTERCEPTION_MODE.annotations[0]: mode}
         return PodSettings(self._base, annotations, {}, self._fixed.uid, self._fixed.gid)
 
     # -- who, and with what settings
 
-    def _variables(self) -> list[Variable]:
+    def _policy_variables(self) -> list[Variable]:
         ports = self._base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
         return [
             Variable("labels", "has(object.metadata.labels) ? object.metadata.labels : {}"),
@@ -181,38 +181,38 @@ class _Policy:
             Variable("namespaceLabels", "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}"),
             Variable("containers", _ALL_CONTAINERS),
             Variable("injects", _injection_condition()),
-            Variable("mode", _annotation(option.INTERCEPTION_MODE, self._fixed.mode)),
-            Variable("native", _native(default=self._template.is_native)),
+            Variable("mode", _annotation_value(option.INTERCEPTION_MODE, self._fixed.mode)),
+            Variable("native", _native_condition(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
             Variable("statusPort", f"{_first_annotation((STATUS_PORT_ANNOTATION,), DEFAULT_STATUS_PORT)}.trim()"),
-            Variable("given", _annotation(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
+            Variable("given", _annotation_value(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
-            Variable("arguments", self._arguments()),
-            Variable("first", literal(self._first())),
+            Variable("arguments", self._init_arguments()),
+            Variable("first", cel_literal(self._first_container())),
             Variable("proxy", self._proxy_expression(native=False)),
             Variable("nativeProxy", self._proxy_expression(native=True)),
         ]
 
-    def _arguments(self) -> str:
+    def _init_arguments(self) -> str:
         """Return the arguments of ``istio-init`` as a list, in the order of ``PodSettings.arguments``."""
         fixed = self._fixed
         ports: tuple[Option[Any], ...] = (option.PROXY_PORT, option.INBOUND_CAPTURE_PORT)
         chosen: tuple[Option[Any], ...] = IF_GIVEN
         networks = (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS)
         always = [SUBCOMMAND, *(word for each in ports for word in (f"-{each.short}", fixed.text(each)))]
-        always += ["-u", expression("variables.uid"), "-m", expression("variables.mode")]
+        always += ["-u", cel_expression("variables.uid"), "-m", cel_expression("variables.mode")]
         for each in networks:
-            always += [f"-{each.short}", expression(_annotation(each, self._base.text(each)))]
-        always += ["-d", expression("variables.excluded")]
-        parts = [literal(always), *map(self._if_given, chosen)]
+            always += [f"-{each.short}", cel_expression(_annotation_value(each, self._base.text(each)))]
+        always += ["-d", cel_expression("variables.excluded")]
+        parts = [cel_literal(always), *map(self._if_given, chosen)]
         if fixed.gid != fixed.uid:
-            parts.append(literal(["-g", str(fixed.gid)]))
+            parts.append(cel_literal(["-g", str(fixed.gid)]))
         rest = [word for word in fixed.arguments() if word.startswith("--")]
-        return " + ".join([*parts, *([literal(rest)] if rest else [])])
+        return " + ".join([*parts, *([cel_literal(rest)] if rest else [])])
 
     def _if_given(self, each: Option[Any]) -> str:
-        pair = literal([f"-{each.short}", expression(_annotation(each, self._base.text(each)))])
+        pair = cel_literal([f"-{each.short}", cel_expression(_annotation_value(each, self._base.text(each)))])
         if each in self._base.explicit:
             return pair
         given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in each.annotations)
@@ -220,61 +220,62 @@ class _Policy:
 
     # -- what is put in
 
-    def _first(self) -> dict[str, Any]:
+    def _first_container(self) -> dict[str, Any]:
         make = validation_container if self._template.uses_plugin else init_container
         container = make("", self._fixed)
         arguments = "variables.arguments"
         if self._template.uses_plugin:
             arguments += " + ['--run-validation', '--skip-rule-apply']"
-        container["image"] = expression("string(params.data['init-image'])")
-        container["args"] = expression(arguments)
+        container["image"] = cel_expression("string(params.data['init-image'])")
+        container["args"] = cel_expression(arguments)
         return container
 
     def _proxy_expression(self, *, native: bool) -> str:
         if self._template.fragment is not None:
             own = self._template.proxy_of_fragment()
-            return literal(as_native(own) if native else own)
+            return cel_literal(as_native(own) if native else own)
         made = {}
         for mode, parameter in (("REDIRECT", "bootstrap"), ("TPROXY", "bootstrap-tproxy")):
-            proxy = self._template.proxy(self._any, self._settings(mode))
-            proxy["image"] = expression("string(params.data['image'])")
-            proxy["args"][1] = expression(f"string(params.data['{parameter}'])")
-            made[mode] = literal(as_native(proxy) if native else proxy)
+            proxy = self._template.proxy(self._any, self._mode_settings(mode))
+            proxy["image"] = cel_expression("string(params.data['image'])")
+            proxy["args"][1] = cel_expression(f"string(params.data['{parameter}'])")
+            made[mode] = cel_literal(as_native(proxy) if native else proxy)
         return f"variables.mode == 'TPROXY' ? {made['TPROXY']} : {made['REDIRECT']}"
 
-    def _patches(self) -> str:
+    def _patch_list(self) -> str:
         """Return the list of patches, or an empty one."""
         first = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
         captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(first)}"
         missing = _is_missing(PROXY_CONTAINER)
         early = "true" if self._template.uses_plugin else "variables.native"
         parts = [
-            _if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
+            _patches_if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
             *self._fragment_patches(),
-            _if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
-            _if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
-            _if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
-            _if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
-            _if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
+            _patches_if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
+            _patches_if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
+            _patches_if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
+            _patches_if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
+            _patches_if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
             *self._annotation_patches(),
-            _add_annotation(STATUS_ANNOTATION, self._status(first)),
+            _add_annotation(STATUS_ANNOTATION, self._status_expression(first)),
         ]
         return "variables.injects ? (" + "\n + ".join(parts) + ") : []"
 
     def _fragment_patches(self) -> list[str]:
         others = self._template.others()
         parts = [
-            _if(_is_missing(each["name"]), _add("/spec/initContainers/0", literal(each)))
+            _patches_if(_is_missing(each["name"]), _add("/spec/initContainers/0", cel_literal(each)))
             for each in reversed(others.init_containers)
         ]
         parts += [
-            _if(_is_missing(each["name"]), _add("/spec/containers/-", literal(each))) for each in others.containers
+            _patches_if(_is_missing(each["name"]), _add("/spec/containers/-", cel_literal(each)))
+            for each in others.containers
         ]
         if others.volumes:
-            parts.append(_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
+            parts.append(_patches_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
         return parts + [
-            _if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
-                _add("/spec/volumes/-", literal(each)))
+            _patches_if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
+                _add("/spec/volumes/-", cel_literal(each)))
             for each in others.volumes
         ]  # fmt: skip
 
@@ -287,17 +288,17 @@ class _Policy:
         needed.pop(ports, None)
         captured = f"variables.mode != '{NO_CAPTURE}'"
         parts = [
-            _if(
+            _patches_if(
                 " && ".join([captured, *(f"!('{other}' in {ANNOTATIONS})" for other in _names_of(name))]),
-                _add_annotation(name, literal(value)),
+                _add_annotation(name, cel_literal(value)),
             )
             for name, value in needed.items()
         ]
         own = _first_annotation((ports,), "")
         differs = f"{captured} && variables.more != {own} && variables.more != '{DEFAULT_STATUS_PORT}'"
-        return [*parts, _if(differs, _add_annotation(ports, "variables.more"))]
+        return [*parts, _patches_if(differs, _add_annotation(ports, "variables.more"))]
 
-    def _status(self, first: str) -> str:
+    def _status_expression(self, first: str) -> str:
         """Return the status in Istio's form, as an expression."""
         others = self._template.others()
 
@@ -312,7 +313,7 @@ class _Policy:
                 "imagePullSecrets": None,
                 "revision": decision.DEFAULT_REVISION,
             }
-            return literal(json.dumps(status))
+            return cel_literal(json.dumps(status))
 
         def status_by_mode(*, native: bool) -> str:
             off, on = text(native=native, captured=False), text(native=native, captured=True)
@@ -333,7 +334,7 @@ _WITH_STATUS_PORT = (
 )
 
 
-def _annotation(each: Option[Any], default: str) -> str:
+def _annotation_value(each: Option[Any], default: str) -> str:
     return _first_annotation(each.annotations, default)
 
 
@@ -370,7 +371,7 @@ def _injection_condition() -> str:
     return f"{selected} && {word} != 'false' && !{host} && {wants_sidecar} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
 
 
-def _native(*, default: bool) -> str:
+def _native_condition(*, default: bool) -> str:
     word = _first_annotation((NATIVE_ANNOTATION,), "")
     return f"{word} in ['true', 'false'] ? {word} == 'true' : {json.dumps(default)}"
 
@@ -397,5 +398,5 @@ def _add_annotation(name: str, value: str) -> str:
     return _add(f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}", value)
 
 
-def _if(condition: str, patches: str) -> str:
+def _patches_if(condition: str, patches: str) -> str:
     return f"({condition} ? {patches} : [])"

@@ -13,7 +13,7 @@ from cni.pod import Identity
 from cni.pod_object import pod_from_object
 from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN, Report
-from injection.plan import pod_settings
+from injection.plan import injection_settings
 from injection.pods import Workload, containers_of, workloads
 from injection.settings import PodSettings
 from injection.shape import POD_SHAPE, misfits
@@ -33,10 +33,10 @@ def running_pod_reports() -> list[Report]:
         ) from None
     if done.returncode:
         raise ToolError(" ".join(LIST_PODS_COMMAND), done.returncode, done.stderr)
-    return [_report(workload) for workload in workloads(_listed(done.stdout))]
+    return [_workload_report(workload) for workload in workloads(_parsed_list(done.stdout))]
 
 
-def _listed(text: str) -> object:
+def _parsed_list(text: str) -> object:
     """Return the list that kubectl prints; ToolError for anything else."""
     try:
         listed = json.loads(text)
@@ -47,17 +47,17 @@ def _listed(text: str) -> object:
     return listed
 
 
-def _report(workload: Workload) -> Report:
+def _workload_report(workload: Workload) -> Report:
     misfit = next(misfits(workload.pod, POD_SHAPE), "")
-    carrier, reason = ("", misfit) if misfit else _carrier(workload)
+    carrier, reason = ("", misfit) if misfit else _capture_carrier(workload)
     warnings: tuple[str, ...] = ()
     if carrier:
-        settings = _settings(workload)
+        settings = _workload_settings(workload)
         warnings = dangers(workload, settings) if settings else ("its capture's settings cannot be read",)
     return Report(str(workload), bool(carrier), reason, warnings, carrier=carrier)
 
 
-def _carrier(workload: Workload) -> tuple[str, str]:
+def _capture_carrier(workload: Workload) -> tuple[str, str]:
     """Return the carrier of a pod's capture, or "" and why it is not captured."""
     names = [each.get("name") for each in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):
@@ -71,8 +71,8 @@ def _carrier(workload: Workload) -> tuple[str, str]:
     return ("", exemption.reason) if exemption else (BY_PLUGIN, "")
 
 
-def _settings(workload: Workload) -> PodSettings | None:
+def _workload_settings(workload: Workload) -> PodSettings | None:
     try:
-        return pod_settings(workload, Template(), Settings({}))
+        return injection_settings(workload, Template(), Settings({}))
     except CaptureError:
         return None

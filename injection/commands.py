@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from capture.cli.options import command, format_option
-from capture.cli.parameter_types import one_of
+from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_DONE
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
@@ -63,7 +63,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
     click.Option(["--remove", "removes"], is_flag=True, help="Take out what was injected."),
     click.Option(["--policy"], is_flag=True,
                  help="Print a MutatingAdmissionPolicy that does the same in the API server."),
-    click.Option(["--api-version"], type=one_of(*VERSIONS), default=VERSIONS[0], show_default=True,
+    click.Option(["--api-version"], type=word_type(*VERSIONS), default=VERSIONS[0], show_default=True,
                  help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate."),
     format_option("text", "json"),
 )  # fmt: skip
@@ -90,18 +90,18 @@ def inject(
 
         _print_check(running_pod_reports(), form)
     elif removes and not policy:
-        _write([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
+        _write_result([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
     else:
         base, namespace = parse_set(given.pop("sets")), given.pop("namespace")
-        template = _template(**given)
+        template = _chosen_template(**given)
         if policy:
-            _write([as_yaml(policy_objects(template, base, api_version))], output, form)
+            _write_result([as_yaml(policy_objects(template, base, api_version))], output, form)
         else:
-            texts, reports = _injected(filenames, template, base, namespace, is_quiet=check)
+            texts, reports = _inject_files(filenames, template, base, namespace, is_quiet=check)
             if check:
                 _print_check(reports, form)
             else:
-                _write(texts, output, form, reports)
+                _write_result(texts, output, form, reports)
     return EXIT_DONE
 
 
@@ -115,7 +115,7 @@ def _require_consistent(filenames: tuple[str, ...], *, check: bool, cluster: boo
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
 
 
-def _template(
+def _chosen_template(
     *, cni: bool, no_native: bool, image: str, init_image: str, proxy_file: str | None, mesh_files: tuple[str, ...]
 ) -> Template:
     return Template(
@@ -128,7 +128,7 @@ def _template(
     )
 
 
-def _injected(
+def _inject_files(
     filenames: tuple[str, ...], template: Template, base: Settings, namespace: str, *, is_quiet: bool
 ) -> tuple[list[str], list[Report]]:
     """Return each file after injection, and a report about each workload; its result is printed on stderr, too."""
@@ -161,24 +161,24 @@ def _print_check(reports: Sequence[Report], form: str) -> None:
         print_lines([line for each in reports for line in each.lines] or ["no workload"])
 
 
-def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:
+def _write_result(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
-    data = _joined(texts).encode()
+    data = _joined_documents(texts).encode()
     if form == "json":
         plain = [each.as_plain() for each in workloads]
-        print_json({"workloads": plain, "output": output, "manifest": None if output else _joined(texts)})
+        print_json({"workloads": plain, "output": output, "manifest": None if output else _joined_documents(texts)})
     elif output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     if output is None:
         return
     try:
-        _put(data, output)
+        _replace_file(data, output)
     except OSError as error:
         raise InjectionError(f"cannot write {output}: {error.strerror}") from None
 
 
-def _put(data: bytes, output: str) -> None:
+def _replace_file(data: bytes, output: str) -> None:
     """Replace a file as a whole, with its mode; a pipe or a device, such as /dev/stdout, is written to."""
     if os.path.exists(output) and not os.path.isfile(output):
         with open(output, "wb") as file:
@@ -197,7 +197,7 @@ def _put(data: bytes, output: str) -> None:
             os.unlink(temporary)
 
 
-def _joined(texts: list[str]) -> str:
+def _joined_documents(texts: list[str]) -> str:
     joined = texts[0]
     for text in texts[1:]:
         joined += ("" if joined.endswith("\n") else "\n") + ("" if text.startswith("---") else "---\n") + text

@@ -69,8 +69,8 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
         for workload in workloads(document, namespace):
             try:
                 _require_names(workload, value_at(document, workload.owner))
-                outcome = _outcome(number, workload, template, base)
-                status = _write(target, node, workload, outcome.plan) if outcome.plan else ""
+                outcome = _workload_outcome(number, workload, template, base)
+                status = _write_edits(target, node, workload, outcome.plan) if outcome.plan else ""
             except CaptureError as error:
                 line = _line_of(node, workload, error.message)
                 where = f"{origin}, document {number}, line {line}"
@@ -108,7 +108,7 @@ def _line_of(root: Node, workload: Workload, message: str) -> int:
     return int(named.start_mark.line) + 1
 
 
-def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
+def _workload_outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
     _require_pod_shape(workload)
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
     if not decision.inject:
@@ -127,14 +127,14 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
 
 
-def _require_items(document: object, where: str) -> None:
+def _require_items(document: object, origin: str) -> None:
     """Raise an error for what is no object, or a List without a list: its workloads would be passed over."""
     if document is not None:
-        require_object(document, where)
+        require_object(document, origin)
     for path, kind, plain in objects(document):
         misfit = next(misfits(plain, LIST_SHAPE, ".".join(map(str, path))), "")
         if misfit and kind.removesuffix("List") in ("", *POD_PATHS):
-            raise InjectionError(f"{where}: {kind}: {misfit}")
+            raise InjectionError(f"{origin}: {kind}: {misfit}")
 
 
 def _require_names(workload: Workload, plain: object) -> None:
@@ -177,7 +177,7 @@ def _require_reversible(result: str, clean: str, expected: list[Any], origin: st
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _write(target: ManifestText, root: Node, workload: Workload, plan: InjectionPlan) -> str:
+def _write_edits(target: ManifestText, root: Node, workload: Workload, plan: InjectionPlan) -> str:
     """Make the edits for one pod, and return the status annotation."""
     pod = node_at(root, workload.path)
     created: list[str] = []

@@ -155,7 +155,7 @@ class ManifestText:
 
     def _remove_items(self, sequence: Node, names: list[str]) -> None:
         items = sequence.value
-        for first, last in _runs([number for number, item in enumerate(items) if item_name(item) in names]):
+        for first, last in _number_runs([number for number, item in enumerate(items) if item_name(item) in names]):
             start, end = items[first].start_mark.index, content_end(self.text, items[last])
             if not sequence.flow_style:
                 self.remove_lines(dash_of(self.text, sequence, items[first]), end)
@@ -213,7 +213,7 @@ def _not_in_lines_error(node: Node) -> DocumentError:
     )
 
 
-def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+def _number_runs(numbers: list[int]) -> list[tuple[int, int]]:
     """Return numbers as ranges of those that follow each other."""
     runs: list[tuple[int, int]] = []
     for number in numbers:

@@ -66,23 +66,23 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Injecti
             f"{workload}: container {INIT_CONTAINER}: the CNI plugin leaves pods alone that have one",
             "Remove it, or inject without --cni.",
         )
-    settings = pod_settings(workload, template, base)
+    settings = injection_settings(workload, template, base)
     try:
         proxy = with_variables(template.proxy(workload, settings), own.get(PROXY_CONTAINER, {}), settings)
-        return _plan(workload, template, settings, own, proxy)
+        return _injection_plan(workload, template, settings, own, proxy)
     except InjectionError:
         raise
     except CaptureError as error:
         raise InjectionError(f"{workload}: {error.message}", error.remedy) from None
 
 
-def pod_settings(workload: Workload, template: Template, base: Settings) -> PodSettings:
+def injection_settings(workload: Workload, template: Template, base: Settings) -> PodSettings:
     """Return the settings of a pod; InjectionError names the annotation that cannot be used."""
     own = next((each for each in containers_of(workload.pod["spec"]) if each.get("name") == PROXY_CONTAINER), {})
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
     metadata = proxy_metadata(workload.annotations.get(PROXY_CONFIG_ANNOTATION, ""))
-    environment = {**metadata, **_environment(fragment), **_environment(own)}
+    environment = {**metadata, **_container_environment(fragment), **_container_environment(own)}
     try:
         uid, gid = proxy_uid_and_gid(base, context)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
@@ -94,8 +94,8 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
 
 def proxy_uid_and_gid(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
     """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
-    uid = _own_number(context, "runAsUser") or _number(base, options.PROXY_UID, PROXY_ID)
-    return uid, _own_number(context, "runAsGroup") or _number(base, options.PROXY_GID, uid)
+    uid = _own_number(context, "runAsUser") or _single_id(base, options.PROXY_UID, PROXY_ID)
+    return uid, _own_number(context, "runAsGroup") or _single_id(base, options.PROXY_GID, uid)
 
 
 def _own_number(context: Mapping[str, Any], field: str) -> int:
@@ -108,7 +108,7 @@ def _own_number(context: Mapping[str, Any], field: str) -> int:
     return value
 
 
-def _number(base: Settings, option: Any, default: int) -> int:
+def _single_id(base: Settings, option: Any, default: int) -> int:
     """Return the one user or group of the proxy."""
     if option not in base.explicit or not base.text(option):
         return default
@@ -118,11 +118,11 @@ def _number(base: Settings, option: Any, default: int) -> int:
     return int(text)
 
 
-def _environment(container: Mapping[str, Any]) -> dict[str, str]:
+def _container_environment(container: Mapping[str, Any]) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container.get("env") or [] if isinstance(each.get("value"), str)}
 
 
-def _plan(
+def _injection_plan(
     workload: Workload, template: Template, settings: PodSettings, own: dict[str, Container], proxy: Container
 ) -> InjectionPlan:
     """Return each container in its place: merged with the user's own of its name, or before or after the others."""

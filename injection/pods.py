@@ -71,12 +71,12 @@ def objects(document: object, path: Path = (), kind: str = "") -> Iterator[tuple
 def workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the workloads of a document; those of a List one by one."""
     for path, kind, plain in objects(document):
-        found = _workload(path, kind, plain, default_namespace)
+        found = _pod_workload(path, kind, plain, default_namespace)
         if found:
             yield found
 
 
-def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
+def _pod_workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
     if kind not in POD_PATHS:
         return None
     metadata = _mapping(plain.get("metadata"))
@@ -93,15 +93,15 @@ def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: s
 def unknown_workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the pod templates of kinds that we do not know, as Argo's Rollout; those in a List, too."""
     for _, kind, plain in objects(document):
-        if _workload((), kind, plain, default_namespace):
+        if _pod_workload((), kind, plain, default_namespace):
             continue
         metadata = _mapping(plain.get("metadata"))
         namespace, name = metadata.get("namespace") or default_namespace, metadata.get("name")
-        for path, pod in _templates(plain, ()):
+        for path, pod in _inner_objects(plain, ()):
             yield Workload(kind, str(namespace), str(name), path, pod)
 
 
-def _templates(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _inner_objects(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield what is inside of an object and has a spec with containers, and where."""
     containers = _mapping(_mapping(plain).get("spec")).get("containers")
     if path and isinstance(containers, list):
@@ -109,7 +109,7 @@ def _templates(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         return
     inner = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
     for step, value in inner:
-        yield from _templates(value, (*path, step))
+        yield from _inner_objects(value, (*path, step))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def remove(text: str, origin: str) -> str:
             return result
     except (DocumentError, ValueError):
         pass
-    return _rewritten(text, [(nodes[number], expected[number]) for number in sorted(changed)])
+    return _rewritten_text(text, [(nodes[number], expected[number]) for number in sorted(changed)])
 
 
-def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
+def _rewritten_text(text: str, documents: list[tuple[Node, Any]]) -> str:
     """Return the text with some documents written anew; JSON stays JSON."""
     edits = []
     for node, plain in documents:
@@ -69,7 +69,7 @@ def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
     return apply_edits(text, edits)
 
 
-def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
+def own_status(workload: Workload, location: str = "") -> dict[str, Any] | None:
     """Return the status annotation if we wrote it."""
     try:
         status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
@@ -80,7 +80,7 @@ def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
     misfit = next(misfits(status, STATUS_SHAPE), "")
     if misfit:
         raise DocumentError(
-            f"{where}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
+            f"{location}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
             "Another program changed what an injection noted there. Remove the injection and the annotation by hand.",
         )
     return status
@@ -172,7 +172,7 @@ def without_injection(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, 
     for name in [*(notes.get("annotations") or []), STATUS_ANNOTATION]:
         annotations.pop(name, None)
         if f"annotation {name}" in was:
-            annotations[name] = _parsed(was[f"annotation {name}"])
+            annotations[name] = _parsed_notes(was[f"annotation {name}"])
     _drop_empty(metadata, "annotations", created, was)
     _drop_empty(pod, "metadata", created, was)
     for key in LISTS:
@@ -201,7 +201,7 @@ def _drop_empty(parent: dict[str, Any], key: str, created: list[str], was: dict[
         parent[key] = None
 
 
-def _parsed(text: str) -> Any:
+def _parsed_notes(text: str) -> Any:
     loaded = load_yaml(text, STATUS_ANNOTATION)
     return loaded[0] if loaded else None
 
@@ -210,9 +210,9 @@ def _parsed_items(text: str) -> list[Any]:
     """Return the items of a piece of a list, in block or in flow style."""
     inner = text.strip(", \t\r\n")
     if not inner.startswith(("{", "*", "&", "!")):
-        found = _parsed(text)
+        found = _parsed_notes(text)
         return found if isinstance(found, list) else [found]
     try:
         return list(json.loads(f"[{inner}]"))
     except ValueError:
-        return list(_parsed(f"[{inner}]"))
+        return list(_parsed_notes(f"[{inner}]"))

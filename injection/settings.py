@@ -15,7 +15,7 @@ from capture.model.values import Value
 from capture.settings import options, parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings, from_environment
-from initcontainer.arguments import SUBCOMMAND, parse
+from initcontainer.arguments import SUBCOMMAND, parse_arguments
 
 STATUS_PORT_ANNOTATION = "status.sidecar.istio.io/port"
 DEFAULT_STATUS_PORT = str(conventions.STATUS_PORT)
@@ -163,7 +163,7 @@ class PodSettings(Value):
     def checked(self) -> Settings:
         """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
         self._check_ports()
-        flags = parse(self.arguments(), OPTIONS).flags
+        flags = parse_arguments(self.arguments(), OPTIONS).flags
         environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
         explicit = {**environment.explicit}
         for option, text in flags.items():

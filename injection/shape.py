@@ -21,41 +21,41 @@ EXPECTED_TEXT_OF = {str: "a string; put it in quotes", bool: "true or false, wit
 TYPE_NAMES = {str: "a string", int: "a number"}
 
 
-def misfits(value: object, shape: Shape, where: str = "") -> Iterator[str]:
+def misfits(value: object, shape: Shape, path: str = "") -> Iterator[str]:
     """Yield each value that does not fit a shape, with its place and what is expected."""
     if isinstance(shape, type):
         if not isinstance(value, shape):
-            yield _misfit(value, where, EXPECTED_TEXT_OF[shape])
+            yield _misfit(value, path, EXPECTED_TEXT_OF[shape])
     elif isinstance(shape, tuple):
         if not (isinstance(value, list) and tuple(map(type, value)) == shape):
-            yield _misfit(value, where, f"a list of {' and '.join(TYPE_NAMES[each] for each in shape)}")
+            yield _misfit(value, path, f"a list of {' and '.join(TYPE_NAMES[each] for each in shape)}")
     elif isinstance(shape, dict):
-        yield from _object_misfits(value, shape, where)
+        yield from _object_misfits(value, shape, path)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from misfits(item, shape[0], f"{where}[{number}]")
+            yield from misfits(item, shape[0], f"{path}[{number}]")
     else:
-        yield _misfit(value, where, "a list")
+        yield _misfit(value, path, "a list")
 
 
-def _object_misfits(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[str]:
+def _object_misfits(value: object, shape: Mapping[str, Shape], path: str) -> Iterator[str]:
     if not isinstance(value, dict):
-        yield _misfit(value, where, "a mapping of names to values")
+        yield _misfit(value, path, "a mapping of names to values")
         return
     if ANY_NAME in shape:
         members = dict.fromkeys(value, shape[ANY_NAME])
     else:
         members = {name: inner for name, inner in shape.items() if value.get(name) is not None and name != REQUIRED}
     for name, inner in members.items():
-        yield from misfits(value[name], inner, f"{where}.{name}" if where else name)
+        yield from misfits(value[name], inner, f"{path}.{name}" if path else name)
     if REQUIRED in shape and shape[REQUIRED] not in members:
-        yield _misfit(value, where, f"a mapping with {shape[REQUIRED]}")
+        yield _misfit(value, path, f"a mapping with {shape[REQUIRED]}")
 
 
-def _misfit(value: object, where: str, expected: str) -> str:
+def _misfit(value: object, path: str, expected: str) -> str:
     text = json.dumps(value, default=str)
     shown = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
-    return f"{where}: invalid value {shown}: expected {expected}"
+    return f"{path}: invalid value {shown}: expected {expected}"
 
 
 ANY_OBJECT: Shape = {}

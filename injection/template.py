@@ -19,7 +19,7 @@ from capture.state.pod_host import AnyPod
 from injection.pods import Workload
 from injection.settings import BY_ENVIRONMENT, PodSettings
 from injection.shape import FRAGMENT_SHAPE, misfits
-from sidecar.bootstrap import MeshObjects, render
+from sidecar.bootstrap import MeshObjects, render_bootstrap
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
 from sidecar.objects import MeshPod
@@ -64,7 +64,7 @@ class Template(Value):
     def proxy(self, workload: Workload, settings: PodSettings) -> Container:
         if self.fragment is not None:
             return self.proxy_of_fragment()
-        return _envoy(self.image, _bootstrap(self.mesh_objects, workload, settings), settings)
+        return _envoy_container(self.image, _bootstrap_yaml(self.mesh_objects, workload, settings), settings)
 
     def others(self) -> Fragment:
         """Return what a fragment has in addition to the proxy."""
@@ -123,10 +123,10 @@ def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
 # --- the proxy -----------------------------------------------------------------------------------
 
 
-def _bootstrap(mesh_objects: MeshObjects, workload: Workload, settings: PodSettings) -> str:
+def _bootstrap_yaml(mesh_objects: MeshObjects, workload: Workload, settings: PodSettings) -> str:
     config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
     pod = MeshPod(workload.namespace, workload.name or "pod", workload.labels)
-    text = json.dumps(render(config, mesh_objects, pod), separators=(",", ":"))
+    text = json.dumps(render_bootstrap(config, mesh_objects, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:
         raise InjectionError(
             f"{workload}: Envoy's bootstrap has {len(text.encode())} bytes; an argument has at most {MAX_ARGUMENT - 1}",
@@ -135,7 +135,7 @@ def _bootstrap(mesh_objects: MeshObjects, workload: Workload, settings: PodSetti
     return text.replace("$(", "$$(")  # kubelet replaces $(NAME) in arguments
 
 
-def _envoy(image: str, bootstrap: str, settings: PodSettings) -> Container:
+def _envoy_container(image: str, bootstrap: str, settings: PodSettings) -> Container:
     transparent = settings.mode == "TPROXY"
     return {
         "name": PROXY_CONTAINER,
@@ -187,7 +187,7 @@ def init_container(image: str, settings: PodSettings) -> Container:
         "name": INIT_CONTAINER,
         "image": image,
         "args": settings.arguments(),
-        **_variables(settings),
+        **_environment_variables(settings),
         "securityContext": {
             **CONFINED_CONTEXT,
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
@@ -205,7 +205,7 @@ def validation_container(image: str, settings: PodSettings) -> Container:
         "name": VALIDATION_CONTAINER,
         "image": image,
         "args": [*settings.arguments(), "--run-validation", "--skip-rule-apply"],
-        **_variables(settings),
+        **_environment_variables(settings),
         "securityContext": {
             **CONFINED_CONTEXT,
             "capabilities": {"drop": ["ALL"]},
@@ -223,11 +223,11 @@ def with_variables(proxy: Container, own: Container, settings: PodSettings) -> C
     The CNI plugin reads it there, where it queries the API server. What the container has by itself (``own``) stays.
     """
     named = {each.get("name") for each in (proxy, own) for each in each.get("env") or []}
-    missing = [each for each in _variables(settings).get("env", []) if each["name"] not in named]
+    missing = [each for each in _environment_variables(settings).get("env", []) if each["name"] not in named]
     return {**proxy, "env": [*(proxy.get("env") or []), *missing]} if missing else proxy
 
 
-def _variables(settings: PodSettings) -> dict[str, Any]:
+def _environment_variables(settings: PodSettings) -> dict[str, Any]:
     """Return what of the proxy's environment is about capture."""
     names = [name for each in BY_ENVIRONMENT for name in each.environment if name in settings.environment]
     variables = [{"name": name, "value": settings.environment[name]} for name in names]

@@ -212,15 +212,15 @@ def flow(value: object) -> str:
 
 def block(value: object, indentation: str, newline: str) -> str:
     """Return a value in block style, each line indented; every string is in one line."""
-    return "".join(f"{indentation}{line}{newline}" for line in _dumped(value, '"').splitlines())
+    return "".join(f"{indentation}{line}{newline}" for line in _dumped_yaml(value, '"').splitlines())
 
 
 def as_yaml(documents: Iterable[object]) -> str:
     """Return documents in block style, long texts line by line."""
-    return "---\n".join(_dumped(document, "|") for document in documents)
+    return "---\n".join(_dumped_yaml(document, "|") for document in documents)
 
 
-def _dumped(value: object, style_of_lines: str) -> str:
+def _dumped_yaml(value: object, style_of_lines: str) -> str:
     """Return a value in block style; ``style_of_lines`` is that of strings with line breaks."""
     yaml: Any = yaml_module()
 

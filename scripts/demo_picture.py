@@ -24,11 +24,11 @@ ESCAPE = re.compile(r"\x1b\[(\d*)m")
 
 def main() -> int:
     """Run the demo and draw what it prints."""
-    PICTURE.write_text(drawn(["# make demo", *run().splitlines()]), encoding="utf-8")
+    PICTURE.write_text(drawn(["# make demo", *run_demo().splitlines()]), encoding="utf-8")
     return 0
 
 
-def run() -> str:
+def run_demo() -> str:
     """Run the demo on a terminal of its own; return what it wrote, colours included. Raises CalledProcessError."""
     terminal, demo_side = pty.openpty()
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "TERM": "xterm"}

@@ -41,14 +41,14 @@ END = "<!-- end of this part -->\n"
 
 def main() -> int:
     """Write all of them."""
-    for name, text in pages().items():
+    for name, text in generated_pages().items():
         path = DOCS / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return 0
 
 
-def pages() -> dict[str, str]:
+def generated_pages() -> dict[str, str]:
     """Return each page by its place under docs/."""
     found = {"options.md": _options_page({option: name for name, option in OPTIONS_BY_KEYWORD.items()})}
     for name, text in _command_pages():

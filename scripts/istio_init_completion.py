@@ -36,7 +36,7 @@ _arguments -s \\
 """
 
 
-def bash() -> str:
+def bash_script() -> str:
     """Return the script for bash."""
     cases, without_values = [], []
     for option in FLAGS:
@@ -54,7 +54,7 @@ def bash() -> str:
     return BASH.format(cases="\n".join(cases), flags=" ".join(flags), subcommand=SUBCOMMAND)
 
 
-def zsh() -> str:
+def zsh_script() -> str:
     """Return the script for zsh."""
     flags = [_zsh_flag(option) for option in FLAGS]
     flags += [f"  {shlex.quote(f'--{name}[{text}]')} \\" for name, text in OTHER_FLAGS.items()]
@@ -75,7 +75,7 @@ def _zsh_flag(option: Option[Any]) -> str:
     return "\n".join(f"  {shlex.quote(f'{exclusive}{name}[{text}]{takes}')} \\" for name in names)
 
 
-def fish() -> str:
+def fish_script() -> str:
     """Return the script for fish."""
     lines = ["# Written from the option table.", "complete -c istio-init -f"]
     lines.append(f"complete -c istio-init -n __fish_is_first_token -a {SUBCOMMAND}")
@@ -85,12 +85,12 @@ def fish() -> str:
             words += ["-r", "-F"]
         elif not option.is_switch:
             words += ["-x", *(["-a", " ".join(option.choices)] if option.choices else [])]
-        lines.append(f"{shlex.join(words)} -d {_in_fish(option.help)}")
-    lines += [f"complete -c istio-init -l {name} -d {_in_fish(text)}" for name, text in OTHER_FLAGS.items()]
+        lines.append(f"{shlex.join(words)} -d {_fish_quoted(option.help)}")
+    lines += [f"complete -c istio-init -l {name} -d {_fish_quoted(text)}" for name, text in OTHER_FLAGS.items()]
     return "\n".join([*lines, ""])
 
 
-def _in_fish(text: str) -> str:
+def _fish_quoted(text: str) -> str:
     """Return text in fish's single quotes, in which a backslash escapes."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
@@ -100,8 +100,8 @@ def _names(option: Option[Any]) -> list[str]:
 
 
 SCRIPTS: dict[str, tuple[str, Callable[[], str]]] = {
-    "bash": ("bash-completion/completions/istio-init", bash),
-    "zsh": ("zsh/site-functions/_istio-init", zsh),
-    "fish": ("fish/vendor_completions.d/istio-init.fish", fish),
+    "bash": ("bash-completion/completions/istio-init", bash_script),
+    "zsh": ("zsh/site-functions/_istio-init", zsh_script),
+    "fish": ("fish/vendor_completions.d/istio-init.fish", fish_script),
 }
 """For each shell, the place below share/ and what writes the script."""

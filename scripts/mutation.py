@@ -68,7 +68,7 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
-    for node, function in _places(ast.parse(source), "module"):
+    for node, function in _mutable_nodes(ast.parse(source), "module"):
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         for new in _mutants(node):
@@ -87,7 +87,7 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
     return found
 
 
-def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+def _mutable_nodes(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """Yield each expression and statement that may change, with the function it is in, or the constant."""
     if isinstance(node, SCOPES):
         function = node.name if function == "module" else f"{function}.{node.name}"
@@ -104,7 +104,7 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
                 continue  # places within an f-string are wrong before Python 3.12
             if isinstance(child, ast.expr | ast.stmt):
                 yield child, function
-            yield from _places(child, function)
+            yield from _mutable_nodes(child, function)
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:

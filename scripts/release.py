@@ -42,14 +42,14 @@ def main() -> int:
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    build(output)
+    build_release(output)
     print((output / "SHA256SUMS").read_text(), end="")
     if warning := unset_repository((ROOT / "pyproject.toml").read_text(encoding="utf-8")):
         print(warning, file=sys.stderr)
     return 0
 
 
-def build(output: Path) -> None:
+def build_release(output: Path) -> None:
     """Write every file of the release into a directory."""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _last_commit())
     # The order of a set may get into compiled code, and depends on a seed.

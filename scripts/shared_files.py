@@ -78,9 +78,9 @@ def files() -> Iterator[tuple[str, str]]:
 
 def capture_page() -> str:
     """Return capture(1): every command with its options."""
-    lines = _title("capture", 1, "capture the traffic of pods for Istio's sidecar proxy")
+    lines = _title_lines("capture", 1, "capture the traffic of pods for Istio's sidecar proxy")
     lines += ["capture COMMAND [OPTIONS]", *_heading("DESCRIPTION"), *_text(cleandoc(capture.help or ""))]
-    lines += [line for name in COMMANDS for line in _command(f"capture {name}", _found(name))]
+    lines += [line for name in COMMANDS for line in _command_lines(f"capture {name}", _found(name))]
     own = [param.get_help_record(click.Context(capture)) for param in capture.params]
     lines += [*_heading("OPTIONS"), *_records(record for record in own if record)]
     lines += [*_heading("EXIT STATUS"), *_text(capture.epilog or "")]
@@ -90,7 +90,7 @@ def capture_page() -> str:
 def istio_init_page() -> str:
     """Return istio-init(1)."""
     synopsis, _, rest = USAGE.partition("\n")
-    lines = _title("istio-init", 1, "capture the traffic of the pod that it runs in")
+    lines = _title_lines("istio-init", 1, "capture the traffic of the pod that it runs in")
     lines += [synopsis.removeprefix("Usage: "), *_heading("DESCRIPTION"), *_text(rest)]
     for topic, options in by_topic(OPTIONS).items():
         lines += [*_heading(heading(topic)), *_settings(options)]
@@ -99,7 +99,7 @@ def istio_init_page() -> str:
 
 def plugin_page() -> str:
     """Return capture-cni(8)."""
-    lines = [*_title("capture-cni", 8, "capture pods as a CNI plugin"), *_text(PLUGIN)]
+    lines = [*_title_lines("capture-cni", 8, "capture pods as a CNI plugin"), *_text(PLUGIN)]
     return "\n".join([*lines, *_heading("SEE ALSO"), "capture(1), istio-init(1)", ""])
 
 
@@ -111,10 +111,10 @@ def _found(name: str) -> click.Command:
     return command
 
 
-def _command(words: str, command: click.Command) -> Iterator[str]:
+def _command_lines(words: str, command: click.Command) -> Iterator[str]:
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
-            yield from _command(f"{words} {name}", below)
+            yield from _command_lines(f"{words} {name}", below)
         return
     yield from _heading(words)
     yield from _text(cleandoc(command.help or ""))
@@ -138,7 +138,7 @@ def _records(records: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield from (".TP", f".B {_roff(flags)}", _roff(" ".join(text.split())))
 
 
-def _title(name: str, section: int, does: str) -> list[str]:
+def _title_lines(name: str, section: int, does: str) -> list[str]:
     title = f'.TH "{name.upper()}" "{section}" "" "istio-capture {__version__}"'
     after = ".SH SYNOPSIS" if section == 1 else ".SH DESCRIPTION"
     return [title, ".SH NAME", f"{_roff(name)} \\- {_roff(does)}", after]

@@ -58,14 +58,14 @@ def envoy_logs(logs: Iterable[AccessLog]) -> list[Json]:
 
 
 def _envoy_log(log: AccessLog) -> Json:
-    made = _writer(log.file)
+    made = _log_writer(log.file)
     if log.expression:
         kind = "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
         made["filter"] = {"extension_filter": extension("cel", kind, expression=log.expression)}
     return made
 
 
-def _writer(file: FileLog) -> Json:
+def _log_writer(file: FileLog) -> Json:
     """Return what writes; standard output is not opened again, which a pipe of another user would forbid."""
     if file.path in STREAMS:
         stream = STREAMS[file.path]

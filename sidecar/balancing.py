@@ -82,21 +82,21 @@ def read_rule(document: Document) -> DestinationRule:
         raise spec.error("host", "missing: expected the name of a service")
     if "." not in host and host != "*":
         host = f"{host}.{namespace}.svc.{CLUSTER_DOMAIN}"
-    subsets = tuple(_subset(subset) for subset in spec.objects("subsets", "name", "labels", "trafficPolicy"))
+    subsets = tuple(_read_subset(subset) for subset in spec.objects("subsets", "name", "labels", "trafficPolicy"))
     for subset, fields_of_it in zip(subsets, spec.objects("subsets"), strict=True):
         if [other.name for other in subsets].count(subset.name) > 1:
             raise fields_of_it.error("name", "two subsets have this name")
-    return DestinationRule(document.origin, namespace, host, _policy(spec), subsets)
+    return DestinationRule(document.origin, namespace, host, _read_policy(spec), subsets)
 
 
-def _subset(fields: Fields) -> Subset:
+def _read_subset(fields: Fields) -> Subset:
     name = fields.text("name")
     if not name or "|" in name:
         raise fields.error("name", "expected a name without '|'")
-    return Subset(name, fields.labels("labels"), _policy(fields))
+    return Subset(name, fields.labels("labels"), _read_policy(fields))
 
 
-def _policy(fields: Fields) -> BalancingPolicy | None:
+def _read_policy(fields: Fields) -> BalancingPolicy | None:
     if "trafficPolicy" not in fields:
         return None
     traffic = fields.inner("trafficPolicy", "loadBalancer")

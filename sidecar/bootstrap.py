@@ -84,7 +84,7 @@ def _own_port_problem(port: int, own: Iterable[int]) -> str:
     return f"port {port} is one of the proxy's own ({', '.join(map(str, sorted(own)))})"
 
 
-def render(
+def render_bootstrap(
     config: CaptureConfig, objects: MeshObjects, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
@@ -125,7 +125,7 @@ def render(
 def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[ServiceDestination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
-    found = tuple(_destinations(config, objects, pod))
+    found = tuple(_mesh_destinations(config, objects, pod))
     for destination in found:
         if destination.port.number in own:
             raise FieldError(
@@ -136,7 +136,7 @@ def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> t
     return found
 
 
-def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[ServiceDestination]:
+def _mesh_destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[ServiceDestination]:
     pods = {other.full_name: other for other in objects.pods}
     for service in objects.services:
         rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)

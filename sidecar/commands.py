@@ -19,7 +19,7 @@ from capture.state import record
 from capture.state.netns import InNamespace
 from capture.state.pod_host import AnyPod
 from sidecar import endpoints
-from sidecar.bootstrap import MeshObjects, destinations, read_mesh_objects, render
+from sidecar.bootstrap import MeshObjects, destinations, read_mesh_objects, render_bootstrap
 from sidecar.documents import Document, read_files
 from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
@@ -98,9 +98,11 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     documents = read_files(filenames)
     mesh_objects = read_mesh_objects(documents)
     pod, document = _pod(mesh_objects, documents, name)
-    config = _config(ctx, namespace, document)
+    config = _pod_config(ctx, namespace, document)
     path = path_for_envoy or (os.path.abspath(directory) if directory else "")
-    plain = render(config, mesh_objects, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
+    plain = render_bootstrap(
+        config, mesh_objects, pod, directory=path, resolvers=resolvers or _recorded_servers(config)
+    )
     if directory:
         endpoints.write(destinations(config, mesh_objects, pod), directory)
     if form == "json":
@@ -121,12 +123,12 @@ def _pod(mesh_objects: MeshObjects, documents: list[Document], name: str | None)
     return objects.get(title, MeshPod(namespace or DEFAULT_NAMESPACE, short)), document
 
 
-def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
+def _pod_config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
     """Return what the capture is: as recorded, or as the pod, the environment and the options request."""
     if namespace is not None:
         if flags_of(ctx):
             raise click.UsageError("--netns and --pid take what was applied there; options of the capture exclude them")
-        return _recorded(namespace)
+        return _recorded_config(namespace)
     settings = settings_of(ctx)
     if document is not None:
         own = settings_of_object(document.plain, document.origin)
@@ -136,7 +138,7 @@ def _config(ctx: click.Context, namespace: str | None, document: Document | None
     return config
 
 
-def _recorded(namespace: str) -> CaptureConfig:
+def _recorded_config(namespace: str) -> CaptureConfig:
     with InNamespace(namespace):
         found = record.read()
     if found is None:

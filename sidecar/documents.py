@@ -21,7 +21,7 @@ DOCUMENT_KINDS = (MESH_CONFIG, "ConfigMap", "Telemetry", "Service", "EndpointSli
 
 
 class DocumentError(CaptureError):
-    """A file that cannot be read, or is not YAML."""
+    """A document that cannot be used: not YAML, no object, too large, or changed; or there is no PyYAML."""
 
     exit_code = EXIT_USAGE
 
@@ -94,7 +94,7 @@ def _require_bounded(loaded: list[object], origin: str) -> None:
     """Raise DocumentError for aliases that make a text endless, or far longer than it is."""
     sizes: dict[int, int] = {}
     try:
-        total = _size(loaded, sizes)
+        total = _count_values(loaded, sizes)
     except RecursionError:
         raise DocumentError(f"{origin}: an alias holds itself, or values are nested too deeply") from None
     if total > MAX_DOCUMENT_VALUES:
@@ -103,14 +103,14 @@ def _require_bounded(loaded: list[object], origin: str) -> None:
         )
 
 
-def _size(value: object, sizes: dict[int, int]) -> int:
+def _count_values(value: object, sizes: dict[int, int]) -> int:
     """Return how many values there are in a value with its aliases written out; ``sizes`` has those that are known."""
     if not isinstance(value, list | dict):
         return 1
     known = sizes.get(id(value))
     if known is None:
         inner = value.values() if isinstance(value, dict) else value
-        known = sizes[id(value)] = 1 + sum(_size(each, sizes) for each in inner)
+        known = sizes[id(value)] = 1 + sum(_count_values(each, sizes) for each in inner)
     return known
 
 
@@ -136,35 +136,35 @@ def documents(text: str, origin: str) -> Iterator[Document]:
     for number, plain in enumerate(load_yaml(text, origin), 1):
         if plain is not None:
             require_object(plain, f"{origin}, document {number}")
-            yield from _documents(plain, f"{origin}, document {number}")
+            yield from _split(plain, f"{origin}, document {number}")
 
 
-def require_object(plain: object, where: str) -> None:
+def require_object(plain: object, origin: str) -> None:
     """Raise DocumentError for a document that is a text, a number or a list: the file is no manifest."""
     if not isinstance(plain, dict):
         shown = repr(shortened(str(plain)))
         raise DocumentError(
-            f"{where}: expected an object with keys such as `kind`, got {shown}",
+            f"{origin}: expected an object with keys such as `kind`, got {shown}",
             "Name a file of Kubernetes objects, as `kubectl get -o yaml` prints them.",
         )
 
 
-def _documents(plain: object, origin: str, implied: str = MESH_CONFIG) -> Iterator[Document]:
+def _split(plain: object, origin: str, implied: str = MESH_CONFIG) -> Iterator[Document]:
     """Yield a document, or those of a list; in a typed one, such as ServiceList, they need no kind."""
     fields = Fields(plain, origin)
     kind = fields.text("kind", implied)
     if kind == "List" or (kind.endswith("List") and "items" in fields):
         for position, item in enumerate(fields.objects("items")):
-            yield from _documents(item.plain(), f"{origin}, item {position + 1}", kind.removesuffix("List") or implied)
+            yield from _split(item.plain(), f"{origin}, item {position + 1}", kind.removesuffix("List") or implied)
         return
     if kind not in DOCUMENT_KINDS:
         raise FieldError(origin, "kind", f"{kind} is not supported; supported here: {', '.join(DOCUMENT_KINDS[1:])}")
     content = dict(fields.plain())
-    name = "" if kind == MESH_CONFIG else _name(kind, fields)
+    name = "" if kind == MESH_CONFIG else _document_name(kind, fields)
     yield Document(kind, name, f"{name or kind} ({origin})", content)
 
 
-def _name(kind: str, fields: Fields) -> str:
+def _document_name(kind: str, fields: Fields) -> str:
     metadata = fields.inner("metadata")
     name = metadata.text("name")
     return f"{kind} {metadata.text('namespace', 'default')}/{name}" if name else ""

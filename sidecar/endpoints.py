@@ -46,7 +46,7 @@ def write(destinations: Iterable[ServiceDestination], directory: str) -> int:
     endpoints: a running Envoy still has the cluster. CaptureError if the directory cannot be written.
     """
     desired = {
-        file_name(destination): _response(_load_assignment(destination))
+        file_name(destination): _discovery_response(_load_assignment(destination))
         for destination in destinations
         if not destination.policy.is_passthrough
     }
@@ -64,7 +64,7 @@ def _load_assignment(destination: ServiceDestination) -> Json:
     return load_assignment(destination.name, [(endpoint.address, endpoint.port) for endpoint in destination.endpoints])
 
 
-def _response(load: Json) -> str:
+def _discovery_response(load: Json) -> str:
     """Return a discovery response (service.discovery.v3.DiscoveryResponse) with one resource."""
     return json.dumps({"resources": [{"@type": RESOURCE, **load}]}, indent=1) + "\n"
 
@@ -73,13 +73,13 @@ def _without_endpoints(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         content = file.read()
     try:
-        return _response(load_assignment(json.loads(content)["resources"][0]["cluster_name"], []))
+        return _discovery_response(load_assignment(json.loads(content)["resources"][0]["cluster_name"], []))
     except (ValueError, LookupError, TypeError):
         return content  # not one of our files
 
 
 def _replace(path: str, content: str) -> bool:
-    """Replace a file by rename(2) unless it has this content; the proxy's user may read it."""
+    """Replace a file by rename(2) unless it has this content; return whether it had another. All users may read it."""
     try:
         with open(path, encoding="utf-8") as file:
             if file.read() == content:

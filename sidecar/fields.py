@@ -111,7 +111,7 @@ class Fields:
         """Return a duration such as 0.2s, 200ms or 1m30s as protobuf's JSON writes it: seconds, then ``s``."""
         value = self.text(key, default)
         try:
-            return f"{_seconds(value):.9f}".rstrip("0").rstrip(".") + "s"
+            return f"{_parse_duration(value):.9f}".rstrip("0").rstrip(".") + "s"
         except ValueError:
             raise self.error(key, "expected a duration such as 5s or 200ms") from None
 
@@ -155,7 +155,7 @@ MAX_PROTOBUF_SECONDS = 315_576_000_000
 """About 10,000 years (google/protobuf/duration.proto)."""
 
 
-def _seconds(text: str) -> float:
+def _parse_duration(text: str) -> float:
     """Return Go's notation of a duration (time.ParseDuration) in seconds; ValueError for anything else."""
     import re
 

@@ -26,10 +26,10 @@ CLUSTERS = {"ipv4": "InboundPassthroughClusterIpv4", "ipv6": "InboundPassthrough
 
 def inbound_clusters(config: CaptureConfig) -> list[Json]:
     """Return the clusters that reach the application; TPROXY keeps the client's address as the source."""
-    return [original_destination(CLUSTERS[family], **_source(config, family)) for family in config.families]
+    return [original_destination(CLUSTERS[family], **_source_match(config, family)) for family in config.families]
 
 
-def _source(config: CaptureConfig, family: Family) -> Json:
+def _source_match(config: CaptureConfig, family: Family) -> Json:
     if config.is_transparent:
         return {}
     return {"upstream_bind_config": {"source_address": {"address": PASSTHROUGH_SOURCE[family].shown, "port_value": 0}}}
@@ -50,7 +50,7 @@ def inbound_listener(config: CaptureConfig, tcp_ports: Iterable[int], logs: list
         "listener_filters": _listener_filters(config, sorted(set(tcp_ports))),
         "listener_filters_timeout": timeout,
         "continue_on_listener_filters_timeout": True,
-        "filter_chains": [trap, *(chain for family in config.families for chain in _chains(family, logs))],
+        "filter_chains": [trap, *(chain for family in config.families for chain in _filter_chains(family, logs))],
     } | ({"transparent": True} if config.is_transparent else {})
 
 
@@ -73,7 +73,7 @@ def _client_source(config: CaptureConfig) -> Json:
     return extension("envoy.filters.listener.original_src", kind, mark=config.tproxy_mark)
 
 
-def _chains(family: Family, logs: list[Json]) -> list[Json]:
+def _filter_chains(family: Family, logs: list[Json]) -> list[Json]:
     """Return the chains of one family: HTTP, and anything else.
 
     Envoy does not go back from a chain that requires raw_buffer to one that does not, so each transport has its own.

@@ -50,25 +50,25 @@ class Mesh(Value):
 
 def read_mesh(documents: Sequence[Document]) -> Mesh:
     """Return the mesh config among documents: plain, under ``mesh`` as text, or in the ConfigMap ``istio``."""
-    found = [fields for document in documents for fields in _candidates(document)]
+    found = [fields for document in documents for fields in _mesh_candidates(document)]
     if len(found) > 1:
         raise FieldError(found[1].document, "", f"a second mesh config; the first is {found[0].document}")
-    return _mesh(found[0]) if found else Mesh()
+    return _read_mesh(found[0]) if found else Mesh()
 
 
-def _candidates(document: Document) -> list[Fields]:
+def _mesh_candidates(document: Document) -> list[Fields]:
     fields = document.fields()
     if document.kind == MESH_CONFIG:
         if "mesh" not in fields:
             return [fields]
-        return [_inner(fields.require_known("mesh", "meshNetworks"))]
+        return [_inner_config(fields.require_known("mesh", "meshNetworks"))]
     if document.kind == "ConfigMap":
         fields.require_known("apiVersion", "kind", "metadata", "data", "immutable")
-        return [_inner(fields.inner("data", "mesh", "meshNetworks"))]
+        return [_inner_config(fields.inner("data", "mesh", "meshNetworks"))]
     return []
 
 
-def _inner(fields: Fields) -> Fields:
+def _inner_config(fields: Fields) -> Fields:
     """Return what ``mesh`` holds: a mapping, or YAML as text."""
     networks = fields.plain().get("meshNetworks")
     if networks and load_yaml(str(networks), fields.document) != [{"networks": {}}]:
@@ -80,17 +80,17 @@ def _inner(fields: Fields) -> Fields:
     return Fields(plain, fields.document, fields.path_of("mesh"))
 
 
-def _mesh(fields: Fields) -> Mesh:
+def _read_mesh(fields: Fields) -> Mesh:
     fields.require_known(*MESH_FIELDS)
     policy = fields.inner("outboundTrafficPolicy", "mode").one_of("mode", "ALLOW_ANY", "REGISTRY_ONLY")
     own = FileLog(
         fields.text("accessLogFile") or STDOUT,
-        *_format(fields, "accessLogFormat", is_json=fields.one_of("accessLogEncoding", "TEXT", "JSON") == "JSON"),
+        *_read_format(fields, "accessLogFormat", is_json=fields.one_of("accessLogEncoding", "TEXT", "JSON") == "JSON"),
     )
     return Mesh(
         logs_to_file=bool(fields.text("accessLogFile")),
         own_log=own,
-        providers=dict(_provider(provider) for provider in fields.objects("extensionProviders")),
+        providers=dict(_read_provider(provider) for provider in fields.objects("extensionProviders")),
         default_providers=tuple(fields.inner("defaultProviders", "accessLogging").texts("accessLogging")),
         registry_only=policy == "REGISTRY_ONLY",
         detection_timeout=fields.duration("protocolDetectionTimeout", DETECTION_TIMEOUT),
@@ -98,7 +98,7 @@ def _mesh(fields: Fields) -> Mesh:
     )
 
 
-def _format(fields: Fields, key: str, *, is_json: bool) -> tuple[str | None, Mapping[str, object] | None, bool]:
+def _read_format(fields: Fields, key: str, *, is_json: bool) -> tuple[str | None, Mapping[str, object] | None, bool]:
     """Return a format of the mesh config: a text, or for JSON a text that is itself a JSON object."""
     text = fields.text(key)
     if not text or not is_json:
@@ -129,7 +129,7 @@ def _no_number(word: str) -> None:
     raise ValueError(word)  # NaN and the like, which Python takes for JSON
 
 
-def _provider(fields: Fields) -> tuple[str, FileLog]:
+def _read_provider(fields: Fields) -> tuple[str, FileLog]:
     """Return a provider of access logs to a file, by its name."""
     fields.require_known("name", "envoyFileAccessLog")
     if "name" not in fields:

@@ -134,7 +134,7 @@ def read_service(document: Document) -> Service:
     listed = spec.texts("clusterIPs") or [spec.text("clusterIP")]
     addresses = [address for address in dict.fromkeys(listed) if address not in ("", "None")]
     for address in addresses:
-        if not _family(address):
+        if not _address_family(address):
             raise spec.error("clusterIPs" if "clusterIPs" in spec else "clusterIP", f"{address} is no IP address")
     ports = [_service_port(port) for port in spec.objects("ports") if port.text("protocol", "TCP") == "TCP"]
     numbers = [port.number for port in ports]
@@ -172,7 +172,7 @@ def read_slice(document: Document) -> Slice:
         raise fields.inner("metadata").error("labels", f"no label {SERVICE_NAME} that names the service")
     ready = [endpoint for endpoint in fields.objects("endpoints") if _is_ready(endpoint)]
     found = [(address, _pod_behind(endpoint)) for endpoint in ready for address in endpoint.texts("addresses")]
-    families = {_family(address): address for address, _ in found}
+    families = {_address_family(address): address for address, _ in found}
     if "" in families:
         raise fields.error("endpoints", f"{families['']} is no IP address")
     if len(families) > 1 or fields.one_of("addressType", "IPv4", "IPv6", "FQDN") == "FQDN":
@@ -208,7 +208,7 @@ def _pod_behind(endpoint: Fields) -> str:
     return f"{target.text('namespace', DEFAULT_NAMESPACE)}/{target.text('name')}" if "name" in target else ""
 
 
-def _family(address: str) -> Family | Literal[""]:
+def _address_family(address: str) -> Family | Literal[""]:
     try:
         found: Network = parse_address(address)
     except ValueError:

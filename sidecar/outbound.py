@@ -137,7 +137,7 @@ def _http_listener(outbound: Outbound, port: int, destinations: list[ServiceDest
     hosts = [
         virtual_host(
             f"{destination.service.host}:{port}",
-            _domains(destination.service, port, outbound.pod),
+            _service_domains(destination.service, port, outbound.pod),
             destination.name,
             destination.policy.hash_key,
         )
@@ -172,7 +172,7 @@ def _protocol_detection(outbound: Outbound) -> Json:
     }
 
 
-def _domains(service: Service, port: int, pod: MeshPod) -> list[str]:
+def _service_domains(service: Service, port: int, pod: MeshPod) -> list[str]:
     """Return the names of a service as a Host header has them: shorter ones where the pod's search list allows."""
     names = [service.host, f"{service.name}.{service.namespace}.svc", f"{service.name}.{service.namespace}"]
     if service.namespace == pod.namespace:

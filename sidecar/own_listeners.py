@@ -33,10 +33,10 @@ def admin_cluster() -> Json:
 
 def status_listeners(config: CaptureConfig) -> list[Json]:
     """Return the listeners for kubelet's probes and for Prometheus."""
-    return [_status(config, port, path, to) for port, path, to in PATHS]
+    return [_status_listener(config, port, path, to) for port, path, to in PATHS]
 
 
-def _status(config: CaptureConfig, port: int, path: str, to: str) -> Json:
+def _status_listener(config: CaptureConfig, port: int, path: str, to: str) -> Json:
     route = {"match": {"path": path}, "route": {"cluster": ADMIN, "prefix_rewrite": to}}
     host = {"name": ADMIN, "domains": ["*"], "routes": [route]}
     return {
@@ -62,7 +62,7 @@ def dns_listeners(config: CaptureConfig, services: Iterable[Service], resolvers:
     Over TCP, which Envoy's filter does not support, the name servers answer everything. Without resolvers, UDP queries
     those of the pod's resolv.conf(5), and TCP is refused.
     """
-    table = _table(services)
+    table = _dns_table(services)
     listeners = [_dns_udp(family, table, resolvers) for family in config.families]
     if resolvers:
         listeners += [_dns_tcp(family) for family in config.families]
@@ -101,7 +101,7 @@ def _dns_tcp(family: Family) -> Json:
     }
 
 
-def _table(services: Iterable[Service]) -> Json:
+def _dns_table(services: Iterable[Service]) -> Json:
     domains = [
         {"name": name, "endpoint": {"address_list": {"address": list(service.addresses)}}}
         for service in services

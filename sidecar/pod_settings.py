@@ -11,7 +11,7 @@ from capture.settings.settings import ExplicitValue, Settings, from_environment
 from cni.pod import Identity
 from cni.pod_object import pod_from_object
 from cni.protocol import CniError
-from initcontainer.arguments import parse
+from initcontainer.arguments import parse_arguments
 from sidecar.fields import FieldError, Fields
 
 
@@ -36,7 +36,7 @@ def _init_container_settings(container: Fields) -> Settings:
     environment = {
         variable.text("name"): variable.text("value") for variable in container.objects("env") if "value" in variable
     }
-    flags = parse(container.texts("args"), OPTIONS).flags
+    flags = parse_arguments(container.texts("args"), OPTIONS).flags
     given = {**from_environment(environment).explicit}
     given |= {option: ExplicitValue(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
     return Settings({option: what for option, what in given.items() if option not in INIT_OPTIONS}).checked()

@@ -52,10 +52,10 @@ def read_telemetry(document: Document) -> Telemetry:
     namespace, _, _ = metadata_of(fields)
     spec = fields.inner("spec", "selector", "accessLogging")
     selector = spec.inner("selector", "matchLabels").labels("matchLabels")
-    return Telemetry(document.origin, namespace, selector, tuple(map(_entry, spec.objects("accessLogging"))))
+    return Telemetry(document.origin, namespace, selector, tuple(map(_read_logging, spec.objects("accessLogging"))))
 
 
-def _entry(fields: Fields) -> AccessLogging:
+def _read_logging(fields: Fields) -> AccessLogging:
     fields.require_known("providers", "disabled", "filter")
     names = tuple(provider.text("name") for provider in fields.objects("providers", "name"))
     return AccessLogging(

@@ -194,16 +194,16 @@ def _canonical_run(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]
         yield first
         return
     lists = [listed for _, listed in run]
-    if _count(lists) > model.MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
+    if _count_entries(lists) > model.MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
         lists = [merged_match(lists)]
-    if len(lists) > 1 or _count(lists) <= model.MAX_SINGLE_RULES:
+    if len(lists) > 1 or _count_entries(lists) <= model.MAX_SINGLE_RULES:
         lists = [with_entries(listed, (entry,)) for listed in lists for entry in entries_of_match(listed)]
     for listed in lists:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
         yield model.Rule(first.verdict, tuple(match for match in matches if not _is_always_true(match)))
 
 
-def _count(lists: Iterable[Listed]) -> int:
+def _count_entries(lists: Iterable[Listed]) -> int:
     return sum(len(entries_of_match(listed)) for listed in lists)
 
 

@@ -39,12 +39,12 @@ def causes_of_connection(
     """
     packet, step = live.packet, live.step
     if live.outcome == "no-route":
-        to = address_text(packet.family, packet.destination.first)
-        yield no_route_cause(facts, packet.family, to, live.refusal)
+        destination = address_text(packet.family, packet.destination.first)
+        yield no_route_cause(facts, packet.family, destination, live.refusal)
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        lost = drop_of_connection(live.lost_reply, text_of, what="its answers") if live.lost_reply else None
+        lost = drop_of_connection(live.lost_reply, text_of, subject="its answers") if live.lost_reply else None
         yield untracked_cause(live) or lost or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
@@ -53,8 +53,8 @@ def causes_of_connection(
     elif live.outcome in TO_PROXY and desired is not None and desired.outcome in TO_PROXY and live.port != desired.port:
         yield missing_rule_cause(desired)
     elif live.outcome in TO_PROXY:
-        at = live.outcome, live.port, packet.family, packet.protocol
-        yield from causes_at_port(facts, capture, *at, is_over_lo=packet.in_interface is None)
+        arrival = live.outcome, live.port, packet.family, packet.protocol
+        yield from causes_at_port(facts, capture, *arrival, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(live, capture):
         yield cause("nat-first", "behind", where=live.location, to=f"port {live.port}")
     elif not is_translated(live):
@@ -77,7 +77,7 @@ def untracked_cause(live: Trace) -> Cause | None:
 
 def zone_of(live: Trace) -> int:
     """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
-    steps_out = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
+    steps_out = (step for step in live.path if step.is_certain and step.base_chain and step.base_chain.hook == OUTPUT)
     return next((step.rule.verdict.zone for step in steps_out if isinstance(step.rule.verdict, SetZone)), 0)
 
 
@@ -136,7 +136,7 @@ def _foreign_rule_cause(live: Trace, *, is_behind: bool) -> Cause:
     return cause("nat-first", where=live.location, address=address, port=live.port)
 
 
-def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (), what: str = "the packet") -> Cause:
+def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (), subject: str = "the packet") -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
@@ -151,12 +151,12 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
     ports = _redirect_ports(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
     case = "redirected" if ports else "over lo" if over_lo else "answers" if live.packet.is_reply else ""
-    what = f"what goes to {ports}" if ports else what
-    text = f"a foreign rule or policy drops {what}"
+    subject = f"what goes to {ports}" if ports else subject
+    text = f"a foreign rule or policy drops {subject}"
     if step is not None:
-        text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
+        text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {subject}: {words}"
     elif policy is not None:
-        text = f"no rule accepts {what}, and the chain's policy is DROP"
+        text = f"no rule accepts {subject}, and the chain's policy is DROP"
     return cause("filtered", case, where=live.location, filter=text, port=ports)
 
 
@@ -167,9 +167,9 @@ def mark_cause(live: Trace, text_of: TextOf) -> Cause | None:
     return cause("foreign-rule", "mark", where=step.location, rule=rule) if step else None
 
 
-def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
+def drop_of_connection(live: Trace, text_of: TextOf, subject: str = "the packet") -> Cause:
     """Return why a packet is dropped; ``unjudged`` where a rule that cannot be judged may accept it before."""
-    dropped = drop_cause(live, text_of, what=what)
+    dropped = drop_cause(live, text_of, subject=subject)
     return cause("unjudged", "drop", where=dropped.where, drop=dropped.message) if live.may_be_spared else dropped
 
 

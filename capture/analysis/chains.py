@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.canonical import entries_of_match
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import meaning, modelled_matches
+from capture.analysis.meaning import effective_verdict, modelled_matches
 from capture.analysis.space import LEVEL_OF_MATCH
 from capture.model import ruleset as model
 from capture.model.foreign import Either, Translate, Untrack
@@ -71,30 +71,30 @@ class ChainCompiler:
                 tested.update(map(type, rules[start][1].matches))
             end = min(start, len(rules) - 1)
             if len(rules) - start >= MIN_RUN:
-                node = self._run(rules[start:], node)
+                node = self._fates_of_run(rules[start:], node)
             else:
                 for rule_before in reversed(rules[end:]):
-                    node = self._step(*rule_before, node)
+                    node = self._fates_at_rule(*rule_before, node)
             del rules[end:]
         return node
 
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
-        verdict = meaning(rule)
+        verdict = effective_verdict(rule)
         if any(len(entries_of_match(match)) > MAX_LIST_ENTRIES for match in rule.matches):
             return False
         if isinstance(verdict, model.Jump):
             return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
         return isinstance(verdict, (*DECIDING_VERDICTS, *model.VERDICTS_WITHOUT_EFFECT))
 
-    def _step(self, position: int, rule: model.Rule, after: int) -> int:
+    def _fates_at_rule(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
-        verdict = meaning(rule)
+        verdict = effective_verdict(rule)
         idle = TRACKING_VERDICTS if self.is_tracked else CONNECTION_VERDICTS
         if isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, *idle)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
-            may = self.space.unknown(("verdict", self._occurrence(position)), rule)
+            may = self.space.unknown(("verdict", self._occurrence_key(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(UNKNOWN_FATE), after)
         elif isinstance(verdict, TRACKING_VERDICTS):
             then = self._tracking_fates(verdict, after)
@@ -103,7 +103,7 @@ class ChainCompiler:
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
         else:
             then = self._fates_by_verdict(verdict, self.path.reason(self, f"{position}", rule), after)
-        occurrence, is_native = self._occurrence(position), self.base_chain.is_native
+        occurrence, is_native = self._occurrence_key(position), self.base_chain.is_native
         early = [each for each in rule.matches if isinstance(each, TRACKING_MATCHES) and not self.is_tracked]
         later = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
@@ -142,10 +142,10 @@ class ChainCompiler:
         then = self.path.apply_verdict(verdict, self.chain.name, self.fall_through, stage, self.base_chain)
         return self.path.with_reason(then, verdict, reason)
 
-    def _occurrence(self, position: int) -> Hashable:
+    def _occurrence_key(self, position: int) -> Hashable:
         return self.stage.leg, self.base_chain.table, self.chain.name, position
 
-    def _run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
+    def _fates_of_run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
         """Return the fates of packets that come to many rules in a row.
 
         The last ones may be for packets of every address and port; they would be in each piece of the list.
@@ -153,7 +153,7 @@ class ChainCompiler:
         end = len(rules)
         while end and not any(type(match) in LEVEL_OF_MATCH for match in rules[end - 1][1].matches):
             end -= 1
-            after = self._step(*rules[end], after)
+            after = self._fates_at_rule(*rules[end], after)
         if end == 0:
             return after
         lists = self._decision_list(rules[:end])
@@ -173,10 +173,12 @@ class ChainCompiler:
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
         where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
-        key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
+        key = self.stage.chosen_by, where if is_known else (self._occurrence_key(first), self.is_translated)
         lists = self.compiler.decision_lists.get(key)
         if lists is None:
-            deciding = [each for each in rules if not isinstance(meaning(each[1]), model.VERDICTS_WITHOUT_EFFECT)]
+            deciding = [
+                each for each in rules if not isinstance(effective_verdict(each[1]), model.VERDICTS_WITHOUT_EFFECT)
+            ]
             positions = f"{first}-{rules[-1][0]}"
             boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
             lists = self.compiler.decision_lists[key] = self.compiler.lists.diagram(boxes)
@@ -190,13 +192,13 @@ class ChainCompiler:
             if isinstance(match, TRACKING_MATCHES) and not self.is_tracked:
                 rest = self.diagrams.both(rest, self._holds_untracked(match))
             elif known is None:
-                occurrence = self._occurrence(position)
+                occurrence = self._occurrence_key(position)
                 holds = self.space.other(match, rule, occurrence, translated=self.is_translated)
                 rest = self.diagrams.both(rest, holds)
             else:
                 level, inside = known
-                ranges[level] = _intersection(ranges[level], inside) if level in ranges else inside
-        return Box(ranges, rest, (meaning(rule), reason))
+                ranges[level] = _common_ranges(ranges[level], inside) if level in ranges else inside
+        return Box(ranges, rest, (effective_verdict(rule), reason))
 
 
 def is_about_tracking(rule: model.Rule) -> bool:
@@ -205,6 +207,6 @@ def is_about_tracking(rule: model.Rule) -> bool:
     return decides or any(isinstance(match, TRACKING_MATCHES) for match in rule.matches)
 
 
-def _intersection(some: Ranges, other_ranges: Ranges) -> Ranges:
-    common = ((max(a, c), min(b, d)) for a, b in some for c, d in other_ranges)
+def _common_ranges(ranges: Ranges, other_ranges: Ranges) -> Ranges:
+    common = ((max(a, c), min(b, d)) for a, b in ranges for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

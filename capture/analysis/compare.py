@@ -83,7 +83,7 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         own, foreign = compare_family(family, desired_forms, live_forms)
         found += own
         for key, in_chain in differences_by_chain(foreign).items():
-            found += _disturbing(key, in_chain, own, desired_forms or {})
+            found += _disturbing_rules(key, in_chain, own, desired_forms or {})
     return found
 
 
@@ -95,7 +95,7 @@ def differences_by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, s
     return grouped
 
 
-def _disturbing(
+def _disturbing_rules(
     key: tuple[TableName, str], foreign: Sequence[Difference], own: Sequence[Difference], desired: CanonicalTables
 ) -> Iterator[Difference]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
@@ -132,13 +132,16 @@ def compare_family(
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _missing_and_extra(desired.rules, live.rules)
-        own += [Difference(family, table, name, "missing", rule, at + 1, rules_before=at) for at, _, rule in missing]
+        own += [
+            Difference(family, table, name, "missing", rule, position + 1, rules_before=position)
+            for position, _, rule in missing
+        ]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
         recorded = (recorded_forms or {}).get(key, EMPTY_CHAIN).rules
-        for before, at, rule in extra:
+        for before, position, rule in extra:
             is_own = are_all_own or likeness_to_own(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
-            (own if is_own else foreign).append(Difference(family, *key, kind, rule, at + 1, rules_before=before))
+            (own if is_own else foreign).append(Difference(family, *key, kind, rule, position + 1, rules_before=before))
     return own, foreign
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.chains import CHANGED_MATCH, UNKNOWN_FATE, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import losing_rule, meaning
+from capture.analysis.meaning import effective_verdict, losing_rule
 from capture.analysis.outcome import Fate, PendingFate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import ABSENT, PROTOCOL_RANGES, Field, PacketSpace
@@ -110,7 +110,7 @@ class Compiler:
         if key not in self._changing:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self.chain_of(contents, name)
-            verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
+            verdicts = [effective_verdict(rule) for rule in (chain.rules if chain else ())]
             kinds = {CHANGED_MATCH[type(verdict)] for verdict in verdicts if type(verdict) in CHANGED_MATCH}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | model.Goto)}
             self._changing[key] = frozenset(kinds.union(*(self.changes(contents, target) for target in targets)))
@@ -124,8 +124,8 @@ class PathCompiler:
         self.compiler, self.situation = compiler, compiler.situation
         self.space = space = compiler.space
         self.diagrams, self.switches = space.diagrams, space.switches
-        self.lo = space.interface(LOOPBACK)
-        self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
+        self.lo = space.number_of(LOOPBACK)
+        self.leaves_by_lo = space.field_in(Field.OUT, [(self.lo, self.lo)])
         self.routed, self.mark_routes = compiler.routed, compiler.mark_routes
         self.has_new_mark, self.has_zone, self.is_untracked = compiler.flags
         self._direction = direction
@@ -179,13 +179,13 @@ class PathCompiler:
         if stage.leg == "out":
             return self._leaving_fates(pending)
         if stage.leg == "post":
-            return self.diagrams.choose(self.leaves_by_lo, self._fates_over_lo(pending), self._end(pending))
+            return self.diagrams.choose(self.leaves_by_lo, self._fates_over_lo(pending), self._fate_at_end(pending))
         if stage.leg == "input":
-            return self._end(pending)
+            return self._fate_at_end(pending)
         delivered = self._fates_at_hook("input", pending)
         if stage.leg == "lo" or pending.is_redirected or pending.transparent is not None:
             return delivered
-        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end(pending))
+        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._fate_at_end(pending))
 
     def _leaving_fates(self, pending: PendingFate) -> int:
         """Return the fates of packets that leave: by another interface if their destination was changed."""
@@ -194,13 +194,13 @@ class PathCompiler:
         if pending.is_redirected:
             return stays
         if pending.interface is not None:
-            number = self.space.interface(pending.interface)
+            number = self.space.number_of(pending.interface)
             as_before = self._fates_at_hook("post", pending.replace(interface=None))
-            is_same = self.space.numbers(Field.OUT, [(number, number)])
+            is_same = self.space.field_in(Field.OUT, [(number, number)])
             return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, Field.OUT, number))
         if not pending.is_moved:
             return leaves
-        outward = self.switches.restricted(leaves, Field.OUT, self.space.interface(self.situation.network.interface))
+        outward = self.switches.restricted(leaves, Field.OUT, self.space.number_of(self.situation.network.interface))
         goes_out = self.diagrams.choose(self.leaves_by_lo, outward, leaves)
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
@@ -214,8 +214,8 @@ class PathCompiler:
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
-        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
-        return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
+        is_own = self.space.field_in(Field.DESTINATION, network_ranges(own))
+        return self.diagrams.either(is_own, self.space.field_in(Field.IN, [(self.lo, self.lo)]))
 
     def _fates_through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
         after = self._fates_after_base_chain(stage, base_chain)
@@ -227,13 +227,13 @@ class PathCompiler:
             if drops
             else after
         )
-        node = self._chain(base_chain, base_chain.chain, fall_through, stage)
+        node = self._chain_fates(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             node = self.with_flag(node, self.has_new_mark, 0)
         return self.diagrams.choose(self._seen_by_nat(stage), node, after) if base_chain.is_nat else node
 
     def _dropped_fate(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
-        return self._fate(Fate("dropped"))
+        return self._fate_node(Fate("dropped"))
 
     def _fates_after_base_chain(self, stage: Stage, base_chain: BaseChain) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
@@ -252,7 +252,7 @@ class PathCompiler:
         node = self._fates_at_base_chain(stage.replace(pending=stage.pending.replace(interface=None)))
         for condition, interface, _ in reversed(self.mark_routes):
             later_stage = stage.replace(pending=stage.pending.replace(interface=interface or None))
-            leads = self._fate(Fate("dropped")) if interface is None else self._fates_at_base_chain(later_stage)
+            leads = self._fate_node(Fate("dropped")) if interface is None else self._fates_at_base_chain(later_stage)
             node = self.diagrams.choose(condition, leads, node)
         return node
 
@@ -264,13 +264,13 @@ class PathCompiler:
             follows = self.diagrams.both(follows, self.diagrams.negation(self.space.is_absent(Field.UID)))
         return self.diagrams.either(self.space.has_state(*NAT_STATES), follows)
 
-    def _end(self, pending: PendingFate) -> int:
+    def _fate_at_end(self, pending: PendingFate) -> int:
         if pending.transparent is not None:
-            return self._fate(pending.transparent)
+            return self._fate_node(pending.transparent)
         if pending.translated is not None:
             fate = pending.translated
-            return self._fate(fate if pending.is_redirected else fate.replace(interface=pending.interface))
-        direct = self._fate(Fate("direct", interface=pending.interface))
+            return self._fate_node(fate if pending.is_redirected else fate.replace(interface=pending.interface))
+        direct = self._fate_node(Fate("direct", interface=pending.interface))
         return direct if self._direction == OUTBOUND or not self.routed else self._delivered_by_mark(direct)
 
     def _delivered_by_mark(self, direct: int) -> int:
@@ -283,15 +283,15 @@ class PathCompiler:
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return node
-        to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
+        to_proxy = self._fate_node(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.has_mark("first", mark, model.ALL_BITS))
-            is_tcp = self.space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])
+            is_tcp = self.space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])
             is_marked = self.space.has_mark("mark", mark, model.ALL_BITS)
             node = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, node)
         return node
 
-    def _fate(self, fate: Fate) -> int:
+    def _fate_node(self, fate: Fate) -> int:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
         if fate.outcome == "dropped":
             return self.diagrams.leaf(fate)
@@ -305,14 +305,14 @@ class PathCompiler:
         return node
 
     def _is_by_other_interface(self, level: int) -> int:
-        return self.diagrams.negation(self.space.numbers(level, merge_ranges([(ABSENT, ABSENT), (self.lo, self.lo)])))
+        return self.diagrams.negation(self.space.field_in(level, merge_ranges([(ABSENT, ABSENT), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
         return self.diagrams.any_of(self.space.has_mark(kind, mark, model.ALL_BITS) for mark in self.routed)
 
     # --- chains ------------------------------------------------------------------------------------
 
-    def _chain(self, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage) -> int:
+    def _chain_fates(self, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that enter a chain; ``fall_through`` are those of packets that leave it."""
         key = (stage, base_chain.table, chain.name, fall_through)
         node = self._known.get(key)
@@ -327,7 +327,7 @@ class PathCompiler:
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return fall_through
         self._entered.append(entry)
-        node = self._chain(base_chain, chain, fall_through, stage)
+        node = self._chain_fates(base_chain, chain, fall_through, stage)
         self._entered.pop()
         return node
 
@@ -353,13 +353,13 @@ class PathCompiler:
             case TranslateSource():
                 lost = self.space.rule(losing_rule(verdict, self.situation.network), None, is_native=True)
                 accepted = self._fates_after_base_chain(stage, base_chain)
-                return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
+                return self.diagrams.choose(lost, self._fate_node(Fate("dropped")), accepted)
             case model.Drop():
-                return self._fate(Fate("dropped"))
+                return self._fate_node(Fate("dropped"))
             case model.Redirect(port=port):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 pending = stage.pending.replace(translated=Fate(outcome, port), interface=None)
-                redirected = self._redirected(
+                redirected = self._redirected_fates(
                     self._fates_at_base_chain(following.replace(pending=pending)), port, stage
                 )
                 return self._with_later_packets(redirected)
@@ -372,7 +372,7 @@ class PathCompiler:
                 later_stage = following.replace(pending=pending)
                 leaves = pending.is_moved and stage.leg == "out"
                 onward = self._routed_again(later_stage) if leaves else self._fates_at_base_chain(later_stage)
-                return self._translated(onward, sent.port, sent.address)
+                return self._translated_fates(onward, sent.port, sent.address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 pending = stage.pending.replace(transparent=Fate(outcome, port))
@@ -381,7 +381,7 @@ class PathCompiler:
             case _:
                 return self._fates_after_base_chain(stage, base_chain)
 
-    def _redirected(self, node: int, port: int, stage: Stage) -> int:
+    def _redirected_fates(self, node: int, port: int, stage: Stage) -> int:
         node = self.switches.restricted(node, Field.PORT, port)
         if stage.leg != "out":
             return node
@@ -401,7 +401,7 @@ class PathCompiler:
 
         return diagrams.combine(node, later, join, "lasting")
 
-    def _translated(self, node: int, port: int | None, address: Network | None) -> int:
+    def _translated_fates(self, node: int, port: int | None, address: Network | None) -> int:
         """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
@@ -415,7 +415,7 @@ class PathCompiler:
         if address is None:
             return node
         sent_on = self.switches.restricted(node, Field.DESTINATION, address.first)
-        inside = self.space.numbers(Field.DESTINATION, [(address.first, address.last)])
+        inside = self.space.field_in(Field.DESTINATION, [(address.first, address.last)])
         # Rules behind that tell addresses of a network apart would have to be moved with it.
         is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
         return sent_on if is_alike else self.diagrams.leaf(UNKNOWN_FATE)

@@ -87,24 +87,24 @@ class Culprits:
         """Whether a rule that cannot be judged may keep packets from one that is named."""
         called = sum(len(chain.rules) for base in whole.other_chains for chain in base.contents.chains)
         self._are_many = called + len(foreign) > SLOW_FROM_RULES
-        is_complete = not self._foreign or self._search(Comparison(family, desired, whole))
+        is_complete = not self._foreign or self._name_culprits(Comparison(family, desired, whole))
         self._effects |= dict(self._effect_on_replies())
-        known = {*self._effects, *(self._doubtful() if self._may_be_spared else ())}
+        known = {*self._effects, *(self._doubtful_rules() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._effects.items())
         self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
         self.without_effect = (found for key, found in self._foreign.items() if is_complete and key not in known)
 
-    def _search(self, whole: Comparison) -> bool:
+    def _name_culprits(self, whole: Comparison) -> bool:
         """Name the rules; return whether all that have an effect are named."""
         comparison = whole
         while len(self._effects) < len(self._foreign):
             count = len(self._effects)
-            self._name(comparison, whole)
+            self._name_difference(comparison, whole)
             if count == len(self._effects):
                 if comparison.first() is not None:
                     effect = next(comparison.effects(only_captured=True))
-                    what = f"what happens to {effect.regions[0]} depends on the order of foreign chains"
-                    self.doubts = (f"{self.family}: {what}",)
+                    doubt = f"what happens to {effect.regions[0]} depends on the order of foreign chains"
+                    self.doubts = (f"{self.family}: {doubt}",)
                 return True
             if len(self._effects) == len(self._foreign):
                 return True
@@ -120,12 +120,12 @@ class Culprits:
         before, after = (packet and trace_with_flags(packet, each) for each in (self.desired, self.whole))
         if not packet or not before or not after or before.outcome == "dropped" or after.outcome != "dropped":
             return
-        change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.certain)
+        change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.is_certain)
         before = before.replace(outcome="direct", step=None)
         effect = Effect(self.family, INBOUND, packet, before, after, change, (f"answers to {SENT_ON}",))
         met = [
             key
-            for key, _ in self._met(after)
+            for key, _ in self._met_rules(after)
             if trace_with_flags(packet, self._situation_without((key,))).fate != after.fate
         ]
         yield from ((key, effect) for key in met[-1:] if key not in self._effects)
@@ -133,7 +133,7 @@ class Culprits:
     def _is_enough(self) -> bool:
         return len(self._effects) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)
 
-    def _name(self, comparison: Comparison, whole: Comparison) -> None:
+    def _name_difference(self, comparison: Comparison, whole: Comparison) -> None:
         """Name the rules that make the difference, unless one hides another."""
         passed: list[Rule | None] = []
         while not self._is_enough():
@@ -152,7 +152,7 @@ class Culprits:
         If several rules do the same to it, return those with a certain effect of their own; if none has, all it met.
         Each is tried without the rules that are named already.
         """
-        met = list(self._met(effect.after))
+        met = list(self._met_rules(effect.after))
         if not effect.is_certain:
             doubtful = [key for key, is_certain in met if not is_certain]
             return doubtful[:1] or [key for key, _ in met][:1]
@@ -163,10 +163,10 @@ class Culprits:
             ):
                 return [key]
         keys = [key for key, _ in met]
-        alone = [key for key in keys if self._weightiest(effect, self._alone(key, whole)) is not None]
+        alone = [key for key in keys if self._weightiest_effect(effect, self._comparison_alone(key, whole)) is not None]
         return alone or keys
 
-    def _met(self, traced: Trace) -> Iterator[tuple[int, bool]]:
+    def _met_rules(self, traced: Trace) -> Iterator[tuple[int, bool]]:
         """Yield the foreign rules that a packet met in base chains, and whether that is certain; last the policy."""
         top: Step | None = None
         is_certain = True
@@ -174,7 +174,7 @@ class Culprits:
             if top is not None and (step is None or step.depth == 0) and id(top.rule) in self._foreign:
                 yield id(top.rule), is_certain
             if step is not None:
-                is_certain = step.certain and (step.depth == 0 or is_certain)
+                is_certain = step.is_certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
         base = traced.policy
         policy = self._policies.get((base.table, base.chain.name)) if base else None
@@ -184,14 +184,14 @@ class Culprits:
     def _effect_of(self, key: int, effect: Effect, comparison: Comparison, whole: Comparison) -> Effect:
         """Return what a foreign rule does where the others let it, else alone; if that is nothing, with others."""
         if len(self._foreign) == 1:
-            return self._weightiest(effect, whole) or effect
-        alone = self._alone(key, whole)
-        next_to_others = self._weightiest(effect, whole, like=alone)
-        is_spared = effect.is_certain and any(self._doubtful()) and whole.is_doubtful(alone)
+            return self._weightiest_effect(effect, whole) or effect
+        alone = self._comparison_alone(key, whole)
+        next_to_others = self._weightiest_effect(effect, whole, like=alone)
+        is_spared = effect.is_certain and any(self._doubtful_rules()) and whole.is_doubtful(alone)
         self._may_be_spared |= is_spared
         if next_to_others is not None:
             return next_to_others
-        by_itself = self._weightiest(effect, alone)
+        by_itself = self._weightiest_effect(effect, alone)
         if by_itself is not None:
             return by_itself.replace(change=by_itself.change.replace(is_certain=False)) if is_spared else by_itself
         together = comparison.effects(only_captured=True)
@@ -201,20 +201,22 @@ class Culprits:
         """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
         rule = self._foreign[key]
         if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_age_unknown:
-            effects = self._alone(key, whole).effects(only_captured=True)
+            effects = self._comparison_alone(key, whole).effects(only_captured=True)
             doubtful = sorted((effect for effect in effects if not effect.is_certain), key=lambda each: each.weight)
             yield from ((key, effect) for effect in doubtful[:1])
 
-    def _weightiest(self, effect: Effect, comparison: Comparison, like: Comparison | None = None) -> Effect | None:
+    def _weightiest_effect(
+        self, effect: Effect, comparison: Comparison, like: Comparison | None = None
+    ) -> Effect | None:
         """Return the weightiest effect that is as certain as another one."""
         effects = comparison.effects(only_captured=True, like=like)
         alike = (other for other in effects if other.is_certain == effect.is_certain)
         return min(alike, key=lambda each: each.weight, default=None)
 
-    def _alone(self, key: int, whole: Comparison) -> Comparison:
+    def _comparison_alone(self, key: int, whole: Comparison) -> Comparison:
         return whole.with_after(self._situation_without(self._foreign.keys() - {key}))
 
-    def _doubtful(self) -> Iterator[int]:
+    def _doubtful_rules(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""
         tables = {id(base.contents): base.contents for base in self.whole.other_chains}
         chains = {key: _doubtful_chains(table) for key, table in tables.items()}

@@ -102,22 +102,22 @@ class Diagrams:
 
         With answers, the first of these functions where it does, and the second elsewhere.
         """
-        yes, no = answers or (self.yes, self.no)
+        inside, outside = answers or (self.yes, self.no)
         bounds: list[int] = []
         children: list[int] = []
-        at = low
+        start = low
         for first, last in ranges:
             begin, end = max(first, low), min(last, high)
             if begin > end:
                 continue
-            if begin > at:
+            if begin > start:
                 bounds.append(begin - 1)
-                children.append(no)
+                children.append(outside)
             bounds.append(end)
-            children.append(yes)
-            at = end + 1
-        if at <= high:
-            children.append(no)
+            children.append(inside)
+            start = end + 1
+        if start <= high:
+            children.append(outside)
         else:
             bounds.pop()
         return self.node(level, bounds, children)
@@ -221,12 +221,12 @@ class Diagrams:
         if then == self.yes and otherwise == self.no:
             return condition
         key = (condition, then, otherwise)
-        made = self._chosen.get(key)
-        if made is None:
+        chosen = self._chosen.get(key)
+        if chosen is None:
             level, bounds, columns = self.aligned(key)
             local = {each: self.choose(*each) for each in set(columns)}
-            made = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
-        return made
+            chosen = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
+        return chosen
 
     def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
         """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
@@ -237,10 +237,10 @@ class Diagrams:
             bounds: Sequence[int] = self._bounds[only]
         else:
             bounds = sorted(set().union(*[self._bounds[node] for node in at_level]))
-        columns = [self._column(node, level, bounds) for node in nodes]
+        columns = [self._column_of_node(node, level, bounds) for node in nodes]
         return level, bounds, list(zip(*columns, strict=True))
 
-    def _column(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
+    def _column_of_node(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
         if self._levels[node] != level:
             return [node] * (len(cuts) + 1)
         bounds, children = self._bounds[node], self._children[node]
@@ -264,18 +264,18 @@ class Diagrams:
         """
         memo = self._memos.setdefault(name, {})
 
-        def combined(pair: tuple[int, int]) -> int:
+        def result(pair: tuple[int, int]) -> int:
             known = join(*pair)
             if known is not None:
                 return known
-            made = memo.get(pair)
-            if made is None:
+            node = memo.get(pair)
+            if node is None:
                 level, bounds, columns = self.aligned(pair)
-                local = {each: combined((each[0], each[1])) for each in set(columns)}
-                made = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
-            return made
+                local = {each: result((each[0], each[1])) for each in set(columns)}
+                node = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
+            return node
 
-        return combined((first, second))
+        return result((first, second))
 
     def difference(self, first: int, second: int) -> int:
         """Return None where two functions are equal, else the pair of their values."""
@@ -304,9 +304,9 @@ class Diagrams:
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
-        return self._remade(node, change, self._with_children, self._memos.setdefault(name, {}))
+        return self._rebuilt(node, change, self._with_children, self._memos.setdefault(name, {}))
 
-    def _remade(
+    def _rebuilt(
         self,
         node: int,
         change: Callable[[int], int | None],
@@ -337,7 +337,7 @@ class Diagrams:
                 return None
             return self.yes if node in leaves else self.no
 
-        return self._remade(node, change, self._with_children, {})
+        return self._rebuilt(node, change, self._with_children, {})
 
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
@@ -371,7 +371,7 @@ class Diagrams:
                 return self._with_children(node, children)
             return self._put_above(levels.get(level, level), self._bounds[node], children)
 
-        return self._remade(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
+        return self._rebuilt(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
 
     def _kept_below(self, lowest: int) -> Callable[[int], int | None]:
         """Return what keeps nodes below a level as they are."""
@@ -393,7 +393,7 @@ class Diagrams:
             return self.any_of(set(children))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
-        return self._remade(node, self._kept_below(max(levels)), make, memo)
+        return self._rebuilt(node, self._kept_below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may test any field."""

@@ -132,10 +132,10 @@ class Comparison:
             node = self.difference(direction, only_captured=only_captured)
             if like is not None:
                 node = self.diagrams.where_equal(node, like.difference(direction), self._nothing)
-            for frame in self._frames() if node != self._nothing else ():
+            for frame in self._search_frames() if node != self._nothing else ():
                 framed = self.space.switches.expanded(self.diagrams.choose(frame, node, self._nothing))
                 if framed != self._nothing:
-                    yield from self._effects(direction, framed, frame)
+                    yield from self._effects_in_frame(direction, framed, frame)
                     break
 
     def is_doubtful(self, among: Comparison) -> bool:
@@ -143,7 +143,7 @@ class Comparison:
         for direction in (INBOUND, OUTBOUND):
             told_apart = self.diagrams.mapped(among.difference(direction), lambda each: each is not None, "told apart")
             node = self.diagrams.choose(told_apart, self.difference(direction, only_captured=True), self._nothing)
-            if any(not each.is_certain for each in self._changes(node)[1]):
+            if any(not each.is_certain for each in self._fate_changes(node)[1]):
                 return True
         return False
 
@@ -152,31 +152,31 @@ class Comparison:
 
         Packets that certain rules may match are left out; with None for a policy, all.
         """
-        effects = (self._first(direction, apart_from) for direction in (INBOUND, OUTBOUND))
+        effects = (self._weightiest_captured(direction, apart_from) for direction in (INBOUND, OUTBOUND))
         return min((each for each in effects if each is not None), key=lambda each: each.weight, default=None)
 
-    def _first(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
+    def _weightiest_captured(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
         node = self.difference(direction, only_captured=True)
         for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             node = self.diagrams.choose(matched, self._nothing, node)
-        for frame in self._frames():
+        for frame in self._search_frames():
             framed = self.diagrams.choose(frame, node, self._nothing)
-            effect = self._weightiest(direction, framed, quick_witness)
-            effect = effect or self._weightiest(direction, self.space.switches.expanded(framed), witness)
+            effect = self._weightiest_effect(direction, framed, quick_witness)
+            effect = effect or self._weightiest_effect(direction, self.space.switches.expanded(framed), witness)
             if effect is not None:
                 return effect
         return None
 
-    def _weightiest(self, direction: Direction, node: int, search: Search) -> Effect | None:
+    def _weightiest_effect(self, direction: Direction, node: int, search: Search) -> Effect | None:
         """Return the weightiest effect, if the search finds a packet of it."""
-        node, changes = self._changes(node)
+        node, changes = self._fate_changes(node)
         change = min(changes, key=lambda each: weight(each, direction), default=None)
         if change is None:
             return None
         packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
         numbers = search(self.space, packets, direction)
-        return None if numbers is None else self._traced(direction, change, self.space.packet(numbers))
+        return None if numbers is None else self._traced_effect(direction, change, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
@@ -184,7 +184,7 @@ class Comparison:
         changing = {Field.IN, Field.OUT, *range(Field.COUNT, len(self.space.domains))}
         return self.diagrams.exists(matches, changing)
 
-    def _frames(self) -> Iterator[int]:
+    def _search_frames(self) -> Iterator[int]:
         """Yield sets of packets, the most ordinary ones first."""
         new = self.space.has_state("NEW")
         yield self.diagrams.both(new, self.space.has_mark("mark", 0, ALL_BITS))
@@ -208,7 +208,7 @@ class Comparison:
             delivered = self.diagrams.mapped(node, _none_if_delivered, "unless delivered")
             return self.diagrams.choose(self._has_pod_socket(), delivered, node)
         source = PASSTHROUGH_SOURCE[self.family].first
-        passed_on = self.diagrams.both(self._is_by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
+        passed_on = self.diagrams.both(self._is_by_proxy(), self.space.field_in(Field.SOURCE, [(source, source)]))
         for packets, loop_outcomes in ((self._is_by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
             mark = partial(_marked_as_loop, loop_outcomes=loop_outcomes)
             looped = self.diagrams.mapped(node, mark, ("of the proxy", loop_outcomes))
@@ -242,11 +242,11 @@ class Comparison:
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
             calls, replies = self._calls_to_app_and_replies()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
-        lo = space.interface(LOOPBACK)
+        lo = space.number_of(LOOPBACK)
         # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
         has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
         redirected = space.switches.expanded(has_port)
-        stays = diagrams.both(redirected, space.numbers(Field.OUT, [(lo, lo)]))
+        stays = diagrams.both(redirected, space.field_in(Field.OUT, [(lo, lo)]))
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
         follows = diagrams.both(space.has_state("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
@@ -257,7 +257,7 @@ class Comparison:
         if not self.situations[0].ruleset.transparent_verdicts:
             return self.diagrams.no
         own = self.situations[0].network.own_addresses(self.family)
-        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
+        is_own = self.space.field_in(Field.DESTINATION, network_ranges(own))
         return self.diagrams.both(is_own, self.space.has_state(*KNOWN_CONNECTION_STATES))
 
     def _is_never_sent(self, direction: Direction) -> int:
@@ -269,20 +269,20 @@ class Comparison:
         diagrams, space, ruleset = self.diagrams, self.space, self.situations[0].ruleset
         ports, loopback = _ports_of_proxy(ruleset), network_ranges((LOOPBACK_NETWORKS[self.family],))
         if direction == INBOUND:
-            return space.numbers(Field.PORT, ports)
+            return space.field_in(Field.PORT, ports)
         marks = (
             space.has_mark(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
         )
-        of_no_client = diagrams.any_of(space.numbers(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
+        of_no_client = diagrams.any_of(space.field_in(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
         begun = diagrams.both(space.has_state("NEW"), diagrams.negation(self._is_by_proxy()))
         of_others = diagrams.both(diagrams.any_of(marks), diagrams.either(of_no_client, begun))
-        of_ports = diagrams.any_of(space.numbers(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
-        by_lo = space.numbers(Field.OUT, [(space.interface(LOOPBACK),) * 2])
-        of_users = space.numbers(Field.UID, merge_ranges(proxy_id_ranges(ruleset, OwnerUid)))
+        of_ports = diagrams.any_of(space.field_in(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
+        by_lo = space.field_in(Field.OUT, [(space.number_of(LOOPBACK),) * 2])
+        of_users = space.field_in(Field.UID, merge_ranges(proxy_id_ranges(ruleset, OwnerUid)))
         return diagrams.any_of((of_users, of_others, diagrams.both(by_lo, of_ports)))
 
     def _is_by_proxy(self) -> int:
-        ruleset, numbers = self.situations[0].ruleset, self.space.numbers
+        ruleset, numbers = self.situations[0].ruleset, self.space.field_in
         users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_id_ranges(ruleset, OwnerUid))
         groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
         return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
@@ -296,32 +296,32 @@ class Comparison:
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
         other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
         called = diagrams.exists(diagrams.both(captured, self._possible[INBOUND]), other_levels)
-        of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
+        of_proxy = space.field_in(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
         swapped = {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}
         replying = diagrams.renamed(called, swapped, "replies")
-        lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
+        lo, proxy = space.number_of(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def packets_over_lo(node: int, level: int, state: str) -> int:
-            by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
+            by_lo, is_proxy = space.field_in(Field.OUT, [(lo, lo)]), space.field_in(level, [(proxy, proxy)])
             return diagrams.all_of((node, by_lo, is_proxy, space.has_state(state)))
 
         # A later packet with a socket would meet nat like a first one, which a reply does not.
-        back = (replying, space.is_absent(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
+        back = (replying, space.is_absent(Field.UID), space.field_in(Field.PORT, [EPHEMERAL_PORTS]))
         reply = packets_over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return packets_over_lo(called, Field.SOURCE, "NEW"), reply
 
-    def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
+    def _effects_in_frame(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._possible[direction], frame)
-        node, changes = self._changes(node)
+        node, changes = self._fate_changes(node)
         for change in changes:
             packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
             numbers = witness(self.space, packets, direction)
             described = regions_of(self.space, packets, among)
-            effect = self._traced(direction, change, self.space.packet(numbers))
+            effect = self._traced_effect(direction, change, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
-    def _changes(self, node: int) -> tuple[int, list[FateChange]]:
+    def _fate_changes(self, node: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(node)) > MAX_EFFECTS:
             node = self.diagrams.mapped(
@@ -330,7 +330,7 @@ class Comparison:
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(node)]
         return node, [value for value in values if isinstance(value, FateChange)]
 
-    def _traced(self, direction: Direction, change: FateChange, packet: Packet) -> Effect:
+    def _traced_effect(self, direction: Direction, change: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)
         if untracking_step(after) is not None:
             after = after.replace(lost_reply=lost_reply(after, self.situations[1]))

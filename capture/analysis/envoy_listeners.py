@@ -37,26 +37,26 @@ def listeners_of(dump: Json) -> Iterator[EnvoyListener]:
     """Yield the listeners that are bound to ports, static ones and active dynamic ones."""
     for section in dump.get("configs", ()):
         for static in section.get("static_listeners", ()):
-            yield from _listener(static.get("listener", {}))
+            yield from _parsed_listeners(static.get("listener", {}))
         for dynamic in section.get("dynamic_listeners", ()):
-            yield from _listener(dynamic.get("active_state", {}).get("listener", {}))
+            yield from _parsed_listeners(dynamic.get("active_state", {}).get("listener", {}))
 
 
-def _listener(plain: Json) -> Iterator[EnvoyListener]:
+def _parsed_listeners(plain: Json) -> Iterator[EnvoyListener]:
     if plain.get("bind_to_port", True) is False:
         return
     filters = {each.get("name"): each for each in plain.get("listener_filters", ())}
     addresses = [plain.get("address", {}), *(each.get("address", {}) for each in plain.get("additional_addresses", ()))]
     yield EnvoyListener(
         str(plain.get("name", "")),
-        tuple(port for address in addresses for port in _ports(address.get("socket_address", {}))),
+        tuple(port for address in addresses for port in _bound_ports(address.get("socket_address", {}))),
         bool(plain.get("transparent", False)),
         bool(plain.get("use_original_dst", False)) or ORIGINAL_DESTINATION in filters,
         int(filters.get(ORIGINAL_SOURCE, {}).get("typed_config", {}).get("mark", 0)),
     )
 
 
-def _ports(socket: Json) -> Iterator[tuple[Family, int]]:
+def _bound_ports(socket: Json) -> Iterator[tuple[Family, int]]:
     address, port = str(socket.get("address", "")), int(socket.get("port_value", 0))
     yield (IPV6 if ":" in address else IPV4), port
     if ":" in address and socket.get("ipv4_compat", False):

@@ -54,10 +54,10 @@ def statements_about(situations: dict[Family, Situation], text_of: TextOf) -> li
             key = (statement.direction, statement.traffic, statement.fate, statement.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else statement
-    return sorted(joined.values(), key=_rank)
+    return sorted(joined.values(), key=_line_rank)
 
 
-def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
+def _line_rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     """Return the key that sorts lines: outbound first; the usual outcome, then what bypasses the proxy, the unknown."""
     fate, group = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
@@ -83,8 +83,8 @@ class _FamilyExplanation:
         diagrams = self.space.diagrams
         compiler = Compiler(self.space, self.situation)
         for direction, among in _first_packets(self.space, compiler):
-            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self._text).root())
-            explained = diagrams.choose(among, self._settled(fates), diagrams.leaf(None))
+            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self._rule_text).root())
+            explained = diagrams.choose(among, self._settled_fates(fates), diagrams.leaf(None))
             reasons: dict[Fate | None, list[str]] = {}
             for value in map(diagrams.value, diagrams.leaves(explained)):
                 if isinstance(value, tuple):
@@ -101,7 +101,7 @@ class _FamilyExplanation:
             return False
         return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
 
-    def _settled(self, fates: int) -> int:
+    def _settled_fates(self, fates: int) -> int:
         diagrams = self.space.diagrams
 
         def settled(node: int) -> int | None:
@@ -123,10 +123,10 @@ class _FamilyExplanation:
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
         return None, ": ".join(("a rule that cannot be judged", *doubts[:1])) + more
 
-    def _doubt(self, what: Rule | str) -> str:
-        return what if isinstance(what, str) else what.why or self._text(what)
+    def _doubt(self, unknown: Rule | str) -> str:
+        return unknown if isinstance(unknown, str) else unknown.why or self._rule_text(unknown)
 
-    def _text(self, rule: Rule) -> str:
+    def _rule_text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)
 
     def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Region]]:
@@ -156,11 +156,11 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """
     space = PacketSpace(family, (situation,))
     diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
-    links = map(space.interface, (network.interface, *network.other_interfaces))
+    links = map(space.number_of, (network.interface, *network.other_interfaces))
     by_link = merge_ranges((number, number) for number in links)
     ports: dict[Outcome, int] = {}
     for direction, first in _first_packets(space, compiler):
-        through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)
+        through = space.field_in(Field.IN if direction == INBOUND else Field.OUT, by_link)
         fates = diagrams.choose(diagrams.both(first, through), compiler.fates(direction), diagrams.leaf(None))
         values = map(diagrams.value, diagrams.leaves(fates))
         ports |= {

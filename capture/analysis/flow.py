@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.meaning import meaning
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import DNS, redirect_outcome
 from capture.analysis.ownership import own_positions
 from capture.model import ruleset as model
@@ -67,7 +67,7 @@ class PathTree(Value):
     tables: tuple[Edge, ...]
 
 
-def flows(
+def path_trees(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
@@ -78,7 +78,7 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
     """Return flows with rates: what was counted since an earlier look, by the second."""
     known: dict[tuple[str, ...], int] = {}
     for flow in before:
-        known |= dict(_counts(flow.tables, (flow.direction,)))
+        known |= dict(_packet_counts(flow.tables, (flow.direction,)))
 
     def rated(edge: Edge, where: tuple[str, ...]) -> Edge:
         path = (*where, edge.to, edge.text)
@@ -90,12 +90,12 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
     return tuple(flow.replace(tables=tuple(rated(each, (flow.direction,)) for each in flow.tables)) for flow in now)
 
 
-def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _packet_counts(edges: Iterable[Edge], parents: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     for edge in edges:
-        path = (*where, edge.to, edge.text)
+        path = (*parents, edge.to, edge.text)
         if edge.packets is not None:
             yield path, edge.packets
-        yield from _counts(edge.below, path)
+        yield from _packet_counts(edge.below, path)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _tables(
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
             name = base_chain.location(base_chain.chain.name).short
-            yield Edge(name, "table", text, below=(*below, *reader.rest()))
+            yield Edge(name, "table", text, below=(*below, *reader.edges_at_end()))
 
 
 class EdgeReader:
@@ -141,28 +141,28 @@ class EdgeReader:
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""
         if chain.name not in self._known:
-            self._known[chain.name] = self._edges(chain, depth)
+            self._known[chain.name] = self._merged_edges(chain, depth)
         return self._known[chain.name]
 
-    def _edges(self, chain: model.Chain, depth: int) -> tuple[Edge, ...]:
+    def _merged_edges(self, chain: model.Chain, depth: int) -> tuple[Edge, ...]:
         merged: dict[tuple[str, str, str], Edge] = {}
         for family in self.families:
             for position, rule in enumerate(chain.rules_for(family)):
                 if rule.family is None and family != self.families[0]:
                     continue  # one rule for both, with one counter
-                edge = self._edge(chain, position, rule, family, depth)
+                edge = self._rule_edge(chain, position, rule, family, depth)
                 key = (edge.to, edge.kind, edge.text)
                 merged[key] = _joined_edges(merged[key], edge) if key in merged else edge
         return tuple(merged.values())
 
-    def rest(self) -> Iterator[Edge]:
+    def edges_at_end(self) -> Iterator[Edge]:
         """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
         chain = self._base_chain.chain
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
             if policy is None or (not self._base_chain.is_own and policy == "ACCEPT"):
                 continue
-            of = tuple(family for family in self.families if chain.policy_for(family) == policy)
-            alike = of if chain.ipv6_policy is not None else of[:1]  # else one chain for both counts once
+            families = tuple(family for family in self.families if chain.policy_for(family) == policy)
+            alike = families if chain.ipv6_policy is not None else families[:1]  # else one chain for both counts once
             known = [each for each in map(chain.counters_for, alike) if each is not None]
             kind = "dropped" if policy == "DROP" else self._continuation_kind()
             if kind == "goes on" and not known:
@@ -173,27 +173,27 @@ class EdgeReader:
                 f"policy {policy}",
                 _total(each.packets for each in known),
                 _total(each.bytes for each in known),
-                families=of,
+                families=families,
             )
 
-    def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
-        kind, to, below = self._target(chain, rule, depth)
+    def _rule_edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
+        kind, target, below = self._edge_target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if rule.why == REJECT_REASON:
-            text, to, kind = rule.why, "refused", "dropped"
+            text, target, kind = rule.why, "refused", "dropped"
         elif not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if self._base_chain.table not in model.TABLES else ""  # rules of iptables have none
             text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
-            to, kind = f"foreign: {to}", "foreign"
+            target, kind = f"foreign: {target}", "foreign"
         else:
             text = rule.why or self._text_of(rule, family)
         packets, size = (rule.counters.packets, rule.counters.bytes) if rule.counters else (None, None)
-        of = self.families if rule.family is None else (rule.family,)
-        return Edge(to, kind, text, packets, size, families=of, below=below)
+        families = self.families if rule.family is None else (rule.family,)
+        return Edge(target, kind, text, packets, size, families=families, below=below)
 
-    def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
+    def _edge_target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
-        verdict = meaning(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
+        verdict = effective_verdict(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
         if isinstance(verdict, model.Jump):
             entered = self.table.chain(verdict.chain)
             below = self.edges(entered, depth + 1) if entered is not None and depth < MAX_DEPTH else ()
@@ -218,12 +218,12 @@ class EdgeReader:
         return "direct" if self.table.name == model.NAT and self._base_chain.is_own else "goes on"
 
 
-def _joined_edges(one: Edge, other: Edge) -> Edge:
+def _joined_edges(first: Edge, second: Edge) -> Edge:
     """Return two edges as one; those below are of the same chain, of one family or both, and are read once for both."""
-    return one.replace(
-        packets=_total((one.packets, other.packets)),
-        bytes=_total((one.bytes, other.bytes)),
-        families=tuple(dict.fromkeys((*one.families, *other.families))),
+    return first.replace(
+        packets=_total((first.packets, second.packets)),
+        bytes=_total((first.bytes, second.bytes)),
+        families=tuple(dict.fromkeys((*first.families, *second.families))),
     )
 
 

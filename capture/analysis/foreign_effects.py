@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.effects import Effect
-from capture.analysis.meaning import meaning, rule_matches
+from capture.analysis.meaning import effective_verdict, rule_matches
 from capture.analysis.outcome import DNS
 from capture.analysis.replies import MARKING, untracked_text, untracking_step
 from capture.model.addresses import IPV4, IPV6, Network
@@ -51,7 +51,7 @@ def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
 
 def harmless_text(rule: Rule | None) -> str:
     """Return what a foreign rule does that diverts no captured packet: it may keep them from finding their way."""
-    is_drop = rule is not None and rule.family != IPV4 and isinstance(meaning(rule), Drop)
+    is_drop = rule is not None and rule.family != IPV4 and isinstance(effective_verdict(rule), Drop)
     return STOPS_DISCOVERY if is_drop and rule and rule_matches(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT
 
 
@@ -60,13 +60,13 @@ def consequence(effect: Effect) -> str:
     if effect.change.is_loop:
         return "the proxy's own connections come back to it"
     before, after = effect.before.outcome, effect.after.outcome
-    who = "look-ups" if before == DNS else f"{effect.direction} connections"
-    who += " that should be direct" if before == "direct" else ""
+    connections = "look-ups" if before == DNS else f"{effect.direction} connections"
+    connections += " that should be direct" if before == "direct" else ""
     if not effect.is_certain:
-        return f"{who} may fare otherwise"
+        return f"{connections} may fare otherwise"
     if after == "direct":
-        return f"{who} bypass the {'agent' if before == DNS else 'proxy'}"
-    return f"{who} are dropped" if after == "dropped" else f"{who} go to port {effect.after.port}"
+        return f"{connections} bypass the {'agent' if before == DNS else 'proxy'}"
+    return f"{connections} are dropped" if after == "dropped" else f"{connections} go to port {effect.after.port}"
 
 
 def other_consequences(effect: Effect | None, others: Iterable[Effect | None]) -> str:

@@ -75,7 +75,7 @@ def judge(
             parts.append(_family_judgement(Situation(rules, other_chains, is_native, network), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
-    return _with_rule_numbers(_merged(parts), live)
+    return _with_rule_numbers(_merged_judgement(parts), live)
 
 
 def _with_rule_numbers(found: Judgement, live: model.Ruleset) -> Judgement:
@@ -125,10 +125,10 @@ def _family_judgement(
     (family,) = around.ruleset.families
     reference = around.replace(other_chains=())
 
-    def changed(differences: Sequence[Difference]) -> Situation:
+    def situation_with(differences: Sequence[Difference]) -> Situation:
         return reference.replace(ruleset=_with_forms(reference.ruleset, with_differences(forms, differences)))
 
-    whole = changed(foreign).replace(other_chains=around.other_chains)
+    whole = situation_with(foreign).replace(other_chains=around.other_chains)
     culprits = Culprits(family, reference, whole, foreign)
     certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
@@ -140,7 +140,7 @@ def _family_judgement(
     if own:
         from capture.analysis.own_effects import with_effects  # not where our own rules are in sync
 
-        own = tuple(with_effects(family, own, changed))
+        own = tuple(with_effects(family, own, situation_with))
     return Judgement(
         (*own, *_instances_of(Difference, certain)),
         _instances_of(Obstacle, certain),
@@ -156,11 +156,11 @@ def _instances_of(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -
     return tuple(each for each in foreign if isinstance(each, kind))
 
 
-def _merged(parts: Sequence[Judgement]) -> Judgement:
+def _merged_judgement(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
-    obstacles = {_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
-    unjudged = {_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}
-    harmless_obstacles = {_key(obstacle): obstacle for part in parts for obstacle in part.harmless_obstacles}
+    obstacles = {_rule_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
+    unjudged = {_rule_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}
+    harmless_obstacles = {_rule_key(obstacle): obstacle for part in parts for obstacle in part.harmless_obstacles}
     return Judgement(
         tuple(difference for part in parts for difference in part.differences),
         tuple(obstacles.values()),
@@ -171,7 +171,7 @@ def _merged(parts: Sequence[Judgement]) -> Judgement:
     )
 
 
-def _key(foreign_rule: Difference | Obstacle) -> Hashable:
+def _rule_key(foreign_rule: Difference | Obstacle) -> Hashable:
     return (id(foreign_rule.foreign_chain), foreign_rule.rule) if isinstance(foreign_rule, Obstacle) else foreign_rule
 
 

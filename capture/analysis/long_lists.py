@@ -83,11 +83,11 @@ class DecisionList:
         testing = [index for index in indexes if level in boxes[index].ranges]
         if not testing:
             return self._diagram_of(boxes, indexes, levels[1:])
-        pieces = self._pieces(boxes, indexes, testing, level)
+        pieces = self._split_boxes(boxes, indexes, testing, level)
         if pieces is None:
             half = len(indexes) // 2
             halves = (self._diagram_of(boxes, each, levels) for each in (indexes[:half], indexes[half:]))
-            return self._joined(*halves)
+            return self._joined_nodes(*halves)
         known: dict[Indexes, int] = {}
         bounds, children = [], []
         for end, active in pieces:
@@ -104,7 +104,7 @@ class DecisionList:
                 node = self.diagrams.in_ranges(level, box.ranges[level], *self.domain(level), (node, self.nothing))
         return node
 
-    def _pieces(
+    def _split_boxes(
         self, boxes: Sequence[Box], indexes: Indexes, testing: list[int], level: int
     ) -> list[tuple[int, Indexes]] | None:
         """Return the pieces of a field, as the last number of each, and which boxes reach it; None if too many do."""
@@ -156,9 +156,9 @@ class DecisionList:
         """Return the verdict alone if it stops, else followed by those behind it."""
         if self.stops(verdict):
             return self.diagrams.leaf((verdict,))
-        return self._joined(self.diagrams.leaf((verdict,)), behind)
+        return self._joined_nodes(self.diagrams.leaf((verdict,)), behind)
 
-    def _joined(self, first: int, second: int) -> int:
+    def _joined_nodes(self, first: int, second: int) -> int:
         diagrams = self.diagrams
 
         def join(one: int, other: int) -> int | None:
@@ -213,13 +213,13 @@ class Switches:
 
     def restricted(self, node: int, level: int, number: int) -> int:
         """Return the function with one field fixed."""
-        return self._changed(
+        return self._with_changed_lists(
             node, lambda each: self.diagrams.restricted(each, level, number), ("restricted", level, number)
         )
 
     def renamed(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
         """Return the function that tests another field in place of each of ``levels``."""
-        return self._changed(node, lambda each: self.diagrams.renamed(each, levels, name), ("moved", name))
+        return self._with_changed_lists(node, lambda each: self.diagrams.renamed(each, levels, name), ("moved", name))
 
     def expanded(self, node: int) -> int:
         """Return the function with all lists put in."""
@@ -245,7 +245,7 @@ class Switches:
             node = self.diagrams.choose(self.diagrams.reaches(decision_list, leaves), other, node)
         return node
 
-    def _changed(self, node: int, change: Callable[[int], int], name: Hashable) -> int:
+    def _with_changed_lists(self, node: int, change: Callable[[int], int], name: Hashable) -> int:
         """Return the function with its fields changed, those that lists test among them."""
         memo = self._memos.setdefault(name, {})
 

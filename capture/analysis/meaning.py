@@ -33,7 +33,7 @@ class RedirectOfDns(model.Redirect):
 FOR_DNS = model.DestinationPort((model.only(DNS_PORT),))
 
 
-def meaning(rule: model.Rule) -> model.Verdict:
+def effective_verdict(rule: model.Rule) -> model.Verdict:
     """Return what the verdict of a rule does; itself if the model has it, or if it stays unknown."""
     verdict = rule.verdict
     if isinstance(verdict, model.SetZone):
@@ -63,7 +63,7 @@ def losing_rule(verdict: TranslateSource, network: PodNetwork) -> model.Rule:
 
 def rejects(rule: model.Rule) -> bool:
     """Return whether a rule drops packets and answers that it does."""
-    return isinstance(meaning(rule), Reject)
+    return isinstance(effective_verdict(rule), Reject)
 
 
 def has_no_effect(verdict: model.Verdict, *, is_certain: bool, is_tracked: bool) -> bool:

@@ -43,7 +43,7 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
         effects = whole.with_after(situation).effects()
         return min(effects, key=lambda each: each.weight, default=None)
 
-    contexts = dict(_changes(own, whole.situations[1].ruleset))
+    contexts = dict(_rule_changes(own, whole.situations[1].ruleset))
     judged = [*contexts][:MAX_JUDGED]
     contexts |= dict.fromkeys([*contexts][MAX_JUDGED:], EFFECT_NOT_JUDGED)
     effects = {change: effect_of(change) for change in judged}
@@ -57,7 +57,7 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
             group = fewer if effect_of(*fewer) is not None else group
         for change in group:
             effects[change] = effect_of(*group)
-            contexts[change] = f"not alone, but with {_locations([other for other in group if other != change])}"
+            contexts[change] = f"not alone, but with {_locations_text([other for other in group if other != change])}"
         idle = [change for change in idle if change not in group]
     else:
         if len(idle) > 1 and effect_of(*idle) is not None:
@@ -68,12 +68,12 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
         yield difference.replace(effect=effect, effect_context=effect_context)
 
 
-def _locations(changes: Sequence[RuleChange]) -> str:
+def _locations_text(changes: Sequence[RuleChange]) -> str:
     first, others = changes[0][0].location, len(changes) - 1
     return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
 
-def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
+def _rule_changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
     """Yield what was changed: one difference or several at once, and these in words.
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.

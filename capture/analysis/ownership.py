@@ -206,7 +206,7 @@ def likeness_to_own(
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OWN
-    likely = [pattern for pattern in _patterns(marks).get((table, chain), ()) if pattern.verdict == rule.verdict]
+    likely = [pattern for pattern in _own_patterns(marks).get((table, chain), ()) if pattern.verdict == rule.verdict]
     matches = canonical_rule(rule).matches if likely else ()
     for pattern in likely:
         further = {type(match) for match in matches if match not in pattern.matches}
@@ -224,7 +224,7 @@ class OwnPattern(Value):
     others: tuple[tuple[type, ...], ...] = ((),)
 
 
-def _patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
+def _own_patterns(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
     """Return the shapes by table and chain; ``marks`` are those of the transparent proxy.
 
     Those about DNS, and the drop, are of upstream before it had chains for them: the agent's own queries return, in

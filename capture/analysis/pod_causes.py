@@ -58,9 +58,9 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 def unjudged_programs(facts: PodFacts, live: Trace | None = None) -> Iterator[Cause]:
     """Yield a note on each program and filter of an interface that may drop a connection; without one, any."""
     used = (LOOPBACK, live.packet.in_interface, live.packet.out_interface) if live else None
-    for name, what, shown_by in facts.programs:
+    for name, program, shown_by in facts.programs:
         if used is None or name in used:
-            yield cause("unjudged", "program", where=name, name=name, what=what, shown_by=shown_by)
+            yield cause("unjudged", "program", where=name, name=name, what=program, shown_by=shown_by)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
@@ -240,13 +240,13 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
-def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
+def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], end: str) -> Cause:
     if addresses and any(on_port[0].address):
-        return _other_address_cause(on_port[0], kind, addresses[0], where)
+        return _other_address_cause(on_port[0], kind, addresses[0], end)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
-    return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
+    return cause("not-listening", "family", where=end, port=end, alternative=alternative, **words)
 
 
 def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
@@ -288,12 +288,12 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, por
     alike = {each.port for each in facts.listeners or () if each.uid == listener.uid}
     ports = sorted({port, *(number for _, _, number in capture.ports if number in alike)})
     noun = f"port {port}" if len(ports) == 1 else f"ports {' and '.join(map(str, ports))}"
-    what = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
+    listeners_run = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
     group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
     case = "TPROXY" if capture.is_transparent else ""
-    words = {"what": what, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
+    words = {"what": listeners_run, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
     return cause("proxy-wrong-user", case, where=f"tcp {noun}", **words)
 
 

@@ -51,7 +51,7 @@ class _PossiblePackets:
         own_rules = (rule for each in situations for rule in each.ruleset.rules if jumps_to_own_chain(rule))
         self.may_be_invalid = any(match == INVALID for rule in own_rules for match in rule.matches)
         self.family = space.family
-        self.lo = space.interface(LOOPBACK)
+        self.lo = space.number_of(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
         local = [network for network in situation.network.local or () if network.family == self.family]
@@ -60,10 +60,10 @@ class _PossiblePackets:
     def incoming(self) -> int:
         """Return packets from outside: to the pod's own addresses; by other interfaces than the outward one, to any."""
         space = self.space
-        outward = space.interface(self.situation.network.interface)
+        outward = space.number_of(self.situation.network.interface)
         for_us = self._in_networks(Field.DESTINATION, self.own)
         elsewhere = self.diagrams.negation(self._in_networks(Field.DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
-        is_outward = space.numbers(Field.IN, [(outward, outward)])
+        is_outward = space.field_in(Field.IN, [(outward, outward)])
         return self.diagrams.all_of(
             (
                 self._usable_interface(Field.IN),
@@ -72,7 +72,7 @@ class _PossiblePackets:
                 self.diagrams.negation(space.is_absent(Field.SOURCE)),
                 self.diagrams.negation(self._in_networks(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
                 space.has_mark("mark", 0, model.ALL_BITS),
-                self._common(),
+                self._always_possible(),
             )
         )
 
@@ -81,7 +81,7 @@ class _PossiblePackets:
         space, choose = self.space, self.diagrams.choose
         stays = self._in_networks(Field.DESTINATION, self.local)
         has_owner = self.diagrams.negation(self.diagrams.either(space.is_absent(Field.UID), space.is_absent(Field.GID)))
-        over_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
+        over_lo = space.field_in(Field.OUT, [(self.lo, self.lo)])
         marks = routed_marks(self.situation.ruleset)
         marked = self.diagrams.any_of(space.has_mark("mark", mark, model.ALL_BITS) for mark in marks)
         has_source = self.diagrams.negation(space.is_absent(Field.SOURCE))
@@ -96,7 +96,7 @@ class _PossiblePackets:
                 self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
                 choose(space.has_state("NEW", "RELATED"), has_owner, self.diagrams.yes),
                 self._routed_by_mark(),
-                self._common(),
+                self._always_possible(),
             )
         )
 
@@ -105,26 +105,26 @@ class _PossiblePackets:
         node = self.diagrams.yes
         routes = self.situation.mark_routes(self.family)
         for condition, interface, is_certain in reversed([*self.space.leaving_by_mark(routes)]):
-            number = self.space.interface(interface)
-            leaves = self.space.numbers(Field.OUT, [(number, number)]) if interface else self.diagrams.no
+            number = self.space.number_of(interface)
+            leaves = self.space.field_in(Field.OUT, [(number, number)]) if interface else self.diagrams.no
             is_free = interface == UNCHANGED or not is_certain
             node = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, node)
         return node
 
-    def _common(self) -> int:
+    def _always_possible(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking.
 
         TCP and UDP are RELATED by a helper alone (nf_conntrack_helper.c): a rule assigns it, which cannot be judged.
         No packet of a connection is INVALID; others count where the capture drops them (--drop-invalid).
         """
         space = self.space
-        udp = space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
+        udp = space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
         no_hosts = self._in_networks(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
                 space.has_state("NEW", "ESTABLISHED", *(["INVALID"] if self.may_be_invalid else ())),
-                space.numbers(Field.PORT, [(1, MAX_PORT)]),
-                space.numbers(Field.SOURCE_PORT, [(1, MAX_PORT)]),
+                space.field_in(Field.PORT, [(1, MAX_PORT)]),
+                space.field_in(Field.SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
             )
         )
@@ -132,10 +132,10 @@ class _PossiblePackets:
     def _usable_interface(self, level: int) -> int:
         """Return whether a packet uses an interface that exists, or that rules name, but not lo."""
         usable = self.space.usable_interfaces[level]
-        return self.space.numbers(level, merge_ranges((number, number) for number in usable))
+        return self.space.field_in(level, merge_ranges((number, number) for number in usable))
 
     def _in_networks(self, level: int, networks: Iterable[Network]) -> int:
-        return self.space.numbers(level, network_ranges(networks))
+        return self.space.field_in(level, network_ranges(networks))
 
 
 # --- marks of connections ------------------------------------------------------------------------
@@ -156,10 +156,10 @@ class MarkCompiler(PathCompiler):
             is_so = self.space.has_mark("connection", mark, model.ALL_BITS)
             self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
 
-    def _end(self, pending: PendingFate) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
+    def _fate_at_end(self, pending: PendingFate) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
         return self._marks
 
-    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # PathCompiler asks for "dropped" alone here
+    def _fate_node(self, fate: Fate) -> int:  # noqa: ARG002  # PathCompiler asks for "dropped" alone here
         return self.diagrams.leaf(None)
 
     def _with_later_packets(self, node: int) -> int:
@@ -169,7 +169,7 @@ class MarkCompiler(PathCompiler):
 def _connection_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
-    udp = space.numbers(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
+    udp = space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
     node = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}

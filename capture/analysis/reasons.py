@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 
 from capture.analysis.chains import CALLING_VERDICTS, ChainCompiler
 from capture.analysis.compiler import Compiler, Direction, PathCompiler
-from capture.analysis.meaning import meaning
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import Fate, Reason
 from capture.model import ruleset as model
 from capture.model.foreign import Either, Translate
@@ -32,7 +32,7 @@ class ReasonCompiler(PathCompiler):
         if chain.stage.chosen_by and isinstance(rule.verdict, REDIRECTS):
             return DECIDES_FATE, chain.stage.chosen_by
         is_native_foreign = chain.base_chain.is_native and not chain.base_chain.is_own
-        if isinstance(meaning(rule), CALLING_VERDICTS) or (rule.why and not is_native_foreign):
+        if isinstance(effective_verdict(rule), CALLING_VERDICTS) or (rule.why and not is_native_foreign):
             text = rule.why
         else:
             shown = rule if positions.isdecimal() else rule.replace(matches=())
@@ -54,7 +54,7 @@ class ReasonCompiler(PathCompiler):
         return self.diagrams.choose(self.space.has_mark("mark", verdict.value, verdict.mask), node, fates)
 
     def _dropped_fate(self, why: str) -> int:
-        return self._fate(Fate("dropped", reason=(DECIDES_FATE, why)))
+        return self._fate_node(Fate("dropped", reason=(DECIDES_FATE, why)))
 
 
 def _is_reason(verdict: model.Verdict, rank: int, fate: Fate) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
-from capture.analysis.space import MARK_KINDS, PACKET_PROTOCOLS, Field, scattered
+from capture.analysis.space import MARK_KINDS, PACKET_PROTOCOLS, Field, scattered_bits
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, networks_in_range
 from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
@@ -35,7 +35,7 @@ MAX_REGIONS = 2000
 # --- a set without what is always true -----------------------------------------------------------
 
 
-def _simplified(space: PacketSpace, packets: int, among: int) -> int:
+def _simplified_set(space: PacketSpace, packets: int, among: int) -> int:
     """Return a simpler set with the same packets among those that can occur.
 
     Other packets may be in it or not (the operator restrict of Coudert and Madre, 1990).
@@ -86,7 +86,7 @@ def _without_dont_cares(children: list[int], ends: list[int]) -> list[int]:
 
 def regions_of(space: PacketSpace, packets: int, among: int) -> list[Region]:
     """Return the parts of a set among packets that can occur, joined where they differ in one field only."""
-    simple = _simplified(space, packets, among)
+    simple = _simplified_set(space, packets, among)
     return _joined_regions(list(islice(_regions_below(space, simple, {}), MAX_REGIONS)))
 
 
@@ -131,31 +131,31 @@ def region_text(space: PacketSpace, region: Region) -> str:
     for level, before, in_words_of in FIELD_TEXTS:
         if level in region and (text := in_words_of(space, level, region[level])):
             words += f"{before}{text}"
-    return ", ".join((words, *_marks(space, region)))
+    return ", ".join((words, *_mark_texts(space, region)))
 
 
 def is_leaving_pod(space: PacketSpace, region: Region) -> bool:
     """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
     ranges = region.get(Field.OUT, ())
-    lo = space.interface(LOOPBACK)
+    lo = space.number_of(LOOPBACK)
     may_be_lo = not ranges or any(first <= lo <= last for first, last in ranges)
-    return not may_be_lo and not _interfaces(space, Field.OUT, ranges)
+    return not may_be_lo and not _interfaces_text(space, Field.OUT, ranges)
 
 
 def is_over_lo(space: PacketSpace, region: Region) -> bool:
     """Return whether a part is what stays in the pod."""
-    return _interfaces(space, Field.OUT, region.get(Field.OUT, ())) == OVER_LO
+    return _interfaces_text(space, Field.OUT, region.get(Field.OUT, ())) == OVER_LO
 
 
-def _numbers(space: PacketSpace, level: int, ranges: Intervals) -> str:
+def _numbers_text(space: PacketSpace, level: int, ranges: Intervals) -> str:
     def spans(numbers: Iterable[tuple[int, int]]) -> Iterator[str]:
         return (str(first) if first == last else f"{first}-{last}" for first, last in numbers)
 
     return _ranges_text(ranges, space.domains[level][1], spans)
 
 
-def _addresses(space: PacketSpace, level: int, ranges: Intervals) -> str:
-    return _ranges_text(ranges, space.domains[level][1], lambda addresses: _networks(space.family, addresses))
+def _addresses_text(space: PacketSpace, level: int, ranges: Intervals) -> str:
+    return _ranges_text(ranges, space.domains[level][1], lambda addresses: _network_texts(space.family, addresses))
 
 
 def _ranges_text(ranges: Intervals, highest: int, texts: Callable[[Iterable[tuple[int, int]]], Iterable[str]]) -> str:
@@ -166,16 +166,16 @@ def _ranges_text(ranges: Intervals, highest: int, texts: Callable[[Iterable[tupl
         return "unknown"
     if not excluded:
         return ""
-    if len(excluded) < len(shown) or _size(excluded) < _size(shown):
-        return f"other than {_listed([*texts(excluded)])}"
-    return _listed([*texts(shown)])
+    if len(excluded) < len(shown) or _count_numbers(excluded) < _count_numbers(shown):
+        return f"other than {_names_text([*texts(excluded)])}"
+    return _names_text([*texts(shown)])
 
 
-def _size(ranges: Iterable[tuple[int, int]]) -> int:
+def _count_numbers(ranges: Iterable[tuple[int, int]]) -> int:
     return sum(last - first + 1 for first, last in ranges)
 
 
-def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
+def _network_texts(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     for first, last in ranges:
         networks = list(networks_in_range(family, first, last))
         if len(networks) > 2:  # a range is shorter than many networks
@@ -184,42 +184,42 @@ def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str
             yield from (each.shown for each in networks)
 
 
-def _interfaces(space: PacketSpace, level: int, ranges: Intervals) -> str:
+def _interfaces_text(space: PacketSpace, level: int, ranges: Intervals) -> str:
     """Return by which interfaces; nothing for packets that leave the pod by any."""
     inside = {number for first, last in ranges for number in range(first, last + 1)}
     usable = space.usable_interfaces[level]
     names = [name for number, name in usable.items() if number in inside]
     if len(names) == len(usable):
         return ""
-    if space.interface(LOOPBACK) in inside:
+    if space.number_of(LOOPBACK) in inside:
         if not names:
             return OVER_LO
         if level == Field.OUT:  # what comes in over lo was sent by the pod, and is told as outbound
             names.insert(0, LOOPBACK)
-    return f"{'in via' if level == Field.IN else 'out via'} {_listed(names)}" if names else ""
+    return f"{'in via' if level == Field.IN else 'out via'} {_names_text(names)}" if names else ""
 
 
-def _states(_space: PacketSpace, _: int, ranges: Intervals) -> str:
+def _states_text(_space: PacketSpace, _: int, ranges: Intervals) -> str:
     states = [CONNECTION_STATES[n] for first, last in ranges for n in range(first, last + 1)]
     usual = [state for state in states if state != "UNTRACKED"]
     return "" if len(usual) >= len(CONNECTION_STATES) - 1 else f"of a connection that is {' or '.join(usual)}"
 
 
 FIELD_TEXTS = (
-    (Field.DESTINATION, " to ", _addresses),
-    (Field.PORT, ", port ", _numbers),
-    (Field.SOURCE, ", from ", _addresses),
-    (Field.SOURCE_PORT, ", from port ", _numbers),
-    (Field.UID, ", user ", _numbers),
-    (Field.GID, ", group ", _numbers),
-    (Field.IN, ", ", _interfaces),
-    (Field.OUT, ", ", _interfaces),
-    (Field.STATE, ", ", _states),
+    (Field.DESTINATION, " to ", _addresses_text),
+    (Field.PORT, ", port ", _numbers_text),
+    (Field.SOURCE, ", from ", _addresses_text),
+    (Field.SOURCE_PORT, ", from port ", _numbers_text),
+    (Field.UID, ", user ", _numbers_text),
+    (Field.GID, ", group ", _numbers_text),
+    (Field.IN, ", ", _interfaces_text),
+    (Field.OUT, ", ", _interfaces_text),
+    (Field.STATE, ", ", _states_text),
 )
 """How the fields of a set of packets read, in this order."""
 
 
-def _marks(space: PacketSpace, region: Region) -> Iterator[str]:
+def _mark_texts(space: PacketSpace, region: Region) -> Iterator[str]:
     """Yield which marks the packet and its connection have, in those bits that matter."""
     kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
     for kind, words in kinds:
@@ -229,14 +229,14 @@ def _marks(space: PacketSpace, region: Region) -> Iterator[str]:
             ranges = region.get(Field.COUNT + len(MARK_KINDS) * group + MARK_KINDS.index(kind))
             if ranges is not None:
                 is_single_value &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
-                value |= scattered(ranges[0][0], bits)
-                mask |= scattered((1 << len(bits)) - 1, bits)
+                value |= scattered_bits(ranges[0][0], bits)
+                mask |= scattered_bits((1 << len(bits)) - 1, bits)
         if mask:
             shown = f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"  # all bits
             yield f"{words} {shown}" if is_single_value else f"some {words}s"
 
 
-def _listed(names: list[str]) -> str:
+def _names_text(names: list[str]) -> str:
     if len(names) > MAX_NAMED:
         return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
     return ", ".join(names)
@@ -254,13 +254,13 @@ def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]
     return _Search(space, (), direction).below((packets,), []) or []
 
 
-def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
+def _ordinary_numbers(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
     """Return by level what a field mostly is, the most ordinary first."""
     destination, source = EXAMPLE_ADDRESSES[space.family]
     own = (address.first for address in space.network.own_addresses(space.family))
     addresses = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"
-    outward = (space.interface(space.network.interface),)
+    outward = (space.number_of(space.network.interface),)
     return {
         Field.IN: outward,
         Field.OUT: outward,
@@ -314,7 +314,7 @@ class _Search:
         self.space = space
         self.diagrams = space.diagrams
         self.targets = targets
-        self.ordinary = _ordinary(space, direction)
+        self.ordinary = _ordinary_numbers(space, direction)
         self.steps = 0
         self.failed: set[tuple[int, ...]] = set()
 
@@ -325,7 +325,7 @@ class _Search:
             return numbers + [0] * (len(self.space.domains) - level)
         if (level, *nodes) in self.failed:
             return None
-        for number in self._candidates(level, nodes, numbers):
+        for number in self._candidate_numbers(level, nodes, numbers):
             self.steps += 1
             if self.steps > MAX_STEPS:
                 return None
@@ -342,7 +342,7 @@ class _Search:
         is_open = all(node == leaf or not self.diagrams.is_leaf(node) for node, leaf in lists)
         return is_open and nodes[0] != self.diagrams.no
 
-    def _candidates(self, level: int, nodes: tuple[int, ...], numbers: list[int]) -> Iterator[int]:
+    def _candidate_numbers(self, level: int, nodes: tuple[int, ...], numbers: list[int]) -> Iterator[int]:
         """Yield one number of each interval, the most ordinary ones first."""
         low, high = self.space.domains[level]
         ordinary = self.ordinary.get(level, ())

@@ -7,7 +7,7 @@ connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may tak
 from __future__ import annotations
 
 from capture.analysis.foreign_tests import ACK, PSH, SYN
-from capture.analysis.meaning import meaning
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
@@ -79,8 +79,8 @@ def onward_packet(live: Trace, uid: int, gid: int) -> Packet | None:
 
 def reply_to_proxy(network: PodNetwork, family: Family) -> Packet | None:
     """Return a reply that comes in to what the proxy sent to another host; None where the pod has no address."""
-    caller, by = next(iter(network.own_addresses(family)), None), network.interface
-    to_proxy = Packet("tcp", caller, EPHEMERAL_PORT, source_port=80, in_interface=by) if caller else None
+    caller, interface = next(iter(network.own_addresses(family)), None), network.interface
+    to_proxy = Packet("tcp", caller, EPHEMERAL_PORT, source_port=80, in_interface=interface) if caller else None
     return to_proxy and to_proxy.replace(source=OUTSIDE[family], state="ESTABLISHED", is_reply=True)
 
 
@@ -91,12 +91,12 @@ FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 def trace_with_flags(packet: Packet, situation: Situation) -> Trace:
     """Return the way of replies, or of later packets; of one that is dropped, where the flags of TCP decide."""
     traced = trace_whole_path(packet, situation)
-    if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
+    if traced.is_certain or packet.protocol != "tcp" or packet.flags is not None:
         return traced
     flags = (FIRST, *LATER) if packet.is_reply else LATER
     ways = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
-    known = ways[0] if all(way.certain for way in ways) else traced
-    return next((way for way in ways if way.certain and way.outcome == "dropped"), known)
+    known = ways[0] if all(way.is_certain for way in ways) else traced
+    return next((way for way in ways if way.is_certain and way.outcome == "dropped"), known)
 
 
 def lost_reply(live: Trace, situation: Situation) -> Trace | None:
@@ -105,15 +105,15 @@ def lost_reply(live: Trace, situation: Situation) -> Trace | None:
         return None
     is_tracked = untracking_step(live) is None
     for packet in replies(live):
-        for reply in (packet,) if is_tracked else _untracked(packet):
+        for reply in (packet,) if is_tracked else _untracked_replies(packet):
             traced = trace_with_flags(reply, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
-            if is_lost and traced.certain:
+            if is_lost and traced.is_certain:
                 return traced
     return None
 
 
-def _untracked(reply: Packet) -> Iterator[Packet]:
+def _untracked_replies(reply: Packet) -> Iterator[Packet]:
     """Yield replies to a connection that is not tracked, as the kernel takes them."""
     first = reply.replace(connection_mark=0, state="NEW", is_reply=False)
     if reply.protocol == "tcp":
@@ -131,7 +131,7 @@ def lost_later_packets(live: Trace, situation: Situation, owner: tuple[int, int]
         mark = traced.mark  # which a reply keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracking_step(traced) is None)
         is_lost |= packet.is_reply and traced.outcome in TO_PROXY  # whose socket is not transparent
-        if is_lost or not traced.certain:
+        if is_lost or not traced.is_certain:
             yield traced
 
 
@@ -172,7 +172,9 @@ def _keeps_marks(step: Step) -> bool:
 
 def untracking_step(live: Trace) -> Step | None:
     """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
-    untracking = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own_step(step))
+    untracking = (
+        step for step in live.path if isinstance(effective_verdict(step.rule), Untrack) and not is_own_step(step)
+    )
     return None if live.is_tracked else next(untracking, None)
 
 

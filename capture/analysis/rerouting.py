@@ -66,7 +66,7 @@ def mark_routes(
         # What the pod sends comes in via lo, for these rules (fib_rule_match() in net/core/fib_rules.c).
         if rule.incoming not in ("", LOOPBACK) and not rule.is_inverted:
             continue
-        targets = list(_targets(rule, routes, names, family))
+        targets = list(_route_targets(rule, routes, names, family))
         is_certain = _is_certain(rule)
         if rule.destination and is_certain:
             destination = parse_network(rule.destination)
@@ -97,7 +97,7 @@ def _without_decided(targets: Iterable[RouteTarget], known: Sequence[Interval]) 
     return [(*piece, target) for first, last, target in targets for piece in _undecided_parts(first, last, known)]
 
 
-def _targets(
+def _route_targets(
     rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], family: Family
 ) -> Iterator[RouteTarget]:
     """Yield where a policy rule leads: by the longest prefix in its table, apart from each other."""

@@ -105,15 +105,15 @@ class PacketSpace:
         for group in reversed(range(len(self.groups))):
             bits = self.groups[group]
             if mask >> bits[0] & 1:
-                number = gathered(value, bits)
-                node = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), node)
+                number = gathered_bits(value, bits)
+                node = self.diagrams.both(self.field_in(self.mark_level(kind, group), [(number, number)]), node)
         return node
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return the fates of packets after the bits of a mark were replaced."""
         for group, bits in enumerate(self.groups):
             if (value | mask) >> bits[0] & 1:
-                node = self.switches.restricted(node, self.mark_level("mark", group), gathered(value, bits))
+                node = self.switches.restricted(node, self.mark_level("mark", group), gathered_bits(value, bits))
         return node
 
     def leaving_by_mark(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
@@ -125,27 +125,28 @@ class PacketSpace:
             marked = self.has_mark("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
             if route.source is not None:
-                inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
+                inside = self.field_in(Field.SOURCE, [(route.source.first, route.source.last)])
                 is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words), route.words))
             for target in dict.fromkeys(target for _, _, target in route.targets):
                 ranges = merge_ranges((first, last) for first, last, each in route.targets if each == target)
-                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, ranges)), target, route.is_certain
+                is_routed = self.diagrams.both(is_meant, self.field_in(Field.DESTINATION, ranges))
+                yield is_routed, target, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 
-    def numbers(self, level: int, ranges: Ranges) -> int:
+    def field_in(self, level: int, ranges: Ranges) -> int:
         """Return whether a field lies in ranges, which are in order and apart."""
         return self.diagrams.in_ranges(level, ranges, *self.domains[level])
 
     def is_absent(self, level: int) -> int:
         """Return whether a packet has nothing in a field, such as the interface by which it came in."""
-        return self.numbers(level, [(ABSENT, ABSENT)])
+        return self.field_in(level, [(ABSENT, ABSENT)])
 
     def has_state(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
-        return self.numbers(
+        return self.field_in(
             Field.STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
         )
 
@@ -174,7 +175,7 @@ class PacketSpace:
         shown = {number: self.interfaces[number] for number in numbers if self.interfaces[number] != LOOPBACK}
         return {number: patterns.get(name, name) for number, name in shown.items()}
 
-    def interface(self, name: str | None) -> int:
+    def number_of(self, name: str | None) -> int:
         """Return the number of an interface, or of one that no rule tells from it."""
         if name is None:
             return ABSENT
@@ -229,11 +230,11 @@ class PacketSpace:
                 node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node
 
-    def unknown(self, what: Hashable, words: model.Rule | str) -> int:
-        """Return an unknown truth value: the same wherever ``what`` is the same."""
-        level = self._unknown.get(what)
+    def unknown(self, key: Hashable, words: model.Rule | str) -> int:
+        """Return an unknown truth value: the same wherever ``key`` is the same."""
+        level = self._unknown.get(key)
         if level is None:
-            level = self._unknown[what] = len(self.domains)
+            level = self._unknown[key] = len(self.domains)
             self.doubts[level] = words
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
@@ -254,7 +255,7 @@ class PacketSpace:
         node = self.diagrams.yes
         for match in modelled_matches(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
-            holds = self.numbers(*known) if known else self.other(match, rule, occurrence, translated=translated)
+            holds = self.field_in(*known) if known else self.other(match, rule, occurrence, translated=translated)
             node = self.diagrams.both(node, holds)
         return node
 
@@ -265,8 +266,8 @@ class PacketSpace:
         bits = BITS[self.family]
         source = numbers[Field.SOURCE]
         groups = range(len(self.groups))
-        marks = [scattered(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
-        kept = [scattered(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
+        marks = [scattered_bits(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
+        kept = [scattered_bits(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
         return Packet(
             PACKET_PROTOCOLS[numbers[Field.PROTOCOL]],
             Network(self.family, numbers[Field.DESTINATION], bits),
@@ -290,13 +291,13 @@ def _none_if_absent(number: int) -> int | None:
     return None if number == ABSENT else number
 
 
-def gathered(number: int, bits: Sequence[int]) -> int:
+def gathered_bits(number: int, bits: Sequence[int]) -> int:
     """Return the number that some bits of another one make, the first of them lowest."""
     return sum((number >> bit & 1) << index for index, bit in enumerate(bits))
 
 
-def scattered(number: int, bits: Sequence[int]) -> int:
-    """Return the number whose bits at some places are those of another one: the inverse of ``gathered``."""
+def scattered_bits(number: int, bits: Sequence[int]) -> int:
+    """Return the number whose bits at some places are those of another one: the inverse of ``gathered_bits``."""
     return sum((number >> index & 1) << bit for index, bit in enumerate(bits))
 
 

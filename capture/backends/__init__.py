@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
 
 
-def load(choice: BackendChoice, *, has_own_users: bool = True) -> Driver:
+def load_driver(choice: BackendChoice, *, has_own_users: bool = True) -> Driver:
     """Return the driver of a choice; only its module is imported.
 
     Who writes says whether the network namespace belongs to our user namespace (``has_own_users``).

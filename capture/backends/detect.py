@@ -141,14 +141,14 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     for driver, variant in _iptables_drivers(facts, request):
         why = _missing_feature(facts, variant, certain=not backend) or _missing_program(facts, driver, variant)
         if why is None:
-            reason = "; ".join((_why_variant(facts, request, variant), *_reasons(unusable)))
+            reason = "; ".join((_why_variant(facts, request, variant), *_unusable_reasons(unusable)))
             return BackendChoice("iptables", driver, variant, reason)
         unusable.setdefault((variant, why), []).append(driver)
-    reasons = "; ".join(_reasons(unusable))
+    reasons = "; ".join(_unusable_reasons(unusable))
     lacks_feature = any(_missing_feature(facts, variant, certain=not backend) for variant, _ in unusable)
     kind = MissingFeatureError if lacks_feature else UnsupportedError
     if backend == "iptables":
-        raise kind(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
+        raise kind(f"iptables cannot be used here: {reasons}", _unusable_remedy(facts, unusable))
     try:
         return _choose_nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
     except UnsupportedError as error:
@@ -156,7 +156,7 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
         raise kind(message, error.remedy) from error
 
 
-def _remedy(facts: HostFacts, unusable: dict[tuple[Variant, str], list[str]]) -> str:
+def _unusable_remedy(facts: HostFacts, unusable: dict[tuple[Variant, str], list[str]]) -> str:
     """Return what to do about it: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
     modules = next((lacking[variant] for variant, _ in unusable if variant in lacking), None)
@@ -167,7 +167,7 @@ def _remedy(facts: HostFacts, unusable: dict[tuple[Variant, str], list[str]]) ->
     return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
 
-def _reasons(unusable: dict[tuple[Variant, str], list[str]]) -> Iterator[str]:
+def _unusable_reasons(unusable: dict[tuple[Variant, str], list[str]]) -> Iterator[str]:
     for (variant, why), drivers in unusable.items():
         yield f"{', '.join(drivers)} ({variant}): {why}"
 

@@ -102,10 +102,10 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     ``own_places`` are the backends, with variants, whose tables are left out; chains of our other sets are among
     the foreign ones. None without nf_tables, or without nfnetlink to read it.
     """
-    doing = "read the chains of others in nf_tables"
+    task = "read the chains of others in nf_tables"
     try:
         with open_nfnetlink() as netfilter:
-            base_chains, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
+            base_chains, _ = read_consistently(netfilter, task, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
     return tuple(sorted(base_chains, key=lambda each: each.order))
@@ -279,11 +279,11 @@ def _model_chain(chain: FoundChain, rules: dict[str, list[model.Rule]]) -> model
 def _model_rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
-    together = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
+    is_one_rule = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
     counters = native.counters
-    for part in (native,) if together else _rule_per_action(native):
-        for one in _rule_per_case(part):
-            (rule,) = lift_rules([one])
+    for part in (native,) if is_one_rule else _rule_per_action(native):
+        for case in _rule_per_case(part):
+            (rule,) = lift_rules([case])
             yield rule.replace(why=words, counters=counters, family=rule.family or family)
             counters = None
 

@@ -66,7 +66,7 @@ def update_reject_table(*, is_desired: bool) -> bool:
             if is_desired == (_is_intact if is_desired else _has_table)(netfilter):
                 return False
             does = [*table_messages()] if is_desired else [MESSAGES.delete_table()]
-            commit(netfilter, does, doing=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
+            commit(netfilter, does, task=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
             if isinstance(error, UnsupportedError) or error.errno in NO_TABLE_ERRORS:
@@ -93,7 +93,7 @@ def read_reject_table() -> RejectTable:
     lost = [
         chain
         for chain, interface in INTERFACE_KEY_OF_HOOK.items()
-        if (chain, _expressions(interface)) not in live_rules
+        if (chain, _reject_expressions(interface)) not in live_rules
     ]
     lacks = f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
     changed = "is not as it was written: it is switched off, or other rules are in it"
@@ -113,7 +113,7 @@ def table_messages() -> Iterator[Change]:
     yield from (MESSAGES.add_table(), MESSAGES.delete_table(), MESSAGES.add_table())
     for chain, interface in INTERFACE_KEY_OF_HOOK.items():
         yield MESSAGES.add_chain(chain, Hook("filter", chain, BEFORE_OTHER_FILTERS))
-        yield MESSAGES.add_rule(chain, nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface)), name="the rule")
+        yield MESSAGES.add_rule(chain, nest(nf.NFTA_RULE_EXPRESSIONS, _reject_expressions(interface)), name="the rule")
 
 
 def written_table() -> NativeTable:
@@ -127,7 +127,7 @@ def written_table() -> NativeTable:
     return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, rules, sets.__getitem__)
 
 
-def _expressions(interface: int) -> bytes:
+def _reject_expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),

@@ -9,7 +9,7 @@ from capture.cli.options import capture_options, command, flags_of, format_optio
 from capture.errors import EXIT_DONE
 from capture.report.applied_text import applied_as_plain, applied_text, replaced_by_defaults, start_line
 from capture.report.output import print_json, warn
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
 from capture.settings.settings import Settings, with_flags
@@ -43,7 +43,7 @@ def apply(ctx: click.Context, namespace: str | None, form: str, *, recorded: boo
     """
     settings = with_flags(Settings({}), flags_of(ctx)).checked() if recorded else settings_of(ctx)
     applied = operations.apply(settings, namespace, recorded=recorded, force=settings[FORCE_APPLY])
-    lost = () if recorded else named(replaced_by_defaults(applied), namespace)
+    lost = () if recorded else with_target(replaced_by_defaults(applied), namespace)
     return print_applied(applied.replace(warnings=(*applied.warnings, *lost)), form)
 
 

@@ -50,7 +50,7 @@ def diff(first: str, second: str, form: str) -> int:
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote; - is standard
     input.
     """
-    captures = [_capture(text) for text in (first, second)]
+    captures = [_ruleset_of(text) for text in (first, second)]
     effects: list[Effect] = []
     for family in FAMILIES:
         comparison = Comparison(family, *(Situation(family_ruleset(each, family)) for each in captures))
@@ -67,7 +67,7 @@ def diff(first: str, second: str, form: str) -> int:
     return EXIT_DRIFT if effects and is_certain else EXIT_DONE if is_certain else EXIT_UNKNOWN
 
 
-def _capture(text: str) -> Ruleset:
+def _ruleset_of(text: str) -> Ruleset:
     if text == STDIN or os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
         return _ruleset_in_file(text)
     try:

@@ -20,7 +20,7 @@ from capture.report.applied_text import print_start_line
 from capture.report.fate_text import FATE, fate_as_plain, fate_text
 from capture.report.fold import folded_table
 from capture.report.output import VerdictLine, print_json
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import columns, print_lines
 from capture.settings.families import global_addresses
 
@@ -58,7 +58,7 @@ def explain(
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
     by_family = {of: situation if of in situation.ruleset.families else without for of in families}
     statements = statements_about(by_family, shown_rule)
-    impediments = () if settings else named(operations.impediments_of(situation, namespace), namespace)
+    impediments = () if settings else with_target(operations.impediments_of(situation, namespace), namespace)
     print_start_line(operations.read_reference(settings, namespace), form)
     if form == "json":
         plain: dict[str, object] = {

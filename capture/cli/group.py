@@ -90,10 +90,10 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     needs_output = any(word in OUTPUT_COMMANDS for word in words[:1])
-    return run_to_exit_code(lambda: with_progress(capture, words), reporter(words), needs_output=needs_output)
+    return run_to_exit_code(lambda: run_with_progress(capture, words), reporter(words), needs_output=needs_output)
 
 
-def with_progress(command: click.Command, words: Sequence[str], name: str = "capture") -> int:
+def run_with_progress(command: click.Command, words: Sequence[str], name: str = "capture") -> int:
     """Run a command; what takes longer than a second is shown on a terminal, until something is printed."""
     if not sys.stderr.isatty() or "-" in words or list(words[:2]) == ["node", "agent"]:
         return run_click(command, words, name)

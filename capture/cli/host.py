@@ -13,7 +13,7 @@ from capture import operations
 from capture.cli.apply import print_applied
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CommandGroup, capture_options, command, format_option, settings_of
-from capture.cli.parameter_types import number
+from capture.cli.parameter_types import number_type
 from capture.cli.why import print_diagnosis
 from capture.errors import CaptureError
 from capture.model.conventions import SSH_PORT
@@ -49,7 +49,7 @@ def confirmation_options() -> list[click.Parameter]:
     return [
         click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
         click.Option(
-            ["--confirm-within", "seconds"], type=number(1, 3600), default=60, show_default=True,
+            ["--confirm-within", "seconds"], type=number_type(1, 3600), default=60, show_default=True,
             metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
         ),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from capture.cli.parameter_types import ParameterType, completions, number, one_of
+from capture.cli.parameter_types import ParameterType, completions, number_type, word_type
 from capture.errors import NamespaceError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
@@ -228,29 +228,29 @@ def namespace_options() -> list[click.Parameter]:
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
-        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_set_namespace_of_pid,
+        click.Option(["--pid"], type=number_type(1), metavar="N", expose_value=False, callback=_set_namespace_of_pid,
                      help="Act on the network namespace of this process."),
     ]  # fmt: skip
 
 
-def _namespace(text: str) -> str:
+def _parse_namespace(text: str) -> str:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE_TYPE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
+NAMESPACE_TYPE = ParameterType(_parse_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
     """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
     from capture.analysis.cause_text import REAPPLY_OR_RECREATE, RECREATE  # where nothing is applied only
-    from capture.report.target import named
+    from capture.report.target import with_target
     from capture.state.node import evidence_of_host
 
     if namespace is None and evidence_of_host() is not None:
         warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])
     else:
-        print_on_stderr(f"  {named(REAPPLY_OR_RECREATE if is_recorded else RECREATE, namespace)}")
+        print_on_stderr(f"  {with_target(REAPPLY_OR_RECREATE if is_recorded else RECREATE, namespace)}")
 
 
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -276,20 +276,20 @@ def namespace_of_process(flag: str, pid: int) -> str:
 def format_option(*formats: str) -> click.Parameter:
     """Return ``--format``; a command gets it as ``form``."""
     return click.Option(
-        ["--format", "form"], type=one_of(*formats), default=formats[0], show_default=True, help="How to print it."
+        ["--format", "form"], type=word_type(*formats), default=formats[0], show_default=True, help="How to print it."
     )
 
 
 def family_option(does: str = "Show") -> click.Parameter:
     """Return ``--family``, which restricts what is shown, or what else a command does."""
-    return click.Option(["--family"], type=one_of(*FAMILIES), help=f"{does} this family only.")
+    return click.Option(["--family"], type=word_type(*FAMILIES), help=f"{does} this family only.")
 
 
 def part_options(does: str = "Show") -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown, or what else a command does."""
     return [
         family_option(does),
-        click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help=f"{does} this table only."),
+        click.Option(["--table", "table_name"], type=word_type(*SHOWN_TABLES), help=f"{does} this table only."),
     ]
 
 
@@ -301,8 +301,8 @@ def dns_servers_option() -> click.Parameter:
     )  # fmt: skip
 
 
-def _addresses(text: str) -> tuple[Network, ...]:
+def _parse_addresses(text: str) -> tuple[Network, ...]:
     return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
 
 
-ADDRESS_LIST_TYPE = ParameterType(_addresses, "IP addresses, separated by commas")
+ADDRESS_LIST_TYPE = ParameterType(_parse_addresses, "IP addresses, separated by commas")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from capture.cli.options import namespace_of_process
-from capture.cli.parameter_types import ParameterType, number, one_of
+from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.model.addresses import FAMILY_NAMES, Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import LOOPBACK, Packet
@@ -19,26 +19,26 @@ from capture.state.netns import InNamespace
 from capture.state.pod_host import PodFromInside
 
 
-def _endpoint(text: str) -> tuple[Network, int]:
-    host, port_text = _split(text)
+def _parse_endpoint(text: str) -> tuple[Network, int]:
+    host, port_text = _split_endpoint(text)
     return parse_address(host), port(port_text)
 
 
-def _source(text: str) -> tuple[Network, int | None]:
-    host, port_text = _split(text)
+def _parse_source(text: str) -> tuple[Network, int | None]:
+    host, port_text = _split_endpoint(text)
     return parse_address(host), port(port_text) if port_text else None
 
 
-ID_TYPE = number(0, MAX_ID)
-ENDPOINT_TYPE = ParameterType(_endpoint, "an address with a port (1-65535), such as 10.1.2.3:80 or [fd00::1]:80")
-SOURCE_TYPE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
+ID_TYPE = number_type(0, MAX_ID)
+ENDPOINT_TYPE = ParameterType(_parse_endpoint, "an address with a port (1-65535), such as 10.1.2.3:80 or [fd00::1]:80")
+SOURCE_TYPE = ParameterType(_parse_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
 INTERFACE_TYPE = ParameterType(
     interface, "an interface name (at most 15 bytes, no blank, no '/')", lambda name: not name.endswith("+")
 )
 MARK_TYPE = ParameterType(packet_mark, "a number from 0 to 4294967295, decimal or 0x...")
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split_endpoint(text: str) -> tuple[str, str]:
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest.removeprefix(":")
@@ -71,7 +71,7 @@ def _set_sender_process(ctx: click.Context, _param: click.Parameter, pid: int | 
 def packet_options() -> list[click.Parameter]:
     """Return the arguments and options that describe a packet."""
     return [
-        click.Argument(["protocol"], type=one_of("tcp", "udp"), metavar="PROTOCOL"),
+        click.Argument(["protocol"], type=word_type("tcp", "udp"), metavar="PROTOCOL"),
         click.Argument(["destination"], type=ENDPOINT_TYPE, metavar="ADDRESS:PORT"),
         click.Option(["--uid"], type=ID_TYPE, metavar="UID",
                      help=f"Id of the user that sends it.  [default: {APP_ID}]"),
@@ -82,11 +82,11 @@ def packet_options() -> list[click.Parameter]:
         click.Option(["--out", "out_interface"], type=INTERFACE_TYPE, metavar="NAME",
                      help="The packet leaves through this interface.  [default: what the routes say]"),
         click.Option(["--src", "source"], type=SOURCE_TYPE, metavar="ADDRESS[:PORT]", help="Its source."),
-        click.Option(["--as-pid"], type=number(1), metavar="N", expose_value=False, callback=_set_sender_process,
+        click.Option(["--as-pid"], type=number_type(1), metavar="N", expose_value=False, callback=_set_sender_process,
                      help="Take user, group and network namespace from this process."),
         click.Option(["--mark"], type=MARK_TYPE, metavar="MARK", help="The packet's mark."),
         click.Option(["--connection-mark"], type=MARK_TYPE, metavar="MARK", help="The mark of its connection."),
-        click.Option(["--state"], type=one_of(*CONNECTION_STATES, spelled=str.upper), default="NEW",
+        click.Option(["--state"], type=word_type(*CONNECTION_STATES, spelled=str.upper), default="NEW",
                      show_default=True, help="State of its connection."),
     ]  # fmt: skip
 

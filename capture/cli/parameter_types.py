@@ -68,12 +68,12 @@ def completions(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
-def one_of(*words: str, spelled: Callable[[str], str] = str) -> ParameterType:
+def word_type(*words: str, spelled: Callable[[str], str] = str) -> ParameterType:
     """Return the type of these words; ``spelled`` returns a text as the words are spelled."""
     return ParameterType(spelled, f"{', '.join(words[:-1])} or {words[-1]}", words.__contains__, words)
 
 
-def number(lowest: float, highest: float = sys.maxsize, kind: type[int | float] = int) -> ParameterType:
+def number_type(lowest: float, highest: float = sys.maxsize, kind: type[int | float] = int) -> ParameterType:
     """Return the type of numbers in a range."""
     bounds = f"of at least {lowest}" if highest == sys.maxsize else f"from {lowest} to {highest}"
     name = "a whole number" if kind is int else "a number"

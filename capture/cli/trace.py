@@ -21,7 +21,7 @@ from capture.model.addresses import Family, Network
 from capture.model.ruleset import TableName
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_json
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import print_lines
 from capture.report.trace_text import trace_as_plain, trace_lines
 
@@ -69,6 +69,6 @@ def trace(
     traced = operations.trace(packet, settings, namespace, host)
     print_start_line(operations.read_reference(settings, namespace, host), form)
     if form == "json":
-        print_json(named(trace_as_plain(traced, table_name), namespace))
+        print_json(with_target(trace_as_plain(traced, table_name), namespace))
     else:
         print_lines(trace_lines(traced, table_name), namespace=namespace)

@@ -11,7 +11,7 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import cause_lines
 from capture.report.output import print_json
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import print_lines
 from capture.report.verified_text import verified_as_plain, verified_lines
 from capture.state.proxy_admin import is_url
@@ -72,7 +72,7 @@ def verify(
         causes = check_proxy(proxy_admin, settings if options.flags_of(ctx) else None, namespace)
     print_start_line(operations.read_reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
-        print_json(named(verified_as_plain(verified, causes), namespace))
+        print_json(with_target(verified_as_plain(verified, causes), namespace))
     else:
         print_lines([*verified_lines(verified), *cause_lines(causes)], namespace=namespace)
         if verified.is_nothing_applied:

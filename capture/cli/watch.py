@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import click
 
 from capture import operations
-from capture.analysis.flow import PathTree, flows, with_rates
+from capture.analysis.flow import PathTree, path_trees, with_rates
 from capture.backends.iptables.render import shown_rule
 from capture.cli.options import command, family_option, format_option, namespace_options
-from capture.cli.parameter_types import number
+from capture.cli.parameter_types import number_type
 from capture.model.addresses import FAMILIES, Family
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.flow_svg import picture
+from capture.report.flow_svg import svg_picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
 from capture.report.terminal import columns, rows
@@ -49,7 +49,7 @@ class FlowSnapshot(Value):
     family_option(),
     click.Option(
         ["--interval"],
-        type=number(0.1, kind=float),
+        type=number_type(0.1, kind=float),
         default=1.0,
         show_default=True,
         metavar="SECONDS",
@@ -69,41 +69,41 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
         raise click.UsageError(f"--format {form} needs --once")
     before = take_snapshot(namespace, families)
     if not once:
-        _follow(namespace, families, interval, before)
+        _follow_counters(namespace, families, interval, before)
     time.sleep(interval)
     now = take_snapshot(namespace, families)
     shown = with_rates(now.flows, before.flows, now.moment - before.moment)
     if form == "json":
         print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.flows_as_plain(shown)})
     elif form == "svg":
-        click.echo(picture(shown, _title(namespace, now)), nl=False)
+        click.echo(svg_picture(shown, _title_line(namespace, now)), nl=False)
     else:
-        _print([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
+        _print([(_title_line(namespace, now), ""), ("", ""), *_screen_lines(shown, families, columns())])
 
 
 def take_snapshot(namespace: str | None, families: Sequence[Family]) -> FlowSnapshot:
     """Return the paths as they are now. Raises CaptureError."""
     situation = operations.situation_of(None, namespace)
-    return FlowSnapshot(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
+    return FlowSnapshot(path_trees(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
 
 
-def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: FlowSnapshot) -> None:
+def _follow_counters(namespace: str | None, families: Sequence[Family], interval: float, before: FlowSnapshot) -> None:
     """Draw again and again, until a signal ends the program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # sigtimedwait takes it: a resize draws at once
     screen, now, shown = Screen(), before, before.flows
     while True:
-        screen.draw([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
+        screen.draw([(_title_line(namespace, now), ""), ("", ""), *_screen_lines(shown, families, columns())])
         if signal.sigtimedwait({signal.SIGWINCH}, max(0, now.moment + interval - time.monotonic())) is None:
             now, before = take_snapshot(namespace, families), now
             shown = with_rates(now.flows, before.flows, now.moment - before.moment)
 
 
-def _title(namespace: str | None, now: FlowSnapshot) -> str:
-    at = time.strftime("%H:%M:%S")
-    return f"{at} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
+def _title_line(namespace: str | None, now: FlowSnapshot) -> str:
+    time_text = time.strftime("%H:%M:%S")
+    return f"{time_text} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
 
 
-def _lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
+def _screen_lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
     is_ascii = "utf" not in (getattr(sys.__stdout__, "encoding", "") or "").lower()
     return [(printable(row), colour) for row, colour in flow_text.flow_lines(shown, width, families, is_ascii=is_ascii)]
 

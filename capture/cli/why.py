@@ -14,7 +14,7 @@ from capture.operations import diagnosis
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import print_lines
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     settings = settings_of(ctx) if flags_of(ctx) else None
     diagnosed = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     print_start_line(operations.read_reference(settings, namespace, operations.host_of(namespace)), form)
-    return print_diagnosis(diagnosed.with_commands(lambda remedy: named(remedy, namespace)), form)
+    return print_diagnosis(diagnosed.with_commands(lambda remedy: with_target(remedy, namespace)), form)
 
 
 def print_diagnosis(diagnosed: Diagnosis, form: str, captured: str = "this pod") -> int:

@@ -104,11 +104,11 @@ def address_text(family: Family, address: int) -> str:
 
 def parse_address(text: str) -> Network:
     """Return one address as a network of full length; ValueError if it is none."""
-    family, address = _address(text)
+    family, address = _parsed_address(text)
     return Network(family, address, BITS[family])
 
 
-def _address(text: str) -> tuple[Family, int]:
+def _parsed_address(text: str) -> tuple[Family, int]:
     try:
         return IPV4, int.from_bytes(_socket.inet_pton(_socket.AF_INET, text), "big")
     except (OSError, ValueError):
@@ -138,7 +138,7 @@ def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
     A single address is a network of one. Raises ValueError for anything else.
     """
     written_address, slash, written_prefix = text.partition("/")
-    family, address = _address(written_address)
+    family, address = _parsed_address(written_address)
     bits = BITS[family]
     if not slash:
         return (family, address, bits), False

@@ -61,7 +61,7 @@ class TranslateSource(Drop):
     address: Network | None
 
 
-def translation(addresses: Sequence[Network], ports: Sequence[int]) -> Translate | Either | None:
+def translation_verdict(addresses: Sequence[Network], ports: Sequence[int]) -> Translate | Either | None:
     """Return the translation to the first or the last of some addresses and ports; None if there are none."""
     first, last = (Translate(addresses[end] if addresses else None, ports[end] if ports else None) for end in (0, -1))
     if first == last:
@@ -69,7 +69,7 @@ def translation(addresses: Sequence[Network], ports: Sequence[int]) -> Translate
     return Either((first, last))
 
 
-def redirect(ports: Sequence[int]) -> Redirect | Translate | Either:
+def redirect_verdict(ports: Sequence[int]) -> Redirect | Translate | Either:
     """Return the redirect to the first or the last of some ports; with none, to the one that was called."""
     if not ports:
         return Translate(None, None)

@@ -53,7 +53,7 @@ def nested(kind: int, *parts: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(parts))
 
 
-def text(value: str) -> bytes:
+def c_string(value: str) -> bytes:
     """Return a payload for a name: NUL-terminated. Bytes that are no UTF-8 survive a round trip."""
     if "\0" in value:
         raise ValueError(f"a name cannot contain NUL: {value!r}")
@@ -78,7 +78,7 @@ def u32(value: int) -> bytes:
     return value.to_bytes(4, BYTE_ORDER)
 
 
-def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
+def decode_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (type without flags, payload) of each attribute. Raise MalformedMessageError on bad lengths."""
     offset, end = 0, len(data)
     numbers = memoryview(data[: end & ~1]).cast("H")  # both are in the order of the machine
@@ -95,7 +95,7 @@ def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
 def decode_fields(data: bytes) -> Fields:
     """Return the payloads by type. Where a type occurs twice, the first counts."""
     fields: Fields = {}
-    for kind, payload in decode(data):
+    for kind, payload in decode_attributes(data):
         if kind not in fields:
             fields[kind] = payload
     return fields
@@ -103,11 +103,11 @@ def decode_fields(data: bytes) -> Fields:
 
 def decode_elements(data: bytes) -> list[bytes]:
     """Return the payloads of a list in its order: expressions of a rule, elements of a set."""
-    return [payload for _, payload in decode(data)]
+    return [payload for _, payload in decode_attributes(data)]
 
 
 def decode_text(payload: bytes) -> str:
-    """Return the name up to the first NUL, the inverse of ``text``."""
+    """Return the name up to the first NUL, the inverse of ``c_string``."""
     return payload.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 

@@ -15,7 +15,7 @@ from capture.errors import CaptureError, KernelError
 from capture.model.values import Value
 from capture.netlink import nfnetlink
 from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
-from capture.netlink.sockets import NO_ANSWER, NetlinkSocket, failure
+from capture.netlink.sockets import NO_ANSWER, NetlinkSocket, refusal_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,43 +30,43 @@ NFNL_MSG_BATCH_END = 0x11  # linux/netfilter/nfnetlink.h
 class Change(Value):
     """One message of a batch: NFT_MSG_NEWRULE and the like, its family and attributes.
 
-    ``doing`` describes it for the error if the kernel refuses it: "add rule 3 to chain ISTIO-OUTPUT".
+    ``task`` describes it for the error if the kernel refuses it: "add rule 3 to chain ISTIO-OUTPUT".
     """
 
     kind: int
     family: int
     attributes: bytes
-    doing: str
+    task: str
     flags: int = 0
 
 
 class RulesetChangedError(KernelError):
     """The batch was made for another generation of the ruleset. Nothing was changed; read again and retry."""
 
-    def __init__(self, doing: str) -> None:
-        super().__init__(doing, errno.ERESTART, "another process changed the ruleset since it was read")
+    def __init__(self, task: str) -> None:
+        super().__init__(task, errno.ERESTART, "another process changed the ruleset since it was read")
 
 
-def transact(doing: str, read: Callable[[NetlinkSocket], T], changes: Callable[[T], Iterable[Change]]) -> None:
+def transact(task: str, read: Callable[[NetlinkSocket], T], changes: Callable[[T], Iterable[Change]]) -> None:
     """Apply the changes of what is read, in one transaction and only if no program changes the ruleset meanwhile.
 
     Raises as ``commit``; KernelError with EINTR if that happened ``ATTEMPTS`` times.
     """
     with nfnetlink.open_nfnetlink() as netfilter:
         for _ in range(nfnetlink.ATTEMPTS):
-            objects, generation = nfnetlink.read_consistently(netfilter, doing, lambda: read(netfilter))
+            objects, generation = nfnetlink.read_consistently(netfilter, task, lambda: read(netfilter))
             try:
-                return commit(netfilter, changes(objects), generation, doing)
+                return commit(netfilter, changes(objects), generation, task)
             except RulesetChangedError:
                 continue
-    raise nfnetlink.ruleset_busy(doing)
+    raise nfnetlink.ruleset_busy(task)
 
 
 def commit(
     netfilter: NetlinkSocket,
     changes: Iterable[Change],
     generation: int | None = None,
-    doing: str = "change the ruleset",
+    task: str = "change the ruleset",
 ) -> None:
     """Apply all changes in one transaction; each is encoded as it comes, since there may be thousands.
 
@@ -80,26 +80,26 @@ def commit(
     if not descriptions:
         return
     netfilter.next_sequences(len(descriptions) + 1)
-    netfilter.send(datagram, doing)
+    netfilter.send(datagram, task)
     acknowledged = False
-    for message in netfilter.drain(doing):
+    for message in netfilter.drain(task):
         if message.kind != NLMSG_ERROR or message.sequence < first:
             continue
         refusal = decode_refusal(message)
         if refusal:
-            raise _failure_at(message.sequence - first, refusal, descriptions, doing)
+            raise _failure_at(message.sequence - first, refusal, descriptions, task)
         acknowledged = acknowledged or message.sequence == first + len(descriptions)
     if not acknowledged:
-        raise failure(doing, NO_ANSWER)
+        raise refusal_error(task, NO_ANSWER)
 
 
-def _failure_at(number: int, refusal: Refusal, descriptions: Sequence[str], doing: str) -> CaptureError:
+def _failure_at(number: int, refusal: Refusal, descriptions: Sequence[str], task: str) -> CaptureError:
     """Return the error for message ``number`` of a batch: 0 is its beginning and means the whole."""
     if 0 < number <= len(descriptions):
-        return failure(descriptions[number - 1], refusal)
+        return refusal_error(descriptions[number - 1], refusal)
     if refusal.errno == errno.ERESTART:
-        return RulesetChangedError(doing)
-    return failure(doing, refusal)
+        return RulesetChangedError(task)
+    return refusal_error(task, refusal)
 
 
 def encode_batch(
@@ -114,8 +114,8 @@ def encode_batch(
             datagram += _encode_change(last, first_sequence + len(descriptions), NLM_F_REQUEST)
         last = change
         # Of thousands of rules most are for the same chain: one text serves them all.
-        is_the_same = bool(descriptions) and descriptions[-1] == change.doing
-        descriptions.append(descriptions[-1] if is_the_same else change.doing)
+        is_the_same = bool(descriptions) and descriptions[-1] == change.task
+        descriptions.append(descriptions[-1] if is_the_same else change.task)
     if last is not None:
         datagram += _encode_change(last, first_sequence + len(descriptions), NLM_F_REQUEST | NLM_F_ACK)
     end = first_sequence + len(descriptions) + 1

@@ -86,7 +86,7 @@ def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
     """
     refused: list[Refusal] = []
-    doing = "track open connections"
+    task = "track open connections"
     for start in range(0, len(entries), MAX_ENTRIES):
         part = entries[start : start + MAX_ENTRIES]
         first = netfilter.next_sequences(len(part))
@@ -95,8 +95,8 @@ def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
             encode_message(IPCTNL_MSG_CT_NEW, flags, first + index, encode_entry(*entry))
             for index, entry in enumerate(part)
         ]
-        netfilter.send(b"".join(messages), doing)
-        for message in netfilter.drain(doing):
+        netfilter.send(b"".join(messages), task)
+        for message in netfilter.drain(task):
             refusal = decode_refusal(message) if message.kind == NLMSG_ERROR else None
             if refusal:
                 refused.append(refusal)
@@ -114,7 +114,7 @@ def read_entries(netfilter: NetlinkSocket) -> Iterator[TrackedConnection]:
 
 def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
     """Forget a connection; return whether it was there."""
-    body = nfgenmsg(_family(original.source)) + _tuple(CTA_TUPLE_ORIG, original)
+    body = nfgenmsg(_family_of_packed(original.source)) + _flow_attributes(CTA_TUPLE_ORIG, original)
     try:
         netfilter.request(IPCTNL_MSG_CT_DELETE, 0, body, "forget a tracked connection")
     except KernelError:
@@ -122,7 +122,7 @@ def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
     return True
 
 
-def _family(address: bytes) -> int:
+def _family_of_packed(address: bytes) -> int:
     return AF_INET if len(address) == 4 else AF_INET6
 
 
@@ -139,16 +139,16 @@ def encode_entry(flow: Flow, state: int) -> bytes:
         attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, BE_LIBERAL),
     )
     return (
-        nfgenmsg(_family(flow.source))
-        + _tuple(CTA_TUPLE_ORIG, flow)
-        + _tuple(CTA_TUPLE_REPLY, flow.reversed)
+        nfgenmsg(_family_of_packed(flow.source))
+        + _flow_attributes(CTA_TUPLE_ORIG, flow)
+        + _flow_attributes(CTA_TUPLE_REPLY, flow.reversed)
         + attribute(CTA_STATUS, u32be(STATUS_BY_TCP_STATE[state]))
         + attribute(CTA_TIMEOUT, u32be(LIFETIMES[state]))
         + nested(CTA_PROTOINFO, tcp)
     )
 
 
-def _tuple(kind: int, flow: Flow) -> bytes:
+def _flow_attributes(kind: int, flow: Flow) -> bytes:
     source, destination = (CTA_IP_V4_SRC, CTA_IP_V4_DST) if len(flow.source) == 4 else (CTA_IP_V6_SRC, CTA_IP_V6_DST)
     return nested(
         kind,

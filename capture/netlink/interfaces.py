@@ -106,23 +106,23 @@ def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> d
 
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
-    """Give an interface an address, usable at once: without duplicate address detection."""
-    doing = f"add address {address}/{prefix} to interface {interface}"
+    """Give an interface an address, usable at once (no duplicate address detection); return whether it was missing."""
+    task = f"add address {address}/{prefix} to interface {interface}"
     body = _address_body(address, prefix, interface)
     try:
-        return request_change(rtnetlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
+        return request_change(rtnetlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, task, errno.EEXIST)
     except KernelError as error:
         if error.errno == errno.EACCES and ":" in address:  # ipv6_add_addr in net/ipv6/addrconf.c
             remedy = "See the sysctls net.ipv6.conf.{all,default,lo}.disable_ipv6, or do without IPv6."
-            raise UnsupportedError(f"cannot {doing}: IPv6 is switched off there", remedy) from error
+            raise UnsupportedError(f"cannot {task}: IPv6 is switched off there", remedy) from error
         raise
 
 
 def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
-    """Take an address from an interface."""
-    doing = f"remove address {address}/{prefix} from interface {interface}"
+    """Take an address from an interface; return whether it was there."""
+    task = f"remove address {address}/{prefix} from interface {interface}"
     body = _address_body(address, prefix, interface)
-    return request_change(rtnetlink, RTM_DELADDR, 0, body, doing, errno.EADDRNOTAVAIL)
+    return request_change(rtnetlink, RTM_DELADDR, 0, body, task, errno.EADDRNOTAVAIL)
 
 
 def _address_body(address: str, prefix: int, interface: int) -> bytes:

@@ -63,32 +63,32 @@ def read_policies() -> list[IpsecPolicy]:
         bodies = xfrm.dump(XFRM_MSG_GETPOLICY, b"", "list IPsec policies")
     # Policies of a socket's own (IP_XFRM_POLICY) have directions that come after these.
     of_all = [body for body in bodies if body[DIRECTION_OFFSET] < len(POLICY_DIRECTIONS)]
-    return [_policy(body) for body in of_all if _family_number(body) in FAMILY_BY_NUMBER]
+    return [_decoded_policy(body) for body in of_all if _family_number(body) in FAMILY_BY_NUMBER]
 
 
 def _family_number(body: bytes) -> int:
     return decode_host_number(body[FAMILY_OFFSET : FAMILY_OFFSET + 2])
 
 
-def _policy(body: bytes) -> IpsecPolicy:
+def _decoded_policy(body: bytes) -> IpsecPolicy:
     return IpsecPolicy(
         direction=POLICY_DIRECTIONS[body[DIRECTION_OFFSET]],
         priority=decode_host_number(body[PRIORITY_OFFSET : PRIORITY_OFFSET + 4]),
-        source=_network(body, SOURCE_OFFSET, SOURCE_PREFIX_OFFSET),
-        destination=_network(body, DESTINATION_OFFSET, DESTINATION_PREFIX_OFFSET),
-        source_port=_port(body, SOURCE_PORT_OFFSET),
-        destination_port=_port(body, DESTINATION_PORT_OFFSET),
+        source=_decoded_network(body, SOURCE_OFFSET, SOURCE_PREFIX_OFFSET),
+        destination=_decoded_network(body, DESTINATION_OFFSET, DESTINATION_PREFIX_OFFSET),
+        source_port=_decoded_port(body, SOURCE_PORT_OFFSET),
+        destination_port=_decoded_port(body, DESTINATION_PORT_OFFSET),
         protocol=body[PROTOCOL_OFFSET],
         is_blocking=body[ACTION_OFFSET] == XFRM_POLICY_BLOCK,
         has_template=XFRMA_TMPL in decode_fields(body[POLICY_INFO_SIZE:]),
     )
 
 
-def _network(body: bytes, at: int, prefix: int) -> Network:
+def _decoded_network(body: bytes, offset: int, prefix: int) -> Network:
     family = FAMILY_BY_NUMBER[_family_number(body)]
     size = 4 if family == "ipv4" else 16
-    return Network(family, int.from_bytes(body[at : at + size], "big"), body[prefix])
+    return Network(family, int.from_bytes(body[offset : offset + size], "big"), body[prefix])
 
 
-def _port(body: bytes, at: int) -> tuple[int, int]:
-    return int.from_bytes(body[at : at + 2], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
+def _decoded_port(body: bytes, offset: int) -> tuple[int, int]:
+    return int.from_bytes(body[offset : offset + 2], "big"), int.from_bytes(body[offset + 2 : offset + 4], "big")

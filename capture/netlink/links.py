@@ -5,7 +5,7 @@ Where start-up time does not count. All functions raise KernelError and Privileg
 
 from __future__ import annotations
 
-from capture.netlink.attributes import attribute, decode_host_number, nested, text, u32
+from capture.netlink.attributes import attribute, c_string, decode_host_number, nested, u32
 from capture.netlink.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.policy_rules import RT_TABLE_MAIN
@@ -25,11 +25,13 @@ VETH_INFO_PEER = 1
 
 def add_veth(rtnetlink: NetlinkSocket, name: str, peer_name: str, peer_namespace: int) -> None:
     """Make a veth pair; its peer goes to the namespace behind a file descriptor."""
-    peer = _header() + attribute(IFLA_IFNAME, text(peer_name)) + attribute(IFLA_NET_NS_FD, u32(peer_namespace))
+    peer = _header() + attribute(IFLA_IFNAME, c_string(peer_name)) + attribute(IFLA_NET_NS_FD, u32(peer_namespace))
     info = nested(
-        IFLA_LINKINFO, attribute(IFLA_INFO_KIND, text("veth")), nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
+        IFLA_LINKINFO,
+        attribute(IFLA_INFO_KIND, c_string("veth")),
+        nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer)),
     )
-    body = _header() + attribute(IFLA_IFNAME, text(name)) + info
+    body = _header() + attribute(IFLA_IFNAME, c_string(name)) + info
     rtnetlink.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make the interface {name}")
 
 
@@ -40,12 +42,14 @@ def set_up(rtnetlink: NetlinkSocket, index: int) -> None:
 
 def remove_link(rtnetlink: NetlinkSocket, name: str) -> None:
     """Remove an interface, and with it the other end of a pair."""
-    rtnetlink.request(RTM_DELLINK, 0, _header() + attribute(IFLA_IFNAME, text(name)), f"remove the interface {name}")
+    rtnetlink.request(
+        RTM_DELLINK, 0, _header() + attribute(IFLA_IFNAME, c_string(name)), f"remove the interface {name}"
+    )
 
 
 def interface_index(rtnetlink: NetlinkSocket, name: str) -> int:
     """Return the index of an interface."""
-    query = _header() + attribute(IFLA_IFNAME, text(name))
+    query = _header() + attribute(IFLA_IFNAME, c_string(name))
     (body,) = rtnetlink.request(RTM_GETLINK, 0, query, f"find the interface {name}")
     return decode_host_number(body[4:8])
 

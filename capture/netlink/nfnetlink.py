@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError, MissingFeatureError, UnsupportedError
-from capture.netlink.attributes import attribute, decode_fields, decode_number, text, u8, u16be, u32be
+from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number, u8, u16be, u32be
 from capture.netlink.messages import NLM_F_REQUEST, encode_message
 from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
 
@@ -58,14 +58,14 @@ def message_type(kind: int) -> int:
 
 
 def read_objects(
-    netfilter: NetlinkSocket, kind: int, family: int, attributes: bytes, doing: str
+    netfilter: NetlinkSocket, kind: int, family: int, attributes: bytes, task: str
 ) -> list[tuple[int, bytes]]:
     """Return (family, attributes) of all objects that an NFT_MSG_GET... requests.
 
     NFPROTO_UNSPEC requests all families; ``attributes`` narrow it down to a table or a chain.
     Raises KernelError, PrivilegeError or UnsupportedError.
     """
-    bodies = netfilter.dump(message_type(kind), nfgenmsg(family) + attributes, doing)
+    bodies = netfilter.dump(message_type(kind), nfgenmsg(family) + attributes, task)
     return [(body[0], body[NFGENMSG_SIZE:]) for body in bodies]
 
 
@@ -76,9 +76,9 @@ def read_generation(netfilter: NetlinkSocket) -> int:
 
     Raise UnsupportedError if the kernel has nfnetlink, but no nf_tables: it then knows no such message (EINVAL).
     """
-    doing = "read the generation of the nf_tables ruleset"
+    task = "read the generation of the nf_tables ruleset"
     try:
-        (body,) = netfilter.request(message_type(NFT_MSG_GETGEN), 0, nfgenmsg(NFPROTO_UNSPEC), doing)
+        (body,) = netfilter.request(message_type(NFT_MSG_GETGEN), 0, nfgenmsg(NFPROTO_UNSPEC), task)
     except KernelError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -87,24 +87,24 @@ def read_generation(netfilter: NetlinkSocket) -> int:
     return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])
 
 
-def read_consistently(netfilter: NetlinkSocket, doing: str, read: Callable[[], T]) -> tuple[T, int]:
+def read_consistently(netfilter: NetlinkSocket, task: str, read: Callable[[], T]) -> tuple[T, int]:
     """Return what is read while no program changes the ruleset, and the generation that it is of.
 
     It is read again if something goes before what is in it was read (ENOENT). Raises as ``read`` and ``ruleset_busy``.
     """
     for _ in range(ATTEMPTS):
         generation = read_generation(netfilter)
-        _wait_for_commits(netfilter, generation, doing)
+        _wait_for_commits(netfilter, generation, task)
         try:
             objects = read()
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
             continue
-        _wait_for_commits(netfilter, generation, doing)
+        _wait_for_commits(netfilter, generation, task)
         if read_generation(netfilter) == generation:
             return objects, generation
-    raise ruleset_busy(doing)
+    raise ruleset_busy(task)
 
 
 def begin_batch(sequence: int, generation: int | None) -> bytes:
@@ -114,20 +114,20 @@ def begin_batch(sequence: int, generation: int | None) -> bytes:
     return encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, sequence, body)
 
 
-def _wait_for_commits(netfilter: NetlinkSocket, generation: int, doing: str) -> None:
+def _wait_for_commits(netfilter: NetlinkSocket, generation: int, task: str) -> None:
     """Wait until changes that the kernel is making are whole, with their number.
 
     It exchanges the rules shortly before or behind the number, and may pause in between (nf_tables_commit in
     nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
     (nf_tables_valid_genid); the next request skips the refusal, by its sequence number.
     """
-    netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), doing)
+    netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), task)
 
 
-def ruleset_busy(doing: str) -> KernelError:
+def ruleset_busy(task: str) -> KernelError:
     """Return the error for a read or a write that failed ``ATTEMPTS`` times."""
     return KernelError(
-        doing,
+        task,
         errno.EINTR,
         f"the ruleset changed during each of {ATTEMPTS} attempts: another process keeps modifying it",
     )
@@ -140,7 +140,7 @@ def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, r
     KernelError.
     """
     extension = (
-        attribute(NFTA_COMPAT_NAME, text(name))
+        attribute(NFTA_COMPAT_NAME, c_string(name))
         + attribute(NFTA_COMPAT_REV, u32be(revision))
         + attribute(NFTA_COMPAT_TYPE, u32be(COMPAT_TYPES[kind]))
     )

@@ -17,7 +17,7 @@ from capture.model.values import Value
 from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.routing import RTN_THROW, header_table, read_routes
-from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, request_change
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, packed_address_text, request_change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def read_policy_rules(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list
     """Return the policy rules of a family, or of IPv4 and IPv6, in the order in which the kernel tries them."""
     families = (AF_INET, AF_INET6) if family == AF_UNSPEC else (family,)  # multicast routing has some, too
     bodies = rtnetlink.dump(RTM_GETRULE, bytes((family, *bytes(11))), "list policy rules")
-    return [_decode(body) for body in bodies if body[0] in families]
+    return [_decode_rule(body) for body in bodies if body[0] in families]
 
 
 def has_routes(rtnetlink: NetlinkSocket, family: int, rule: PolicyRule) -> bool:
@@ -118,7 +118,7 @@ def has_routes(rtnetlink: NetlinkSocket, family: int, rule: PolicyRule) -> bool:
     return any(each.prefix > shortest for each in in_table)
 
 
-def _decode(body: bytes) -> PolicyRule:
+def _decode_rule(body: bytes) -> PolicyRule:
     fields = decode_fields(body[FIB_RULE_HDR_SIZE:])
     suppressed = fields.get(FRA_SUPPRESS_PREFIXLEN, NO_SUPPRESSION)
     return PolicyRule(
@@ -128,8 +128,8 @@ def _decode(body: bytes) -> PolicyRule:
         mark=decode_host_number(fields.get(FRA_FWMARK, b"")),
         mask=decode_host_number(fields.get(FRA_FWMASK, b"")),
         is_inverted=bool(decode_host_number(body[8:12]) & FIB_RULE_INVERT),
-        source=_network(body[0], fields.get(FRA_SRC), body[2]),
-        destination=_network(body[0], fields.get(FRA_DST), body[1]),
+        source=_network_text(body[0], fields.get(FRA_SRC), body[2]),
+        destination=_network_text(body[0], fields.get(FRA_DST), body[1]),
         incoming=decode_text(fields.get(FRA_IIFNAME, b"")),
         others=_other_conditions(body, fields),
         suppress_prefixlength=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
@@ -144,8 +144,8 @@ def _is_for_rerouted(family: int, fields: Fields) -> bool:
     return FRA_OIFNAME not in fields and not is_other_user and not is_other_protocol
 
 
-def _network(family: int, address: bytes | None, bits: int) -> str:
-    return f"{address_text(family, address)}/{bits}" if bits else ""
+def _network_text(family: int, address: bytes | None, bits: int) -> str:
+    return f"{packed_address_text(family, address)}/{bits}" if bits else ""
 
 
 def _other_conditions(body: bytes, fields: Fields) -> str:
@@ -161,16 +161,16 @@ def _other_conditions(body: bytes, fields: Fields) -> str:
 
 def has_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> bool:
     """Return whether there is a policy rule `fwmark MARK lookup TABLE` that has no other condition."""
-    return bool(_preferences(rtnetlink, family, mark, table))
+    return bool(_preferences_of_mark(rtnetlink, family, mark, table))
 
 
 def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, preference: int | None) -> bool:
     """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other.
 
-    With None, remove every rule that is exactly that, and none with more conditions.
+    With None, remove every rule that is exactly that, and none with more conditions. Return whether anything changed.
     """
     words = f"{FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} policy rule fwmark {mark:#x} lookup {table}"
-    preferences = _preferences(rtnetlink, family, mark, table)
+    preferences = _preferences_of_mark(rtnetlink, family, mark, table)
     changes = []
     if preference is not None and preference not in preferences:
         rule = _mark_rule(family, mark, table, preference)  # another process may be faster: EEXIST
@@ -184,11 +184,11 @@ def set_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int, 
 
 
 def remove_mark_rule(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> bool:
-    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`."""
+    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`; return whether there was one."""
     return set_mark_rule(rtnetlink, family, mark, table, None)
 
 
-def _preferences(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
+def _preferences_of_mark(rtnetlink: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
     rules = read_policy_rules(rtnetlink, family)
     return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
 

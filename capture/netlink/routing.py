@@ -22,8 +22,8 @@ from capture.netlink.rtnetlink import (
     AF_INET6,
     LOOPBACK_INDEX,
     RT_SCOPE_HOST,
-    address_text,
     pack_address,
+    packed_address_text,
     request_change,
 )
 
@@ -101,14 +101,14 @@ def read_routes(rtnetlink: NetlinkSocket, family: int) -> list[TableRoute]:
 
 def has_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
     """Return whether the table has the route `local default dev lo`."""
-    return bool(_metrics(rtnetlink, family, table))
+    return bool(_local_route_metrics(rtnetlink, family, table))
 
 
 def add_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
-    """Add the route `local default dev lo` to the table. ``lo`` must be up."""
-    doing = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
+    """Add the route `local default dev lo` to the table; return whether it was missing. ``lo`` must be up."""
+    task = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     try:
-        rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), doing)
+        rtnetlink.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), task)
     except KernelError as error:
         if error.errno == errno.EEXIST and has_local_route(rtnetlink, family, table):
             return False
@@ -117,16 +117,16 @@ def add_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
 
 
 def remove_local_route(rtnetlink: NetlinkSocket, family: int, table: int) -> bool:
-    """Remove the route `local default dev lo` from the table, of any maker.
+    """Remove the route `local default dev lo` from the table, of any maker; return whether there was one.
 
     It is read first, because only its metric distinguishes an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).
     """
-    doing = f"remove {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
+    task = f"remove {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     removed = False
-    for metric in _metrics(rtnetlink, family, table):
+    for metric in _local_route_metrics(rtnetlink, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, u32(metric))
-        removed = request_change(rtnetlink, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
+        removed = request_change(rtnetlink, RTM_DELROUTE, 0, body, task, *NO_SUCH_ROUTE) or removed
     return removed
 
 
@@ -177,7 +177,7 @@ def look_up_route(
         raise
     fields = decode_fields(message[RTMSG_SIZE:])
     interface = decode_host_number(fields.get(RTA_OIF, b""))
-    source, gateway = (address_text(family, fields.get(kind)) for kind in (RTA_PREFSRC, RTA_GATEWAY))
+    source, gateway = (packed_address_text(family, fields.get(kind)) for kind in (RTA_PREFSRC, RTA_GATEWAY))
     return Route(message[7], interface, source, gateway)
 
 
@@ -191,7 +191,7 @@ def _local_route_body(family: int, table: int, protocol: int) -> bytes:
     return header + u32(0) + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(LOOPBACK_INDEX))
 
 
-def _metrics(rtnetlink: NetlinkSocket, family: int, table: int) -> list[int]:
+def _local_route_metrics(rtnetlink: NetlinkSocket, family: int, table: int) -> list[int]:
     wanted = table, 0, RTN_LOCAL, LOOPBACK_INDEX
     routes = read_routes(rtnetlink, family)
     return [each.metric for each in routes if (each.table, each.prefix, each.kind, each.interface) == wanted]

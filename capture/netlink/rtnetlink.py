@@ -27,15 +27,15 @@ def pack_address(address: str) -> tuple[int, bytes]:
     return family, _socket.inet_pton(family, address)
 
 
-def address_text(family: int, packed: bytes | None) -> str:
+def packed_address_text(family: int, packed: bytes | None) -> str:
     """Return the canonical text of an address; the empty text for None."""
     return "" if packed is None else _socket.inet_ntop(family, packed)
 
 
-def request_change(rtnetlink: NetlinkSocket, kind: int, flags: int, body: bytes, doing: str, *unneeded: int) -> bool:
+def request_change(rtnetlink: NetlinkSocket, kind: int, flags: int, body: bytes, task: str, *unneeded: int) -> bool:
     """Request a change; return False if the kernel answers with an error that means that it is not needed."""
     try:
-        rtnetlink.request(kind, flags, body, doing)
+        rtnetlink.request(kind, flags, body, task)
     except KernelError as error:
         if error.errno in unneeded:
             return False

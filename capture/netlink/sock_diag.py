@@ -95,14 +95,14 @@ def read_tcp_sockets(diag: NetlinkSocket, states: Iterable[int]) -> Iterator[Tcp
 
     Raises KernelError, and UnsupportedError (as KernelError with ENOENT before Linux 5.12) without the module tcp_diag.
     """
-    yield from map(decode_socket, _sockets(diag, IPPROTO_TCP, states, "list the TCP sockets"))
+    yield from map(decode_socket, _dumped_sockets(diag, IPPROTO_TCP, states, "list the TCP sockets"))
 
 
-def _sockets(diag: NetlinkSocket, protocol: int, states: Iterable[int], doing: str) -> Iterator[bytes]:
+def _dumped_sockets(diag: NetlinkSocket, protocol: int, states: Iterable[int], task: str) -> Iterator[bytes]:
     states_mask = u32(sum(1 << state for state in states))
     for family in (AF_INET, AF_INET6):
         request = bytes((family, protocol, 0, 0)) + states_mask + bytes(SOCKID_SIZE)
-        yield from diag.dump(SOCK_DIAG_BY_FAMILY, request, doing)
+        yield from diag.dump(SOCK_DIAG_BY_FAMILY, request, task)
 
 
 def decode_socket(body: bytes) -> TcpSocket:
@@ -121,7 +121,7 @@ def read_listeners(diag: NetlinkSocket, protocol: int) -> Iterator[Listener]:
     Raises KernelError without the module tcp_diag or udp_diag.
     """
     state = TCP_LISTEN if protocol == IPPROTO_TCP else TCP_CLOSE  # an unconnected UDP socket shows the latter
-    for body in _sockets(diag, protocol, (state,), "list the listening sockets"):
+    for body in _dumped_sockets(diag, protocol, (state,), "list the listening sockets"):
         yield decode_listener(body, protocol)
 
 
@@ -135,19 +135,19 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     endpoints = tuple(ports)
     first = diag.next_sequences(len(endpoints))
     datagram = b"".join(
-        encode_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, first + number, _lookup(family, port))
+        encode_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, first + number, _listener_request(family, port))
         for number, (family, port) in enumerate(endpoints)
     )
-    doing = "look who listens"
-    diag.send(datagram, doing)
+    task = "look who listens"
+    diag.send(datagram, task)
     return {
         endpoints[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
-        for message in diag.drain(doing)
+        for message in diag.drain(task)
         if message.kind == SOCK_DIAG_BY_FAMILY
     }
 
 
-def _lookup(family: int, port: int) -> bytes:
+def _listener_request(family: int, port: int) -> bytes:
     """Return the request for the listener of a port at the loopback address (inet_diag_find_one_icsk, inet_diag.c)."""
     loopback = b"\x7f\0\0\1".ljust(16, b"\0") if family == AF_INET else bytes(15) + b"\1"
     socket = port.to_bytes(2, "big") + bytes(2) + loopback + bytes(16) + bytes(4) + ANY_COOKIE

@@ -1,6 +1,6 @@
 """A netlink socket in the current network namespace: requests, dumps, and errors that name what was tried.
 
-``doing`` is what the caller is about, as an infinitive ("add chain ISTIO-OUTPUT"): it begins every error.
+``task`` is what the caller is about, as an infinitive ("add chain ISTIO-OUTPUT"): it begins every error.
 
 The kernel answers netfilter and rtnetlink requests before ``send`` returns, so no read here ever waits:
 an answer that is not there yet will never come.
@@ -45,15 +45,15 @@ def has_ipv6() -> bool:
     return True
 
 
-def failure(doing: str, refusal: messages.Refusal) -> CaptureError:
+def refusal_error(task: str, refusal: messages.Refusal) -> CaptureError:
     """Return the error for a refusal: a capability is missing, the kernel lacks something, or it refused."""
-    error: CaptureError = KernelError(doing, refusal.errno, refusal.explanation)
+    error: CaptureError = KernelError(task, refusal.errno, refusal.explanation)
     if refusal.errno == errno.EPERM:
-        error = PrivilegeError(doing)
+        error = PrivilegeError(task)
     elif refusal.errno in UNSUPPORTED:
         words = ", ".join(filter(None, (os.strerror(refusal.errno), refusal.explanation)))
-        error = MissingFeatureError(f"this kernel cannot {doing} ({words})", "`capture doctor` says what is missing.")
-    error.doing = doing
+        error = MissingFeatureError(f"this kernel cannot {task} ({words})", "`capture doctor` says what is missing.")
+    error.task = task
     return error
 
 
@@ -65,12 +65,12 @@ class NetlinkSocket:
         self._sequence = 0
 
     @classmethod
-    def open(cls, protocol: int, doing: str) -> Self:
+    def open(cls, protocol: int, task: str) -> Self:
         """Open NETLINK_NETFILTER or NETLINK_ROUTE here. Raise UnsupportedError if the kernel has no such protocol."""
         try:
             socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
         except OSError as error:
-            raise failure(doing, _refusal_of(error)) from error
+            raise refusal_error(task, _refusal_of(error)) from error
         for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK):
             _set_if_known(socket, option)
         return cls(socket)
@@ -85,26 +85,26 @@ class NetlinkSocket:
         """Close the socket. After tables were replaced this waits some 10 ms, while the kernel frees the old ones."""
         self._socket.close()
 
-    def request(self, kind: int, flags: int, body: bytes, doing: str) -> list[bytes]:
+    def request(self, kind: int, flags: int, body: bytes, task: str) -> list[bytes]:
         """Send one request, wait for its acknowledgement and return the bodies of the answers before it.
 
         Raises KernelError, PrivilegeError or UnsupportedError, as the kernel refuses.
         """
-        sequence = self._begin(kind, flags | messages.NLM_F_ACK, body, doing)
-        return self._answers(sequence, doing)[0]
+        sequence = self._begin(kind, flags | messages.NLM_F_ACK, body, task)
+        return self._answers(sequence, task)[0]
 
-    def dump(self, kind: int, body: bytes, doing: str) -> list[bytes]:
+    def dump(self, kind: int, body: bytes, task: str) -> list[bytes]:
         """Return the bodies of all objects of a kind, as they were at one moment.
 
         A dump takes several datagrams; objects that change in between make it inconsistent, and it is begun
         again. Raises KernelError after ten of those, and as ``request`` does.
         """
         for _ in range(DUMP_ATTEMPTS):
-            sequence = self._begin(kind, messages.NLM_F_DUMP, body, doing)
-            bodies, consistent = self._answers(sequence, doing)
+            sequence = self._begin(kind, messages.NLM_F_DUMP, body, task)
+            bodies, consistent = self._answers(sequence, task)
             if consistent:
                 return bodies
-        raise KernelError(doing, errno.EINTR, f"it changed during each of {DUMP_ATTEMPTS} readings, by another process")
+        raise KernelError(task, errno.EINTR, f"it changed during each of {DUMP_ATTEMPTS} readings, by another process")
 
     def next_sequences(self, count: int) -> int:
         """Reserve sequence numbers for a batch and return the first."""
@@ -112,38 +112,38 @@ class NetlinkSocket:
         self._sequence += count
         return first
 
-    def send(self, datagram: bytes | bytearray, doing: str) -> None:
+    def send(self, datagram: bytes | bytearray, task: str) -> None:
         """Send bytes in one piece; the send buffer grows when they need it."""
         try:
             self._send_or_grow(datagram)
         except OSError as error:
             too_large = error.errno == errno.EMSGSIZE
             words = f"{len(datagram)} bytes at once; net.core.wmem_max allows less" if too_large else ""
-            raise failure(doing, _refusal_of(error, words)) from error
+            raise refusal_error(task, _refusal_of(error, words)) from error
 
-    def drain(self, doing: str) -> Iterator[messages.Message]:
+    def drain(self, task: str) -> Iterator[messages.Message]:
         """Yield the messages that are waiting. Those that the kernel dropped for lack of room (ENOBUFS) are missing."""
         while True:
             try:
-                datagram = self._receive(doing)
+                datagram = self._receive(task)
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise failure(doing, _refusal_of(error)) from error
+                    raise refusal_error(task, _refusal_of(error)) from error
             else:
                 yield from messages.decode_messages(datagram)
 
-    def _begin(self, kind: int, flags: int, body: bytes, doing: str) -> int:
+    def _begin(self, kind: int, flags: int, body: bytes, task: str) -> int:
         sequence = self.next_sequences(1)
-        self.send(messages.encode_message(kind, flags | messages.NLM_F_REQUEST, sequence, body), doing)
+        self.send(messages.encode_message(kind, flags | messages.NLM_F_REQUEST, sequence, body), task)
         return sequence
 
-    def _answers(self, sequence: int, doing: str) -> tuple[list[bytes], bool]:
+    def _answers(self, sequence: int, task: str) -> tuple[list[bytes], bool]:
         """Read until the request is acknowledged or its dump is done; also return whether the dump is consistent."""
         bodies: list[bytes] = []
         consistent = True
-        for message in self.drain(doing):
+        for message in self.drain(task):
             if message.sequence != sequence:
                 continue  # left over from a request that ended in an error
             if message.flags & messages.NLM_F_DUMP_INTR:
@@ -153,15 +153,15 @@ class NetlinkSocket:
                 continue
             refusal = messages.decode_refusal(message)
             if refusal:
-                raise failure(doing, refusal)
+                raise refusal_error(task, refusal)
             return bodies, consistent
-        raise failure(doing, NO_ANSWER)
+        raise refusal_error(task, NO_ANSWER)
 
-    def _receive(self, doing: str) -> bytes:
+    def _receive(self, task: str) -> bytes:
         """Return the next datagram. Raises OSError; BlockingIOError if there is none."""
         datagram = self._socket.recv(RECEIVE_SIZE, _socket.MSG_DONTWAIT | _socket.MSG_TRUNC)
         if len(datagram) > RECEIVE_SIZE:  # MSG_TRUNC: it has the length of what was sent, not of what was read
-            raise KernelError(doing, errno.EMSGSIZE, f"an answer of {len(datagram)} bytes, we read {RECEIVE_SIZE}")
+            raise KernelError(task, errno.EMSGSIZE, f"an answer of {len(datagram)} bytes, we read {RECEIVE_SIZE}")
         return datagram
 
     def _send_or_grow(self, datagram: bytes | bytearray) -> None:

@@ -33,12 +33,12 @@ TCA_EGRESS_REDIR, TCA_INGRESS_REDIR = 1, 3
 
 def read_redirects(rtnetlink: NetlinkSocket, interface: int) -> list[int]:
     """Return the interfaces (by index) to which filters send what comes in by one; a kernel without them has none."""
-    return [target for each in _read_filters(rtnetlink, interface, TC_H_INGRESS) for target in _targets(each)]
+    return [target for each in _read_filters(rtnetlink, interface, TC_H_INGRESS) for target in _redirect_targets(each)]
 
 
-def decides(rtnetlink: NetlinkSocket, interface: int, parent: int) -> bool:
+def has_deciding_filter(rtnetlink: NetlinkSocket, interface: int, parent: int) -> bool:
     """Return whether a filter may drop or divert what comes in by an interface (TC_H_INGRESS), or leaves by it."""
-    return any(_decides(each) for each in _read_filters(rtnetlink, interface, parent))
+    return any(_is_deciding(each) for each in _read_filters(rtnetlink, interface, parent))
 
 
 def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list[Fields]:
@@ -50,21 +50,21 @@ def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list
     return [decode_fields(body[TCMSG_SIZE:]) for body in bodies]
 
 
-def _decides(filter_fields: Fields) -> bool:
+def _is_deciding(filter_fields: Fields) -> bool:
     if decode_text(filter_fields.get(TCA_KIND, b"")) == "bpf" and TCA_OPTIONS in filter_fields:
         return True
-    kinds = [decode_text(action.get(TCA_ACT_KIND, b"")) for action in _actions(filter_fields)]
-    return any(kind != "mirred" for kind in kinds) or any(_targets(filter_fields))
+    kinds = [decode_text(action.get(TCA_ACT_KIND, b"")) for action in _filter_actions(filter_fields)]
+    return any(kind != "mirred" for kind in kinds) or any(_redirect_targets(filter_fields))
 
 
-def _actions(filter_fields: Fields) -> list[Fields]:
+def _filter_actions(filter_fields: Fields) -> list[Fields]:
     kind = decode_text(filter_fields.get(TCA_KIND, b""))
     options = decode_fields(filter_fields.get(TCA_OPTIONS, b""))
     return [decode_fields(action) for action in decode_fields(options.get(ACTIONS_OF.get(kind, 0), b"")).values()]
 
 
-def _targets(filter_fields: Fields) -> Iterator[int]:
-    for fields in _actions(filter_fields):
+def _redirect_targets(filter_fields: Fields) -> Iterator[int]:
+    for fields in _filter_actions(filter_fields):
         if decode_text(fields.get(TCA_ACT_KIND, b"")) != "mirred":
             continue
         mirred = decode_fields(fields.get(TCA_ACT_OPTIONS, b"")).get(TCA_MIRRED_PARMS, b"")[TC_GEN_SIZE:]

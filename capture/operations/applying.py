@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError, argument_error
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
@@ -161,7 +161,7 @@ def _apply(
             changed = True
             journal.commit()
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
-    warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
+    warnings = [*warnings, *losses, *_impediment_warnings(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
 
 
@@ -183,7 +183,7 @@ def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
     return sysctls_to_change(desired)
 
 
-def _impediments(desired: Ruleset) -> list[str]:
+def _impediment_warnings(desired: Ruleset) -> list[str]:
     """Return warnings about what loses captured packets although the rules are in place."""
     is_without = bool(desired.loopback_addresses) and not routes.takes_ipv6_addresses()
     lost = [routes.NO_IPV6_ON_LO] if is_without else []
@@ -196,10 +196,10 @@ def _impediments(desired: Ruleset) -> list[str]:
 
 def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
     place, has_own_users = detected.choice.place, detected.has_own_users
-    driver = load(detected.choice, has_own_users=has_own_users)
+    driver = load_driver(detected.choice, has_own_users=has_own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)
     elsewhere = (live_set.choice for live_set in detected.live_sets if live_set.choice.place != place)
-    other_sets = tuple(_driver_with_rules(load(choice, has_own_users=has_own_users)) for choice in elsewhere)
+    other_sets = tuple(_driver_with_rules(load_driver(choice, has_own_users=has_own_users)) for choice in elsewhere)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return ExistingState(
@@ -241,7 +241,7 @@ def _write_without_escape(existing: ExistingState, config: CaptureConfig, desire
         both = build_transition(config)
         live = _capture_both_ways(existing.driver, both, live, existing.recorded_rules)
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
-    return _write(existing, config, desired, live)
+    return _write_rules(existing, config, desired, live)
 
 
 def _write_back(existing: ExistingState, desired: Ruleset) -> None:
@@ -266,7 +266,7 @@ def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bo
     return is_applied(desired, live, writes_policies=choice.backend == "nftables")
 
 
-def _write(existing: ExistingState, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+def _write_rules(existing: ExistingState, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
     """Write the desired rules, and keep open connections; return warnings about those that may be cut."""
     driver, recorded = existing.driver, existing.recorded_rules
     tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
@@ -352,7 +352,7 @@ def clean(
             recorded = record.read()
             has_own_users = is_of_this_user_namespace()
             live_sets = [
-                _driver_with_rules(load(live_set.choice, has_own_users=has_own_users))
+                _driver_with_rules(load_driver(live_set.choice, has_own_users=has_own_users))
                 for live_set in detect.find_live_sets()
             ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
@@ -372,7 +372,7 @@ def captured_connections(namespace: Namespace = None) -> int:
     from capture.state import connections
 
     with InNamespace(namespace):
-        return connections.count_captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
+        return connections.count_captured([load_driver(live_set.choice).read() for live_set in detect.find_live_sets()])
 
 
 def cut_by_cleaning(namespace: str | None) -> list[str]:

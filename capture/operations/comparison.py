@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
@@ -42,7 +42,8 @@ def verify(
 ) -> Verified:
     """Compare the namespace with the desired rules of the settings.
 
-    Without settings, or where it is preferred: with what was applied there, if that is known.
+    Without settings, or where it is preferred: with what was applied there, if that is known. Raises CaptureError and
+    its kinds; what differs is in the result.
     """
     explicit = Settings({}) if settings is None else require_settings(settings, "verify")
     with InNamespace(namespace):
@@ -93,7 +94,7 @@ def _verify(
         uncaptured, notes = (*uncaptured, table_fault), ()
     if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
         choice = live_sets[0].choice  # without settings, the place that has our rules
-    driver = load(choice)
+    driver = load_driver(choice)
     live = desired if driver.has_exactly(desired) else driver.read()
     judged = _verified_by_effects(desired, live, choice, live_sets, recorded=recorded)
     return judged.replace(uncaptured=uncaptured, notes=notes)
@@ -120,7 +121,7 @@ def _verify_without_reference() -> Verified:
         choice = detect.decide(BackendRequest())
         return Verified(choice, empty, empty, has_reference=False, record_fault=record.why_unusable())
     choice = live_sets[0].choice
-    live = load(choice).read()
+    live = load_driver(choice).read()
     own = own_ruleset(live)
     judged = _verified_by_effects(own, live, choice, live_sets, has_reference=False)
     is_ipv4_missing = len(live_sets) == 1 and IPV4 not in families_with_rules(own)
@@ -227,7 +228,9 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
     choices = (live_set.choice for live_set in located)
-    return tuple(LiveSet(choice.backend, choice.driver, choice.variant, load(choice).read()) for choice in choices)
+    return tuple(
+        LiveSet(choice.backend, choice.driver, choice.variant, load_driver(choice).read()) for choice in choices
+    )
 
 
 class Reference(Value):

@@ -48,7 +48,7 @@ from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
-from capture.state.socket_lb import connect_programs, owner_of, translation
+from capture.state.socket_lb import connect_programs, owner_of, socket_translation
 
 
 class Connection(Value):
@@ -91,7 +91,7 @@ def causes_of(connection: Connection) -> list[Cause]:
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
     live, facts, capture = connection.live, connection.pod.facts, connection.pod.capture
-    if not live.certain:
+    if not live.is_certain:
         yield _unjudged_cause(live)
     yield from unreached_app_notes(live, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
@@ -102,7 +102,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
 
 def _unjudged_cause(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
-    step = next(step for step in traced.path if not step.certain)
+    step = next(step for step in traced.path if not step.is_certain)
     if second_set := _second_set_cause(step):
         return second_set
     rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
@@ -136,7 +136,7 @@ def _later_losses(connection: Connection) -> Iterator[Cause]:
     if live.outcome not in TO_PROXY:
         return
     following = list(lost_later_packets(live, connection.pod.situation, connection.owner))
-    lost = [_loss_cause(traced) for traced in following if traced.certain]
+    lost = [_loss_cause(traced) for traced in following if traced.is_certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
@@ -234,12 +234,12 @@ def link_causes(live: Trace) -> Iterator[Cause]:
 def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
     packet = live.packet
-    to = packet.destination if packet.in_interface is None else packet.source
-    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or to is None or not pod.capture.uids:
+    destination = packet.destination if packet.in_interface is None else packet.source
+    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or destination is None or not pod.capture.uids:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == live.port), pod.capture.uids[0].first)
-    if refuses_user(packet.replace(destination=to), uid):
-        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, to.first)
+    if refuses_user(packet.replace(destination=destination), uid):
+        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
 
 
@@ -253,7 +253,7 @@ def source_notes(situation: Situation) -> Iterator[Cause]:
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
     names = connect_programs(packet.family if packet else IPV4)
-    translated = translation(packet) if names and packet else None
+    translated = socket_translation(packet) if names and packet else None
     if not names or (packet and translated is None):
         return
     owner = owner_of(names)
@@ -278,14 +278,14 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
     elif is_over_lo and way.fate.replace(marked=False) != Fate("direct"):
-        to = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
+        destination = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first", "sent on", where=way.location, to=to)
+            yield cause("nat-first", "sent on", where=way.location, to=destination)
     elif way.outcome == "direct":
         following = list(lost_later_packets(way, situation, owner))
-        certain = [each for each in following if each.certain and (is_over_lo or each.outcome == "dropped")]
+        certain = [each for each in following if each.is_certain and (is_over_lo or each.outcome == "dropped")]
         lost = [_loss_cause(each, f"answers to {SENT_ON}" if each.packet.in_interface else SENT_ON) for each in certain]
-        yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.certain]
+        yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
@@ -301,10 +301,10 @@ def _loop_cause(way: Trace, verified: Callable[[], Verified]) -> Cause:
     return found or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _loss_cause(traced: Trace, what: str = "the packet") -> Cause:
+def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
-    return untracked_cause(traced) or drop_cause(traced, shown_rule, what=what)
+    return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)
 
 
 def discovery_causes(own: Network | None, link: str | None, situation: Situation) -> Iterator[Cause]:
@@ -320,9 +320,9 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
         Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"),
     ):
         traced = trace_whole_path(packet, situation)
-        is_lost = traced.outcome == "dropped" and traced.certain
+        is_lost = traced.outcome == "dropped" and traced.is_certain
         if is_lost and not knows_neighbour(link, is_confirmed=packet.source == own):
-            yield drop_cause(traced, shown_rule, what="neighbour discovery (ICMPv6)")
+            yield drop_cause(traced, shown_rule, subject="neighbour discovery (ICMPv6)")
             return
 
 

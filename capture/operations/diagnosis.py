@@ -132,13 +132,13 @@ def why(
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
-    settings, else the recorded ones, else those that the live rules amount to. A machine is captured itself, and is no
-    node with pods. Raises CaptureError.
+    ``settings`` are the reference; without them it is the recorded ones, else those that the live rules amount to.
+    ``process`` is the one that opens the connection: a note names how it may leave the capture. ``is_machine``: the
+    namespace is that of a captured machine, whose remedies are other commands. Raises CaptureError.
     """
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
-        pod = _examine(settings, namespace, live_situation(live_sets))
+        pod = _examine_pod(settings, namespace, live_situation(live_sets))
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
@@ -165,12 +165,12 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
-        pod = _examine(settings, namespace, live_situation())
+        pod = _examine_pod(settings, namespace, live_situation())
         mark = (pod.reference.config if pod.reference else CaptureConfig()).tproxy_mark
         return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), pod.capture, mark))
 
 
-def _examine(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
+def _examine_pod(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
     """Return the pod with the rules and the proxy that the settings, or the recorded ones, expect; else live rules."""
     reference = read_reference(settings, host=host_of(namespace))
     own = own_ruleset(situation.ruleset)
@@ -245,7 +245,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
-    is_certain = live.certain and not (unread or doubts)
+    is_certain = live.is_certain and not (unread or doubts)
     return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
 
 

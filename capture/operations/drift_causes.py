@@ -120,11 +120,11 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
         is_inbound = effect.packet.in_interface is not None
-        which = f" ({effect.regions[0]})" if is_inbound and effect.regions else ""
+        region = f" ({effect.regions[0]})" if is_inbound and effect.regions else ""
         is_of_proxy = effect.before.outcome in ("direct", *([] if is_inbound else ["proxy-inbound"]))
-        what = SENT_ON if is_of_proxy else f"captured traffic{which}"
-        what = f"answers to {what}" if effect.packet.is_reply else what
-        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, what), effect.after.step is not None
+        subject = SENT_ON if is_of_proxy else f"captured traffic{region}"
+        subject = f"answers to {subject}" if effect.packet.is_reply else subject
+        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, subject), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
         is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.chain_location != chain
         yield dropped if is_called else dropped.replace(where=foreign.location)

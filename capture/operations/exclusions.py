@@ -59,8 +59,8 @@ EMPTY_VALUE = "''"
 
 def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
     """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
-    up = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
-    situation = Situation(desired, network=read_pod_network().replace(other_interfaces=up))
+    interfaces = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
+    situation = Situation(desired, network=read_pod_network().replace(other_interfaces=interfaces))
     ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
         (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found
@@ -82,7 +82,7 @@ def empty_capture_causes(reference: Reference | None, facts: PodFacts, capture: 
         return
     settings = reference.settings
     options = _explicit_options(settings, lambda option: bool(_ports_without(option, settings, facts)))
-    yield cause("excluded", "everything", options=", ".join(options or _restrictions(settings)))
+    yield cause("excluded", "everything", options=", ".join(options or _restricting_options(settings)))
 
 
 def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
@@ -93,13 +93,15 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
         yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     settings = reference.settings
-    restrictions = _restrictions(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
-    for outcome, families, what in uncaptured_directions(reference, facts, capture) if capture.ports else ():
+    restrictions = _restricting_options(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
+    for outcome, families, connections in uncaptured_directions(reference, facts, capture) if capture.ports else ():
         options = _options_against(outcome, families, settings, facts) or restrictions
-        kept = () if what.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # it names those of the other family
+        kept = (
+            () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)
+        )  # it names those of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         names = " and ".join(each.partition(" ")[0] for each in options)
-        yield cause("excluded", "all", what=what, options=", ".join(options), names=names)
+        yield cause("excluded", "all", what=connections, options=", ".join(options), names=names)
     if restrictions and capture.ports:
         yield cause("excluded", "pod", options=", ".join(restrictions))
 
@@ -111,11 +113,11 @@ def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Ite
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
         yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
-    for outcome, families, what in uncaptured_directions(None, facts, capture):
+    for outcome, families, connections in uncaptured_directions(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
-            yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
+            yield cause("no-record", "no jump", what=connections, remedy=no_record.remedy)
         elif capture.ports:
-            yield cause("excluded", "live", what=what)
+            yield cause("excluded", "live", what=connections)
 
 
 def no_record_note(own: Ruleset) -> Cause:
@@ -162,8 +164,10 @@ def uncaptured_directions(reference: Reference | None, facts: PodFacts, capture:
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = CONNECTION_KINDS[outcome]
         if families:
-            what = f"{NOTHING}{direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
-            yield outcome, families, what
+            connections = (
+                f"{NOTHING}{direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
+            )
+            yield outcome, families, connections
 
 
 def _options_against(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
@@ -180,7 +184,7 @@ def _ports_without(option: Option[Any], settings: Settings, facts: PodFacts) -> 
     return ports_of(build_ruleset(config), facts)
 
 
-def _restrictions(settings: Settings) -> list[str]:
+def _restricting_options(settings: Settings) -> list[str]:
     return _explicit_options(settings, lambda option: _restricts(option, settings))
 
 

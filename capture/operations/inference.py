@@ -101,11 +101,11 @@ def _inferred_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:
     given = {flag: [*dict.fromkeys(values)] for flag, values in by_flag.items() if values}
     if given:
         given = {"-b": [""], "-i": [""]} | given  # without them everything is captured
-        given |= _layout(ruleset)
+        given |= _layout_flags(ruleset)
     return given | {switch: [] for switch in (switches[:1] if by_server else switches)}
 
 
-def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
+def _layout_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
     output = ruleset.chain(model.NAT, model.OUTPUT)
     jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLING_BY_NAME] if output else []

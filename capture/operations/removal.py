@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from shlex import join, quote
 
-from capture.backends import load
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.backends.foreign_chains import FURTHER_TABLES
 from capture.backends.iptables.programs import PROGRAM_NAMES
@@ -41,40 +41,43 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
         if cause.kind not in REMOVABLE_KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
             return cause
         if not where.position:  # a policy
-            return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}")
-        command = _removal(where, choice)
+            return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)}")
+        command = _removal_command(where, choice)
         is_stable = command.startswith("nft") or where.chain_location not in numbered
         numbered.add(where.chain_location)
-        by = f": `{entering}{command}`" if command and is_stable else ""
-        return cause.replace(remedy=f"{cause.remedy}{_writer(cause)} If nothing needs the rule, remove it{by}.")
+        with_command = f": `{entering}{command}`" if command and is_stable else ""
+        return cause.replace(
+            remedy=f"{cause.remedy}{_writer_text(cause)} If nothing needs the rule, remove it{with_command}."
+        )
 
     return tuple(map(with_removal, causes))
 
 
-def _writer(found: Cause) -> str:
+def _writer_text(found: Cause) -> str:
     """Return whose rule it seems to be, in a sentence."""
     text = f"{found.message} {found.where}".lower()
     return next((f" It looks like a rule of {name}." for start, name in WRITERS.items() if f" {start}" in text), "")
 
 
-def _removal(where: Location, choice: BackendChoice) -> str:
+def _removal_command(rule: Location, choice: BackendChoice) -> str:
     """Return the command that removes a rule; "" if the rule is gone meanwhile."""
-    table, of_iptables, variant = where.table.partition(" of iptables")
+    table, of_iptables, variant = rule.table.partition(" of iptables")
     kind, _, name = table.partition(" ")
     own, is_further = TABLES_BY_NAME.get(table), name in FURTHER_TABLES
     if own and not of_iptables and choice.backend == "nftables":
-        chain = load(choice).read().chain(own, where.chain)
-        of_family = [n for n, rule in enumerate(chain.rules if chain else (), 1) if rule.family in (None, where.family)]
-        place = dict(enumerate(of_family, 1)).get(where.position, 0)
-        return _by_handle("inet", NATIVE_TABLE_NAMES[own], BASE_CHAIN_NAMES.get(where.chain, where.chain), place)
-    family = FAMILIES_OF_TABLES.get(kind) if is_further else where.family
+        chain = load_driver(choice).read().chain(own, rule.chain)
+        numbers = [n for n, each in enumerate(chain.rules if chain else (), 1) if each.family in (None, rule.family)]
+        position = dict(enumerate(numbers, 1)).get(rule.position, 0)
+        native_chain = BASE_CHAIN_NAMES.get(rule.chain, rule.chain)
+        return _deletion_by_handle("inet", NATIVE_TABLE_NAMES[own], native_chain, position)
+    family = FAMILIES_OF_TABLES.get(kind) if is_further else rule.family
     if family is None or (name and not is_further):
-        return _by_handle(kind, name, where.chain, where.position)
+        return _deletion_by_handle(kind, name, rule.chain, rule.position)
     variant = variant.lstrip("-") or ("nft" if name or of_iptables else choice.variant)
-    return join((f"{PROGRAM_NAMES[family]}-{variant}", "-t", name or table, "-D", where.chain, str(where.position)))
+    return join((f"{PROGRAM_NAMES[family]}-{variant}", "-t", name or table, "-D", rule.chain, str(rule.position)))
 
 
-def _by_handle(kind: str, table: str, chain: str, position: int) -> str:
+def _deletion_by_handle(kind: str, table: str, chain: str, position: int) -> str:
     number = next(number for number, name in nf.NFT_FAMILIES.items() if name == kind)
     with open_nfnetlink() as netfilter:
         rules = [decode_fields(attributes) for attributes in read_rules(netfilter, number, table)]

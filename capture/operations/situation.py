@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.base_chains import BaseChain, Situation, base_chains_of_iptables
-from capture.backends import load
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
@@ -78,7 +78,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
 def _read_legacy() -> list[BaseChain] | None:
     for driver in ("restore", "iptc"):
         try:
-            ruleset = load(BackendChoice("iptables", driver, "legacy")).read()
+            ruleset = load_driver(BackendChoice("iptables", driver, "legacy")).read()
         except CaptureError:
             continue
         base_chains = base_chains_of_iptables(ruleset, is_older=lambda _: False)

@@ -13,7 +13,7 @@ from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
 from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
 from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
@@ -77,7 +77,7 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
     losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
-    return next((each for each in losses if each.certain and each.packet.is_reply), None)
+    return next((each for each in losses if each.is_certain and each.packet.is_reply), None)
 
 
 def _with_impediments(traced: Trace) -> Trace:
@@ -128,7 +128,7 @@ def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
     else:
         detected = detect.detect(BackendRequest())
         choice, is_empty = detected.choice, detected.is_empty
-    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
+    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load_driver(choice).read(), known)
     needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.routes_of_marks(live))
     return read_situation(live, choice.place, needs)
 
@@ -181,19 +181,19 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     is_outbound = in_interface is None
     if protocol not in ("tcp", "udp"):
         raise argument_error("trace_packet", "protocol", protocol, "tcp or udp")
-    to = _parsed("destination", destination, parse_address, AN_ADDRESS)
-    by = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
-    comes_in_by = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
-    if by is not None and by.family != to.family:
+    destination_address = _parsed("destination", destination, parse_address, AN_ADDRESS)
+    source_address = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
+    interface_name = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
+    if source_address is not None and source_address.family != destination_address.family:
         raise argument_error("trace_packet", "source", str(source), "an address of the destination's family")
     packet = Packet(
         protocol,
-        to,
+        destination_address,
         _number("port", port, MAX_PORT),
-        source=by,
+        source=source_address,
         uid=_number("uid", uid, MAX_ID) if is_outbound else None,
         gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
-        in_interface=comes_in_by,
+        in_interface=interface_name,
     )
     return trace(packet, settings, namespace, host)
 

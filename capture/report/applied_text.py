@@ -35,7 +35,7 @@ def applied_as_plain(applied: Applied) -> dict[str, object]:
     choice, config = applied.choice, applied.config
     return {
         "changed": applied.changed,
-        "rules": _count(applied),
+        "rules": _count_rules(applied),
         "backend": choice.backend,
         "variant": choice.variant or None,
         "driver": choice.driver,
@@ -69,7 +69,7 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
     )
 
 
-def _count(applied: Applied) -> int:
+def _count_rules(applied: Applied) -> int:
     return sum(
         len([*chain.rules_for(family)])
         for table in applied.ruleset.tables
@@ -84,7 +84,7 @@ def applied_text(applied: Applied) -> VerdictLine:
     choice = applied.choice
     variant = f" {choice.variant}" if choice.variant else ""
     return VerdictLine(
-        f"{'applied' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
+        f"{'applied' if applied.changed else 'unchanged'}: {_count_rules(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {choice.backend}{variant}, driver {choice.driver}"
     )

@@ -40,14 +40,14 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
     return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": str(cause.where)}
 
 
-def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[str]:
+def diagnosis_lines(diagnosis: Diagnosis, subject: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
     from capture.report.trace_text import doubt_about, path_lines  # which verify does without
 
-    yield VerdictLine(f"{diagnosis.verdict}: {_subject(diagnosis, what)}")
+    yield VerdictLine(f"{diagnosis.verdict}: {_subject(diagnosis, subject)}")
     if diagnosis.trace is not None:
         yield from path_lines(diagnosis.trace)
-        if not diagnosis.trace.certain:
+        if not diagnosis.trace.is_certain:
             yield doubt_about(diagnosis.trace)
     yield from cause_lines(diagnosis.causes)
     for note in diagnosis.notes:
@@ -55,12 +55,12 @@ def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[st
         yield f"  {note.remedy}"
 
 
-def _subject(diagnosis: Diagnosis, what: str) -> str:
+def _subject(diagnosis: Diagnosis, subject: str) -> str:
     if diagnosis.packet is not None:
         return packet_text(diagnosis.packet)
     if diagnosis.verdict == "captured" and diagnosis.uncaptured:
-        return f"{what}; by its settings, {' and '.join(diagnosis.uncaptured)} is captured"
-    return SUBJECTS.get(diagnosis.verdict, "{}").format(what)
+        return f"{subject}; by its settings, {' and '.join(diagnosis.uncaptured)} is captured"
+    return SUBJECTS.get(diagnosis.verdict, "{}").format(subject)
 
 
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:

@@ -34,8 +34,8 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from (f"{impediment.message}. {impediment.remedy}" for impediment in verified.impediments)
     yield from _grouped(verified.differences, difference_text, verified.live)
     yield from (need.message for need in verified.missing)
-    yield from map(_second_set, verified.second_sets)
-    yield from map(_foreign, verified.obstacles)
+    yield from map(_second_set_text, verified.second_sets)
+    yield from map(_foreign_text, verified.obstacles)
     if verified.uncaptured:
         from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record  # where something differs
 
@@ -46,16 +46,16 @@ def difference_lines(verified: Verified) -> Iterator[str]:
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     for foreign in verified.unjudged:
-        yield f"{foreign.location}: {UNJUDGED}: {_rule(foreign)}{effect_text(foreign.effect)}"
+        yield f"{foreign.location}: {UNJUDGED}: {_rule_text(foreign)}{effect_text(foreign.effect)}"
     yield from verified.doubts
 
 
 def note_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.notes
-    yield from _grouped(verified.harmless_differences, _without_effect, verified.live)
+    yield from _grouped(verified.harmless_differences, _harmless_text, verified.live)
     if len(verified.harmless_obstacles) <= MAX_SHOWN_SINGLY:
-        yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
+        yield from dict.fromkeys(map(_harmless_text, verified.harmless_obstacles))
         return
     from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
 
@@ -63,10 +63,10 @@ def note_lines(verified: Verified) -> Iterator[str]:
     yield from (f"{chain}: {WITHOUT_EFFECT}: {chains.count(chain)} rules" for chain in dict.fromkeys(chains))
 
 
-def _without_effect(foreign: Difference | Obstacle) -> str:
+def _harmless_text(foreign: Difference | Obstacle) -> str:
     from capture.analysis.foreign_effects import harmless_text  # where there are foreign rules
 
-    return f"{foreign.location}: {harmless_text(foreign.rule)}: {_rule(foreign)}"
+    return f"{foreign.location}: {harmless_text(foreign.rule)}: {_rule_text(foreign)}"
 
 
 def _grouped(differences: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
@@ -91,28 +91,28 @@ def _grouped(differences: Sequence[Difference], words: Callable[[Difference], st
 def difference_text(difference: Difference) -> str:
     """Return a difference in a sentence."""
     if difference.kind == "foreign":
-        return _foreign(difference)
+        return _foreign_text(difference)
     if difference.rule is None:
         words = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
-        words = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
+        words = f" {MEANINGS[difference.kind]}: {_rule_text(difference)}"
     return f"{difference.location}{words}{effect_text(difference.effect, difference.effect_context)}"
 
 
-def _foreign(foreign: Difference | Obstacle) -> str:
+def _foreign_text(foreign: Difference | Obstacle) -> str:
     from capture.analysis.foreign_effects import foreign_effect_text  # where something differs
 
     does = foreign_effect_text(foreign.rule, foreign.effect)
-    return f"{foreign.location}: {does}: {_rule(foreign)}{effect_text(foreign.effect)}"
+    return f"{foreign.location}: {does}: {_rule_text(foreign)}{effect_text(foreign.effect)}"
 
 
-def _rule(differing: Difference | Obstacle) -> str:
+def _rule_text(differing: Difference | Obstacle) -> str:
     from capture.backends.iptables.render import differing_rule  # where something differs
 
     return differing_rule(differing)
 
 
-def _second_set(other: SecondSet) -> str:
+def _second_set_text(other: SecondSet) -> str:
     variant = f" {other.choice.variant}" if other.choice.variant else ""
     return f"a second set of capture rules is in {other.choice.backend}{variant}{effect_text(other.effect)}"
 
@@ -126,10 +126,10 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
             "table": difference.table,
             "chain": difference.chain,
             "position": difference.position or None,
-            "rule": _rule(difference) if difference.rule else None,
+            "rule": _rule_text(difference) if difference.rule else None,
             "policy": difference.policy or None,
             "together": difference.effect_context or None,
-            **_with_effect(difference.effect, difference_text(difference)),
+            **_message_with_effect(difference.effect, difference_text(difference)),
         }
         for difference in verified.differences
     ]
@@ -138,14 +138,17 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         for each in verified.impediments
     ]
     plain += [_missing_as_plain(need) for need in verified.missing]
-    plain += [{"kind": "second set", **_with_effect(each.effect, _second_set(each))} for each in verified.second_sets]
+    plain += [
+        {"kind": "second set", **_message_with_effect(each.effect, _second_set_text(each))}
+        for each in verified.second_sets
+    ]
     plain += [
         {
             "kind": "foreign",
             "table": each.foreign_chain.table,
             "chain": each.foreign_chain.chain.name,
-            "rule": _rule(each),
-            **_with_effect(each.effect, _foreign(each)),
+            "rule": _rule_text(each),
+            **_message_with_effect(each.effect, _foreign_text(each)),
         }
         for each in verified.obstacles
     ]
@@ -154,11 +157,11 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
 
 
 def _missing_as_plain(need: LoopbackAddress | MissingRoute) -> dict[str, object]:
-    what = "address" if isinstance(need, LoopbackAddress) else "route"
-    return {"kind": "plumbing", "what": what, "family": need.family, "message": need.message}
+    need_kind = "address" if isinstance(need, LoopbackAddress) else "route"
+    return {"kind": "plumbing", "what": need_kind, "family": need.family, "message": need.message}
 
 
-def _with_effect(effect: Effect | None, message: str) -> dict[str, object]:
+def _message_with_effect(effect: Effect | None, message: str) -> dict[str, object]:
     example = effect and {
         "packet": packet_text(effect.packet),
         "asked": effect.before.outcome,

@@ -50,43 +50,43 @@ class PlacedBox(Value):
         return max(len(self.to), len(self.text))
 
 
-def picture(flows: Sequence[PathTree], title: str) -> str:
+def svg_picture(flows: Sequence[PathTree], title: str) -> str:
     """Return the picture of all paths."""
     top, roots = float(MARGIN + HEADING_HEIGHT), []
     for flow in flows:
         heading, source = SOURCES[flow.direction]
         top += HEADING_HEIGHT
-        below, bottom = _placed(flow.tables, 1, top)
+        below, bottom = _placed_boxes(flow.tables, 1, top)
         middle = below[0].middle if below else top + ROW_HEIGHT / 2
         roots.append((heading, PlacedBox(source, "", "table", "", busy=False, column=0, middle=middle, below=below)))
         top = max(bottom, top + ROW_HEIGHT) + HEADING_HEIGHT // 2
-    lefts, width = _columns([root for _, root in roots])
+    lefts, width = _column_positions([root for _, root in roots])
     body = [line for heading, root in roots for line in _of_root(heading, root, lefts)]
     height = top + MARGIN
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n<title>{_escaped(title)}</title>\n'
+        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n<title>{_xml_text(title)}</title>\n'
         f"<style>{STYLE}</style>\n"
         f'<rect width="100%" height="100%" style="stroke:none"/>\n'
-        f'<text class="note" x="{MARGIN}" y="{MARGIN + 10}">{_escaped(title)}; {FOOTNOTE}</text>\n'
+        f'<text class="note" x="{MARGIN}" y="{MARGIN + 10}">{_xml_text(title)}; {FOOTNOTE}</text>\n'
     )
     return head + "\n".join(body) + "\n</svg>\n"
 
 
-def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[PlacedBox, ...], float]:
+def _placed_boxes(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[PlacedBox, ...], float]:
     """Return the boxes below an edge, the first row at ``top``, and where the next row begins."""
     boxes = []
     for edge in edges:
-        below, bottom = _placed(edge.below, column + 1, top)
+        below, bottom = _placed_boxes(edge.below, column + 1, top)
         middle = sum(box.middle for box in below) / len(below) if below else top + ROW_HEIGHT / 2
         label = " · ".join(filter(None, (count_text(edge.packets), rate_text(edge.rate))))
-        texts = (_short(edge.to), _short(edge.text), edge.kind, label)
+        texts = (_cut_text(edge.to), _cut_text(edge.text), edge.kind, label)
         boxes.append(PlacedBox(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
         top = bottom if below else top + ROW_HEIGHT
     return tuple(boxes), top
 
 
-def _columns(roots: Sequence[PlacedBox]) -> tuple[list[tuple[float, float]], float]:
+def _column_positions(roots: Sequence[PlacedBox]) -> tuple[list[tuple[float, float]], float]:
     widest: dict[int, int] = {}
     rest = list(roots)
     while rest:
@@ -106,26 +106,26 @@ def _of_root(heading: str, root: PlacedBox, columns: Sequence[tuple[float, float
     for box in rows:
         rows += box.below
     highest = min(box.middle for box in rows) - BOX_HEIGHT / 2 - HEADING_HEIGHT / 2
-    yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_escaped(heading)}</text>'
+    yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_xml_text(heading)}</text>'
     for box in rows:
-        yield from _box(box, columns)
+        yield from _box_lines(box, columns)
 
 
-def _box(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     left, width = columns[box.column]
     top, colour = box.middle - BOX_HEIGHT / 2, BOX_COLOURS[box.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX_HEIGHT}" rx="5" stroke="{colour}"/>'
     first = box.middle - 3 if box.text else box.middle + 4
-    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_escaped(box.to)}</text>'
+    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_xml_text(box.to)}</text>'
     if box.text:
-        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_escaped(box.text)}</text>'
+        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_xml_text(box.text)}</text>'
     children = box.below if box.column else box.below[:1]
     if not box.column:  # a packet meets one table after the other
-        for one, other in itertools.pairwise(box.below):
-            x = columns[one.column][0] + 20
-            begin, end = one.middle + BOX_HEIGHT / 2, other.middle - BOX_HEIGHT / 2
-            yield f'<path d="M{x:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{BOX_COLOURS["table"]}"/>'
-            yield f'<path d="M{x - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{BOX_COLOURS["table"]}"/>'
+        for upper, lower in itertools.pairwise(box.below):
+            middle = columns[upper.column][0] + 20
+            begin, end = upper.middle + BOX_HEIGHT / 2, lower.middle - BOX_HEIGHT / 2
+            yield f'<path d="M{middle:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{BOX_COLOURS["table"]}"/>'
+            yield f'<path d="M{middle - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{BOX_COLOURS["table"]}"/>'
     for child in children:
         begin, (end, _) = left + width, columns[child.column]
         bend, stroke = (end - begin) / 3, BOX_COLOURS[child.kind]
@@ -135,13 +135,13 @@ def _box(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str
         tip = f"M{end - 7:.1f} {child.middle - 4:.1f}l6 4l-6 4Z"
         yield f'<path d="{tip}" style="fill:{stroke}"/>'
         place = f'x="{end - 10:.1f}" y="{child.middle - 5:.1f}" text-anchor="end"'
-        yield f'<text class="count" {place}>{_escaped(child.label)}</text>'
+        yield f'<text class="count" {place}>{_xml_text(child.label)}</text>'
 
 
-def _short(text: str) -> str:
+def _cut_text(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 
-def _escaped(text: str) -> str:
+def _xml_text(text: str) -> str:
     """Return text of XML; what is not printable is escaped before."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

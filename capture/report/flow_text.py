@@ -28,36 +28,36 @@ def flow_lines(
 ) -> Iterator[Line]:
     """Yield the lines of all paths, each with its colour; labels are cut where a ``width`` leaves them no room."""
     signs = ASCII if is_ascii else UNICODE
-    rows = [row for flow in flows for row in _rows(flow, families, signs)]
+    rows = [row for flow in flows for row in _flow_rows(flow, families, signs)]
     room = max(width_of(label) for label, *_ in rows) if width is None else width - 2 * (NUMBER_WIDTH + 1)
     for label, packets, per_second, colour in rows:
-        yield _line(label, packets, per_second, room, signs[-1]), colour
+        yield _aligned_line(label, packets, per_second, room, signs[-1]), colour
     yield FOOTNOTE, ""
 
 
-def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+def _flow_rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield the heading and a row for each edge, each a label, two numbers and a colour; then an empty row."""
     heading, source = SOURCES[flow.direction]
     yield f"{heading}: {source}", "packets", "per second", BOLD
-    for text, edge in _tree(flow.tables, "", signs):
-        of = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
-        rest = f": {edge.text}{of}" if edge.text else of
+    for text, edge in _tree_lines(flow.tables, "", signs):
+        family_note = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
+        edge_text = f": {edge.text}{family_note}" if edge.text else family_note
         colour = "" if edge.kind == "direct" and not edge.rate else KIND_COLOURS.get(edge.kind, "")
-        yield f"{text}{edge.to}{rest}", count_text(edge.packets), rate_text(edge.rate), colour
+        yield f"{text}{edge.to}{edge_text}", count_text(edge.packets), rate_text(edge.rate), colour
     yield "", "", "", ""
 
 
-def _tree(edges: Iterable[Edge], indentation: str, signs: Sequence[str]) -> Iterator[tuple[str, Edge]]:
+def _tree_lines(edges: Iterable[Edge], indentation: str, signs: Sequence[str]) -> Iterator[tuple[str, Edge]]:
     branch, last, continues, _ = signs
     in_order = [*edges]
     for number, edge in enumerate(in_order, 1):
         is_final = number == len(in_order)
         yield indentation + (last if is_final else branch), edge
         below = indentation + (" " * len(continues) if is_final else continues)
-        yield from _tree(edge.below, below, signs)
+        yield from _tree_lines(edge.below, below, signs)
 
 
-def _line(label: str, packets: str, per_second: str, room: int, cut: str) -> str:
+def _aligned_line(label: str, packets: str, per_second: str, room: int, cut: str) -> str:
     if width_of(label) > room:
         while width_of(label) > room - 1:
             label = label[:-1]

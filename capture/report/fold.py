@@ -49,7 +49,7 @@ def folded(line: str, width: int, hang: int | None = None) -> list[str]:
             lines.append(current)
             current = " " * hang + word
         while width_of(current) > width:
-            place = _cut(current, width)
+            place = _cut_position(current, width)
             lines.append(current[:place])
             current = " " * hang + current[place:]
     return [*lines, current]
@@ -90,7 +90,7 @@ def _parts(line: str, width: int) -> Iterator[tuple[str, str]]:
                 gap = ""
 
 
-def _cut(text: str, width: int) -> int:
+def _cut_position(text: str, width: int) -> int:
     """Return where to cut a text that has no blank to be broken at: after a comma if there is one, else at the end."""
     end = width
     while width_of(text[:end]) > width:
@@ -106,7 +106,7 @@ def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: i
     widths = [max(map(width_of, column)) for column in columns]
     if width is not None:
         words = [max(width_of(word) for cell in column for word in (*cell.split(), "")) for column in columns]
-        widths = _shrunk(widths, words, width - gap * (len(widths) - 1))
+        widths = _shrunk_widths(widths, words, width - gap * (len(widths) - 1))
     for row in rows:
         cells = [folded(cell, width, 0) for cell, width in zip(row, widths, strict=True)]
         for parts in zip_longest(*cells, fillvalue=""):
@@ -114,7 +114,7 @@ def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: i
             yield (" " * gap).join(padded).rstrip(" ")
 
 
-def _shrunk(widths: list[int], words: list[int], room: int) -> list[int]:
+def _shrunk_widths(widths: list[int], words: list[int], room: int) -> list[int]:
     """Return widths that need no more room: the widest columns give first, and words are cut last."""
     widths = list(widths)
     for least in (words, [MIN_COLUMN] * len(words)):

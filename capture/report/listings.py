@@ -89,7 +89,7 @@ def iptables_save_text(shown: list[ShownTable]) -> str:
         left_out = ""
         if part.live_set.backend != "iptables":
             only, left_out = _without_words_of(only, part.live_set.backend)
-        text, unsayable = _rendered(functools.partial(save_text, family=part.family, counters=True), only)
+        text, unsayable = _rendered_rules(functools.partial(save_text, family=part.family, counters=True), only)
         texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
     return "\n".join(texts)
 
@@ -104,12 +104,12 @@ def nft_script(shown: list[ShownTable]) -> str:
         families = tuple(dict.fromkeys(part.family for part in of_it))
         live = live_set.live if live_set.backend == "nftables" else without_foreign_rules(live_set.live)
         only, left_out = _without_words_of(_part_of(live, {part.table for part in of_it}), live_set.backend)
-        text, unsayable = _rendered(render_text, only.replace(families=families))
+        text, unsayable = _rendered_rules(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
     return "\n".join(texts)
 
 
-def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
+def _rendered_rules(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
     """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
     try:
         return render(live), ""

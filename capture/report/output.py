@@ -127,11 +127,11 @@ def _code_of(program: Callable[[], int], on_error: Callable[[CaptureError], None
     except LostOutputError:
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  # no traceback reaches a person
-        on_error(_unforeseen(error))
+        on_error(_defect_error(error))
         return EXIT_FAILED
 
 
-def _unforeseen(error: Exception) -> CaptureError:
+def _defect_error(error: Exception) -> CaptureError:
     if isinstance(error, OSError) and error.strerror:
         return CaptureError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     trace = error.__traceback__

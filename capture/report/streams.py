@@ -55,7 +55,7 @@ class Stream:
         """Print a text; drop it if that has become impossible."""
         if not isinstance(text, str):
             raise TypeError("a stream of text takes no bytes")
-        self._put(lambda sink: sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033[")))
+        self._write_or_drop(lambda sink: sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033[")))
         return len(text)
 
     def write_bytes(self, data: bytes) -> None:
@@ -64,14 +64,14 @@ class Stream:
             self.write(data.decode("utf-8", "backslashreplace"))
             return
         self.flush()
-        self._put(lambda sink: sink.buffer.write(data))
+        self._write_or_drop(lambda sink: sink.buffer.write(data))
 
-    def _put(self, write: Callable[[TextIO], int]) -> None:
+    def _write_or_drop(self, write: Callable[[TextIO], int]) -> None:
         if self.when_printing is not None:
             self.when_printing()
         if self.failure is None:
             try:
-                write(self._opened())
+                write(self._opened_stream())
             except (OSError, ValueError) as error:
                 self._fail(error)
 
@@ -100,9 +100,9 @@ class Stream:
         return self.is_shown_elsewhere or (self._sink is not None and self.failure is None and self._sink.isatty())
 
     def fileno(self) -> int:
-        return self._opened().fileno()
+        return self._opened_stream().fileno()
 
-    def _opened(self) -> TextIO:
+    def _opened_stream(self) -> TextIO:
         if self._sink is None:  # so Python starts where the descriptor is closed
             raise OSError(errno.EBADF, "it is closed")
         return self._sink

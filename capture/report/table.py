@@ -102,11 +102,11 @@ def _chain_text(chain: ListedChain, width: int | None) -> str:
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
     lines = [COLUMN_NAMES, *map(row_text, chain.rows)]
     if width is not None and any(width_of(line) > width for line in lines):
-        lines = list(folded_table([_cells(chain.rows, row) for row in (None, *chain.rows)], width, gap=1))
+        lines = list(folded_table([_row_cells(chain.rows, row) for row in (None, *chain.rows)], width, gap=1))
     return "".join(f"{line}\n" for line in (f"Chain {without_line_ends(chain.name)} ({about})", *lines))
 
 
-def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
+def _row_cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
     """Return the columns of a row, or their names, for a narrow listing: without options where no rule has any."""
     if row is None:
         cells = [" pkts", *COLUMN_NAMES.split()[1:], ""]
@@ -125,15 +125,15 @@ def row_text(row: Row) -> str:
     """Return one line of a listing, without the blanks at its end."""
     packets, size = _counter_texts(row)
     columns = (
-        f"{packets} {size} {row.target:<9} {_signed(row.protocol, 4)} {row.options:<3} "
-        f"{row.in_interface:<6} {row.out_interface:<6} {_signed(row.source, 19)} {_signed(row.destination, 19)} "
+        f"{packets} {size} {row.target:<9} {_with_sign(row.protocol, 4)} {row.options:<3} "
+        f"{row.in_interface:<6} {row.out_interface:<6} {_with_sign(row.source, 19)} {_with_sign(row.destination, 19)} "
     )
     if _is_goto(row.rule.verdict):  # the sign is one column to the left
         return f"{columns}{GOTO_SIGN} {row.extra.removeprefix(GOTO_SIGN)}".rstrip()
     return f"{columns} {row.extra}".rstrip()
 
 
-def _signed(text: str, width: int) -> str:
+def _with_sign(text: str, width: int) -> str:
     sign, rest = ("!", text[1:]) if text.startswith("!") else (" ", text)
     return f"{sign}{rest:<{width}}"
 
@@ -154,11 +154,11 @@ def rule_row(rule: model.Rule, family: Family) -> Row:
     columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
     columns["source"] = columns["destination"] = f"{ANY_ADDRESS[family]}/0"
     for match in rule.matches:
-        named = _column(match)
+        named = _own_column(match)
         if named:
             columns[named[0]] = named[1]
     extras = [GOTO_SIGN] if _is_goto(rule.verdict) else []
-    extras += _extras(rule.matches)
+    extras += _extra_texts(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")
     extras += _target_extras(rule.verdict, family)
@@ -171,7 +171,7 @@ def rule_row(rule: model.Rule, family: Family) -> Row:
     )
 
 
-def _column(match: model.Match) -> tuple[str, str] | None:
+def _own_column(match: model.Match) -> tuple[str, str] | None:
     """Return the column that a match has of its own, and what is in it; None if it is printed at the end."""
     sign = "!" if match.negated else ""
     if isinstance(match, model.Protocol):
@@ -179,7 +179,7 @@ def _column(match: model.Match) -> tuple[str, str] | None:
     if isinstance(match, model.AddressMatch):
         column = "source" if isinstance(match, model.Source) else "destination"
         shown = _networks_of_column(match)
-        return (column, sign + _networks(shown)) if shown else None
+        return (column, sign + _networks_text(shown)) if shown else None
     if isinstance(match, model.InterfaceMatch):
         column = "in_interface" if isinstance(match, model.InInterface) else "out_interface"
         return column, sign + match.name
@@ -205,7 +205,7 @@ def _networks_of_column(match: model.AddressMatch) -> tuple[Network, ...]:
     return match.networks[: 0 if match.networks[0].is_everything else 1]
 
 
-def _networks(networks: tuple[Network, ...]) -> str:
+def _networks_text(networks: tuple[Network, ...]) -> str:
     texts = [network.shown for network in networks]
     return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
 
@@ -226,7 +226,7 @@ TARGET_NAMES: dict[type, str] = {
 }  # fmt: skip
 
 
-def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
+def _extra_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     ports = [match for match in matches if isinstance(match, model.PortMatch)]
     if not ports:
         yield from _further_networks(matches)
@@ -249,7 +249,7 @@ def _single_text(match: model.Match) -> Iterator[str]:
         yield f"connmark match {negation} {bits_text(match.value, match.mask)}"
     elif isinstance(match, model.ConnectionState):
         yield f"{negation and '! '}ctstate {','.join(match.states)}"
-    elif isinstance(match, model.UnknownMatch) and _column(match) is None:
+    elif isinstance(match, model.UnknownMatch) and _own_column(match) is None:
         yield match.text
 
 
@@ -257,7 +257,9 @@ def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the ranges of excluded networks: of sources first, unless the rule has those of destinations before."""
     negated = (match for match in matches if isinstance(match, model.AddressMatch) and match.negated)
     # A destination with a column is first in the rule because of that one.
-    for match in sorted(negated, key=lambda each: isinstance(each, model.Destination) and _column(each) is not None):
+    for match in sorted(
+        negated, key=lambda each: isinstance(each, model.Destination) and _own_column(each) is not None
+    ):
         column = "source" if isinstance(match, model.Source) else "destination"
         for network in match.networks[len(_networks_of_column(match)) :]:
             first, last = (address_text(network.family, end) for end in (network.first, network.last))
@@ -271,8 +273,8 @@ def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Ite
     """
     if len(match.ports) > 1:
         name = "sports" if isinstance(match, model.SourcePort) else "dports"
-        for some in multiport_slots(match.ports) if match.negated else [match.ports]:
-            yield f"multiport {name} {' !' if match.negated else ''}{ports_text(some)}"
+        for slots in multiport_slots(match.ports) if match.negated else [match.ports]:
+            yield f"multiport {name} {' !' if match.negated else ''}{ports_text(slots)}"
         return
     single = [other for other in matches if isinstance(other, model.PortMatch) and len(other.ports) == 1]
     if match is single[0]:

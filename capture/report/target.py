@@ -16,7 +16,7 @@ INSIDE = re.compile(
 """A command for within the namespace."""
 
 
-def named(value: Any, namespace: str | None) -> Any:
+def with_target(value: Any, namespace: str | None) -> Any:
     """Return a text, or plain values for JSON, whose commands name the namespace at a path; None is that we are in."""
     if namespace is None:
         return value
@@ -26,5 +26,5 @@ def named(value: Any, namespace: str | None) -> Any:
         value = INSIDE.sub(lambda found: f"`nsenter --net={quote(namespace)} {found[1]}`", value)
         return COMMAND_WITHOUT_TARGET.sub(lambda found: f"`{found[1]} {option}`", value)
     if isinstance(value, dict):
-        return {key: named(each, namespace) for key, each in value.items()}
-    return [named(each, namespace) for each in value] if isinstance(value, list | tuple) else value
+        return {key: with_target(each, namespace) for key, each in value.items()}
+    return [with_target(each, namespace) for each in value] if isinstance(value, list | tuple) else value

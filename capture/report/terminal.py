@@ -14,7 +14,7 @@ from capture.model.text import printable
 from capture.model.values import Value
 from capture.report.fold import folded
 from capture.report.output import BOLD, DECIDES_MARK, GREEN, RED, YELLOW, VerdictLine, painted
-from capture.report.target import named
+from capture.report.target import with_target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def print_lines(
     stream = sys.stdout if stream is None else stream
     width = columns(stream)
     for line in lines:
-        text = named(line, namespace)
+        text = with_target(line, namespace)
         if width is None:
             print(text, file=stream)
             continue

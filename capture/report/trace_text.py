@@ -46,7 +46,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "policy_rule": traced.reroute.words if traced.reroute else None,
         "policy": traced.location.short if traced.policy and traced.location else None,
         "transparent": traced.transparent,
-        "certain": traced.certain,
+        "certain": traced.is_certain,
         "may_be_spared": traced.may_be_spared,
         "path": [
             {
@@ -55,9 +55,9 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
                 "position": step.position,
                 "rule": shown_rule(step.rule, family),
                 "why": step.rule.why,
-                "certain": step.certain,
+                "certain": step.is_certain,
             }
-            for step in _steps(traced, table)
+            for step in _shown_steps(traced, table)
         ],
     }
 
@@ -66,7 +66,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield the lines for a person: the packet, the rules it met (in one table or in all), where it ends and why."""
     yield packet_text(traced.packet)
     yield from path_lines(traced, table)
-    verdict = _verdict(traced)
+    verdict = _verdict_line(traced)
     yield verdict if traced.is_order_known else VerdictLine(f"cannot be told: perhaps {verdict}")
     if traced.reroute is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave via {traced.interface}"
@@ -77,13 +77,13 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         return
     step = traced.step
     if step is not None:
-        if step not in _steps(traced, table):  # else it is marked
-            yield f"because of {step.location.short}: {_texts(step, traced.packet.family)[0]}"
+        if step not in _shown_steps(traced, table):  # else it is marked
+            yield f"because of {step.location.short}: {_rule_and_reason(step, traced.packet.family)[0]}"
     elif traced.policy is None and traced.path:
         yield "because no rule on its way decides, and each chain's policy is ACCEPT"
     elif traced.policy is None:
         yield "because no rule matches it"
-    if not traced.certain and traced.outcome != "dropped":
+    if not traced.is_certain and traced.outcome != "dropped":
         yield doubt_about(traced)
 
 
@@ -92,7 +92,7 @@ def doubt_about(traced: Trace) -> str:
     return RULES_NOT_JUDGED if traced.is_order_known else ORDER_UNKNOWN
 
 
-def _verdict(traced: Trace) -> VerdictLine:
+def _verdict_line(traced: Trace) -> VerdictLine:
     if traced.outcome == "no-route":
         where = address_text(traced.packet.family, traced.packet.destination.first)
         refused = f"a {traced.refusal} route or policy rule refuses {where}"
@@ -103,7 +103,7 @@ def _verdict(traced: Trace) -> VerdictLine:
         return VerdictLine(f"{where.replace('direct to', 'direct, to')}, which is not the proxy", traced.outcome)
     if traced.outcome == "dropped":
         unless = ", unless a rule marked ? accepts it, which cannot be judged" if traced.may_be_spared else ""
-        return VerdictLine(f"dropped: {_dropped_by(traced)}{unless}")
+        return VerdictLine(f"dropped: {_drop_text(traced)}{unless}")
     is_second = traced.step is not None and is_own_chain(traced.step.chain)
     rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""
@@ -111,7 +111,7 @@ def _verdict(traced: Trace) -> VerdictLine:
     return VerdictLine(f"{traced.outcome}: it {where}{transparent}")
 
 
-def _dropped_by(traced: Trace) -> str:
+def _drop_text(traced: Trace) -> str:
     from capture.analysis.meaning import rejects  # verify words no traces
 
     if traced.step is not None:
@@ -121,7 +121,7 @@ def _dropped_by(traced: Trace) -> str:
     return "no rule accepts it"
 
 
-def _steps(traced: Trace, table: str | None) -> Iterator[Step]:
+def _shown_steps(traced: Trace, table: str | None) -> Iterator[Step]:
     return (step for step in traced.path if table in (None, step.table))
 
 
@@ -129,17 +129,17 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield a line for each rule that the packet met; `=>` marks the one that decides."""
     family = traced.packet.family
     is_back = traced.packet.in_interface is not None
-    for step in _steps(traced, table):
+    for step in _shown_steps(traced, table):
         if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
             is_back = True
             yield "     then it comes in over lo:"
-        mark = "? " if not step.certain else DECIDES_MARK if step == traced.step else "  "
-        text, why = _texts(step, family)
+        mark = "? " if not step.is_certain else DECIDES_MARK if step == traced.step else "  "
+        text, why = _rule_and_reason(step, family)
         line = f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
         yield VerdictLine(line, mark)
 
 
-def _texts(step: Step, family: Family) -> tuple[str, str]:
+def _rule_and_reason(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
     if step.table not in TABLES and step.rule.why not in ("", REJECT_REASON):
         return step.rule.why, ""

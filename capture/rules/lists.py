@@ -28,5 +28,5 @@ def networks_of_family(networks: tuple[Network, ...], family: Family) -> tuple[N
 def networks_per_rule(networks: tuple[Network, ...]) -> Iterator[tuple[Family, tuple[Network, ...]]]:
     """Yield the networks of each family as ``entries_per_rule`` does, those of IPv4 first."""
     for family in FAMILIES:
-        for some in entries_per_rule(networks_of_family(networks, family)):
-            yield family, some
+        for entries in entries_per_rule(networks_of_family(networks, family)):
+            yield family, entries

@@ -16,7 +16,7 @@ from capture.model.addresses import FAMILIES
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.model.ruleset import ON_LO, TCP
 from capture.rules.lists import entries_per_rule
-from capture.rules.nat import jump_rule, loopback, proxy_owners, return_rule, uncaptured_inbound
+from capture.rules.nat import jump_rule, loopback_destinations, proxy_owners, return_rule, uncaptured_inbound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,21 +34,21 @@ def mangle_table(config: CaptureConfig, names: ChainNames) -> model.Table | None
     if not config.is_transparent and not config.drops_invalid:
         return None
     captures = config.is_transparent and bool(config.inbound_ports)
-    chains = [model.Chain(model.PREROUTING, tuple(prerouting(config, names)))]
+    chains = [model.Chain(model.PREROUTING, tuple(prerouting_rules(config, names)))]
     if config.is_transparent:
-        chains.append(model.Chain(model.OUTPUT, tuple(output(config))))
+        chains.append(model.Chain(model.OUTPUT, tuple(output_rules(config))))
     if captures:
-        chains.append(model.Chain(names.divert, tuple(divert(config))))
+        chains.append(model.Chain(names.divert, tuple(divert_rules(config))))
     if config.drops_invalid:
         chains.append(model.Chain(names.drop, (model.Rule(model.Drop(), why="belongs to no connection"),)))
     if config.is_transparent:
-        chains.append(model.Chain(names.inbound, tuple(inbound(config, names))))
+        chains.append(model.Chain(names.inbound, tuple(inbound_rules(config, names))))
     if captures:
-        chains.append(model.Chain(names.tproxy, tuple(tproxy(config))))
+        chains.append(model.Chain(names.tproxy, tuple(tproxy_rules(config))))
     return model.Table(model.MANGLE, tuple(chains))
 
 
-def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def prerouting_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that come in, in the built-in chain."""
     if config.is_transparent:
         for name in config.excluded_interfaces:
@@ -62,7 +62,7 @@ def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]
         yield model.Rule(model.SaveMark(), of_proxy, why="remember which connections are the proxy's")
 
 
-def output(config: CaptureConfig) -> Iterator[model.Rule]:
+def output_rules(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the marks that packets get on their way out, in the built-in chain."""
     for name in config.excluded_interfaces:
         yield return_rule(model.OutInterface(name), why=f"interface {name} is left alone")
@@ -76,25 +76,25 @@ def output(config: CaptureConfig) -> Iterator[model.Rule]:
 def marked_calls_to_self(config: CaptureConfig, owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield the mark for what the proxy sends to its own pod by the pod's address."""
     for family in FAMILIES:
-        matches = (model.Destination((loopback(config, family),), negated=True), ON_LO, TCP, owner)
+        matches = (model.Destination((loopback_destinations(config, family),), negated=True), ON_LO, TCP, owner)
         yield model.Rule(model.SetMark(PROXY_TO_SELF_MARK), matches, family, why="the proxy calls its own pod")
 
 
-def divert(config: CaptureConfig) -> Iterator[model.Rule]:
+def divert_rules(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what happens to packets of connections that the proxy has."""
     yield model.Rule(model.SetMark(config.tproxy_mark), why="routed to lo by its mark")
     yield model.Rule(model.Accept(), why="to the proxy's socket, by the mark")
 
 
-def tproxy(config: CaptureConfig) -> Iterator[model.Rule]:
+def tproxy_rules(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what hands a new connection to the proxy's socket."""
     verdict = model.TransparentProxy(config.inbound_capture_port, config.tproxy_mark)
     for family in FAMILIES:
-        matches = (model.Destination((loopback(config, family),), negated=True), TCP)
+        matches = (model.Destination((loopback_destinations(config, family),), negated=True), TCP)
         yield model.Rule(verdict, matches, family, why="to the proxy, addresses unchanged")
 
 
-def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def inbound_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which inbound packets go to the proxy."""
     yield return_rule(TCP, model.Mark(config.tproxy_mark), why="from the proxy: once is enough")
     for family in FAMILIES:

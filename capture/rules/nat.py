@@ -40,24 +40,24 @@ def nat_table(config: CaptureConfig, names: ChainNames) -> model.Table:
     to_inbound_port = model.Rule(model.Redirect(config.inbound_capture_port), (TCP,), why="inbound: to the proxy")
     to_outbound_port = model.Rule(model.Redirect(config.proxy_port), (TCP,), why="outbound: to the proxy")
     chains = [
-        model.Chain(model.PREROUTING, tuple(prerouting(config, names))),
-        model.Chain(model.OUTPUT, tuple(output(config, names))),
-        model.Chain(names.inbound, tuple(inbound(config, names))),
+        model.Chain(model.PREROUTING, tuple(prerouting_rules(config, names))),
+        model.Chain(model.OUTPUT, tuple(output_rules(config, names))),
+        model.Chain(names.inbound, tuple(inbound_rules(config, names))),
         model.Chain(names.in_redirect, (to_inbound_port,)),
-        model.Chain(names.output, tuple(outbound(config, names))),
+        model.Chain(names.output, tuple(outbound_rules(config, names))),
     ]
     if config.captures_dns:
-        chains.append(model.Chain(names.output_dns, tuple(output_dns(config))))
+        chains.append(model.Chain(names.output_dns, tuple(output_dns_rules(config))))
     chains.append(model.Chain(names.redirect, (to_outbound_port,)))
     return model.Table(model.NAT, tuple(chains))
 
 
-def loopback(config: CaptureConfig, family: Family) -> Network:
+def loopback_destinations(config: CaptureConfig, family: Family) -> Network:
     """Return the destinations that mean the pod itself."""
     return config.ipv4_loopback if family == IPV4 else LOOPBACK_ADDRESSES[IPV6]
 
 
-def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def prerouting_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that come in, in the built-in chain."""
     yield from virtual_machine_rules(config, names)
     for name in reversed(config.rerouted_interfaces):
@@ -79,13 +79,13 @@ def virtual_machine_rules(config: CaptureConfig, names: ChainNames) -> Iterator[
             yield jump_rule(names.redirect, model.InInterface(name), why=f"from {name}: as if outbound")
         return
     for family in FAMILIES:
-        for some in reversed(entries_per_rule(networks_of_family(networks.entries, family))):
+        for entries in reversed(entries_per_rule(networks_of_family(networks.entries, family))):
             for name in reversed(config.rerouted_interfaces):
-                matches = (model.Destination(some), model.InInterface(name))
+                matches = (model.Destination(entries), model.InInterface(name))
                 yield jump_rule(names.redirect, *matches, family=family, why=f"from {name}: as if outbound")
 
 
-def output(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def output_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that go out, in the built-in chain."""
     for name in config.excluded_interfaces:
         yield return_rule(model.OutInterface(name), why=f"interface {name} is left alone")
@@ -97,7 +97,7 @@ def output(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
         yield jump_rule(names.output, UDP, TO_DNS, why="outbound DNS")
 
 
-def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def inbound_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which inbound connections go to the proxy."""
     tunnel = model.DestinationPort((model.only(config.inbound_tunnel_port),))
     yield return_rule(TCP, tunnel, why="the proxy's tunnel: it listens there")
@@ -114,8 +114,8 @@ def uncaptured_inbound(config: CaptureConfig) -> Iterator[model.Rule]:
         return
     if config.profile == "1.8":
         yield return_rule(TCP, model.DestinationPort((model.only(SSH_PORT),)), why="ssh is left alone")
-    for some in entries_per_rule(config.excluded_inbound_ports):
-        yield return_rule(TCP, model.DestinationPort(some), why="port is left alone")
+    for ports in entries_per_rule(config.excluded_inbound_ports):
+        yield return_rule(TCP, model.DestinationPort(ports), why="port is left alone")
 
 
 def captured_inbound(config: CaptureConfig, target: str) -> Iterator[model.Rule]:
@@ -123,11 +123,11 @@ def captured_inbound(config: CaptureConfig, target: str) -> Iterator[model.Rule]
     if config.inbound_ports.is_everything:
         yield jump_rule(target, TCP, why="all other inbound connections")
         return
-    for some in entries_per_rule(config.inbound_ports.entries):
-        yield jump_rule(target, TCP, model.DestinationPort(some), why="port is captured")
+    for ports in entries_per_rule(config.inbound_ports.entries):
+        yield jump_rule(target, TCP, model.DestinationPort(ports), why="port is captured")
 
 
-def outbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
+def outbound_rules(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which outbound connections go to the proxy."""
     yield from excluded_outbound_ports(config)
     yield from excluded_ports_of_users(config)
@@ -139,7 +139,7 @@ def outbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     yield from owner_groups(config)
     yield from jumps_for_dns(config, names.output_dns, "DNS")
     for family in FAMILIES:
-        to_loopback = model.Destination((loopback(config, family),))
+        to_loopback = model.Destination((loopback_destinations(config, family),))
         yield return_rule(to_loopback, family=family, why="localhost: container to container in the pod")
     yield from outbound_destinations(config, names)
 
@@ -152,9 +152,9 @@ def proxy_owners(config: CaptureConfig) -> Iterator[model.OwnerMatch]:
 
 def excluded_outbound_ports(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the ports left alone; before anything else, so that calls to the pod itself count too."""
-    for some in entries_per_rule(config.excluded_outbound_ports):
+    for ports in entries_per_rule(config.excluded_outbound_ports):
         for protocol in (TCP, UDP):
-            yield return_rule(protocol, model.DestinationPort(some), why="port is left alone")
+            yield return_rule(protocol, model.DestinationPort(ports), why="port is left alone")
 
 
 def excluded_ports_of_users(config: CaptureConfig) -> Iterator[model.Rule]:
@@ -168,7 +168,7 @@ def excluded_ports_of_users(config: CaptureConfig) -> Iterator[model.Rule]:
 def proxy_rules(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield what happens to the traffic of one proxy id, and to what others send over ``lo``."""
     for family in FAMILIES:
-        outside_loopback = model.Destination((loopback(config, family),), negated=True)
+        outside_loopback = model.Destination((loopback_destinations(config, family),), negated=True)
         matches = (outside_loopback, ON_LO, *ports_of_calls_to_self(config, owner), owner)
         why = "the proxy calls its own pod: in through the proxy again"
         yield jump_rule(names.in_redirect, *matches, family=family, why=why)
@@ -231,7 +231,7 @@ def name_servers(
         yield from (((kind((server,)),), server.family) for server in config.name_servers)
 
 
-def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
+def output_dns_rules(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the redirects of DNS to the agent, TCP first."""
     of_whom = "" if config.captures_all_dns else " for a server of resolv.conf"
     for protocol in (TCP, UDP):
@@ -242,12 +242,12 @@ def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which destinations are captured, exclusions first."""
-    for family, some in networks_per_rule(config.excluded_outbound_networks):
-        yield return_rule(model.Destination(some), family=family, why="destination is left alone")
+    for family, entries in networks_per_rule(config.excluded_outbound_networks):
+        yield return_rule(model.Destination(entries), family=family, why="destination is left alone")
     for ports in entries_per_rule(config.outbound_ports):
         yield jump_rule(names.redirect, TCP, model.DestinationPort(ports), why="port is captured everywhere")
     if config.outbound_networks.is_everything:
         yield jump_rule(names.redirect, why="all other outbound connections")
         return
-    for family, some in networks_per_rule(config.outbound_networks.entries):
-        yield jump_rule(names.redirect, model.Destination(some), family=family, why="destination is captured")
+    for family, entries in networks_per_rule(config.outbound_networks.entries):
+        yield jump_rule(names.redirect, model.Destination(entries), family=family, why="destination is captured")

@@ -35,19 +35,19 @@ def raw_table(config: CaptureConfig, names: ChainNames) -> model.Table | None:
         (
             model.Chain(model.PREROUTING, tuple(jumps_for_dns(config, names.inbound, "zones of incoming DNS"))),
             model.Chain(model.OUTPUT, (jump_rule(names.output_dns, why="zones of outgoing DNS"),)),
-            model.Chain(names.inbound, tuple(inbound(config))),
-            model.Chain(names.output_dns, tuple(output_dns(config))),
+            model.Chain(names.inbound, tuple(inbound_rules(config))),
+            model.Chain(names.output_dns, tuple(output_dns_rules(config))),
         ),
     )
 
 
-def inbound(config: CaptureConfig) -> Iterator[model.Rule]:
+def inbound_rules(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the zone of answers from name servers."""
     for server, family in name_servers(config, model.Source):
         yield model.Rule(AGENT_TO_SERVER, (*server, UDP, FROM_DNS), family, why="a name server answers the agent")
 
 
-def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
+def output_dns_rules(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the zones of what leaves: the agent's two conversations, then the app's questions."""
     for owner in proxy_owners(config):
         yield model.Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent queries a name server")

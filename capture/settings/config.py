@@ -114,7 +114,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
     warnings = [*settings.warnings]
-    config = _with_dns(_config(settings, host, warnings), settings, host, warnings)
+    config = _with_dns(_resolved_config(settings, host, warnings), settings, host, warnings)
     warnings += host_bits_warnings(settings)
     warnings += config_warnings(settings, config, host)
     return config, warnings
@@ -123,15 +123,15 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
 OPTION_FIELDS: dict[str, Option[Any]] = {
     field: vars(options)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(options)
 }
-"""The fields with the name of an option: they have its value, unless ``_config`` resolves it by the host."""
+"""The fields with the name of an option: they have its value, unless ``_resolved_config`` resolves it by the host."""
 
 
-def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
+def _resolved_config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
     profile: Profile = "1.30" if settings[options.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
     user = host.user_id(host.default_proxy_user())
-    proxy_uids = _ids(settings, options.PROXY_UID, host.user_id) or (only(PROXY_ID if user is None else user),)
+    proxy_uids = _resolved_ids(settings, options.PROXY_UID, host.user_id) or (only(PROXY_ID if user is None else user),)
     option_values = {field: settings[option] for field, option in OPTION_FIELDS.items()}
     return CaptureConfig(**option_values).replace(
         families=families.families,
@@ -139,9 +139,9 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
         rejects_ipv6=settings[options.OTHER_FAMILY] == "reject" and IPV6 not in families.families and host.has_ipv6(),
         families_decided_by=families.decided_by,
         profile=profile,
-        chain_names=_spelling(settings, profile),
+        chain_names=_chosen_spelling(settings, profile),
         proxy_uids=proxy_uids,
-        proxy_gids=_ids(settings, options.PROXY_GID, host.group_id) or proxy_uids,
+        proxy_gids=_resolved_ids(settings, options.PROXY_GID, host.group_id) or proxy_uids,
         mode=settings[options.INTERCEPTION_MODE],
         owner_groups=_owner_groups(settings, host),
         excluded_owner_groups=_excluded_owner_groups(settings, host),
@@ -149,20 +149,22 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     )
 
 
-def _spelling(settings: Settings, profile: Profile) -> Spelling:
+def _chosen_spelling(settings: Settings, profile: Profile) -> Spelling:
     explicit = settings[options.CHAIN_NAMES]
     if explicit:
         return "dash" if explicit == "dash" else "underscore"
     return "dash" if profile == "1.8" else "underscore"
 
 
-def _ids(
+def _resolved_ids(
     settings: Settings, option: Option[tuple[str | Span, ...]], look_up: Callable[[str], int | None]
 ) -> tuple[Span, ...]:
-    return tuple(_id(entry, settings, option, look_up) for entry in settings[option])
+    return tuple(_resolved_id(entry, settings, option, look_up) for entry in settings[option])
 
 
-def _id(entry: str | Span, settings: Settings, option: Option[Any], look_up: Callable[[str], int | None]) -> Span:
+def _resolved_id(
+    entry: str | Span, settings: Settings, option: Option[Any], look_up: Callable[[str], int | None]
+) -> Span:
     """Return an entry as numbers: a name is looked up, and one that does not exist is an error."""
     if isinstance(entry, Span):
         return entry
@@ -179,13 +181,14 @@ def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
     if len(explicit.entries) > MAX_OWNER_GROUPS:
         raise settings.error_for(option, f"at most {MAX_OWNER_GROUPS} groups")
     return Selection(
-        tuple(_id(entry, settings, option, host.group_id) for entry in explicit.entries), explicit.is_everything
+        tuple(_resolved_id(entry, settings, option, host.group_id) for entry in explicit.entries),
+        explicit.is_everything,
     )
 
 
 def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     option = options.EXCLUDED_OWNER_GROUPS
-    groups = _ids(settings, option, host.group_id)
+    groups = _resolved_ids(settings, option, host.group_id)
     if groups and not settings[options.OWNER_GROUPS].is_everything:
         raise settings.error_for(option, f"no groups while {options.OWNER_GROUPS.name} names those to capture")
     return groups

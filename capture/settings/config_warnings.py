@@ -52,11 +52,14 @@ NUMBER_BOUNDS |= {f"{FAMILY_NAMES[family]} address": (0, (1 << bits) - 1) for fa
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, has no effect, or names what is not there."""
     warnings = [*_empty_entries(settings), *_nothing_captured(config)]
-    warnings += [*_without_effect(settings, config), *_overridden(settings), *_proxy_not_first(config)]
+    warnings += [*_options_without_effect(settings, config), *_overridden_options(settings), *_proxy_not_first(config)]
     if _excludes_every_interface(config, host):
         fault = "names every interface of the pod: nothing is captured but over lo"
         warnings.append((options.EXCLUDED_INTERFACES, fault))
-    return [*(f"{_where(settings, option)} {what}" for option, what in warnings), *_missing_interfaces(settings, host)]
+    return [
+        *(f"{_origin_text(settings, option)} {what}" for option, what in warnings),
+        *_missing_interfaces(settings, host),
+    ]
 
 
 def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
@@ -70,7 +73,7 @@ def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
             yield option, "has an empty entry, which does not count"
 
 
-def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
+def _options_without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
     for option, needed, value in REQUIRED_OPTIONS:
         is_changed = option in settings.explicit and settings[option] != option.parse(option.default)
         if is_changed and settings[needed] != value:
@@ -85,7 +88,7 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
         yield options.OTHER_FAMILY, "has no effect: both families are captured"
 
 
-def _overridden(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
+def _overridden_options(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     for port, other, fault in DISTINCT_PORTS:
         if settings[port] == settings[other]:
             yield port, f"is the same as {other.name}: {fault}"
@@ -120,10 +123,12 @@ def _contains(other: Any, entry: Any) -> bool:
 
 def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
     present = (host.interface_names() or ()) if config.excluded_interfaces else ()
-    return bool(present) and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present)
+    return bool(present) and all(
+        any(_matches_interface(name, each) for name in config.excluded_interfaces) for each in present
+    )
 
 
-def _where(settings: Settings, option: Option[Any]) -> str:
+def _origin_text(settings: Settings, option: Option[Any]) -> str:
     shown = shortened(settings.text(option))
     return f"{option.name} {shown or repr(shown)} ({settings.origin(option)})"
 
@@ -182,10 +187,10 @@ def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
 
 def missing_interface(name: str, present: Iterable[str] | None) -> str:
     """Return that the pod has no interface of this name, "" if it has one; ``present`` are all but ``lo``."""
-    if present is None or any(_matches(name, interface) for interface in (LOOPBACK, *present)):
+    if present is None or any(_matches_interface(name, interface) for interface in (LOOPBACK, *present)):
         return ""
     return f"the pod has no interface {name} now (it has: {', '.join(sorted(present)) or 'none'})"
 
 
-def _matches(name: str, interface: str) -> bool:
+def _matches_interface(name: str, interface: str) -> bool:
     return interface.startswith(name[:-1]) if name.endswith("+") else interface == name

@@ -119,11 +119,11 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
             hint = f"; did you mean {similar!r}?" if similar else ""
             raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
         if value is not None:
-            explicit[option] = ExplicitValue(_text(option, name, value), f"the argument {name}")
+            explicit[option] = ExplicitValue(_option_text(option, name, value), f"the argument {name}")
     return Settings(explicit).checked()
 
 
-def _text(option: Option[Any], name: str, value: object) -> str:
+def _option_text(option: Option[Any], name: str, value: object) -> str:
     text = _scalar_text(value)
     if text is None and isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray | memoryview):
         entries = [_scalar_text(entry) for entry in value]

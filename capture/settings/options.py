@@ -232,14 +232,14 @@ DUAL_STACK = _switch(
     environment=("ISTIO_AGENT_DUAL_STACK", "ISTIO_DUAL_STACK"),
 )  # fmt: skip
 IP_FAMILIES = Option(
-    "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
+    "ip-families", "both", parsers.word_parser("both", "mesh", "ipv4"), "both, mesh or ipv4",
     "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
     " IPv6, there is no address yet, or the proxy's environment is not known); or IPv4 alone.",
     environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
     choices=("both", "mesh", "ipv4"),
 )  # fmt: skip
 OTHER_FAMILY = Option(
-    "other-family", "pass", parsers.one_of("pass", "reject"), "pass or reject",
+    "other-family", "pass", parsers.word_parser("pass", "reject"), "pass or reject",
     "TCP of a family that is not captured: let it bypass the proxy, or answer it with a reset (except over lo).",
     environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True, choices=("pass", "reject"),
 )  # fmt: skip
@@ -258,7 +258,7 @@ PROFILE = Option(
     choices=("1.8", "classic", "1.30", "current"),
 )  # fmt: skip
 CHAIN_NAMES = Option(
-    "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
+    "chain-names", "", parsers.word_parser("", "dash", "underscore"), "dash or underscore",
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=BACKEND_TOPIC, choices=("dash", "underscore"),
 )  # fmt: skip
@@ -266,13 +266,13 @@ RULE_OPTIONS = _options_so_far()
 """The options that decide on the rules: every entry point takes these."""
 
 BACKEND = Option(
-    "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",
+    "backend", "auto", parsers.word_parser("auto", "iptables", "nftables"), "auto, iptables or nftables",
     "Where the rules live in the kernel; auto takes iptables where it can be used, else nftables.",
     environment=("CAPTURE_BACKEND",), metavar="NAME", topic=BACKEND_TOPIC, empty_means_default=True,
     choices=("auto", "iptables", "nftables"),
 )  # fmt: skip
 DRIVER = Option(
-    "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
+    "driver", "", parsers.word_parser("", "restore", "iptc", "netlink", "libnftables"),
     "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
     "How rules are written. Default: the fastest that works here.",
     environment=("CAPTURE_DRIVER",), metavar="NAME", topic=BACKEND_TOPIC,
@@ -282,7 +282,7 @@ NATIVE_NFTABLES = _switch(
     "native-nftables", "Use nftables: upstream's word for --backend nftables.", topic=BACKEND_TOPIC
 )
 FORCE_IPTABLES_BINARY = Option(
-    "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
+    "force-iptables-binary", "", parsers.word_parser("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
     "nft or legacy",
     "Variant of iptables to use, whatever detection says.",
     metavar="VARIANT", topic=BACKEND_TOPIC, choices=("nft", "legacy"),

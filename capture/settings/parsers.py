@@ -300,7 +300,7 @@ def plain_text(text: str) -> str:
     return text
 
 
-def one_of(*words: str) -> Callable[[str], str]:
+def word_parser(*words: str) -> Callable[[str], str]:
     """Return a parser that takes one of these words."""
 
     def parse_word(text: str) -> str:

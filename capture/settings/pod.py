@@ -79,8 +79,8 @@ def pod_settings(pod: Pod, base: Settings) -> Settings:
     """
     explicit: dict[Option[Any], ExplicitValue] = {
         options.EXCLUDED_OUTBOUND_PORTS: ExplicitValue(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
-        options.PROXY_UID: _id(pod.proxy.uid, "runAsUser"),
-        options.PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
+        options.PROXY_UID: _id_value(pod.proxy.uid, "runAsUser"),
+        options.PROXY_GID: _id_value(pod.proxy.gid, "runAsGroup"),
     }
     explicit |= _annotated_values(pod.annotations)
     origin = f" of {pod.proxy.environment_from}"
@@ -111,7 +111,7 @@ def with_dns_of_all_servers(settings: Settings) -> Settings:
     return settings.replace(explicit={**settings.explicit, options.CAPTURE_ALL_DNS: captured})
 
 
-def _id(number: int | None, field: str) -> ExplicitValue:
+def _id_value(number: int | None, field: str) -> ExplicitValue:
     """Return the user or group of the proxy; 0 is no statement, as upstream has it."""
     if number:
         return ExplicitValue(str(number), f"{field} of container {PROXY_CONTAINER}")

@@ -52,10 +52,10 @@ class Settings(Value):
         last = _LAST_PARSED.get(option.name)
         if last is not None and last[0] == text:
             return last[1]  # type: ignore[no-any-return]  # it is what this option's parser made of the text
-        value = _LAST_PARSED[option.name] = text, self._parsed(option, text)
+        value = _LAST_PARSED[option.name] = text, self._parsed_value(option, text)
         return value[1]
 
-    def _parsed(self, option: Option[T], text: str) -> T:
+    def _parsed_value(self, option: Option[T], text: str) -> T:
         if not text.isprintable():
             raise self.error_for(option, f"{option.expected}; no control characters{_bad_entry(option, text)}")
         try:

@@ -22,8 +22,8 @@ from capture.errors import StateDirectoryError
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, is_private, make_private
-from capture.state.files import content_of, names_in, remove, write_whole
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.files import content_of, names_in, remove_file, write_whole
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def save_decision(decision: RecordedDecision, directory: str = STATE_DIRECTORY) 
     """Remember a decision in place of an earlier one; return whether that was possible."""
     folder = f"{directory}/{DECISIONS_FOLDER}"
     fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
-    content = encode({"schema": JSON_SCHEMA_NAME} | fields).encode() + b"\n"
+    content = encode_json({"schema": JSON_SCHEMA_NAME} | fields).encode() + b"\n"
     try:
         make_private(directory)
         make_private(folder)
@@ -103,12 +103,12 @@ def forget(attachment: str, directory: str = STATE_DIRECTORY) -> None:
     if not is_private(directory):
         return
     folder = f"{directory}/{LINKS_FOLDER}"
-    remove(f"{directory}/{DECISIONS_FOLDER}/{attachment}")
+    remove_file(f"{directory}/{DECISIONS_FOLDER}/{attachment}")
     record = _link_target(f"{folder}/{attachment}")
     if record:
-        remove(f"{folder}/{attachment}")
+        remove_file(f"{folder}/{attachment}")
         if not any(_link_target(f"{folder}/{other}") == record for other in names_in(folder)):
-            remove(f"{folder}/{record}")
+            remove_file(f"{folder}/{record}")
 
 
 def forget_others(network: str, valid: Container[str], directory: str = STATE_DIRECTORY) -> list[str]:
@@ -150,15 +150,15 @@ def read_decisions(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecisio
     """Yield all decisions that can be read."""
     folder = f"{directory}/{DECISIONS_FOLDER}"
     for name in names_in(folder) if is_private(directory) else ():
-        decision = _decision(content_of(f"{folder}/{name}"))
+        decision = _parsed_decision(content_of(f"{folder}/{name}"))
         if decision is not None:
             yield decision
 
 
-def _decision(content: bytes) -> RecordedDecision | None:
+def _parsed_decision(content: bytes) -> RecordedDecision | None:
     """Return the decision in a file; None for what is gone meanwhile, or another version's."""
     try:
-        plain = decode(content.decode())
+        plain = decode_json(content.decode())
     except (UnicodeDecodeError, JsonError):
         return None
     if not isinstance(plain, dict):

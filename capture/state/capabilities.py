@@ -18,17 +18,17 @@ ESCAPES = {
 
 def missing_capabilities(*names: str) -> list[str]:
     """Return which of these capabilities this thread lacks."""
-    effective = _effective("thread-self")
+    effective = _effective_capabilities("thread-self")
     return [name for name in names if name not in effective]
 
 
 def escapes_of(process: int) -> tuple[str, ...]:
     """Return the capabilities by which a process may leave the capture; none if it has ended."""
-    effective = _effective(str(process))
+    effective = _effective_capabilities(str(process))
     return tuple(f"{name} (it {text})" for name, text in ESCAPES.items() if name in effective)
 
 
-def _effective(process: str) -> list[str]:
+def _effective_capabilities(process: str) -> list[str]:
     lines = content_of(f"/proc/{process}/status").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), 0)
     return [name for name, number in CAPABILITY_NUMBERS.items() if effective >> number & 1]

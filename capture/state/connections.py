@@ -54,7 +54,7 @@ def count_captured(rulesets: Iterable[Ruleset]) -> int:
     if not ports and not marks:
         return 0
     with sock_diag.open_sock_diag() as diag:
-        ends = {_flow(socket) for socket in sock_diag.read_tcp_sockets(diag, CONNTRACK_STATES)}
+        ends = {_flow_of_socket(socket) for socket in sock_diag.read_tcp_sockets(diag, CONNTRACK_STATES)}
     with open_nfnetlink() as netfilter:
         entries = list(conntrack.read_entries(netfilter))
     # An entry outlives its connection by days, if it did not see the end. The replies' source has the socket.
@@ -110,12 +110,12 @@ def tracked_flows(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
     for socket in sockets:
         if socket.state not in CONNTRACK_STATES:
             continue
-        flow = _flow(socket)
+        flow = _flow_of_socket(socket)
         if socket.local_port in listening:
             flow = flow.reversed
         flows[flow] = max(CONNTRACK_STATES[socket.state], flows.get(flow, 0))
     return iter(flows.items())
 
 
-def _flow(socket: TcpSocket) -> Flow:
+def _flow_of_socket(socket: TcpSocket) -> Flow:
     return Flow(socket.local, socket.local_port, socket.remote, socket.remote_port)

@@ -11,7 +11,7 @@ import stat
 import time
 
 from capture.errors import StateDirectoryError
-from capture.state.files import names_in, remove
+from capture.state.files import names_in, remove_file
 
 STATE_DIRECTORY = "/run/istio-capture"
 PRIVATE_MODE = 0o700
@@ -95,13 +95,13 @@ def forget_ended_namespaces(directory: str = STATE_DIRECTORY) -> None:
     for name in names:
         inode = _inode_of_record(name)
         if inode:
-            times.setdefault(inode, {})[name] = _modified(f"{directory}/{name}")
+            times.setdefault(inode, {})[name] = _time_of_change(f"{directory}/{name}")
     ended = [name for of_one in times.values() for name, when in of_one.items() if when < max(of_one.values())]
     long_ago = time.time_ns() - ABANDONED_AFTER
     # A file that was never renamed to the record that it was to be.
-    abandoned = [name for name in names if ".json." in name and _modified(f"{directory}/{name}") < long_ago]
+    abandoned = [name for name in names if ".json." in name and _time_of_change(f"{directory}/{name}") < long_ago]
     for name in (*ended, *abandoned):
-        remove(f"{directory}/{name}")
+        remove_file(f"{directory}/{name}")
 
 
 def _inode_of_record(name: str) -> str:
@@ -110,7 +110,7 @@ def _inode_of_record(name: str) -> str:
     return inode if name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal() else ""
 
 
-def _modified(path: str) -> int:
+def _time_of_change(path: str) -> int:
     """Return when a record was written, in nanoseconds; one that goes meanwhile was never."""
     try:
         return os.stat(path).st_mtime_ns

@@ -53,7 +53,7 @@ def names_in(directory: str) -> list[str]:
         return []
 
 
-def remove(path: str) -> None:
+def remove_file(path: str) -> None:
     """Remove a file, if it is there and that is permitted."""
     try:
         os.unlink(path)
@@ -61,7 +61,7 @@ def remove(path: str) -> None:
         pass
 
 
-def processes() -> list[str]:
+def process_ids() -> list[str]:
     """Return the numbers of the processes that we see, as /proc calls them."""
     return [name for name in names_in("/proc") if name.isdecimal()]
 

@@ -55,7 +55,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
         for policy in ruleset.policy_routes:
             found += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
         if ruleset.policy_routes:
-            found += _sysctls(rtnetlink, ruleset)
+            found += _sysctl_impediments(rtnetlink, ruleset)
     return tuple(found)
 
 
@@ -181,7 +181,7 @@ def source_validating_rule(rtnetlink: NetlinkSocket) -> PolicyRule | None:
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepting = sysctls.mark_accepting_sysctl()
@@ -195,7 +195,7 @@ def _sysctls(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]
             f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
         )
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH_WAYS)
+        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH_WAYS)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
@@ -208,7 +208,7 @@ def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
         return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 
 
-def _remedy(rtnetlink: NetlinkSocket, name: str) -> str:
+def _sysctl_remedy(rtnetlink: NetlinkSocket, name: str) -> str:
     vpn = source_validating_rule(rtnetlink)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."

@@ -29,7 +29,7 @@ class JsonError(ValueError):
 
 
 class WrittenNumber(float):
-    """A number that is no integer, with the text that it had: ``encode`` writes that again, and no digit is lost."""
+    """A number that is no integer, with its text: ``encode_json`` writes that again, and no digit is lost."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -61,7 +61,7 @@ else:
     _scan = make_scanner(_Dialect)
 
 
-def decode(text: str) -> Any:
+def decode_json(text: str) -> Any:
     """Return the value of ``text``; raise ``JsonError`` unless it is exactly one JSON value."""
     start = _skip(text, 0)
     try:
@@ -99,7 +99,7 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def encode(value: object) -> str:
+def encode_json(value: object) -> str:
     """Return ``value`` as JSON in ASCII, on one line.
 
     ``value`` is made of str, int, float, bool, None, and dict (with str keys), list and tuple of these. Raise
@@ -118,9 +118,9 @@ def encode(value: object) -> str:
             raise ValueError(f"{value!r} is no JSON number")
         return float.__repr__(value)
     if isinstance(value, dict):
-        return "{" + ", ".join([f"{_member_name(name)}: {encode(member)}" for name, member in value.items()]) + "}"
+        return "{" + ", ".join([f"{_member_name(name)}: {encode_json(member)}" for name, member in value.items()]) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join([encode(member) for member in value]) + "]"
+        return "[" + ", ".join([encode_json(member) for member in value]) + "]"
     raise TypeError(f"JSON has nothing for a value of type {type(value).__name__}")
 
 

@@ -56,7 +56,7 @@ class ModuleInventory(Value):
 def look_up_modules(names: Iterable[str]) -> ModuleInventory:
     """Return what is there of these modules."""
     release = os.uname().release
-    version = _version(release)
+    version = _kernel_version(release)
     unloaded = tuple(
         name
         for name in names
@@ -70,21 +70,21 @@ def look_up_modules(names: Iterable[str]) -> ModuleInventory:
     if not all(map(os.path.exists, indexes)):
         return ModuleInventory(unloaded)
     loadable, builtin = map(content_of, indexes)
-    not_built_in = tuple(name for name in unloaded if not _lists(builtin, name))
-    absent = tuple(name for name in not_built_in if not _lists(loadable, name))
+    not_built_in = tuple(name for name in unloaded if not _index_has(builtin, name))
+    absent = tuple(name for name in not_built_in if not _index_has(loadable, name))
     prohibitions = read_prohibitions() if not_built_in else {}
     forbidden = tuple(name for name in not_built_in if name in prohibitions and name not in absent)
     return ModuleInventory(not_built_in, absent, forbidden, is_indexed=True)
 
 
-def _version(release: str) -> tuple[int, ...]:
+def _kernel_version(release: str) -> tuple[int, ...]:
     """Return the first two numbers of a kernel's release, or none if they cannot be read."""
     major, _, rest = release.partition(".")
     minor = rest.partition(".")[0].partition("-")[0]
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else ()
 
 
-def _lists(index: bytes, name: str) -> bool:
+def _index_has(index: bytes, name: str) -> bool:
     """Return whether an index has the module: kernel/net/netfilter/xt_owner.ko, or compressed as .ko.xz."""
     return f"/{name}.ko".encode() in index
 

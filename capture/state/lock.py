@@ -14,7 +14,7 @@ import errno
 import time
 
 from capture.model.text import printable
-from capture.state.files import content_of, open_files, processes
+from capture.state.files import content_of, open_files, process_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class NamespaceLock:
     def __enter__(self) -> Self:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)
         give_up = time.monotonic() + self._timeout
-        while not self._take():
+        while not self._try_to_take():
             if time.monotonic() >= give_up:
                 lock = f"the lock of this network namespace (unix socket @{LOCK_NAME[1:].decode()})"
                 fault = f"was not released within {self._timeout:g} s: {_describe_holder()} holds it"
@@ -58,7 +58,7 @@ class NamespaceLock:
         _held.add(self._socket.fileno())
         return self
 
-    def _take(self) -> bool:
+    def _try_to_take(self) -> bool:
         try:
             self._socket.bind(LOCK_NAME)
         except OSError as error:
@@ -75,7 +75,7 @@ class NamespaceLock:
 def _describe_holder() -> str:
     columns = (line.split() for line in content_of(UNIX_SOCKETS).splitlines())
     targets = {f"socket:[{fields[6].decode()}]" for fields in columns if fields[7:] == [b"@" + LOCK_NAME[1:]]}
-    for process in processes():
+    for process in process_ids():
         if not targets.isdisjoint(open_files(process)):
             command = content_of(f"/proc/{process}/cmdline")[:200].replace(b"\0", b" ").decode("utf-8", "replace")
             return f"process {process} ({printable(command.strip()) or '?'})"

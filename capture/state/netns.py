@@ -50,9 +50,9 @@ class InNamespace:
     def __enter__(self) -> Self:
         if self.path is None:
             return self
-        home = _open(CURRENT)
+        home = _open_namespace(CURRENT)
         try:
-            _enter(_open(self.path), self.path)
+            _enter_namespace(_open_namespace(self.path), self.path)
         except CaptureError:
             os.close(home)
             raise
@@ -63,7 +63,7 @@ class InNamespace:
         if self._home < 0:
             return
         home, self._home = self._home, -1
-        _enter(home, CURRENT)
+        _enter_namespace(home, CURRENT)
 
 
 def enter_each(paths: Iterable[str]) -> Iterator[str]:
@@ -71,20 +71,20 @@ def enter_each(paths: Iterable[str]) -> Iterator[str]:
 
     That takes a third of what ``InNamespace`` takes for each. A namespace that no longer exists is left out.
     """
-    home = _open(CURRENT)
+    home = _open_namespace(CURRENT)
     has_left = False
     try:
         for path in paths:
             try:
-                target = _open(path)
+                target = _open_namespace(path)
             except CaptureError:
                 continue
             has_left = True
-            _enter(target, path)
+            _enter_namespace(target, path)
             yield path
     finally:
         if has_left:  # coming home needs privileges, too
-            _enter(home, CURRENT)
+            _enter_namespace(home, CURRENT)
         else:
             os.close(home)
 
@@ -199,7 +199,7 @@ def _path_text(path: Path) -> str:
     return text
 
 
-def _open(path: str) -> int:
+def _open_namespace(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for a writer
     except FileNotFoundError:
@@ -222,7 +222,7 @@ def _missing_namespace(path: str) -> NamespaceError:
     return NamespaceError(path, reason, "`ps -e` or `lsns -t net`")
 
 
-def _enter(descriptor: int, path: str) -> None:
+def _enter_namespace(descriptor: int, path: str) -> None:
     try:
         call_setns(descriptor, CLONE_NEWNET)
     except PermissionError:

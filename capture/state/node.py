@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import HostNamespaceError
-from capture.state.files import content_of, names_in, processes
+from capture.state.files import content_of, names_in, process_ids
 from capture.state.netns import is_host, own_namespace, refuse_host
 
 NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "containerd", "crio")
@@ -37,7 +37,7 @@ def evidence_of_host() -> str | None:
 def evidence_of_node() -> str:
     """Return what shows that the namespace we are in is a node's; "" if nothing does."""
     own = own_namespace()
-    for process in processes():
+    for process in process_ids():
         name = content_of(f"/proc/{process}/comm").decode(errors="replace").rstrip("\n")
         if name in NODE_PROGRAMS and _is_in(own, process):
             return f"{name} (process {process}) runs in it"

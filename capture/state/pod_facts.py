@@ -15,8 +15,8 @@ from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.sockets import NetlinkSocket
-from capture.netlink.traffic_control import TC_H_EGRESS, TC_H_INGRESS, decides, read_redirects
-from capture.state.files import content_of, open_files, processes
+from capture.netlink.traffic_control import TC_H_EGRESS, TC_H_INGRESS, has_deciding_filter, read_redirects
+from capture.state.files import content_of, open_files, process_ids
 from capture.state.netns import read_connection_counts
 from capture.state.socket_lb import BPF_TCX_EGRESS, BPF_TCX_INGRESS, has_programs
 from capture.state.user_namespace import IdMaps, foreign_ids
@@ -27,12 +27,12 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     with open_rtnetlink() as rtnetlink:
         links = tuple(read_links(rtnetlink))
         redirects = ingress_redirects(rtnetlink, links)
-        programs = tuple(_programs(rtnetlink, links, {name for name, _ in redirects}))
+        programs = tuple(_attached_programs(rtnetlink, links, {name for name, _ in redirects}))
         addresses = [each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
         families = dict.fromkeys(address.family for address in addresses)
         unrouted = tuple(family for family in families if not outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]))
     ids = foreign_ids()
-    listeners = _listeners(ids)
+    listeners = _pod_listeners(ids)
     other_inodes = {
         listener.inode
         for listener in listeners or ()
@@ -47,7 +47,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         redirects,
         unrouted,
         programs,
-        tuple(_stopped({listener.inode for listener in listeners or ()})),
+        tuple(_sockets_of_stopped({listener.inode for listener in listeners or ()})),
     )
 
 
@@ -62,7 +62,7 @@ def ingress_redirects(rtnetlink: NetlinkSocket, links: Sequence[Link]) -> tuple[
     )
 
 
-def _programs(
+def _attached_programs(
     rtnetlink: NetlinkSocket, links: Sequence[Link], diverted: Container[str]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
@@ -71,7 +71,7 @@ def _programs(
             yield link.name, "an XDP program", f"ip link show dev {link.name}"
         for way, parent, attach_type in WAYS_OF_TC:
             is_known = way == "ingress" and link.name in diverted
-            if not is_known and decides(rtnetlink, link.index, parent):
+            if not is_known and has_deciding_filter(rtnetlink, link.index, parent):
                 yield link.name, f"a tc filter ({way})", f"tc filter show dev {link.name} {way}"
             if has_programs(link.index, attach_type):
                 yield link.name, f"a tcx program ({way})", f"bpftool net show dev {link.name}"
@@ -80,7 +80,7 @@ def _programs(
 WAYS_OF_TC = (("ingress", TC_H_INGRESS, BPF_TCX_INGRESS), ("egress", TC_H_EGRESS, BPF_TCX_EGRESS))
 
 
-def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
+def _pod_listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     """Return the listening sockets, with the users as the pod sees them; the kernel reports them as we see them."""
     listeners: list[Listener] = []
     try:
@@ -102,10 +102,10 @@ def listening_tcp_ports() -> set[int]:
     return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}
 
 
-def _stopped(sockets: set[int]) -> Iterator[tuple[int, str]]:
+def _sockets_of_stopped(sockets: set[int]) -> Iterator[tuple[int, str]]:
     """Yield the sockets that stopped processes hold, each with its process: state T, proc_pid_stat(5)."""
     inodes = {f"socket:[{inode}]": inode for inode in sockets}
-    for process in processes() if inodes else ():
+    for process in process_ids() if inodes else ():
         if content_of(f"/proc/{process}/stat").rpartition(b") ")[2][:1] == b"T":
             yield from ((inodes[target], process) for target in inodes.keys() & open_files(process))
 
@@ -114,7 +114,7 @@ def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
     """Return the group, as the pod sees it, of the process that holds each socket, as far as /proc shows it."""
     groups: dict[int, int] = {}
     inodes = {f"socket:[{inode}]": inode for inode in sockets}
-    for process in processes() if inodes else ():
+    for process in process_ids() if inodes else ():
         for target in inodes.keys() & open_files(process):
             try:
                 group = os.stat(f"/proc/{process}").st_gid

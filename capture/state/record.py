@@ -20,7 +20,7 @@ from capture.settings.settings import ExplicitValue, Settings
 from capture.state.directory import STATE_DIRECTORY, make_private, require_private
 from capture.state.files import content_of, write_whole
 from capture.state.host_answers import HostAnswers
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 from capture.state.netns import namespace_id
 
 TYPE_CHECKING = False
@@ -67,7 +67,7 @@ class Record(Value):
 def as_json(record: Record) -> str:
     """Return the record as JSON."""
     answers = record.answers
-    return encode(
+    return encode_json(
         {
             "version": RECORD_VERSION,
             **{how: getattr(record, how) for how in KNOWN_WRITERS},
@@ -95,10 +95,10 @@ def from_json(text: str) -> Record | str:
     if known := _recent_records.get(text):
         return known
     try:
-        plain = decode(text)
+        plain = decode_json(text)
         if plain["version"] != RECORD_VERSION:
             return f"it is of version {plain['version']!r}, and this program reads version {RECORD_VERSION}"
-        record = _record(plain)
+        record = _decoded_record(plain)
     except JsonError as error:
         return f"it is not JSON ({error})"
     except ConfigurationError as error:
@@ -117,27 +117,30 @@ _recent_records: dict[str, Record] = {}
 MAX_RECENT_RECORDS = 16
 
 
-def _record(plain: dict[str, Any]) -> Record:
+def _decoded_record(plain: dict[str, Any]) -> Record:
     settings = Settings(
-        {OPTIONS_BY_NAME[name]: ExplicitValue(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+        {
+            OPTIONS_BY_NAME[name]: ExplicitValue(*map(_require_text, explicit))
+            for name, explicit in plain["settings"].items()
+        },
         knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
     )
-    answers = _answers(plain["facts"])
+    answers = _decoded_answers(plain["facts"])
     config, _ = resolve(settings, answers)
     return Record(
         settings,
         answers,
         build_ruleset(config),
-        stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
-        sysctls=_sysctls(plain.get("sysctls", {})),
+        stale_routes=tuple(_decoded_route(*route) for route in plain.get("stale_routes", ())),
+        sysctls=_decoded_sysctls(plain.get("sysctls", {})),
         **{how: words[words.index(plain[how])] for how, words in KNOWN_WRITERS.items()},
     )
 
 
-def _answers(plain: dict[str, Any]) -> HostAnswers:
+def _decoded_answers(plain: dict[str, Any]) -> HostAnswers:
     return HostAnswers(
-        users=_ids(plain["users"]),
-        groups=_ids(plain["groups"]),
+        users=_decoded_ids(plain["users"]),
+        groups=_decoded_ids(plain["groups"]),
         proxy_user=plain["proxy_user"],
         families=tuple(plain["families"]),
         ipv6=plain["ipv6"],
@@ -146,25 +149,25 @@ def _answers(plain: dict[str, Any]) -> HostAnswers:
     )
 
 
-def _ids(values: dict[str, Any]) -> dict[str, int | None]:
+def _decoded_ids(values: dict[str, Any]) -> dict[str, int | None]:
     return {name: None if value is None else int(value) for name, value in values.items()}
 
 
-def _sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
+def _decoded_sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
     if not values:
         return ()
     from capture.state.sysctls import Sysctl  # few captures change any
 
-    return tuple(Sysctl(_text(path), _text(value)) for path, value in values.items())
+    return tuple(Sysctl(_require_text(path), _require_text(value)) for path, value in values.items())
 
 
-def _route(family: Any, mark: object, table: object) -> PolicyRoute:
+def _decoded_route(family: Any, mark: object, table: object) -> PolicyRoute:
     if not isinstance(mark, int) or not isinstance(table, int):
         raise ValueError(mark, table)  # noqa: TRY004  # what is wrong with a record is a ValueError
     return PolicyRoute(FAMILIES[FAMILIES.index(family)], mark, table)
 
 
-def _text(value: object) -> str:
+def _require_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     return value
@@ -184,18 +187,18 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
     Raises StateDirectoryError if others could have written it.
     """
     require_private(directory)
-    parsed = _parsed(record_path(namespace_id(), directory))
+    parsed = _record_in_file(record_path(namespace_id(), directory))
     return None if isinstance(parsed, str) else parsed
 
 
 def why_unusable(directory: str = STATE_DIRECTORY) -> str:
     """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
     path = record_path(namespace_id(), directory)
-    parsed = _parsed(path)
+    parsed = _record_in_file(path)
     return f"the record {path} cannot be used: {parsed}" if parsed and isinstance(parsed, str) else ""
 
 
-def _parsed(path: str) -> Record | str:
+def _record_in_file(path: str) -> Record | str:
     try:
         with open(path, "rb", buffering=0) as file:
             return from_json(file.read().decode())
@@ -228,7 +231,7 @@ class Journal:
     """The record of one change, from before it begins until nothing of what it replaced is left."""
 
     def __init__(self, record: Record) -> None:
-        self._record = record
+        self._decoded_record = record
         self._to_turn_off = record.sysctls
         self._problem = ""
 
@@ -242,10 +245,10 @@ class Journal:
 
     def begin(self, stale: Ruleset, recorded: Record | None) -> None:
         """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
-        changed = {sysctl.path: sysctl for sysctl in self._record.sysctls}
+        changed = {sysctl.path: sysctl for sysctl in self._decoded_record.sysctls}
         changed |= {sysctl.path: sysctl for sysctl in (recorded.sysctls if recorded else ())}
-        self._record = self._record.replace(sysctls=tuple(changed.values()))
-        self._problem = write(self._record.replace(stale_routes=stale.policy_routes))
+        self._decoded_record = self._decoded_record.replace(sysctls=tuple(changed.values()))
+        self._problem = write(self._decoded_record.replace(stale_routes=stale.policy_routes))
 
     def turn_off_sysctls(self) -> bool:
         """Turn off the switches that the record names; return whether any was on."""
@@ -265,12 +268,12 @@ class Journal:
 
     def commit(self) -> None:
         """Keep the record without stale routes: they are gone."""
-        self._problem = write(self._record)
+        self._problem = write(self._decoded_record)
 
     def restore_sysctls(self) -> bool:
         """Restore switches that the rules no longer need; return whether we had changed any."""
-        remembered = self._record.sysctls
-        self._record = self._record.replace(sysctls=())
+        remembered = self._decoded_record.sysctls
+        self._decoded_record = self._decoded_record.replace(sysctls=())
         return restore_sysctls(remembered)
 
 

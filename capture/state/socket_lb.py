@@ -41,7 +41,7 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
     except OSError:
         return ()
     try:
-        return tuple(_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
+        return tuple(_program_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
     except OSError:
         return ()
     finally:
@@ -51,7 +51,7 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
 def has_programs(interface: int, attach_type: int) -> bool:
     """Return whether programs (BPF_TCX_...) see what passes an interface; False where the kernel reports none."""
     try:
-        return any(_names(interface, attach_type))
+        return any(_program_names(interface, attach_type))
     except OSError:
         return False
 
@@ -62,7 +62,7 @@ def owner_of(names: tuple[str, ...]) -> str:
     return next(owners, "another program")
 
 
-def translation(packet: Packet) -> Translated | None:
+def socket_translation(packet: Packet) -> Translated | None:
     """Return where the destination of a packet leads at connect(), if that is elsewhere."""
     import socket
 
@@ -85,26 +85,26 @@ def _own_cgroup() -> str:
     return own if os.path.isdir(own) else mount
 
 
-def _names(target: int, attach_type: int, flags: int = 0) -> Iterator[str]:
+def _program_names(target: int, attach_type: int, flags: int = 0) -> Iterator[str]:
     import ctypes
     import struct
 
     ids = (ctypes.c_uint32 * MAX_PROGRAMS)()
     query = struct.pack("=IIIIQI", target, attach_type, flags, 0, ctypes.addressof(ids), MAX_PROGRAMS)
-    answer = _bpf(BPF_PROG_QUERY, query)[1]
+    answer = _call_bpf(BPF_PROG_QUERY, query)[1]
     (count,) = struct.unpack_from("=I", answer, 24)
     for number in ids[:count]:
-        program, _ = _bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=I", number))
+        program, _ = _call_bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=I", number))
         try:
             info = ctypes.create_string_buffer(INFO_BYTES)
-            _bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, INFO_BYTES, ctypes.addressof(info)))
+            _call_bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, INFO_BYTES, ctypes.addressof(info)))
         finally:
             os.close(program)
         name = info.raw[NAME_OFFSET : NAME_OFFSET + NAME_BYTES]
         yield name.split(b"\0")[0].decode(errors="replace") or f"program {number}"
 
 
-def _bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
+def _call_bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
     """Return what bpf(2) returns, and what happened to its argument. Raises OSError."""
     import ctypes
 

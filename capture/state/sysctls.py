@@ -54,21 +54,21 @@ def sysctls_to_turn_off(*, spares_validation: bool = False) -> tuple[Sysctl, ...
     """
     paths = [FWMARK_ACCEPT]
     if not spares_validation:
-        paths += [f"{INTERFACES_FOLDER}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
-    sysctls = (Sysctl(path, _read(path)) for path in paths)
+        paths += [f"{INTERFACES_FOLDER}/{interface}/{MARK_ON_SOURCE}" for interface in _interface_names()]
+    sysctls = (Sysctl(path, _read_value(path)) for path in paths)
     on = (sysctl for sysctl in sysctls if sysctl.value not in ("", OFF))
     return tuple(sysctl for sysctl in on if os.access(f"{DIRECTORY}/{sysctl.path}", os.W_OK))
 
 
 def switch_off(sysctls: Iterable[Sysctl]) -> bool:
     """Switch them off; return whether any was."""
-    return bool([sysctl for sysctl in sysctls if _write(sysctl.path, OFF)])
+    return bool([sysctl for sysctl in sysctls if _try_to_write(sysctl.path, OFF)])
 
 
 def restore(sysctls: Iterable[Sysctl]) -> bool:
-    """Give back the values of before, but for those that were changed since we switched them off."""
-    own = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read(sysctl.path) == OFF]
-    return bool([sysctl for sysctl in own if _write(sysctl.path, sysctl.value)])
+    """Give the switches that are still as we left them their values of before; return whether there was one."""
+    own = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read_value(sysctl.path) == OFF]
+    return bool([sysctl for sysctl in own if _try_to_write(sysctl.path, sysctl.value)])
 
 
 def is_known(path: str) -> bool:
@@ -81,17 +81,19 @@ def is_known(path: str) -> bool:
 
 def mark_accepting_sysctl() -> Sysctl | None:
     """Return the switch by which connections take over marks, if it is on."""
-    value = _read(FWMARK_ACCEPT)
+    value = _read_value(FWMARK_ACCEPT)
     return Sysctl(FWMARK_ACCEPT, value) if value not in ("", OFF) else None
 
 
 def source_validating_sysctls(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
     """Yield the switches that make interfaces refuse marked packets, the excluded ones aside."""
-    general = {name: _read(f"{INTERFACES_FOLDER}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")}
+    general = {
+        name: _read_value(f"{INTERFACES_FOLDER}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")
+    }
     left_alone = (*NOT_INTERFACES, *excluded)
     named: set[str] = set()
-    for interface in (name for name in _interfaces() if name not in left_alone):
-        own = {name: _read(f"{INTERFACES_FOLDER}/{interface}/{name}") for name in general}
+    for interface in (name for name in _interface_names() if name not in left_alone):
+        own = {name: _read_value(f"{INTERFACES_FOLDER}/{interface}/{name}") for name in general}
         accepts_local = "1" in (general["accept_local"], own["accept_local"])
         is_strict = max(general["rp_filter"], own["rp_filter"]) == "1"
         if accepts_local and not is_strict:
@@ -102,16 +104,16 @@ def source_validating_sysctls(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
                 yield Sysctl(f"{INTERFACES_FOLDER}/{owner}/{MARK_ON_SOURCE}", values[MARK_ON_SOURCE])
 
 
-def _interfaces() -> list[str]:
+def _interface_names() -> list[str]:
     return names_in(f"{DIRECTORY}/{INTERFACES_FOLDER}")
 
 
-def _read(path: str) -> str:
+def _read_value(path: str) -> str:
     """Return the value; nothing if this kernel, or this container, has no such switch."""
     return content_of(f"{DIRECTORY}/{path}").decode().strip()
 
 
-def _write(path: str, value: str) -> bool:
+def _try_to_write(path: str, value: str) -> bool:
     try:
         descriptor = os.open(f"{DIRECTORY}/{path}", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
-from capture.state.child import error_text, parse_error, run_in_child
+from capture.state.child import decode_error, encode_error, run_in_child
 from capture.state.files import content_of, names_in
 from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
 
@@ -74,7 +74,7 @@ def read_id_maps() -> IdMaps:
         lambda: "".join(content_of(f"/proc/self/{kind}_map").decode() + "\0" for kind in ("uid", "gid"))
     )
     users, groups, _ = text.split("\0")
-    return IdMaps(_ids(users), _ids(groups))
+    return IdMaps(_parsed_ids(users), _parsed_ids(groups))
 
 
 def foreign_ids() -> IdMaps | None:
@@ -87,7 +87,7 @@ def foreign_ids() -> IdMaps | None:
         return None
 
 
-def _ids(text: str) -> Ids:
+def _parsed_ids(text: str) -> Ids:
     """Return the ids of a map: each line has the first id inside, the first outside, and how many."""
     return Ids(tuple(IdRange(*map(int, line.split())) for line in text.splitlines()))
 
@@ -117,11 +117,11 @@ def _run_as_owner(work: Callable[[], str]) -> str:
             raise _cannot_enter(error) from None
         return work()
 
-    status, answer = run_in_child(enter_and_work, error_text)
+    status, answer = run_in_child(enter_and_work, encode_error)
     if status == 0:
         return answer
     if answer:
-        raise parse_error(answer)
+        raise decode_error(answer)
     raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
 
 

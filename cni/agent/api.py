@@ -21,7 +21,7 @@ from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 
-from cni.agent.pods import reduced
+from cni.agent.pods import reduced_pod
 
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Node = create_global_resource("", "v1", "Node", "nodes")
@@ -115,7 +115,7 @@ def reduce_list(body: bytes) -> bytes:
     decoder, position, items = json.JSONDecoder(), len(head) + len(separator), []
     while text[position : position + 1] == "{":
         item, position = decoder.raw_decode(text, position)
-        items.append(json.dumps(reduced(item)))
+        items.append(json.dumps(reduced_pod(item)))
         position += text[position : position + 1] == ","
     return f"{head}{separator}{','.join(items)}{text[position:]}".encode()
 

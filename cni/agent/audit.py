@@ -100,22 +100,22 @@ class Audit:
         on_change: Callable[[AuditedPod, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
         self.pods, self.configuration = pods, configuration
-        self.queue = AuditQueue(Sandboxes(runtime), pods, self._listeners)
+        self.queue = AuditQueue(Sandboxes(runtime), pods, self._proxy_listeners)
         self.health, self.log, self.on_change = health, log, on_change
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Called at each look at a pod, with what its owner should know."""
         self.audited: dict[str, AuditedPod] = {}
-        self.health.provide(pod_states=self._states)
+        self.health.provide(pod_states=self._pods_by_state)
         self._has_events = False
         self._requested: dict[str, RequestedCapture] = {}
         self._diagnosis_budgets: dict[str, tuple[float, float]] = {}
 
     def run(self, stop: threading.Event) -> None:
-        events = self._listen()
+        events = self._open_kernel_events()
         self._has_events = events is not None
         try:
             while not stop.is_set():
-                self.run_once(_changed(events) if events else self._tick(stop))
+                self.run_once(_changed_namespaces(events) if events else self._wait_for_tick(stop))
         finally:
             if events:
                 events.close()
@@ -165,20 +165,20 @@ class Audit:
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_same_pod(identity, pod):
             return PodState(STATE_UNKNOWN, "the API server has not announced the pod yet"), UNOBSERVED, None
-        settings = self._settings(sandbox, identity, pod)
+        settings = self._requested_settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
             return settings, UNOBSERVED, pod
-        return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_stale=is_stale), pod)
+        return (*self._diagnosed_state(netns, settings, known, is_starting=_is_starting(pod), is_stale=is_stale), pod)
 
-    def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
+    def _requested_settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
         requested = self._requested.get(identity.uid)
         if requested is None or requested.pod is not pod:
-            requested = self._requested[identity.uid] = self._read(identity, pod)
+            requested = self._requested[identity.uid] = self._requested_capture(identity, pod)
         self.on_warnings(sandbox, requested.warnings)
         return requested.settings
 
-    def _read(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
+    def _requested_capture(self, identity: Identity, pod: dict[str, Any]) -> RequestedCapture:
         try:
             described = pod_from_object(identity, pod)
             exemption = first_exemption(described)
@@ -190,15 +190,17 @@ class Audit:
         warnings = (*about_capture, *warnings_about(described, exemption))
         return RequestedCapture(pod, PodState(STATE_LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
-    def _diagnosed(
+    def _diagnosed_state(
         self, netns: PodNamespace, settings: Settings, known: AuditedPod | None, *, is_starting: bool, is_stale: bool
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
-            rules, owners = examination.signature(netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
+            rules, owners = examination.audit_signature(
+                netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT])
+            )
             is_heard = self._has_events and netns.number is not None and not is_stale
             seen = known.observed.network if known and is_heard else ()
-            network = seen or examination.network(netns.path)
+            network = seen or examination.network_signature(netns.path)
         except CaptureError as error:
             return PodState(STATE_UNKNOWN, error.message), UNOBSERVED
         # Who listens while the proxy starts changes all the time, and counts when it is there.
@@ -224,7 +226,7 @@ class Audit:
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _listeners(self) -> dict[PodNamespace, Owners]:
+    def _proxy_listeners(self) -> dict[PodNamespace, Owners]:
         """Return the listeners on the proxy's ports at each pod's last look, where they matter."""
         return {each.netns: each.observed.owners for each in self.audited.values() if each.observed.owners}
 
@@ -235,7 +237,7 @@ class Audit:
             self._diagnosis_budgets.pop(sandbox.id, None)
             self._requested.pop(sandbox.uid, None)
 
-    def _states(self) -> dict[str, list[str]]:
+    def _pods_by_state(self) -> dict[str, list[str]]:
         """Return the pods of each state; for any thread."""
         states: dict[str, list[str]] = {}
         for audited in list(self.audited.values()):
@@ -258,7 +260,7 @@ class Audit:
             if named in ("", audited.key)
         ]
 
-    def _listen(self) -> KernelEvents | None:
+    def _open_kernel_events(self) -> KernelEvents | None:
         try:
             return KernelEvents()
         except OSError as error:
@@ -266,12 +268,12 @@ class Audit:
             return None
 
     @staticmethod
-    def _tick(stop: threading.Event) -> set[int]:
+    def _wait_for_tick(stop: threading.Event) -> set[int]:
         stop.wait(TURN_SECONDS)
         return set()
 
 
-def _changed(events: KernelEvents) -> set[int]:
+def _changed_namespaces(events: KernelEvents) -> set[int]:
     """Return where something has changed within a turn, when the change has come to its end."""
     changed = events.wait(TURN_SECONDS)
     if changed:

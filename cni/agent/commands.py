@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from capture.cli.options import CommandGroup, command, format_option
-from capture.cli.parameter_types import ParameterType, number, one_of
+from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.report.output import print_json
 from capture.report.streams import Stream
@@ -54,7 +54,7 @@ ADDRESS_TYPE = ParameterType(
 )
 
 
-def _is_api_server(url: str) -> bool:
+def _can_get_token(url: str) -> bool:
     """Return whether the plugin can send a token there; an empty text is none."""
     from cni.https import parse_url
 
@@ -62,7 +62,7 @@ def _is_api_server(url: str) -> bool:
     return not url or (server is not None and server.scheme == "https")
 
 
-API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
+API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _can_get_token)
 TAINT_KEY_TYPE = ParameterType(
     str,
     "the key of a taint, such as cni.istio.io/not-ready, without value and effect",
@@ -116,7 +116,7 @@ AGENT_OPTIONS = [
                  help="The node's name in Kubernetes; without it, the agent does not use the API server."),
     click.Option(["--plugin"], metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
+    click.Option(["--pod-source", "pod_sources"], type=word_type(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
     click.Option(["--runtime-socket"], type=SOCKET_PATH_TYPE, metavar="PATH", default="",
@@ -128,11 +128,11 @@ AGENT_OPTIONS = [
     DAEMON_SET_OPTION,
     click.Option(["--audit/--no-audit"], default=True, show_default=True,
                  help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN."),
-    click.Option(["--repair-starting"], type=one_of(*REPAIRS[:2]), default="report", show_default=True,
+    click.Option(["--repair-starting"], type=word_type(*REPAIRS[:2]), default="report", show_default=True,
                  help="What to do about a pod without its rules that is not ready yet."),
-    click.Option(["--repair-running"], type=one_of(*REPAIRS), default="report", show_default=True,
+    click.Option(["--repair-running"], type=word_type(*REPAIRS), default="report", show_default=True,
                  help="What to do about a ready pod without its rules."),
-    click.Option(["--repairs-per-minute"], type=number(0), default=10, show_default=True, metavar="N",
+    click.Option(["--repairs-per-minute"], type=number_type(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
     click.Option(["--remove-taint", "taints"], type=TAINT_KEY_TYPE, metavar="KEY", multiple=True,
                  help="Taint to remove from this node once pods are captured; repeatable."),
@@ -148,7 +148,7 @@ def agent(**values: Any) -> int:
 
     It runs until SIGTERM, which leaves plugin and entry where they are; only if --daemon-set is deleted, they go.
     """
-    options = _options(values)
+    options = _agent_options(values)
     try:
         from cni.agent.process import Agent
     except ImportError as missing:
@@ -201,7 +201,7 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     """
     from cni.agent.status_text import GOOD_STATES, POD_HANG, pod_lines
 
-    answer = _request(socket, {"get": "pods"} | _named(pod or ""))
+    answer = _request(socket, {"get": "pods"} | _pod_question(pod or ""))
     listed = answer.get("pods") or []
     if form == "json":
         print_json(answer)
@@ -217,7 +217,7 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     POD_EXAMPLES,
     SOCKET_OPTION,
     click.Argument(["pod"], type=POD_TYPE, metavar="NAMESPACE/NAME"),
-    click.Argument(["name"], type=one_of(*POD_COMMANDS), metavar="COMMAND"),
+    click.Argument(["name"], type=word_type(*POD_COMMANDS), metavar="COMMAND"),
     click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     group=node_group,
     name="pod",
@@ -230,7 +230,7 @@ def run_in_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     """
     from capture.cli.group import capture, run_click
 
-    named_pods = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
+    named_pods = _request(socket, {"get": "pods"} | _pod_question(pod)).get("pods") or []
     path = next((each["namespace_path"] for each in named_pods if each["namespace_path"]), "")
     if not path:
         raise CaptureError(
@@ -239,7 +239,7 @@ def run_in_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     return run_click(capture, [name, "--netns", path, *words])
 
 
-def _named(pod: str) -> dict[str, str]:
+def _pod_question(pod: str) -> dict[str, str]:
     namespace, _, name = pod.partition("/")
     return {"namespace": namespace, "name": name}
 
@@ -288,11 +288,11 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
         runtime = runtimes.find_runtime("", RUNTIME_SOCKETS)
     except ImportError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
-    print_changes(take_away(_options(values), runtime), form, "nothing to remove")
+    print_changes(take_away(_agent_options(values), runtime), form, "nothing to remove")
     return 0
 
 
-def _options(values: dict[str, Any]) -> Options:
+def _agent_options(values: dict[str, Any]) -> Options:
     """Return the options; what belongs to the plugin's entry is in there."""
     of_entry = (*conf.CAPTURE_OPTIONS, "exclude_namespaces", "pod_sources", "log_file", "log_level")
     entry, read = checked_entry({key: values.get(key) for key in of_entry}, kubeconfig="/checked/later")

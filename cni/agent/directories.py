@@ -71,7 +71,7 @@ class Directories:
         return any(changed)
 
     def _watch(self, path: str, mask: flags) -> bool:
-        identity = _identity(path)
+        identity = _file_identity(path)
         known, before = self._watches.get(path, (-1, None))
         if path in self._watches and before == identity:
             return False
@@ -91,7 +91,7 @@ class Directories:
             self._inotify.rm_watch(watch)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _file_identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:

@@ -29,17 +29,17 @@ MAX_EVENT_MESSAGE = 1024
 def publish_on_node(client: Client, node: str, reason: str, message: str) -> bool:
     """Publish an Event about a node; return whether the API server took it."""
     about = {"kind": "Node", "name": node, "uid": node}
-    return _publish(client, _event(about, reason, message), NAMESPACE_OF_NODES) == PUBLISHED
+    return _publish(client, _event_object(about, reason, message), NAMESPACE_OF_NODES) == PUBLISHED
 
 
 def publish_on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind: str = "Warning") -> bool:
     """Publish an Event about a pod (``namespace``, ``name``, ``uid``); return whether the API server took it."""
-    return _publish(client, _event(POD_REFERENCE | pod, reason, message, kind), pod["namespace"]) == PUBLISHED
+    return _publish(client, _event_object(POD_REFERENCE | pod, reason, message, kind), pod["namespace"]) == PUBLISHED
 
 
 def publish_once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
     """Publish an Event of this name about a pod and return what happened to it; the second of a name is refused."""
-    return _publish(client, _event(POD_REFERENCE | pod, reason, message), pod["namespace"], {"name": name})
+    return _publish(client, _event_object(POD_REFERENCE | pod, reason, message), pod["namespace"], {"name": name})
 
 
 def _publish(
@@ -57,7 +57,7 @@ def _publish(
     return PUBLISHED
 
 
-def _event(about: dict[str, str], reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
+def _event_object(about: dict[str, str], reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "involvedObject": about,

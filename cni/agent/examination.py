@@ -56,7 +56,7 @@ class PodState(Value):
     remedy: str = ""
 
 
-def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:
+def audit_signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:
     """Return a value that changes with the rules of the namespace, and who listens there.
 
     Raises CaptureError.
@@ -69,7 +69,7 @@ def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owne
         return (generation, *map(content_of, LEGACY_TABLES)), owners
 
 
-def network(path: str) -> tuple[object, ...]:
+def network_signature(path: str) -> tuple[object, ...]:
     """Return a value that changes with addresses, interfaces, their filters, policy rules and routes.
 
     Raises CaptureError.

@@ -47,7 +47,7 @@ def call(path: str, method: str, request: bytes, timeout: float) -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
             connection.settimeout(timeout)
             connection.connect(path)
-            connection.sendall(_opening(method, request))
+            connection.sendall(_opening_frames(method, request))
             return _answer(connection, until)
     except TimeoutError:
         raise CallError("DEADLINE_EXCEEDED", f"no answer within {timeout:g} s") from None
@@ -57,57 +57,57 @@ def call(path: str, method: str, request: bytes, timeout: float) -> bytes:
         raise CallError("UNAVAILABLE", error.strerror or str(error)) from None
 
 
-def _opening(method: str, request: bytes) -> bytes:
+def _opening_frames(method: str, request: bytes) -> bytes:
     """Return all that a client sends; the windows are as large as can be, so that it never has to open them again."""
     headers = (
         b"\x83\x86"  # :method POST, :scheme http
-        + _literal(b"\x04", method.encode())  # :path
-        + _literal(b"\x01", b"localhost")  # :authority
-        + _literal(b"\x0f\x10", b"application/grpc")  # content-type
-        + _literal(_literal(b"\x00", b"te"), b"trailers")
+        + _literal_header(b"\x04", method.encode())  # :path
+        + _literal_header(b"\x01", b"localhost")  # :authority
+        + _literal_header(b"\x0f\x10", b"application/grpc")  # content-type
+        + _literal_header(_literal_header(b"\x00", b"te"), b"trailers")
     )
     message = struct.pack(">BI", 0, len(request)) + request
     return b"".join(
         (
             PREFACE,
-            _frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, LARGEST_WINDOW)),
-            _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST_WINDOW - DEFAULT_WINDOW)),
-            _frame(HEADERS, END_HEADERS, STREAM, headers),
-            _frame(DATA, END_STREAM, STREAM, message),
+            _packed_frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, LARGEST_WINDOW)),
+            _packed_frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST_WINDOW - DEFAULT_WINDOW)),
+            _packed_frame(HEADERS, END_HEADERS, STREAM, headers),
+            _packed_frame(DATA, END_STREAM, STREAM, message),
         )
     )
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
+def _literal_header(name: bytes, value: bytes) -> bytes:
     """Return a header field without indexing; ``value`` is shorter than 127 bytes."""
     return name + bytes((len(value),)) + value
 
 
-def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+def _packed_frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
     return len(content).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + content
 
 
 def _answer(connection: socket.socket, until: float) -> bytes:
     decoder, block, body = Decoder(), b"", bytearray()
     status: dict[str, str] = {}
-    for kind, flags, stream, content in _frames(connection, until):
+    for kind, flags, stream, content in _received_frames(connection, until):
         if kind in {SETTINGS, PING} and not flags & ACK_FLAG:
-            connection.sendall(_frame(kind, ACK_FLAG, 0, content if kind == PING else b""))
+            connection.sendall(_packed_frame(kind, ACK_FLAG, 0, content if kind == PING else b""))
         elif kind == GOAWAY or (kind == RST_STREAM and stream == STREAM):
             raise CallError("UNAVAILABLE", "the server has ended the call")
         elif stream == STREAM and kind == DATA:
-            body += _unpadded(content, flags & PADDED)
+            body += _without_padding(content, flags & PADDED)
         elif stream == STREAM and kind in {HEADERS, CONTINUATION}:
-            block += _unpadded(content, flags) if kind == HEADERS else content
+            block += _without_padding(content, flags) if kind == HEADERS else content
             if flags & END_HEADERS:
-                status |= _decoded(decoder, block)
+                status |= _decoded_headers(decoder, block)
                 block = b""
         if stream == STREAM and flags & END_STREAM and kind in {DATA, HEADERS}:
             break
-    return _message(bytes(body), status)
+    return _checked_message(bytes(body), status)
 
 
-def _frames(connection: socket.socket, until: float) -> Iterator[tuple[int, int, int, bytes]]:
+def _received_frames(connection: socket.socket, until: float) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield frames: type, flags, stream, content. Raises CallError when the connection ends."""
     received = bytearray()
     while True:
@@ -122,20 +122,20 @@ def _frames(connection: socket.socket, until: float) -> Iterator[tuple[int, int,
         del received[:end]
 
 
-def _unpadded(content: bytes, flags: int) -> bytes:
+def _without_padding(content: bytes, flags: int) -> bytes:
     padding = content[0] if flags & PADDED else 0
     start = (1 if flags & PADDED else 0) + (5 if flags & PRIORITY else 0)
     return content[start : len(content) - padding]
 
 
-def _decoded(decoder: Decoder, block: bytes) -> dict[str, str]:
+def _decoded_headers(decoder: Decoder, block: bytes) -> dict[str, str]:
     try:
         return {str(name): str(value) for name, value in decoder.decode(block)}
     except HPACKError as error:
         raise CallError("INTERNAL", f"headers that cannot be decoded: {error}") from None
 
 
-def _message(body: bytes, headers: dict[str, str]) -> bytes:
+def _checked_message(body: bytes, headers: dict[str, str]) -> bytes:
     """Return the message of an answer, if its status is good."""
     number = headers.get("grpc-status", "")
     if number != "0":

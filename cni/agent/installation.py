@@ -100,7 +100,7 @@ class Installation:
         if version and version == self._plugin:
             return
         try:
-            changes = installer.install(self.options.plugin, self.options.bin_dir, self._desired())
+            changes = installer.install(self.options.plugin, self.options.bin_dir, self._desired_configuration())
         except CaptureError as error:
             self._report_failure("plugin", error)
             return
@@ -139,14 +139,14 @@ class Installation:
             self._report_failure("entry", error)
 
     def _restore_entry(self, now: float) -> None:
-        changes = installer.put_entry(self._desired(), is_urgent=True)
+        changes = installer.put_entry(self._desired_configuration(), is_urgent=True)
         self._was_in_place = True
         for change in changes:
             self.log.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
         self._note_in_place(now)
 
-    def _desired(self) -> DesiredConfiguration:
+    def _desired_configuration(self) -> DesiredConfiguration:
         return DesiredConfiguration(self.options.conf_dir, self.entry(), self.options.own_config, self.options.choice)
 
     def _follow_main_list(self) -> bool:
@@ -163,7 +163,7 @@ class Installation:
             self._was_in_place = False
             self.health.report("entry", "the main network configuration is gone, and with it the list of our own")
         else:
-            changes = installer.put_entry(self._desired())
+            changes = installer.put_entry(self._desired_configuration())
         for change in changes:
             self.log.info("list of our own renewed", path=change.path, what=change.what)
         return self._was_in_place

@@ -46,7 +46,7 @@ class KernelEvents:
     """Listens in the namespace in which it was made. Raises OSError where the kernel or a capability lacks."""
 
     def __init__(self) -> None:
-        self._sockets = [_listening(protocol, groups) for protocol, groups in MULTICAST_GROUPS.items()]
+        self._sockets = [_listening_socket(protocol, groups) for protocol, groups in MULTICAST_GROUPS.items()]
 
     def wait(self, seconds: float) -> set[int]:
         """Return the ids of the namespaces in which something has changed, after ``seconds`` at the latest.
@@ -56,7 +56,7 @@ class KernelEvents:
         until = time.monotonic() + seconds
         while True:
             ready, _, _ = select.select(self._sockets, [], [], max(0.0, until - time.monotonic()))
-            changed = set[int]().union(*map(_drained, ready))
+            changed = set[int]().union(*map(_drained_namespaces, ready))
             if changed or not ready or time.monotonic() >= until:
                 return changed
 
@@ -85,7 +85,7 @@ def namespace_number(path: str) -> int | None:
     return None if number < 0 else int(number)
 
 
-def _listening(protocol: int, groups: tuple[int, ...]) -> _socket.socket:
+def _listening_socket(protocol: int, groups: tuple[int, ...]) -> _socket.socket:
     socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
     try:
         socket.setblocking(False)
@@ -99,8 +99,8 @@ def _listening(protocol: int, groups: tuple[int, ...]) -> _socket.socket:
     return socket
 
 
-def _drained(socket: _socket.socket) -> set[int]:
-    """Read all that is waiting; only its origin counts, not its content."""
+def _drained_namespaces(socket: _socket.socket) -> set[int]:
+    """Read all that is waiting and return the namespaces that it comes from, as numbers; the content does not count."""
     changed: set[int] = set()
     while True:
         try:

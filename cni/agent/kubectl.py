@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 
-from capture.cli.group import reporter, requests_json, with_progress
-from capture.cli.parameter_types import one_of
+from capture.cli.group import reporter, requests_json, run_with_progress
+from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 
 CAPTURE_PROGRAM = "/usr/libexec/istio-capture/capture"
 """The program in the agent's image."""
@@ -52,7 +52,7 @@ Examples:
 @click.option("--kubeconfig", default="", help="Passed on to kubectl.")
 @click.option("--context", default="", help="Passed on to kubectl.")
 @click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
-@click.argument("command", type=one_of(*CAPTURE_COMMANDS, "status", "report"), metavar="COMMAND")
+@click.argument("command", type=word_type(*CAPTURE_COMMANDS, "status", "report"), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def capture_pod(
     namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]
@@ -87,12 +87,12 @@ class Kubectl:
     def pod(self, name: str, selector: str) -> dict[str, Any]:
         """Return the pod of a name, of an owner, or the first with the labels."""
         if selector:
-            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), selector)
+            return self._first_object(self.get(*self._namespace, "pods", f"--selector={selector}"), selector)
         if "/" in name and not name.startswith(("pod/", "pods/", "po/")):
             selector = selector_of(self.get(*self._namespace, name))
             if not selector:
                 raise CaptureError(f"{name} chooses no pods by labels", "Name one of its pods.")
-            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
+            return self._first_object(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
         return self.get(*self._namespace, "pod", name.rpartition("/")[2])
 
     def agents(self) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ class Kubectl:
         """Return objects. Raises CaptureError with kubectl's own words."""
         done = self._call([*self._base, "get", "-o", "json", *arguments], capture_output=True)
         try:
-            plain: dict[str, Any] = decode(done.stdout)
+            plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
             words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
             message = " ".join(words).strip() or "its output is not JSON"
@@ -125,23 +125,23 @@ class Kubectl:
     def run(self, agent: dict[str, Any], *arguments: str) -> int:
         """Run `capture` in an agent's pod, to this terminal; return its exit code."""
         first, *rest = arguments
-        return self._call(self._exec(agent, [first, *terminal_option(), *rest])).returncode
+        return self._call(self._exec_command(agent, [first, *terminal_option(), *rest])).returncode
 
     def answer(self, agent: dict[str, Any], *arguments: str) -> dict[str, Any]:
         """Run `capture` in an agent's pod and return the JSON that it prints, or an error of the same layout."""
-        done = self._call(self._exec(agent, arguments), capture_output=True)
+        done = self._call(self._exec_command(agent, arguments), capture_output=True)
         try:
-            plain: dict[str, Any] = decode(done.stdout)
+            plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
             problem = {"message": done.stderr.strip(), "remedy": None, "exit_code": done.returncode}
             return {"error": problem, "node": agent["spec"].get("nodeName", "")}
         return plain
 
     def output(self, agent: dict[str, Any], *arguments: str) -> str:
-        done = self._call(self._exec(agent, arguments), capture_output=True)
+        done = self._call(self._exec_command(agent, arguments), capture_output=True)
         return done.stdout + done.stderr
 
-    def _exec(self, agent: dict[str, Any], arguments: Sequence[str]) -> list[str]:
+    def _exec_command(self, agent: dict[str, Any], arguments: Sequence[str]) -> list[str]:
         metadata = agent["metadata"]
         return [
             *self._base,
@@ -154,7 +154,7 @@ class Kubectl:
         ]
 
     @staticmethod
-    def _first(listed: dict[str, Any], named: str) -> dict[str, Any]:
+    def _first_object(listed: dict[str, Any], named: str) -> dict[str, Any]:
         for phase in ("Running", "Pending"):
             for pod in listed["items"]:
                 if pod["status"].get("phase") == phase:
@@ -228,4 +228,4 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
 def main() -> int:
     """Run ``kubectl capture`` and return its exit code."""
     words = sys.argv[1:]
-    return run_to_exit_code(lambda: with_progress(capture_pod, words, "kubectl capture"), reporter(words))
+    return run_to_exit_code(lambda: run_with_progress(capture_pod, words, "kubectl capture"), reporter(words))

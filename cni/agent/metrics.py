@@ -51,10 +51,10 @@ class AgentCollector(Collector):
         yield _gauge("capture_api_connected", "Whether the API server answers", bool(health.fact("api_connected")))
         if expires := health.fact("token_expires"):
             yield _gauge("capture_token_expiry_seconds", "When the plugin's token ends, seconds since 1970", expires)
-        yield from self._counters()
-        yield from self._pods()
+        yield from self._counter_metrics()
+        yield from self._pod_metrics()
 
-    def _counters(self) -> Iterable[Metric]:
+    def _counter_metrics(self) -> Iterable[Metric]:
         counts = self._health.counts()
         for table in (COUNTERS, UPSTREAM_COUNTERS):
             for name, (metric, text, label) in table.items():
@@ -64,7 +64,7 @@ class AgentCollector(Collector):
                         family.add_metric([value], number)
                 yield family
 
-    def _pods(self) -> Iterable[Metric]:
+    def _pod_metrics(self) -> Iterable[Metric]:
         states = self._health.fact("pod_states") or {}
         numbers = GaugeMetricFamily("capture_pods", "Pods of this node, by state", labels=["state"])
         for state, pods in sorted(states.items()):

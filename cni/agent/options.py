@@ -52,7 +52,7 @@ class Options(Value):
 
     @property
     def choice(self) -> ListChoice:
-        """How the runtime chooses a network; CRI-O is known by its socket."""
+        """Return how the runtime chooses a network; CRI-O is known by its socket."""
         known = (each for each in RUNTIME_SOCKETS if os.path.exists(each))
         socket = self.runtime_socket or next(known, "")
         if os.path.basename(socket).startswith("crio"):
@@ -61,7 +61,7 @@ class Options(Value):
 
     @property
     def credentials(self) -> str:
-        """The folder that holds kubeconfig, token and CA for the plugin."""
+        """Return the folder that holds kubeconfig, token and CA for the plugin."""
         return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir), CREDENTIALS_FOLDER)
 
     @property

@@ -34,7 +34,7 @@ VARIABLES = {DISABLE_ENVOY, *ENVIRONMENT_NAMES}
 """The variables of the proxy that decide on the capture."""
 
 
-def reduced(pod: Mapping[str, Any]) -> PodObject:
+def reduced_pod(pod: Mapping[str, Any]) -> PodObject:
     """Return what decides on a pod's capture and its repair, in the form of the API; of such a pod, itself."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
     annotations = metadata.get("annotations") or {}
@@ -79,38 +79,38 @@ class Pods:
 
     def replace_all(self, pods: Iterable[Mapping[str, Any]]) -> None:
         """Take a whole list: pods that are not in it are gone."""
-        fresh = {_key(pod): reduced(pod) for pod in pods}
+        fresh = {_pod_key(pod): reduced_pod(pod) for pod in pods}
         with self._changed:
             gone = self._pods.keys() - fresh.keys()
             self._pods = fresh
             for key in (*fresh, *gone):
                 self._note(key)
             self._is_synced = True
-            self._hear()
+            self._wake_listeners()
 
     def store(self, pod: Mapping[str, Any]) -> None:
         """Take a pod that is new or has changed; most of what kubelet writes in its status decides nothing."""
-        key, stored = _key(pod), reduced(pod)
+        key, stored = _pod_key(pod), reduced_pod(pod)
         with self._changed:
             if self._pods.get(key) != stored:
                 self._pods[key] = stored
                 self._note(key)
-            self._hear()
+            self._wake_listeners()
 
     def remove(self, pod: Mapping[str, Any]) -> None:
         """Forget a pod, unless another one has its name by now."""
-        key = _key(pod)
+        key = _pod_key(pod)
         with self._changed:
             known = self._pods.get(key)
             if known is not None and known["metadata"].get("uid") == (pod.get("metadata") or {}).get("uid"):
                 del self._pods[key]
                 self._note(key)
-            self._hear()
+            self._wake_listeners()
 
     def note_contact(self) -> None:
         """Note that the API server was heard, and has nothing new (a bookmark)."""
         with self._changed:
-            self._hear()
+            self._wake_listeners()
 
     def note_outage(self) -> None:
         """Note that the API server cannot be heard: nothing here is certain until the next list."""
@@ -124,7 +124,7 @@ class Pods:
         if len(self._changes) > len(self._pods) + MAX_GONE:
             del self._changes[next(known for known in self._changes if known not in self._pods)]
 
-    def _hear(self) -> None:
+    def _wake_listeners(self) -> None:
         self._heard = self._clock()
         self._changed.notify_all()
 
@@ -172,6 +172,6 @@ class Pods:
             return self._pods.get((namespace, name))
 
 
-def _key(pod: Mapping[str, Any]) -> Key:
+def _pod_key(pod: Mapping[str, Any]) -> Key:
     metadata = pod.get("metadata") or {}
     return str(metadata.get("namespace", "")), str(metadata.get("name", ""))

@@ -66,7 +66,7 @@ class Agent:
         self.pods = Pods()
         self.stop = threading.Event()
         self.runtime = runtimes.find_runtime(options.runtime_socket, RUNTIME_SOCKETS)
-        self.client = self._connect()
+        self.client = self._connected_client()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
         self.installation = Installation(options, self.health, self.log, self.runtime, self._publish)
         self.audit = self._make_audit()
@@ -74,7 +74,7 @@ class Agent:
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+            signal.signal(number, self._end_on_signal)
         deferred_removal.cancel_removal()
         sys.setswitchinterval(SWITCH_INTERVAL)
         answers = {
@@ -87,7 +87,7 @@ class Agent:
         self._start_threads()
         self.log.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
         self.installation.run(self.stop, self.handover)
-        self._leave()
+        self._leave_node()
         server.close()
         self.handover.close()
         return 0
@@ -141,7 +141,7 @@ class Agent:
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
-        configuration = conf.parse(self.installation.entry())
+        configuration = conf.parse_configuration(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.log)
         audit.on_warnings = WarningPublisher(self.client, self.log)
         audit.on_change = Repair(self.options, configuration, self.client, self.health, self.log, audit.look_at_pod)
@@ -199,11 +199,11 @@ class Agent:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def _end(self, _number: int, _frame: object) -> None:
+    def _end_on_signal(self, _number: int, _frame: object) -> None:
         self.stop.set()
         self.installation.directories.wake()
 
-    def _leave(self) -> None:
+    def _leave_node(self) -> None:
         """Leave everything in place, unless the agent's DaemonSet is gone."""
         if self.client is None or not self.options.daemon_set:
             return
@@ -216,7 +216,7 @@ class Agent:
         for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.update()):
             self.log.info("uninstalled", what=change)
 
-    def _connect(self) -> Client | None:
+    def _connected_client(self) -> Client | None:
         if not self.options.node:
             return None
         from cni.agent import api

@@ -17,17 +17,17 @@ class MessageError(ValueError):
 
 def message(**values: bytes | str | bool) -> bytes:
     """Return a message; keywords are ``f`` and the number of the field: ``message(f1=True, f2="id")``."""
-    return b"".join(_field(int(name[1:]), value) for name, value in values.items())
+    return b"".join(_encoded_field(int(name[1:]), value) for name, value in values.items())
 
 
-def _field(number: int, value: bytes | str | bool) -> bytes:  # noqa: FBT001  # a value, no switch
+def _encoded_field(number: int, value: bytes | str | bool) -> bytes:  # noqa: FBT001  # a value, no switch
     if isinstance(value, bool):
-        return _varint(number << 3 | VARINT) + _varint(int(value))
+        return _encoded_varint(number << 3 | VARINT) + _encoded_varint(int(value))
     content = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | BYTES) + _varint(len(content)) + content
+    return _encoded_varint(number << 3 | BYTES) + _encoded_varint(len(content)) + content
 
 
-def _varint(number: int) -> bytes:
+def _encoded_varint(number: int) -> bytes:
     parts = bytearray()
     while number > 0x7F:
         parts.append(number & 0x7F | 0x80)
@@ -45,14 +45,14 @@ def decode_fields(received: bytes) -> Iterator[tuple[int, int | bytes]]:
         if key & 7 == VARINT:
             value, position = _read_varint(received, position)
         else:
-            length, position = _length(key & 7, received, position)
+            length, position = _value_length(key & 7, received, position)
             value, position = received[position : position + length], position + length
             if position > len(received):
                 raise MessageError(f"field {key >> 3} is cut off")
         yield key >> 3, value
 
 
-def _length(kind: int, received: bytes, position: int) -> tuple[int, int]:
+def _value_length(kind: int, received: bytes, position: int) -> tuple[int, int]:
     if kind == BYTES:
         return _read_varint(received, position)
     if kind in {FIXED32, FIXED64}:

@@ -46,18 +46,18 @@ class Reflector:
                 self._list()
             self._watch(stop)
         except api.API_ERRORS as error:
-            return self._failed(error)
+            return self._note_failure(error)
         return 0.0
 
     def _list(self) -> None:
         pods, version = api.list_pods(self.client, self.node)
         self.pods.replace_all(pods)
         self._version = version
-        self._works()
+        self._note_success()
 
     def _watch(self, stop: threading.Event) -> None:
         for kind, pod in api.watch_pods(self.client, self.node, self._version):
-            self._works()
+            self._note_success()
             self._version = pod["metadata"]["resourceVersion"]
             if kind == "BOOKMARK":
                 self.pods.note_contact()
@@ -68,14 +68,14 @@ class Reflector:
             if stop.is_set():
                 return
 
-    def _works(self) -> None:
+    def _note_success(self) -> None:
         self._is_failing = False
         self._pauses.reset()
         if self.health.fact("api_away_since") or self.health.fact("api_connected") is None:
             self.health.note(api_connected=True, api_away_since=None, api_problem="")
             self.log.info("the API server answers")
 
-    def _failed(self, error: Exception) -> float:
+    def _note_failure(self, error: Exception) -> float:
         """Note a failure; return the pause after it."""
         code = api.http_status(error)
         self.health.count("watch_restarts", str(code or type(error).__name__))

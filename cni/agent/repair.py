@@ -70,17 +70,17 @@ class Repair:
             return
         if self._is_busy or state == STATE_UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
             return
-        action = self._action(audited, pod)
+        action = self._due_action(audited, pod)
         if action == "report" or pod is None:
             self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.state.message)
         elif self._may_act(audited):
             self._is_busy = True  # the look at the result reports here, too
             try:
-                self._act(action, audited, pod)
+                self._repair_by(action, audited, pod)
             finally:
                 self._is_busy = False
 
-    def _action(self, audited: AuditedPod, pod: dict[str, Any] | None) -> str:
+    def _due_action(self, audited: AuditedPod, pod: dict[str, Any] | None) -> str:
         if audited.state.name not in REPAIRABLE or pod is None:
             return "report"
         return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
@@ -100,7 +100,7 @@ class Repair:
         recent = {known: each for known, each in self._failures.items() if now - each[1] < FORGET_SECONDS}
         self._failures = recent | {sandbox: (pauses, now + pauses.pause())}
 
-    def _act(self, action: str, audited: AuditedPod, pod: dict[str, Any]) -> None:
+    def _repair_by(self, action: str, audited: AuditedPod, pod: dict[str, Any]) -> None:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
         result = "failure" if problem else "success"
         self.health.count("repairs", result)

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode_json
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
 
@@ -59,7 +59,7 @@ class RuntimeClient:
         if not config:
             return None
         try:
-            return _loaded(decode(config))
+            return _loaded_network(decode_json(config))
         except (JsonError, KeyError, TypeError, AttributeError):
             raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {config[:200]}") from None
 
@@ -71,13 +71,13 @@ class RuntimeClient:
         )
         answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
         listed = protobuf.submessages(answer, 1)
-        return [_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
+        return [_decoded_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
 
     def network_namespace(self, sandbox_id: str) -> str:
         """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
         answer = self._call("PodSandboxStatus", protobuf.message(f1=sandbox_id, f2=True))
         try:
-            info: Any = decode(protobuf.text_map(answer, 2).get("info", "{}"))
+            info: Any = decode_json(protobuf.text_map(answer, 2).get("info", "{}"))
             namespaces = info["runtimeSpec"]["linux"]["namespaces"]
             return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
         except (JsonError, KeyError, TypeError):
@@ -96,7 +96,7 @@ def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | No
     return RuntimeClient(path) if path else None
 
 
-def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
+def _loaded_network(plain: dict[str, Any]) -> LoadedNetwork:
     """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
     networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
     config = networks[0] if networks else {}
@@ -108,7 +108,7 @@ def _loaded(plain: dict[str, Any]) -> LoadedNetwork:
     )
 
 
-def _sandbox(item: bytes) -> Sandbox:
+def _decoded_sandbox(item: bytes) -> Sandbox:
     metadata = next(iter(protobuf.submessages(item, 2)), b"")
     return Sandbox(
         id=protobuf.text_field(item, 1),

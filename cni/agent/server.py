@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 
@@ -41,7 +41,7 @@ class _Handler(socketserver.StreamRequestHandler):
             return
         with suppress(OSError):  # the caller did not wait
             answer = self.server.answer(self.rfile.readline(MAX_QUESTION_BYTES))
-            self.wfile.write(encode(answer).encode() + b"\n")
+            self.wfile.write(encode_json(answer).encode() + b"\n")
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -51,7 +51,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
     def answer(self, line: bytes) -> object:
         try:
-            question = decode(line.decode())
+            question = decode_json(line.decode())
             answer = self.answers[question["get"]]
         except (JsonError, UnicodeDecodeError, KeyError, TypeError):
             return {"error": f"expected a line of JSON with 'get' among {', '.join(sorted(self.answers))}"}

@@ -51,7 +51,7 @@ class ConfigurationWriters:
                 events = os.read(self._group, BUFFER)
             except OSError:
                 break
-            pids += _processes(events)
+            pids += _writing_processes(events)
         return [process for process in pids if process not in (0, os.getpid())]
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class ConfigurationWriters:
             self._group = -1
 
 
-def _processes(events: bytes) -> list[int]:
+def _writing_processes(events: bytes) -> list[int]:
     pids, position = [], 0
     while position + EVENT_METADATA.size <= len(events):
         length, _, _, _, _, descriptor, process = EVENT_METADATA.unpack_from(events, position)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.cluster.agent import InPod, expect_event, expect_state, pods, state
-from support.cluster.calls import BOTH, address, seen, way
+from support.cluster.calls import BOTH, address, call_from_pod, sides_passed
 from support.cluster.installed import Cluster
 from support.cluster.node import NAME
 from support.cluster.pods import APP_PORT, deployment, pod
@@ -55,11 +55,11 @@ def test_started_in_a_gap(audited: Cluster) -> None:
         time.sleep(0.5)
         audited.apply(pod("gap"))
         audited.kubectl("wait", "pod", "gap", "--for=condition=Ready", "--timeout=30s")
-        assert way(seen(audited, "gap", address(audited, "web"))) != BOTH
+        assert sides_passed(call_from_pod(audited, "gap", address(audited, "web"))) != BOTH
     finally:
         audited.run(["pkill", "-CONT", "-f", "capture node agent"])
     resumed = time.monotonic()
-    while way(seen(audited, "gap", address(audited, "web"))) != BOTH:
+    while sides_passed(call_from_pod(audited, "gap", address(audited, "web"))) != BOTH:
         assert time.monotonic() - resumed < 6
     expect_state(audited, "gap", "captured")
     expect_event(audited, "gap", "CaptureRepaired")
@@ -111,7 +111,7 @@ def test_late_family(audited: Cluster) -> None:
     wait_until(lambda: "::6/128" in run("ip", "addr", "show", "dev", "lo"), 5, "no ::6 on lo")
     run("ip", "-6", "route", "replace", "default", "via", "fd00:244::1")
     expect_state(audited, "client", "captured")
-    assert way(seen(audited, "web", f"[{mine}]")) == BOTH
+    assert sides_passed(call_from_pod(audited, "web", f"[{mine}]")) == BOTH
 
 
 def test_second_set(audited: Cluster) -> None:

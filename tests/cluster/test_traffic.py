@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.cluster.calls import BOTH, IN, NONE, OUT, address, seen, service_address, way
+from support.cluster.calls import BOTH, IN, NONE, OUT, address, call_from_pod, service_address, sides_passed
 from support.cluster.installed import Cluster
 from support.cluster.pods import APP_PORT, HOST_PORT, PYTHON, ROOT, container, deployment, pod, service
 
@@ -35,37 +35,38 @@ def mesh(cluster: Cluster) -> Iterator[Cluster]:
 def test_pod_to_pod(mesh: Cluster) -> None:
     """From the mesh to the mesh, each family of the cluster: through both proxies."""
     for family in mesh.families:
-        answer = seen(mesh, "client", address(mesh, "web", family))
-        assert (way(answer), answer["peer"][0] in PROXIED_FROM) == (BOTH, True)
+        answer = call_from_pod(mesh, "client", address(mesh, "web", family))
+        assert (sides_passed(answer), answer["peer"][0] in PROXIED_FROM) == (BOTH, True)
 
 
 def test_service(mesh: Cluster) -> None:
     """By the address of a Service, each family: through both proxies."""
     for family in mesh.families:
-        assert way(seen(mesh, "client", service_address(mesh, "web", family))) == BOTH
+        assert sides_passed(call_from_pod(mesh, "client", service_address(mesh, "web", family))) == BOTH
 
 
 def test_edges_of_the_mesh(mesh: Cluster) -> None:
     """Into the mesh, out of it, and outside it: one proxy, one proxy, none."""
-    assert way(seen(mesh, "plain", address(mesh, "web"))) == [IN]
-    assert way(seen(mesh, "client", address(mesh, "other"))) == [OUT]
-    answer = seen(mesh, "plain", address(mesh, "other"))
-    assert (way(answer), answer["peer"][0].removeprefix("::ffff:")) == (NONE, address(mesh, "plain").strip("[]"))
+    assert sides_passed(call_from_pod(mesh, "plain", address(mesh, "web"))) == [IN]
+    assert sides_passed(call_from_pod(mesh, "client", address(mesh, "other"))) == [OUT]
+    answer = call_from_pod(mesh, "plain", address(mesh, "other"))
+    assert sides_passed(answer) == NONE
+    assert answer["peer"][0].removeprefix("::ffff:") == address(mesh, "plain").strip("[]")
 
 
 def test_tproxy(mesh: Cluster) -> None:
     """TPROXY, each family: in through the proxy with the client's own address kept, and out through it."""
     for family in mesh.families:
-        answer = seen(mesh, "plain", address(mesh, "transparent", family))
+        answer = call_from_pod(mesh, "plain", address(mesh, "transparent", family))
         source = address(mesh, "plain", family).strip("[]")
-        assert (way(answer), answer["peer"][0].removeprefix("::ffff:")) == ([IN], source)
-        assert way(seen(mesh, "transparent", address(mesh, "web", family))) == BOTH
+        assert (sides_passed(answer), answer["peer"][0].removeprefix("::ffff:")) == ([IN], source)
+        assert sides_passed(call_from_pod(mesh, "transparent", address(mesh, "web", family))) == BOTH
 
 
 def test_native_sidecar(mesh: Cluster) -> None:
     """A native sidecar: in and out."""
-    assert way(seen(mesh, "client", address(mesh, "native"))) == BOTH
-    assert way(seen(mesh, "native", address(mesh, "web"))) == BOTH
+    assert sides_passed(call_from_pod(mesh, "client", address(mesh, "native"))) == BOTH
+    assert sides_passed(call_from_pod(mesh, "native", address(mesh, "web"))) == BOTH
 
 
 def test_init_containers(mesh: Cluster) -> None:
@@ -97,26 +98,26 @@ def test_dns(mesh: Cluster) -> None:
 def test_opting_out(mesh: Cluster) -> None:
     """The label or the annotation inject=false: neither side has a proxy in the way."""
     for name in ("label", "annotation"):
-        assert way(seen(mesh, name, address(mesh, "other"))) == NONE
-        assert way(seen(mesh, "plain", address(mesh, name))) == NONE
+        assert sides_passed(call_from_pod(mesh, name, address(mesh, "other"))) == NONE
+        assert sides_passed(call_from_pod(mesh, "plain", address(mesh, name))) == NONE
 
 
 def test_excluded_ports(mesh: Cluster) -> None:
     """ExcludeInboundPorts and excludeOutboundPorts."""
-    assert way(seen(mesh, "client", address(mesh, "skipin"))) == [OUT]
-    assert way(seen(mesh, "skipout", address(mesh, "web"))) == [IN]
+    assert sides_passed(call_from_pod(mesh, "client", address(mesh, "skipin"))) == [OUT]
+    assert sides_passed(call_from_pod(mesh, "skipout", address(mesh, "web"))) == [IN]
 
 
 def test_host_network(mesh: Cluster) -> None:
     """A pod of the node's network: untouched, and in touch with the mesh both ways."""
-    assert way(seen(mesh, "host", address(mesh, "web"))) == [IN]
-    assert way(seen(mesh, "client", address(mesh, "host"), HOST_PORT)) in ([OUT], NONE)
+    assert sides_passed(call_from_pod(mesh, "host", address(mesh, "web"))) == [IN]
+    assert sides_passed(call_from_pod(mesh, "client", address(mesh, "host"), HOST_PORT)) in ([OUT], NONE)
 
 
 def test_proxy_of_another_user(mesh: Cluster) -> None:
     """A proxy that runs as another user than 1337."""
-    assert way(seen(mesh, "user2000", address(mesh, "web"))) == BOTH
-    assert way(seen(mesh, "client", address(mesh, "user2000"))) == BOTH
+    assert sides_passed(call_from_pod(mesh, "user2000", address(mesh, "web"))) == BOTH
+    assert sides_passed(call_from_pod(mesh, "client", address(mesh, "user2000"))) == BOTH
 
 
 def test_no_capabilities(mesh: Cluster) -> None:
@@ -171,8 +172,8 @@ def test_user_namespaces(mesh: Cluster) -> None:
         pytest.skip("containerd 1 has no user namespaces")
     mesh.apply(pod("userns", hostUsers=False))
     mesh.kubectl("wait", "pod", "userns", "--for=condition=Ready", "--timeout=60s")
-    assert way(seen(mesh, "client", address(mesh, "userns"))) == BOTH
-    assert way(seen(mesh, "userns", address(mesh, "web"))) == BOTH
+    assert sides_passed(call_from_pod(mesh, "client", address(mesh, "userns"))) == BOTH
+    assert sides_passed(call_from_pod(mesh, "userns", address(mesh, "web"))) == BOTH
 
 
 def test_many_at_once(mesh: Cluster) -> None:

@@ -68,7 +68,7 @@ class Watched:
         self.seen: list[str] = []
         self.now = 1000.0
         """What the clock of repairs shows, in seconds."""
-        configuration = conf.parse({"type": "capture-cni"})
+        configuration = conf.parse_configuration({"type": "capture-cni"})
         self.runtime = OnePod(str(self.pod.path))
         runtime: Any = self.runtime
         self.audit = Audit(runtime, self.pods, configuration, self.health, AgentLog(descriptor=-1))
@@ -397,7 +397,7 @@ def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched,
     looks, diagnoses = [], []
     for _ in range(10):
         started = time.perf_counter()
-        examination.signature(known.netns.path, (15001, 15006))
+        examination.audit_signature(known.netns.path, (15001, 15006))
         looks.append(time.perf_counter() - started)
         started = time.perf_counter()
         examination.diagnose(known.netns.path, make_settings(), is_starting=False)

@@ -701,7 +701,7 @@ def test_ports_of_a_node_are_judged(served: PodPair, writer: str) -> None:
 
         for address, expected in ((ELSEWHERE, "proxy"), (pod.ipv4, "app")):
             traced = operations.trace_packet(address, 80)
-            assert (traced.outcome, traced.certain) == (OUTCOMES[expected], True)
+            assert (traced.outcome, traced.is_certain) == (OUTCOMES[expected], True)
             assert pod.client(1000).connect(address, 80, timeout=5).label == expected
         verified = operations.verify()
     assert not verified.holds  # the proxy's own calls to its pod, which are captured

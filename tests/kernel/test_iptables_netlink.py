@@ -41,7 +41,7 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink import batch
-from capture.netlink.attributes import attribute, decode
+from capture.netlink.attributes import attribute, decode_attributes
 from capture.netlink.batch import RulesetChangedError
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_nfnetlink, read_objects
 from capture.rules import build_ruleset
@@ -113,7 +113,7 @@ def require_same(own: Namespace, reference: Namespace) -> None:
 
 def without_table_handle(message: int, attributes: bytes) -> Iterator[tuple[int, bytes]]:
     """A namespace numbers its tables, and goes on counting when they are gone."""
-    for kind, value in decode(attributes):
+    for kind, value in decode_attributes(attributes):
         if (message, kind) != (NFT_MSG_GETTABLE, NFTA_TABLE_HANDLE):
             yield kind, value
 

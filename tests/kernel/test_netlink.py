@@ -13,7 +13,7 @@ import pytest
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import parse_address
 from capture.netlink import policy_rules, routing
-from capture.netlink.attributes import attribute, decode_elements, decode_fields, decode_text, nested, text, u32be
+from capture.netlink.attributes import attribute, c_string, decode_elements, decode_fields, decode_text, nested, u32be
 from capture.netlink.batch import Change, RulesetChangedError, commit
 from capture.netlink.interfaces import add_address, read_addresses, read_links, remove_address
 from capture.netlink.messages import NLM_F_CREATE
@@ -28,13 +28,13 @@ CHECKOUT = Path(__file__).parents[2]
 # linux/netfilter.h and linux/netfilter/nf_tables.h, as far as these tests use nf_tables
 INET = 1
 NEWTABLE, NEWCHAIN, GETCHAIN, NEWSET, NEWSETELEM, GETSETELEM = 0, 3, 4, 9, 12, 13
-TABLE = attribute(1, text("t"))
+TABLE = attribute(1, c_string("t"))
 CREATE_TABLE = Change(NEWTABLE, INET, TABLE, "create table inet t", NLM_F_CREATE)
 FAMILIES = {"ipv4": AF_INET, "ipv6": AF_INET6}
 
 
 def chain(name: str, table: str = "t") -> Change:
-    attributes = attribute(1, text(table)) + attribute(3, text(name))
+    attributes = attribute(1, c_string(table)) + attribute(3, c_string(name))
     return Change(NEWCHAIN, INET, attributes, f"create chain {name} in table inet {table}", NLM_F_CREATE)
 
 
@@ -126,7 +126,7 @@ class TestBatch:
         assert sum(len(change.attributes) for change in changes) > 16 * size  # more than a socket buffers at first
         commit(netfilter, changes)
         assert read_generation(netfilter) == generation + 1
-        lists = read_objects(netfilter, GETSETELEM, INET, TABLE + attribute(2, text("s")), "list elements of set s")
+        lists = read_objects(netfilter, GETSETELEM, INET, TABLE + attribute(2, c_string("s")), "list elements of set s")
         assert sum(len(decode_elements(decode_fields(found)[3])) for _, found in lists) == size
         assert space.run(["nft", "list set inet t s"]).stdout.count(",") == size - 1
 
@@ -137,7 +137,7 @@ class TestBatch:
             from capture.netlink.batch import Change, commit
             from capture.netlink.nfnetlink import open_nfnetlink
             with open_nfnetlink() as netfilter:
-                commit(netfilter, [Change(0, 1, b"", "create a table")], doing="program the pod")
+                commit(netfilter, [Change(0, 1, b"", "create a table")], task="program the pod")
             """,
             uid=1000,
         )
@@ -165,7 +165,7 @@ class TestBatch:
 
 def large_set(size: int) -> list[Change]:
     """Return the changes that make a set of addresses from 10.0.0.0 on; 1,500 fit one attribute."""
-    name = attribute(2, text("s"))
+    name = attribute(2, c_string("s"))
     described = attribute(4, u32be(7)) + attribute(5, u32be(4)) + attribute(10, u32be(1))  # ipv4_addr, 4 bytes, id
     changes = [Change(NEWSET, INET, TABLE + name + attribute(3, u32be(0)) + described, "create set s", NLM_F_CREATE)]
     for first in range(0, size, 1500):

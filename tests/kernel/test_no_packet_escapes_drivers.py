@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import family_ruleset
-from capture.backends import load
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
@@ -31,7 +31,7 @@ def escapes(namespace: Namespace, choice: BackendChoice, several: list[CaptureCo
     """Return the packets that the rules read back treat in another way."""
     found = []
     with namespace.entered():
-        driver = load(choice)
+        driver = load_driver(choice)
         live = driver.read()
         for config in several:
             desired = build_ruleset(config)

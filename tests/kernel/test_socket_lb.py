@@ -56,7 +56,7 @@ def loaded(code: bytes, kind: int, attach_type: int = 0) -> int:
         0,
         attach_type,
     )
-    return socket_lb._bpf(BPF_PROG_LOAD, attribute)[0]
+    return socket_lb._call_bpf(BPF_PROG_LOAD, attribute)[0]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def cgroup() -> Iterator[Path]:
         require(False, f"programs can be attached to cgroups: {error}")  # the reason comes behind it
         raise
     attribute = struct.pack("=IIII", directory, descriptor, BPF_CGROUP_INET4_CONNECT, BPF_F_ALLOW_MULTI)
-    socket_lb._bpf(BPF_PROG_ATTACH, attribute)
+    socket_lb._call_bpf(BPF_PROG_ATTACH, attribute)
     yield made
     os.close(descriptor)
     os.close(directory)
@@ -122,7 +122,7 @@ def attach_tcx(pod: Pod) -> None:
     program = loaded(returning(TC_ACT_SHOT), BPF_PROG_TYPE_SCHED_CLS)
     with pod.entered():
         attribute = struct.pack("=IIII", program, pod.index_of("eth0"), socket_lb.BPF_TCX_EGRESS, 0)
-        socket_lb._bpf(BPF_LINK_CREATE, attribute)
+        socket_lb._call_bpf(BPF_LINK_CREATE, attribute)
 
 
 def redirect(pod: Pod) -> None:

@@ -31,7 +31,7 @@ from capture.operations import diagnosis, tracing
 from capture.operations.exclusions import uncaptured_cause
 from capture.operations.situation import read_situation
 from capture.report.diagnosis_text import diagnosis_lines
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.settings import options as option
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
@@ -598,7 +598,7 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         return
     (cause, *_) = diagnosis.why(packet(situation, pair), namespace=pod.path).causes
     assert cause.kind == found.causes[0].kind
-    commands = TO_RUN.findall(named(cause.remedy, pod.path))
+    commands = TO_RUN.findall(with_target(cause.remedy, pod.path))
     with pod.entered():
         before = record.read()
     for command in commands:

@@ -1,13 +1,14 @@
 """What is a difference and what is not: laws, with the way of a packet as the judge of what matters."""
 
+from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from capture.analysis.canonical import canonical
-from capture.analysis.compare import differences, is_applied
+from capture.analysis.canonical import CanonicalChain, canonical
+from capture.analysis.compare import Difference, differences, is_applied
 from capture.model.addresses import BITS, FAMILIES, Family, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.packet import Packet
@@ -47,6 +48,7 @@ from support.generators.rules import Place, rules, rulesets
 from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.traced import trace
 
+KINDS = ("missing", "unexpected")
 HARMLESS: list[Verdict] = [Continue(), Log("x")]
 MARKING: list[Verdict] = [SetMark(7), RestoreMark(), SaveMark()]
 TAKING: list[Verdict] = [Return(), Accept(), Jump("DOCKER"), foreign_verdict("DNAT --to-destination 10.0.0.1")]
@@ -176,6 +178,9 @@ class TestTampering:
         if found:
             assert not all(same), f"a difference between rules that mean the same: {found}"
             assert {(each.table, each.chain) for each in found} == {(table, chain)}
+            for family in config.families if not is_built_in((table, chain)) else ():
+                own = [each for each in found if each.family == family]
+                assert_nothing_surplus(own, *(canonical(each, family).get((table, chain)) for each in (desired, live)))
             return
         assert all(same) or (how == "duplicated" and is_built_in((table, chain)))
         family = data.draw(st.sampled_from(config.families))
@@ -309,6 +314,16 @@ class TestPositions:
         for each in found:
             there = before if each.kind == "missing" else now
             assert there[each.position - 1] == each.rule
+
+
+def assert_nothing_surplus(
+    found: list[Difference], desired: CanonicalChain | None, live: CanonicalChain | None
+) -> None:
+    """Compare the differences of one of our chains with the numbers of its rules: what moved cancels out."""
+    desired_rules, live_rules = (Counter(chain.rules if chain else ()) for chain in (desired, live))
+    missing, unexpected = (Counter(each.rule for each in found if each.kind == kind) for kind in KINDS)
+    assert missing - unexpected == desired_rules - live_rules
+    assert unexpected - missing == live_rules - desired_rules
 
 
 # --- packets and alterations -------------------------------------------------------------------------

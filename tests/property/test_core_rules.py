@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.backends import detect, load
+from capture.backends import detect, load_driver
 from capture.backends.request import DRIVERS, BackendRequest
 from capture.model.addresses import FAMILIES, Family, Network, parse_network
 from capture.model.chain_names import NAMES_BY_SPELLING
@@ -165,7 +165,7 @@ def test_a_family_has_the_same_rules_alone_and_with_the_other(config: CaptureCon
 
 @given(configs, st.sampled_from([BackendRequest(backend, name) for backend in DRIVERS for name in DRIVERS[backend]]))
 def test_without_a_family_there_is_nothing_to_write(config: CaptureConfig, request: BackendRequest) -> None:
-    driver = load(detect.choose_without_kernel(request))
+    driver = load_driver(detect.choose_without_kernel(request))
 
     assert driver.render(build_ruleset(config).replace(families=())) == []
     assert driver.render(build_ruleset(config)) != []

@@ -6,7 +6,7 @@ from typing import NoReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 # Lone surrogates are characters of a JSON string too, when they are escaped.
 characters = st.characters() | st.characters(categories=["Cs"])
@@ -20,31 +20,31 @@ almost_json = st.text('{}[]",:\\u0123dE+-. \t\n\rtruefalsnNaIity\u0663\ud800', m
 
 @given(values)
 def test_the_oracle_reads_what_we_write(value: object) -> None:
-    assert json.loads(encode(value)) == value
-    assert encode(value).isascii()
-    assert "\n" not in encode(value)
+    assert json.loads(encode_json(value)) == value
+    assert encode_json(value).isascii()
+    assert "\n" not in encode_json(value)
 
 
 @given(value=values, indent=layouts, ascii_only=st.booleans())
 def test_we_read_what_the_oracle_writes(value: object, indent: int | None, *, ascii_only: bool) -> None:
-    assert decode(json.dumps(value, indent=indent, ensure_ascii=ascii_only)) == value
+    assert decode_json(json.dumps(value, indent=indent, ensure_ascii=ascii_only)) == value
 
 
 @given(values)
 def test_what_we_read_is_written_as_it_was(value: object) -> None:
-    assert encode(decode(json.dumps(value))) == json.dumps(value)
+    assert encode_json(decode_json(json.dumps(value))) == json.dumps(value)
 
 
 @given(almost_json)
 def test_we_refuse_exactly_what_the_oracle_refuses(text: str) -> None:
-    assert _outcome(decode, text) == _outcome(_oracle, text)
+    assert _outcome(decode_json, text) == _outcome(_oracle, text)
 
 
 @given(objects, st.data())
 def test_a_text_cut_short_is_refused(value: dict[str, object], data: st.DataObject) -> None:
     text = json.dumps(value)
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
-    assert _outcome(decode, cut) == "refused"
+    assert _outcome(decode_json, cut) == "refused"
 
 
 def _oracle(text: str) -> object:

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.netlink import attributes
-from capture.netlink.attributes import MalformedMessageError, attribute, decode, decode_text, nested, text
+from capture.netlink.attributes import (
+    MalformedMessageError,
+    attribute,
+    c_string,
+    decode_attributes,
+    decode_text,
+    nested,
+)
 
 KINDS = st.integers(0, attributes.NLA_TYPE_MASK)
 RECORDS = st.lists(st.tuples(KINDS, st.binary(max_size=64)), max_size=8)
@@ -17,7 +24,7 @@ def encode(records: list[tuple[int, bytes]]) -> bytes:
 
 @given(RECORDS)
 def test_encoded_attributes_are_decoded(records: list[tuple[int, bytes]]) -> None:
-    assert list(decode(encode(records))) == records
+    assert list(decode_attributes(encode(records))) == records
 
 
 @given(RECORDS)
@@ -27,8 +34,8 @@ def test_everything_starts_on_a_multiple_of_four(records: list[tuple[int, bytes]
 
 @given(KINDS, RECORDS)
 def test_a_nest_is_a_payload(kind: int, records: list[tuple[int, bytes]]) -> None:
-    ((found, payload),) = decode(nested(kind, encode(records)))
-    assert (found, list(decode(payload))) == (kind, records)
+    ((found, payload),) = decode_attributes(nested(kind, encode(records)))
+    assert (found, list(decode_attributes(payload))) == (kind, records)
 
 
 @given(RECORDS)
@@ -46,7 +53,7 @@ def test_a_truncated_list_is_an_error_or_a_shorter_list(records: list[tuple[int,
     encoded = encode(records)
     cut = encoded[: data.draw(st.integers(0, len(encoded) - 1))]
     try:
-        found = list(decode(cut))
+        found = list(decode_attributes(cut))
     except MalformedMessageError:
         return
     assert found == records[: len(found)]
@@ -55,7 +62,7 @@ def test_a_truncated_list_is_an_error_or_a_shorter_list(records: list[tuple[int,
 @given(st.binary(max_size=256))
 def test_any_bytes_end_in_attributes_or_an_error(data: bytes) -> None:
     try:
-        found = list(decode(data))
+        found = list(decode_attributes(data))
     except MalformedMessageError:
         return
     assert sum(4 + len(payload) for _, payload in found) <= len(data)
@@ -64,7 +71,7 @@ def test_any_bytes_end_in_attributes_or_an_error(data: bytes) -> None:
 @given(st.binary(max_size=32).filter(lambda name: b"\0" not in name))
 def test_names_of_any_bytes_survive(name: bytes) -> None:
     as_text = decode_text(name + b"\0")
-    assert text(as_text) == name + b"\0"
+    assert c_string(as_text) == name + b"\0"
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -75,4 +82,4 @@ def test_numbers_survive(number: int) -> None:
 
 @pytest.mark.parametrize("kind", [1, 1 | attributes.NLA_F_NESTED, 1 | attributes.NLA_F_NET_BYTEORDER])
 def test_flags_are_no_part_of_the_type(kind: int) -> None:
-    assert list(decode(attribute(kind, b"x"))) == [(1, b"x")]
+    assert list(decode_attributes(attribute(kind, b"x"))) == [(1, b"x")]

@@ -15,7 +15,7 @@ from capture.backends.nftables.encode import add_rules, add_tables
 from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
-from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, nested, text
+from capture.netlink.attributes import attribute, c_string, decode_attributes, decode_fields, decode_number, nested
 from capture.netlink.batch import Change
 from support.generators.rules import rulesets
 
@@ -46,21 +46,21 @@ def as_dumped(changes: list[Change]) -> NativeTable:
 def with_set_names(rule: bytes) -> bytes:
     """Return a rule whose lookups name their sets, as the kernel lists them."""
     parts = []
-    for kind, payload in decode(rule):
+    for kind, payload in decode_attributes(rule):
         if kind != nf.NFTA_RULE_EXPRESSIONS:
             parts.append(attribute(kind, payload))
             continue
-        parts.append(nested(kind, *(nested(1, with_set_name(each)) for _, each in decode(payload))))
+        parts.append(nested(kind, *(nested(1, with_set_name(each)) for _, each in decode_attributes(payload))))
     return b"".join(parts)
 
 
 def with_set_name(expression: bytes) -> bytes:
     outer = decode_fields(expression)
-    if outer[nf.NFTA_EXPR_NAME] != text("lookup"):
+    if outer[nf.NFTA_EXPR_NAME] != c_string("lookup"):
         return expression
     fields = decode_fields(outer[nf.NFTA_EXPR_DATA])
     number = decode_number(fields[nf.NFTA_LOOKUP_SET_ID])
-    fields[nf.NFTA_LOOKUP_SET] = text(f"__set{number}")
+    fields[nf.NFTA_LOOKUP_SET] = c_string(f"__set{number}")
     data = nested(nf.NFTA_EXPR_DATA, *(attribute(kind, payload) for kind, payload in fields.items()))
     return attribute(nf.NFTA_EXPR_NAME, outer[nf.NFTA_EXPR_NAME]) + data
 
@@ -70,7 +70,9 @@ def through_bytes(ruleset: Ruleset) -> Ruleset:
     rules = list(add_rules(tables))
     dumped = []
     for table in tables:
-        of_table = [rule for rule in rules if decode_fields(rule.attributes)[nf.NFTA_RULE_TABLE] == text(table.name)]
+        of_table = [
+            rule for rule in rules if decode_fields(rule.attributes)[nf.NFTA_RULE_TABLE] == c_string(table.name)
+        ]
         dumped.append(as_dumped([*add_tables([table]), *of_table]))
     return lift(dumped)
 

@@ -12,7 +12,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, Family
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Continue, Rule, TableName
-from capture.netlink.attributes import attribute, decode, nested, text, u64be
+from capture.netlink.attributes import attribute, c_string, decode_attributes, nested, u64be
 from support.generators.rules import Place, rules
 
 TABLES: list[TableName] = [NAT, MANGLE, RAW]
@@ -51,12 +51,12 @@ attributes = st.recursive(
 @given(st.lists(st.tuples(NAMES, st.lists(attributes, max_size=5)), max_size=6), families)
 def test_strange_expressions_are_shown_and_nothing_else(parts: list[tuple[str, list[bytes]]], family: Family) -> None:
     expressions = [
-        nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *inside))
+        nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, c_string(name)), nested(nf.NFTA_EXPR_DATA, *inside))
         for name, inside in parts
     ]
-    where = attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT")) + attribute(nf.NFTA_RULE_HANDLE, u64be(1))
+    where = attribute(nf.NFTA_RULE_CHAIN, c_string("OUTPUT")) + attribute(nf.NFTA_RULE_HANDLE, u64be(1))
     found = RuleReader(family).read(where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions))
-    assert list(decode(where))
+    assert list(decode_attributes(where))
     assert found.chain == "OUTPUT"
     if not parts:
         assert found.rule == Rule(Continue(), (), family)

@@ -17,10 +17,10 @@ USERS_OF_A_NAMESPACE = 65536
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _checked(status: int, doing: str) -> None:
+def _checked(status: int, task: str) -> None:
     if status != 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"{doing}: {os.strerror(code)}")
+        raise OSError(code, f"{task}: {os.strerror(code)}")
 
 
 def open_current() -> int:

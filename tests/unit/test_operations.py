@@ -12,7 +12,7 @@ from capture.settings.config import resolve
 from capture.settings.options import OPTIONS, OTHER_FAMILY
 from capture.settings.settings import ExplicitValue, Settings, from_environment
 from capture.state.pod_host import PodFromInside
-from initcontainer.arguments import parse
+from initcontainer.arguments import parse_arguments
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS
 
@@ -118,6 +118,6 @@ def test_the_settings_that_live_rules_amount_to_give_these_rules(name: str) -> N
     rules = ruleset_of(VARIANTS[name])
 
     assert build_ruleset(resolve(inferred_settings(rules), POD)[0]) == rules
-    flags = parse(inferred_flags(rules), OPTIONS).flags.items()
+    flags = parse_arguments(inferred_flags(rules), OPTIONS).flags.items()
     given = Settings({option: ExplicitValue(text, "flag") for option, text in flags})
     assert build_ruleset(resolve(given, POD)[0]) == rules

@@ -138,7 +138,7 @@ def test_an_archive_says_nothing_of_who_packed_it(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_the_whole_release_twice(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        release.build(tmp_path / name)
+        release.build_release(tmp_path / name)
     first, second = ((tmp_path / name / "SHA256SUMS").read_text() for name in ("first", "second"))
     assert first == second
     assert len(first.splitlines()) == 4

@@ -80,7 +80,7 @@ def parse_matches(clause: Sequence[Word]) -> list[model.Match]:
     """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
         if clause[0].text == "-m":
-            return _extension(clause[1].text, parse_options(clause[2:]))
+            return _extension_matches(clause[1].text, parse_options(clause[2:]))
         negated = clause[0].text == "!"
         name, value = (word.text for word in clause[negated:])
         return [PROTOCOL_MATCHES[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)]
@@ -90,7 +90,7 @@ def parse_matches(clause: Sequence[Word]) -> list[model.Match]:
         return [unknown_match(clause)]
 
 
-def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
+def _extension_matches(name: str, options: Sequence[Flag]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise UnknownClauseError(name)
     return [EXTENSION_READERS[name, option.name](" ".join(option.values), option.negated) for option in options]
@@ -115,27 +115,27 @@ def parse_options(words: Sequence[Word]) -> list[Flag]:
     return options
 
 
-def _numbers(kind: type[Numbered], separator: str = ":") -> Read:
+def _number_reader(kind: type[Numbered], separator: str = ":") -> Read:
     """Return what reads ``53,1024:65535``, or ``1000-2000`` with another joint."""
-    return lambda text, negated: kind(tuple(_span(each, separator) for each in text.split(",")), negated)
+    return lambda text, negated: kind(tuple(_parse_span(each, separator) for each in text.split(",")), negated)
 
 
-def _span(text: str, separator: str) -> model.Span:
+def _parse_span(text: str, separator: str) -> model.Span:
     first, separator, last = text.partition(separator)
-    return model.Span(_number(first), _number(last if separator else first))
+    return model.Span(_parse_number(first), _parse_number(last if separator else first))
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     if not is_decimal(text, 10):
         raise UnknownClauseError(text)
     return int(text)
 
 
-def _network(kind: type[model.AddressMatch]) -> Read:
+def _network_reader(kind: type[model.AddressMatch]) -> Read:
     return lambda text, negated: kind((parse_network(text),), negated)
 
 
-def _range(kind: type[model.AddressMatch]) -> Read:
+def _range_reader(kind: type[model.AddressMatch]) -> Read:
     """Return what reads ``10.0.0.0-10.255.255.255``, where the range is a network."""
 
     def read(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
@@ -146,7 +146,7 @@ def _range(kind: type[model.AddressMatch]) -> Read:
     return read
 
 
-def _mark(kind: type[model.MarkMatch]) -> Read:
+def _mark_reader(kind: type[model.MarkMatch]) -> Read:
     return lambda text, negated: kind(*_marked_bits(text), negated)
 
 
@@ -155,7 +155,7 @@ def _marked_bits(text: str) -> tuple[int, int]:
     return int(value, 0), int(mask, 0) if slash else model.ALL_BITS
 
 
-def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
+def _state_match(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
     named = set(text.split(","))
     if not named <= set(model.CONNECTION_STATES):
         raise UnknownClauseError(text)
@@ -170,11 +170,11 @@ def _tcp_flags(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an o
 
 PROTOCOL_MATCHES = {"tcp": TCP, "6": TCP, "udp": UDP, "17": UDP}
 PORT_EXTENSIONS = ("tcp", "udp")
-PORT_READERS = {"--sport": _numbers(model.SourcePort), "--dport": _numbers(model.DestinationPort)}
+PORT_READERS = {"--sport": _number_reader(model.SourcePort), "--dport": _number_reader(model.DestinationPort)}
 
 OWN_OPTIONS: dict[str, Read] = {
-    "-s": _network(model.Source),
-    "-d": _network(model.Destination),
+    "-s": _network_reader(model.Source),
+    "-d": _network_reader(model.Destination),
     "-i": model.InInterface,
     "-o": model.OutInterface,
     **PORT_READERS,  # people leave out the -m tcp before them
@@ -185,14 +185,14 @@ EXTENSION_READERS: dict[tuple[str, str], Read] = {
     ("tcp", "--tcp-flags"): _tcp_flags,
     ("multiport", "--sports"): PORT_READERS["--sport"],
     ("multiport", "--dports"): PORT_READERS["--dport"],
-    ("owner", "--uid-owner"): _numbers(model.OwnerUid, "-"),
-    ("owner", "--gid-owner"): _numbers(model.OwnerGid, "-"),
-    ("mark", "--mark"): _mark(model.Mark),
-    ("connmark", "--mark"): _mark(model.ConnectionMark),
-    ("conntrack", "--ctstate"): _states,
-    ("state", "--state"): _states,
-    ("iprange", "--src-range"): _range(model.Source),
-    ("iprange", "--dst-range"): _range(model.Destination),
+    ("owner", "--uid-owner"): _number_reader(model.OwnerUid, "-"),
+    ("owner", "--gid-owner"): _number_reader(model.OwnerGid, "-"),
+    ("mark", "--mark"): _mark_reader(model.Mark),
+    ("connmark", "--mark"): _mark_reader(model.ConnectionMark),
+    ("conntrack", "--ctstate"): _state_match,
+    ("state", "--state"): _state_match,
+    ("iprange", "--src-range"): _range_reader(model.Source),
+    ("iprange", "--dst-range"): _range_reader(model.Destination),
 }
 """The readers of an option of a match: its value, and whether it is negated."""
 
@@ -220,14 +220,14 @@ def parse_verdict(clause: Sequence[Word], chains: Collection[str] = ()) -> model
         return BUILT_IN_TARGETS[name]
     try:
         allowed, read = TARGET_READERS[name]
-        return read(_values(parse_options(clause[2:]), allowed))
+        return read(_option_values(parse_options(clause[2:]), allowed))
     except (KeyError, ValueError):
         from capture.backends.iptables.foreign_clauses import unknown_verdict  # no rule of ours has one
 
         return unknown_verdict(clause[1:])
 
 
-def _values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
+def _option_values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
     """Return the options by name, those without a value as ""; UnknownClauseError if there is one we do not know."""
     values = {option.name: " ".join(option.values) for option in options}
     unknown = values.keys() - set(allowed.split())
@@ -236,16 +236,16 @@ def _values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
     return values
 
 
-def _redirect(values: dict[str, str]) -> model.Verdict:
+def _redirect_verdict(values: dict[str, str]) -> model.Verdict:
     (port,) = values.values()
-    return model.Redirect(_number(port))
+    return model.Redirect(_parse_number(port))
 
 
-def _tproxy(values: dict[str, str]) -> model.Verdict:
+def _tproxy_verdict(values: dict[str, str]) -> model.Verdict:
     if values.get("--on-ip", "::") not in ("0.0.0.0", "::"):
         raise UnknownClauseError
     mark, mask = _marked_bits(values.get("--tproxy-mark", "0x0/0x0"))
-    return model.TransparentProxy(_number(values["--on-port"]), changed_bits(mark, mask), mask)
+    return model.TransparentProxy(_parse_number(values["--on-port"]), changed_bits(mark, mask), mask)
 
 
 def _set_mark(values: dict[str, str]) -> model.Verdict:
@@ -268,11 +268,11 @@ def _copy_mark(values: dict[str, str]) -> model.Verdict:
 
 BUILT_IN_TARGETS: dict[str, model.Verdict] = {"RETURN": model.Return(), "ACCEPT": model.Accept(), "DROP": model.Drop()}
 TARGET_READERS: dict[str, tuple[str, Callable[[dict[str, str]], model.Verdict]]] = {
-    "REDIRECT": ("--to-ports --to-port", _redirect),
-    "TPROXY": ("--on-port --on-ip --tproxy-mark", _tproxy),
+    "REDIRECT": ("--to-ports --to-port", _redirect_verdict),
+    "TPROXY": ("--on-port --on-ip --tproxy-mark", _tproxy_verdict),
     "MARK": ("--set-xmark --set-mark", _set_mark),
     "CONNMARK": ("--save-mark --restore-mark --nfmask --ctmask --mask", _copy_mark),
-    "CT": ("--zone", lambda values: model.SetZone(_number(values.get("--zone", "0")))),
+    "CT": ("--zone", lambda values: model.SetZone(_parse_number(values.get("--zone", "0")))),
     "LOG": ("--log-prefix", lambda values: model.Log(values.get("--log-prefix", ""))),
 }
 """The options of a target that we know, and what it does with their values."""

@@ -35,11 +35,11 @@ def expanded(rules: Iterable[model.Rule], family: Family, *, comments: bool = Tr
     """
     for rule in rules:
         if rule.family is None or rule.family == family:
-            for matches in _spread(rule.matches):
+            for matches in _spread_matches(rule.matches):
                 yield model.Rule(rule.verdict, matches, family, rule.why if comments else "", rule.counters)
 
 
-def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...]]:
+def _spread_matches(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...]]:
     """Yield the matches with each list reduced to one of its entries, in all combinations."""
     if not any(map(_is_list, matches)):
         yield matches
@@ -56,7 +56,7 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         parts = [slowest.replace(ports=tuple(ports)) for ports in multiport_slots(slowest.ports)]
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
-        yield from _spread(with_part) if len(lists) > 1 else [with_part]
+        yield from _spread_matches(with_part) if len(lists) > 1 else [with_part]
 
 
 def _is_list(match: model.Match) -> bool:
@@ -66,16 +66,16 @@ def _is_list(match: model.Match) -> bool:
 
 def multiport_slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
     """Yield the ports in as few lists as multiport can hold."""
-    some: list[model.Span] = []
+    list_of_ports: list[model.Span] = []
     room = MULTIPORT_SLOTS
     for span in ports:
         needed = 1 if span.first == span.last else 2
         if needed > room:
-            yield some
-            some, room = [], MULTIPORT_SLOTS
-        some.append(span)
+            yield list_of_ports
+            list_of_ports, room = [], MULTIPORT_SLOTS
+        list_of_ports.append(span)
         room -= needed
-    yield some
+    yield list_of_ports
 
 
 def ports_text(ports: Iterable[model.Span]) -> str:

@@ -23,7 +23,7 @@ def unknown_match(clause: Sequence[Word]) -> model.UnknownMatch:
     """Return a clause that our vocabulary lacks, with what it tests where that is certain."""
     words = [word.text for word in clause]
     try:
-        test = _extension(words[1], parse_options(clause[2:])) if words[0] == "-m" else _own_option(words)
+        test = _extension_match(words[1], parse_options(clause[2:])) if words[0] == "-m" else _own_option(words)
     except (KeyError, IndexError, ValueError):
         test = None
     return model.UnknownMatch(as_printed(clause), test, words[0] != "-m" or IMPURE.isdisjoint(words[1:2]))
@@ -41,10 +41,10 @@ def _own_option(words: Sequence[str]) -> model.Match | None:
 PROTOCOL_SPELLINGS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
 
 
-def _extension(name: str, options: Sequence[Flag]) -> model.Match | None:
+def _extension_match(name: str, options: Sequence[Flag]) -> model.Match | None:
     match name, options:
         case "iprange", _:
-            return foreign.AddressRanges(tuple(map(_range, options)))
+            return foreign.AddressRanges(tuple(map(_range_match, options)))
         case "addrtype", [Flag("--src-type" | "--dst-type" as option, ("LOCAL",), negated)]:
             return foreign.LocalAddress(ADDRESS_MATCHES[option], negated)
         case "conntrack", [Flag("--ctstate", (states,), negated)]:
@@ -52,15 +52,15 @@ def _extension(name: str, options: Sequence[Flag]) -> model.Match | None:
         case "conntrack", [Flag("--ctdir", (direction,), negated=False)]:
             return foreign.ConnectionDirection(direction == "REPLY")
         case "tcp", [Flag("--tcp-flags", (mask, value), negated)]:
-            return foreign.TcpFlags(_flags(mask), _flags(value), negated)
+            return foreign.TcpFlags(_flag_bits(mask), _flag_bits(value), negated)
     return None
 
 
-def _flags(names: str) -> int:
+def _flag_bits(names: str) -> int:
     return sum(FLAGS[name] for name in names.split(","))
 
 
-def _range(option: Flag) -> model.AddressMatch:
+def _range_match(option: Flag) -> model.AddressMatch:
     first, last = map(parse_address, option.values[0].split("-"))
     return ADDRESS_MATCHES[option.name](tuple(networks_in_range(first.family, first.first, last.first)), option.negated)
 
@@ -76,23 +76,23 @@ def unknown_verdict(words: Sequence[Word]) -> model.UnknownVerdict:
     """Return a target that our vocabulary lacks, with what it comes to where that is certain."""
     name = "".join(word.text for word in words[:1])
     try:
-        then = _target(name, {option.name: " ".join(option.values) for option in parse_options(words[1:])})
+        then = _target_verdict(name, {option.name: " ".join(option.values) for option in parse_options(words[1:])})
     except ValueError:
         then = None
     return model.UnknownVerdict(as_printed(words), then or TARGETS.get(name))
 
 
-def _target(name: str, values: dict[str, str]) -> model.Verdict | None:
+def _target_verdict(name: str, values: dict[str, str]) -> model.Verdict | None:
     """Return what a target does with its options."""
     match name, values:
         case "DNAT", {"--to-destination": text}:
-            return foreign.translation(*_ends(text))
+            return foreign.translation_verdict(*_nat_ends(text))
         case "SNAT", {"--to-source": text}:
-            return foreign.TranslateSource(next(iter(_ends(text)[0]), None))
+            return foreign.TranslateSource(next(iter(_nat_ends(text)[0]), None))
         case "REDIRECT", {"--to-ports": text}:
-            return foreign.redirect(_ends(f":{text}")[1])
+            return foreign.redirect_verdict(_nat_ends(f":{text}")[1])
         case "REDIRECT", _:
-            return foreign.redirect([])
+            return foreign.redirect_verdict([])
         case "NETMAP", {"--to": text}:
             return foreign.Translate(parse_network(text), None)
         case "CT", {"--notrack": _}:
@@ -100,7 +100,7 @@ def _target(name: str, values: dict[str, str]) -> model.Verdict | None:
     return None
 
 
-def _ends(text: str) -> tuple[list[Network], list[int]]:
+def _nat_ends(text: str) -> tuple[list[Network], list[int]]:
     """Return the first and the last address, and port, of ``10.0.0.1-10.0.0.9:80-90``, ``:80`` or ``[fd00::1]:80``."""
     ports = ""
     if text.startswith("["):

@@ -24,7 +24,7 @@ import warnings
 
 from capture.backends.iptables.clauses import Flag, parse_options, split_words
 from capture.backends.iptables.parse import clauses_of
-from capture.backends.iptables.render import option, rule_text
+from capture.backends.iptables.render import option_text, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
 from capture.backends.iptables.xt_text import XT_PROTOCOL_NAMES, network_text, protocol_text
 from capture.model.addresses import BITS, IPV4, Family, parse_network
@@ -53,7 +53,7 @@ NUMBERS_OF_PROTOCOLS = {name: number for number, name in XT_PROTOCOL_NAMES.items
 
 
 def _import_iptc() -> tuple[Any, Any]:
-    """Import python-iptables without what else its import does: 60 processes, distutils, warnings."""
+    """Return python-iptables, imported without what else that does: 60 processes, distutils, warnings."""
     search = ctypes.util.find_library
 
     def find_library(name: str) -> str | None:
@@ -124,14 +124,14 @@ def apply_edits(edits: Iterable[TableEdit]) -> None:
                 make_empty(chain)
             for chain, rules in edit.rewritten_chains.items():
                 for rule in rules:
-                    table.append_entry(chain, _entry(edit.family, rule))
+                    table.append_entry(chain, _packed_entry(edit.family, rule))
             for chain, position in edit.removals:
                 _remove(table, chain, position)
-            for chain, at, rule in edit.insertions:
-                if at is None:
-                    table.append_entry(chain, _entry(edit.family, rule))
+            for chain, index, rule in edit.insertions:
+                if index is None:
+                    table.append_entry(chain, _packed_entry(edit.family, rule))
                 else:
-                    table.insert_entry(chain, _entry(edit.family, rule), at)
+                    table.insert_entry(chain, _packed_entry(edit.family, rule), index)
             for chain in edit.dropped_chains:
                 table.delete_chain(chain)
             table.commit()
@@ -143,7 +143,7 @@ def _remove(table: Any, chain: str, position: int) -> None:
         raise iptc.IPTCError(f"can't delete rule {position + 1} of chain {chain}: {table.strerror().decode()}")
 
 
-def _entry(family: Family, rule: Rule) -> Any:
+def _packed_entry(family: Family, rule: Rule) -> Any:
     """Return a rule as libiptc takes it (struct ipt_entry or ip6t_entry, its matches, its target)."""
     entry = iptc.Rule() if family == IPV4 else iptc.Rule6()
     target = None
@@ -179,9 +179,9 @@ def _set_own_option(header: Any, family: Family, name: str, value: str, *, negat
         return
     header.invflags |= INVERSION_FLAGS[name] * negated
     if name == "-i":
-        header.iniface, header.iniface_mask = _interface(value)
+        header.iniface, header.iniface_mask = _packed_interface(value)
     elif name == "-o":
-        header.outiface, header.outiface_mask = _interface(value)
+        header.outiface, header.outiface_mask = _packed_interface(value)
     else:
         network = parse_network(value)
         bits = BITS[network.family]
@@ -191,7 +191,7 @@ def _set_own_option(header: Any, family: Family, name: str, value: str, *, negat
         ctypes.memmove(ctypes.byref(mask_field), mask.to_bytes(bits // 8, "big"), bits // 8)
 
 
-def _interface(name: str) -> tuple[bytes, bytes]:
+def _packed_interface(name: str) -> tuple[bytes, bytes]:
     """Return name and mask, which covers the letters before a trailing ``+``, else all letters and the end."""
     letters = name.encode("utf-8", "surrogateescape")
     if len(letters) > MAX_INTERFACE_BYTES:
@@ -227,17 +227,17 @@ class _Reader:
             entry = table.first_rule(chain)
             while entry:
                 counted = f"[{entry.counters.pcnt}:{entry.counters.bcnt}]"
-                yield " ".join([counted, "-A", chain, *self._words(table, entry)])
+                yield " ".join([counted, "-A", chain, *self._rule_words(table, entry)])
                 entry = table.next_rule(entry)
         yield "COMMIT"
 
-    def _words(self, table: Any, entry: Any) -> Iterator[str]:
+    def _rule_words(self, table: Any, entry: Any) -> Iterator[str]:
         header = entry.ip if self._family == IPV4 else entry.ipv6
         yield from _header_words(header, self._family)
         offset = self._header_size
         while offset < entry.target_offset:
             match = ctypes.cast(ctypes.byref(entry, offset), ctypes.POINTER(libxtables.xt_entry_match))
-            yield "-m " + self._printed(self._extensions.find_match, match, header)
+            yield "-m " + self._printed_extension(self._extensions.find_match, match, header)
             offset += match[0].u.match_size
         target = ctypes.cast(ctypes.byref(entry, entry.target_offset), ctypes.POINTER(libxtables.xt_entry_target))
         goto = header.flags & (IPT_F_GOTO if self._family == IPV4 else IP6T_F_GOTO)
@@ -245,9 +245,9 @@ class _Reader:
         if standard and target[0].u.user.name in (b"", b"standard"):
             yield f"{'-g' if goto else '-j'} {standard.decode()}"
         elif target[0].u.user.name not in (b"", b"standard"):
-            yield "-j " + self._printed(self._extensions.find_target, target, header)
+            yield "-j " + self._printed_extension(self._extensions.find_target, target, header)
 
-    def _printed(self, find: Callable[[bytes], Any], extension: Any, header: Any) -> str:
+    def _printed_extension(self, find: Callable[[bytes], Any], extension: Any, header: Any) -> str:
         """Return the name and the options of a match or target; the name only if the library or its revision lacks."""
         name: bytes = extension[0].u.user.name
         module = find(name)
@@ -271,11 +271,11 @@ def _header_words(header: Any, family: Family) -> Iterator[str]:
     for field, name, flag in interfaces:
         interface = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
         if interface:
-            yield f"{option(header.invflags & flag, name)} {interface}"
+            yield f"{option_text(header.invflags & flag, name)} {interface}"
     if header.proto:
         yield protocol_text(header.proto, negated=header.invflags & INV_PROTO)
     if family == IPV4 and header.flags & IPT_F_FRAG:
-        yield option(header.invflags & INV_FRAG, "-f")
+        yield option_text(header.invflags & INV_FRAG, "-f")
 
 
 def _interface_name(name: bytes, mask: bytes) -> str:

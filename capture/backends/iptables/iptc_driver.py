@@ -65,7 +65,7 @@ class IptcDriver(IptablesDriver):
             _run_iptc("change the tables", change, family, restore_text(of_family))
 
 
-def _run_iptc(doing: str, work: Callable[[], str], family: Family, text: str = "") -> str:
+def _run_iptc(task: str, work: Callable[[], str], family: Family, text: str = "") -> str:
     noise, complaint = (os.memfd_create(name) for name in ("noise", "complaint"))
 
     def work_quietly() -> str:
@@ -81,7 +81,7 @@ def _run_iptc(doing: str, work: Callable[[], str], family: Family, text: str = "
         words = f"{printed}{answer}".strip()
         if status < 0:
             words = f"python-iptables crashed with signal {-status}. {words}"
-        raise program_refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
+        raise program_refusal([f"python-iptables: {task}"], Finished(status, "", words), text, family)
     finally:
         os.close(noise)
         os.close(complaint)

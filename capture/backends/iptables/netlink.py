@@ -176,14 +176,14 @@ def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
     """Return the rule set of all families."""
     of_each = (
         single_family_ruleset(
-            family, {name: _chains(name, table) for (of, name), table in live.items() if of == family}
+            family, {name: _listed_chains(name, table) for (of, name), table in live.items() if of == family}
         )
         for family in families
     )
     return merge_families(list(of_each))
 
 
-def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
+def _listed_chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
     """Yield the chains of a table as iptables lists them: built-in ones even if they are not there, others by name."""
     built_in = BUILT_IN_CHAINS[name]
     for chain in (*built_in, *sorted(table.chains.keys() - set(built_in))):

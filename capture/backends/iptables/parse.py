@@ -40,7 +40,7 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
     ``Ruleset.comments`` is whether our rules have any.
     """
     tables: dict[model.TableName, list[model.Chain]] = {}
-    for name, lines in _tables(text):
+    for name, lines in _table_blocks(text):
         declared = [line for line in lines if line.startswith(":")]
         names = frozenset(line[1:].split(" ", 1)[0] for line in declared)
         rules: dict[str, list[model.Rule]] = {}
@@ -48,11 +48,11 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
             if not line.startswith(":"):
                 chain, rule = parse_rule(line, family, names)
                 rules.setdefault(chain, []).append(rule)
-        tables[name] = [_chain(line, rules) for line in declared]
+        tables[name] = [_parse_chain(line, rules) for line in declared]
     return single_family_ruleset(family, tables)
 
 
-def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
+def _table_blocks(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
     name = ""
     lines: list[str] = []
     for line in text.split("\n"):
@@ -64,14 +64,14 @@ def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
             lines.append(line)
 
 
-def _chain(line: str, rules: dict[str, list[model.Rule]]) -> model.Chain:
+def _parse_chain(line: str, rules: dict[str, list[model.Rule]]) -> model.Chain:
     name, policy, counters = [*line[1:].split(), "-", "[0:0]"][:3]
     if policy == "-":
         return model.Chain(name, tuple(rules.get(name, ())))
-    return model.Chain(name, tuple(rules.get(name, ())), policy, _counters(counters))
+    return model.Chain(name, tuple(rules.get(name, ())), policy, _parse_counters(counters))
 
 
-def _counters(text: str) -> model.Counters:
+def _parse_counters(text: str) -> model.Counters:
     packets, _, number_of_bytes = text.strip("[]").partition(":")
     return model.Counters(int(packets), int(number_of_bytes))
 
@@ -84,7 +84,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
     counters = None
     if line.startswith("["):
         printed, _, line = line.partition(" ")
-        counters = _counters(printed)
+        counters = _parse_counters(printed)
     words = split_words(line)
     if len(words) < 2 or words[0].text != "-A":
         raise ValueError(f"not a rule as iptables-save prints them: {line!r}")

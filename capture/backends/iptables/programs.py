@@ -106,19 +106,19 @@ def run_program(command: Sequence[str], stdin: str = "", environment: Mapping[st
         finally:
             for end in its_ends:
                 os.close(end)
-        output, errors = _exchange(our_ends, stdin.encode("utf-8", "surrogateescape"))
+        output, errors = _feed_and_read(our_ends, stdin.encode("utf-8", "surrogateescape"))
     finally:
         for end in our_ends:
             if end >= 0:
                 os.close(end)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return Finished(status if status >= 0 else 128 - status, _text(output), _text(errors))
+    return Finished(status if status >= 0 else 128 - status, _decoded_output(output), _decoded_output(errors))
 
 
 _SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the number
 
 
-def _exchange(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
+def _feed_and_read(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
     """Feed the first end, read the two others to their end. Closed ends become -1 in ``ends``.
 
     All at once, because a program that waits for us to read would never read what we have to write.
@@ -156,5 +156,5 @@ def _exchange(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
     return b"".join(heard[from_stdout]), b"".join(heard[from_stderr])
 
 
-def _text(output: bytes) -> str:
+def _decoded_output(output: bytes) -> str:
     return output.decode("utf-8", "surrogateescape")

@@ -184,7 +184,7 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
         )
     if isinstance(error, KernelError) and error.errno not in ABSENT_ERRORS:
         return error
-    extensions = dict.fromkeys(extension for change in batch for extension in _extensions(change))
+    extensions = dict.fromkeys(extension for change in batch for extension in _requested_extensions(change))
     try:
         with open_nfnetlink() as netfilter:
             lacking = [extension for extension in extensions if not has_extension(netfilter, *extension)]
@@ -198,9 +198,9 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
             f"Run `modprobe -a {' '.join(modules)}` on the host. The backend nftables needs none of them.",
         )
     for change in batch:
-        if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing == error.doing:
+        if change.kind == nf.NFT_MSG_NEWCHAIN and change.task == error.task:
             return MissingFeatureError(
-                f"this kernel cannot {change.doing}",
+                f"this kernel cannot {change.task}",
                 "Run `modprobe nft_chain_nat` on the host (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
             )
     return error
@@ -209,12 +209,12 @@ def kernel_refusal(error: KernelError | UnsupportedError, batch: Sequence[Change
 def _is_too_large(error: KernelError, batch: Sequence[Change]) -> bool:
     if error.errno != errno.EINVAL:
         return error.errno == errno.EFBIG
-    return any(len(_expressions(change)) > MAX_EXPRESSIONS for change in batch)
+    return any(len(_rule_expressions(change)) > MAX_EXPRESSIONS for change in batch)
 
 
-def _extensions(change: Change) -> Iterator[tuple[int, str, str, int]]:
+def _requested_extensions(change: Change) -> Iterator[tuple[int, str, str, int]]:
     """Yield the matches and targets of x_tables in a rule: family, kind, name and revision."""
-    for expression in map(decode_fields, _expressions(change)):
+    for expression in map(decode_fields, _rule_expressions(change)):
         kind = decode_text(expression[nf.NFTA_EXPR_NAME])
         if kind in COMPAT_TYPES:
             fields = decode_fields(expression[nf.NFTA_EXPR_DATA])
@@ -222,7 +222,7 @@ def _extensions(change: Change) -> Iterator[tuple[int, str, str, int]]:
             yield change.family, kind, name, revision
 
 
-def _expressions(change: Change) -> list[bytes]:
+def _rule_expressions(change: Change) -> list[bytes]:
     if change.kind != nf.NFT_MSG_NEWRULE:
         return []
     return decode_elements(decode_fields(change.attributes)[nf.NFTA_RULE_EXPRESSIONS])

@@ -45,14 +45,14 @@ def rule_text(rule: model.Rule) -> str:
     """Return the arguments of a rule of one family and without lists, as iptables-save prints them after the chain."""
     if rule.family is None:
         raise ValueError(f"a rule is written for one family: {rule}")
-    words = [*_own_options(rule.matches), *_extensions(rule.matches)]
+    words = [*_own_options(rule.matches), *_extension_texts(rule.matches)]
     if rule.why:
         words.append(f"-m comment --comment {quoted(comment_text(rule.why))}")
-    target = _target(rule.verdict, rule.family)
+    target = _target_text(rule.verdict, rule.family)
     return " ".join([*words, target] if target else words)
 
 
-def option(negated: int, name: str, value: object = None) -> str:
+def option_text(negated: int, name: str, value: object = None) -> str:
     """Return an option, ``! --dport 53``; some have no value."""
     words = f"! {name}" if negated else name
     return words if value is None else f"{words} {word(str(value))}"
@@ -61,40 +61,40 @@ def option(negated: int, name: str, value: object = None) -> str:
 def _own_options(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the options that need no extension, in the order of iptables-save."""
     for kind, name in ((model.Source, "-s"), (model.Destination, "-d")):
-        own, _ = _networks(matches, kind)
+        own, _ = _address_options(matches, kind)
         if own is not None:
             network, negated = own
-            yield option(negated, name, network)
+            yield option_text(negated, name, network)
     for interface_kind, name in ((model.InInterface, "-i"), (model.OutInterface, "-o")):
         for match in matches:
             if isinstance(match, interface_kind):
                 if match.name == "!":
                     raise ValueError("an interface called '!' cannot be named in iptables: it reads as 'not'")
-                yield option(match.negated, name, match.name)
+                yield option_text(match.negated, name, match.name)
     yield from (f"-p {match.name}" for match in matches if isinstance(match, model.Protocol))
 
 
-def _extensions(matches: tuple[model.Match, ...]) -> Iterator[str]:
+def _extension_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the matches that need an extension, in the order of the rule; ports come first, together."""
-    yield from _ports(matches)
+    yield from _port_texts(matches)
     for kind, name in ((model.Source, "--src-range"), (model.Destination, "--dst-range")):
-        for network, negated in _networks(matches, kind)[1]:  # for which -s and -d have no room
+        for network, negated in _address_options(matches, kind)[1]:  # for which -s and -d have no room
             ends = (address_text(network.family, end) for end in (network.first, network.last))
-            yield f"-m iprange {option(negated, name, '-'.join(ends))}"
+            yield f"-m iprange {option_text(negated, name, '-'.join(ends))}"
     for match in matches:
         if isinstance(match, model.OwnerMatch):
             name = "--uid-owner" if isinstance(match, model.OwnerUid) else "--gid-owner"
-            yield from (f"-m owner {option(match.negated, name, span)}" for span in match.ids)
+            yield from (f"-m owner {option_text(match.negated, name, span)}" for span in match.ids)
         elif isinstance(match, model.MarkMatch):
             extension = "mark" if isinstance(match, model.Mark) else "connmark"
-            yield f"-m {extension} {option(match.negated, '--mark', bits_text(match.value, match.mask))}"
+            yield f"-m {extension} {option_text(match.negated, '--mark', bits_text(match.value, match.mask))}"
         elif isinstance(match, model.ConnectionState):
-            yield f"-m conntrack {option(match.negated, '--ctstate', ','.join(match.states))}"
+            yield f"-m conntrack {option_text(match.negated, '--ctstate', ','.join(match.states))}"
         elif isinstance(match, model.UnknownMatch):
             yield match.text
 
 
-def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
+def _port_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield single ports as options of the protocol's extension, and excluded lists by multiport."""
     protocol = next((match.name for match in matches if isinstance(match, model.Protocol)), None)
     ports = [match for match in matches if isinstance(match, model.PortMatch)]
@@ -105,7 +105,7 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
     ports.sort(key=lambda match: isinstance(match, model.DestinationPort))  # as iptables-save: --sport, then --dport
     named = [("--sport" if isinstance(match, model.SourcePort) else "--dport", match) for match in ports]
     single = [(name, match) for name, match in named if len(match.ports) == 1]
-    options = [option(match.negated, name, ports_text(match.ports)) for name, match in single]
+    options = [option_text(match.negated, name, ports_text(match.ports)) for name, match in single]
     if len(single) == 2 and all(match.negated for _, match in single):
         # iptables-nft up to 1.8.9 compares both in one piece, which excludes the pair and not each of them
         yield from (f"-m {protocol} {each}" for each in options)
@@ -113,11 +113,11 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
         yield f"-m {protocol} {' '.join(options)}"
     for name, match in named:
         if len(match.ports) > 1:
-            for some in multiport_slots(match.ports):
-                yield f"-m multiport {option(match.negated, f'{name}s', ports_text(some))}"
+            for slots in multiport_slots(match.ports):
+                yield f"-m multiport {option_text(match.negated, f'{name}s', ports_text(slots))}"
 
 
-def _networks(
+def _address_options(
     matches: tuple[model.Match, ...], kind: type[model.AddressMatch]
 ) -> tuple[tuple[Network, bool] | None, list[tuple[Network, bool]]]:
     """Return the network for ``-s`` or ``-d`` and those beyond it, each with whether it is excluded.
@@ -130,7 +130,7 @@ def _networks(
     return named[0], named[1:]
 
 
-def _target(verdict: model.Verdict, family: Family) -> str:
+def _target_text(verdict: model.Verdict, family: Family) -> str:
     """Return the target of a verdict; nothing for a rule that only counts."""
     if isinstance(verdict, model.UnknownVerdict):
         return verdict.text if isinstance(verdict.then, model.Goto) else f"-j {verdict.text}"
@@ -138,7 +138,7 @@ def _target(verdict: model.Verdict, family: Family) -> str:
     return f"-j {target}" if target else ""
 
 
-def _log(verdict: model.Log, _family: Family) -> str:
+def _log_text(verdict: model.Log, _family: Family) -> str:
     if len(verdict.prefix.encode()) > MAX_LOG_PREFIX_BYTES:
         raise ValueError(f"a log prefix has at most {MAX_LOG_PREFIX_BYTES} bytes: {verdict.prefix!r}")
     return f"LOG --log-prefix {quoted(verdict.prefix)}" if verdict.prefix else "LOG"
@@ -165,7 +165,7 @@ TARGET_WRITERS: dict[type, Callable[[Any, Family], str]] = {
     model.SaveMark: lambda _verdict, _family: f"CONNMARK --save-mark {ALL_MARK_BITS}",
     model.RestoreMark: lambda _verdict, _family: f"CONNMARK --restore-mark {ALL_MARK_BITS}",
     model.SetZone: lambda verdict, _family: f"CT --zone {verdict.zone}" if verdict.zone else "CT",
-    model.Log: _log,
+    model.Log: _log_text,
 }
 
 

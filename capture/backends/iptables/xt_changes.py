@@ -108,9 +108,9 @@ class _TableChanges:
             handle = self._rules[chain].pop(position)
             if handle is not None:
                 yield messages.delete_rule(self._table.chains[chain].name, handle)
-        for chain, at, rule in edit.insertions:
+        for chain, index, rule in edit.insertions:
             yield from self._built_in_chain(chain)
-            yield self._insert(chain, at, rule)
+            yield self._insert(chain, index, rule)
         for chain in dropped:
             del self._rules[chain]
             yield messages.delete_chain(chain)

@@ -75,7 +75,7 @@ class RuleReader:
             program.run(name, parts)
         matches, _ = lift.lift_conditions(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_rank))
+        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_listing_rank))
         rule = model.Rule(verdict, in_order, self._family, why, program.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
@@ -83,7 +83,7 @@ class RuleReader:
 FIRST_EXTENSION = MATCH_ORDER[model.SourcePort]
 
 
-def _rank(match: model.Match) -> int:
+def _listing_rank(match: model.Match) -> int:
     """Return the place in a listing: first the options of ip(6)tables itself, then extensions in their order."""
     kind: type = type(match)
     if isinstance(match, model.UnknownMatch):
@@ -111,7 +111,7 @@ class XtProgram(Program):
     def meta(self, fields: Fields) -> bool:
         """``meta``: load a field, or set the mark, or trace."""
         if decode_number(fields[nf.NFTA_META_KEY]) == NFT_META_NFTRACE:
-            return self._do(model.UnknownVerdict("TRACE", model.Continue()))
+            return self._act(model.UnknownVerdict("TRACE", model.Continue()))
         return super().meta(fields)
 
     def match(self, fields: Fields) -> bool:
@@ -119,19 +119,19 @@ class XtProgram(Program):
         if decode_text(fields[nf.NFTA_MATCH_NAME]) == "comment":
             self.why = without_line_ends(text_of(fields[nf.NFTA_MATCH_INFO]))
             return True
-        for match in self._extension("match", fields):
-            self._put(match)
+        for match in self._decoded_extension("match", fields):
+            self._add(match)
         return True
 
     def target(self, fields: Fields) -> bool:
-        return self._do(self._extension("target", fields)[0])
+        return self._act(self._decoded_extension("target", fields)[0])
 
     def limit(self, fields: Fields) -> bool:
         """``limit``: the match of iptables that is an expression of nf_tables."""
-        self._put(model.UnknownMatch(xt_text.limit_text(fields), is_pure=False))
+        self._add(model.UnknownMatch(xt_text.limit_text(fields), is_pure=False))
         return True
 
-    def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
+    def _decoded_extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
         name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
@@ -143,26 +143,26 @@ class XtProgram(Program):
             self._extensions[key] = decoded
         return self._extensions[key]
 
-    def _put(self, condition: Condition) -> None:
+    def _add(self, condition: Condition) -> None:
         if isinstance(condition, Named) and condition.name.encode() + b"\0" == NEVER_MATCHING_INTERFACE:
             kind = model.InInterface if condition.field == IIFNAME else model.OutInterface
-            super()._put(kind("+", not condition.negated))
+            super()._add(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
             if number not in PROTOCOL_BY_NUMBER or condition.negated:
                 words = split_words(xt_text.protocol_text(number, negated=condition.negated))
                 (condition,) = parse_matches(words)
-            super()._put(condition)
+            super()._add(condition)
         else:
-            super()._put(condition)
+            super()._add(condition)
 
-    def _bounds(self, operator: int, value: bytes) -> Bounds:
+    def _comparison_bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the values that a comparison is about: "less than" is "not greater or equal", as iptables means it."""
         if operator == nf.NFT_CMP_GT:
             return Bounds(bytes(len(value)), value, negated=True)
         if operator == nf.NFT_CMP_LT:
             return Bounds(value, b"\xff" * len(value), negated=True)
-        return super()._bounds(operator, value)
+        return super()._comparison_bounds(operator, value)
 
     def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> Condition:
         """Return a comparison that iptables has words for and the model has not."""

@@ -25,7 +25,7 @@ from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, Family, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
-from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, c_string, u32, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,15 +63,15 @@ def encode_matches(rule: model.Rule, family: Family) -> bytes:
         kind: [(network, match.negated) for match in by_kind.get(kind, ()) for network in match.networks]
         for kind in OFFSETS_BY_FAMILY
     }
-    parts = [_interface(kind, match) for kind in LOAD_INTERFACE for match in by_kind.get(kind, ())]
+    parts = [_interface_comparison(kind, match) for kind in LOAD_INTERFACE for match in by_kind.get(kind, ())]
     parts += [PROTOCOL_TESTS[match.name] for match in by_kind.get(model.Protocol, ())]
-    parts += [_network(kind, *named[0], family) for kind, named in networks.items() if named]
-    parts += _ports(by_kind)
+    parts += [_network_comparison(kind, *named[0], family) for kind, named in networks.items() if named]
+    parts += _port_expressions(by_kind)
     parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
     parts += [MATCH_ENCODERS[type(match)](match) for match in rule.matches if type(match) in MATCH_ENCODERS]
     if rule.why:
         why = xt_layouts.c_string(comment_text(rule.why), MAX_XT_COMMENT_BYTES + 1, "a comment")
-        parts.append(_extension("match", "comment", xt_layouts.COMMENT.write(comment=why)))
+        parts.append(_packed("match", "comment", xt_layouts.COMMENT.write(comment=why)))
     return b"".join(parts)
 
 
@@ -80,13 +80,13 @@ def encode_verdict(rule: model.Rule, family: Family) -> bytes:
     return VERDICT_ENCODERS[type(rule.verdict)](rule.verdict, family)
 
 
-def _extension(kind: str, name: str, structure: bytes) -> bytes:
+def _packed(kind: str, name: str, structure: bytes) -> bytes:
     return make.framed(
         (kind, name, len(structure)),
         structure,
         lambda structure: make.expression(
             kind,
-            attribute(nf.NFTA_MATCH_NAME, text(name)),
+            attribute(nf.NFTA_MATCH_NAME, c_string(name)),
             attribute(nf.NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
             attribute(nf.NFTA_MATCH_INFO, structure),
         ),
@@ -119,16 +119,16 @@ OFFSETS_BY_FAMILY: dict[type, dict[Family, int]] = {
 """Where they are in the header."""
 
 
-def _interface(kind: type, match: model.InterfaceMatch) -> bytes:
+def _interface_comparison(kind: type, match: model.InterfaceMatch) -> bytes:
     """Return the comparison with a name and the NUL at its end, or with its beginning."""
     name = match.name
     if name == "+":
         return LOAD_INTERFACE[kind] + (make.equals(NEVER_MATCHING_INTERFACE) if match.negated else b"")
-    compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else text(name)
+    compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else c_string(name)
     return LOAD_INTERFACE[kind] + make.equals(compared, negated=match.negated)
 
 
-def _network(kind: type[model.AddressMatch], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
+def _network_comparison(kind: type[model.AddressMatch], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
     if network.family != family:
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
@@ -141,10 +141,10 @@ def _address_range(kind: type[model.AddressMatch], network: Network, negated: bo
     end, flag = ("src", xt_layouts.IPRANGE_SOURCE) if kind is model.Source else ("dst", xt_layouts.IPRANGE_DESTINATION)
     ends = {f"{end}_min": network.packed, f"{end}_max": network.last.to_bytes(len(network.packed), "big")}
     flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
-    return _extension("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
+    return _packed("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
 
 
-def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
+def _port_expressions(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     """Yield single ports, then lists: source before destination, as ``render`` has them."""
     ports: list[model.PortMatch] = [*by_kind.get(model.SourcePort, ()), *by_kind.get(model.DestinationPort, ())]
     if ports and model.Protocol not in by_kind:
@@ -155,14 +155,14 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
         yield make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + make.compare(nf.NFT_CMP_EQ, both)
     else:
         for match in singles:
-            yield _port(match.ports[0], PORT_SIZE * (type(match) is model.DestinationPort), match.negated)
+            yield _packed_port(match.ports[0], PORT_SIZE * (type(match) is model.DestinationPort), match.negated)
     for match in ports:
         if len(match.ports) != 1:
-            for some in multiport_slots(match.ports):
-                yield _multiport(match, some)
+            for slots in multiport_slots(match.ports):
+                yield _packed_multiport(match, slots)
 
 
-def _multiport(match: model.PortMatch, ports: list[model.Span]) -> bytes:
+def _packed_multiport(match: model.PortMatch, ports: list[model.Span]) -> bytes:
     numbers: list[int] = []
     ranges = bytearray()
     for span in ports:
@@ -176,7 +176,7 @@ def _multiport(match: model.PortMatch, ports: list[model.Span]) -> bytes:
         is_range=bytes(ranges),
         invert=match.negated,
     )
-    return _extension("match", "multiport", structure)
+    return _packed("match", "multiport", structure)
 
 
 def _is_one_load(ports: list[model.PortMatch]) -> bool:
@@ -191,7 +191,7 @@ def _is_one_load(ports: list[model.PortMatch]) -> bool:
     )
 
 
-def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
+def _packed_port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
     load = make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
     first, last = ports.first.to_bytes(PORT_SIZE, "big"), ports.last.to_bytes(PORT_SIZE, "big")
     if first == last:
@@ -203,17 +203,17 @@ def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT0
     return load + make.in_range(first, last, negated=negated)
 
 
-def _owner(match: model.OwnerMatch) -> bytes:
+def _packed_owner(match: model.OwnerMatch) -> bytes:
     kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is model.OwnerUid else ("gid", xt_layouts.OWNER_GID)
     encoded = b""
     for span in match.ids:
         ids = {f"{kind}_min": span.first, f"{kind}_max": span.last}
         structure = xt_layouts.OWNER.write(**ids, match=bit, invert=bit * match.negated)
-        encoded += _extension("match", "owner", structure)
+        encoded += _packed("match", "owner", structure)
     return encoded
 
 
-def _mark(match: model.Mark) -> bytes:
+def _packed_mark(match: model.Mark) -> bytes:
     masked = b"" if match.mask == model.ALL_BITS else make.bitwise(u32(match.mask))
     return LOAD_MARK + masked + make.equals(u32(match.value), negated=match.negated)
 
@@ -226,7 +226,7 @@ def _connection_state(match: model.ConnectionState) -> bytes:
         bits |= xt_layouts.XT_STATE_BITS[state]
     tested = xt_layouts.CONNTRACK_STATE
     structure = xt_layouts.CONNTRACK.write(match_flags=tested, invert_flags=tested * match.negated, state_mask=bits)
-    return _extension("match", "conntrack", structure)
+    return _packed("match", "conntrack", structure)
 
 
 def _not_understood(part: model.UnknownMatch | model.UnknownVerdict, _family: Family | None = None) -> bytes:
@@ -234,10 +234,10 @@ def _not_understood(part: model.UnknownMatch | model.UnknownVerdict, _family: Fa
 
 
 MATCH_ENCODERS: dict[type, Callable[[Any], bytes]] = {
-    model.OwnerUid: _owner,
-    model.OwnerGid: _owner,
-    model.Mark: _mark,
-    model.ConnectionMark: lambda match: _extension(
+    model.OwnerUid: _packed_owner,
+    model.OwnerGid: _packed_owner,
+    model.Mark: _packed_mark,
+    model.ConnectionMark: lambda match: _packed(
         "match", "connmark", xt_layouts.MARK_MATCH.write(mark=match.value, mask=match.mask, invert=match.negated)
     ),
     model.ConnectionState: _connection_state,
@@ -246,51 +246,51 @@ MATCH_ENCODERS: dict[type, Callable[[Any], bytes]] = {
 """The matches that are written in the order in which the rule has them."""
 
 
-def _redirect(verdict: model.Redirect, family: Family) -> bytes:
+def _packed_redirect(verdict: model.Redirect, family: Family) -> bytes:
     ports = {"flags": xt_layouts.NAT_PORTS, "min_port": verdict.port, "max_port": verdict.port}
     if family == IPV4:
-        return _extension("target", "REDIRECT", xt_layouts.NAT_IPV4.write(rangesize=1, **ports))
-    return _extension("target", "REDIRECT", xt_layouts.NAT_RANGE.write(**ports))
+        return _packed("target", "REDIRECT", xt_layouts.NAT_IPV4.write(rangesize=1, **ports))
+    return _packed("target", "REDIRECT", xt_layouts.NAT_RANGE.write(**ports))
 
 
-def _tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
+def _packed_tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
     mark = changed_bits(verdict.mark, verdict.mask)
-    return _extension("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
+    return _packed("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
 
 
 def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> bytes:
     """Return the target that copies all bits of a mark, from packet to connection (SAVE) or back (RESTORE)."""
     mode = xt_layouts.CONNMARK_SAVE if type(verdict) is model.SaveMark else xt_layouts.CONNMARK_RESTORE
-    return _extension(
+    return _packed(
         "target", "CONNMARK", xt_layouts.CONNMARK.write(ctmask=model.ALL_BITS, nfmask=model.ALL_BITS, mode=mode)
     )
 
 
-def _log(verdict: model.Log, _family: Family) -> bytes:
+def _packed_log(verdict: model.Log, _family: Family) -> bytes:
     prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
-    return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
+    return _packed("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
 
 
-def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
+def _always(expression: bytes) -> Callable[[Any, Family], bytes]:
     return lambda _verdict, _family: expression
 
 
 VERDICT_ENCODERS: dict[type, Callable[[Any, Family], bytes]] = {
-    model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
-    model.Drop: _fixed(make.verdict(nf.NF_DROP)),
-    model.Return: _fixed(make.verdict(nf.NFT_RETURN)),
-    model.Continue: _fixed(b""),
+    model.Accept: _always(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: _always(make.verdict(nf.NF_DROP)),
+    model.Return: _always(make.verdict(nf.NFT_RETURN)),
+    model.Continue: _always(b""),
     model.Jump: lambda verdict, _family: make.jump(verdict.chain),
-    model.Redirect: _redirect,
-    model.TransparentProxy: _tproxy,
-    model.SetMark: lambda verdict, _family: _extension(
+    model.Redirect: _packed_redirect,
+    model.TransparentProxy: _packed_tproxy,
+    model.SetMark: lambda verdict, _family: _packed(
         "target",
         "MARK",
         xt_layouts.MARK_TARGET.write(mark=changed_bits(verdict.value, verdict.mask), mask=verdict.mask),
     ),
     model.SaveMark: _copy_mark,
     model.RestoreMark: _copy_mark,
-    model.SetZone: lambda verdict, _family: _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
-    model.Log: _log,
+    model.SetZone: lambda verdict, _family: _packed("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
+    model.Log: _packed_log,
     model.UnknownVerdict: _not_understood,
 }

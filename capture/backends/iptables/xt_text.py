@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
-from capture.backends.iptables.render import option, quoted
+from capture.backends.iptables.render import option_text, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
 from capture.model.ruleset import Span
@@ -34,7 +34,7 @@ XT_PROTOCOL_NAMES = {
 
 def protocol_text(number: int, *, negated: int) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
-    return option(negated, "-p", XT_PROTOCOL_NAMES.get(number, number))
+    return option_text(negated, "-p", XT_PROTOCOL_NAMES.get(number, number))
 
 
 def network_text(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
@@ -42,7 +42,7 @@ def network_text(name: str, family: Family, address: int, mask: int, *, negated:
     prefix = mask.bit_count()
     is_prefix = mask == ((1 << prefix) - 1) << (BITS[family] - prefix)
     shown = prefix if is_prefix else address_text(family, mask)
-    return option(negated, name, f"{address_text(family, address)}/{shown}")
+    return option_text(negated, name, f"{address_text(family, address)}/{shown}")
 
 
 def match_text(name: str, revision: int, structure: bytes, family: Family) -> str:
@@ -81,29 +81,29 @@ def _bytes_text(structure: bytes) -> str:
     return f"0x{data[:MAX_SHOWN_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
 
 
-def _address(field: bytes, family: Family) -> str:
+def _packed_address_text(field: bytes, family: Family) -> str:
     return address_text(family, int.from_bytes(field[: BITS[family] // 8], "big"))
 
 
 ANY_PORT = (0, 0xFFFF)
 
 
-def _ports(fields: Unpacked) -> list[str]:
+def _port_options(fields: Unpacked) -> list[str]:
     """Return ``--sport 1:2 ! --dport 80`` of the ports that are tested; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
     inverted = fields["invert"]
     ends = (("--sport", fields["sport"], fields["sport_to"], 1), ("--dport", fields["dport"], fields["dport_to"], 2))
     return [
-        option(inverted & bit, name, ports_text([Span(first, last)]))
+        option_text(inverted & bit, name, ports_text([Span(first, last)]))
         for name, first, last, bit in ends
         if inverted & bit or (first, last) != ANY_PORT
     ]
 
 
-def _tcp(fields: Unpacked, _family: Family) -> str:
+def _tcp_text(fields: Unpacked, _family: Family) -> str:
     """``--sport 1:2 --dport 80 --tcp-option 5 --tcp-flags SYN,ACK SYN`` (libxt_tcp.c)."""
-    words, inverted = _ports(fields), fields["invert"]
+    words, inverted = _port_options(fields), fields["invert"]
     if fields["option"]:
-        words.append(option(inverted & 8, "--tcp-option", fields["option"]))
+        words.append(option_text(inverted & 8, "--tcp-option", fields["option"]))
     if fields["flags_mask"] or inverted & 4:
         words.append(tcp_flags_text(fields["flags_mask"], fields["flags"], negated=bool(inverted & 4)))
     return " ".join(words)
@@ -114,17 +114,17 @@ TCP_FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, fro
 
 def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
     """Return ``--tcp-flags SYN,ACK SYN``: which flags are looked at, and which of them must be set."""
-    return f"{option(negated, '--tcp-flags', _flags(mask))} {_flags(compared)}"
+    return f"{option_text(negated, '--tcp-flags', _flag_names(mask))} {_flag_names(compared)}"
 
 
-def _flags(bits: int) -> str:
+def _flag_names(bits: int) -> str:
     return ",".join(name for index, name in enumerate(TCP_FLAG_NAMES) if bits >> index & 1) or "NONE"
 
 
-def _icmp(fields: Unpacked, family: Family) -> str:
+def _icmp_text(fields: Unpacked, family: Family) -> str:
     code = "" if (fields["code"], fields["code_to"]) == (0, 0xFF) else f"/{fields['code']}"
     value = "any" if fields["type"] == 0xFF else f"{fields['type']}{code}"
-    return option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
+    return option_text(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
 ADDRTYPE_NAMES = (
@@ -133,40 +133,40 @@ ADDRTYPE_NAMES = (
 )
 
 
-def _addrtype(fields: Unpacked, _family: Family) -> str:
+def _addrtype_text(fields: Unpacked, _family: Family) -> str:
     flags = fields["flags"]
     words = []
     for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
             kinds = ",".join(kind for number, kind in enumerate(ADDRTYPE_NAMES) if types >> number & 1)
-            words.append(option(flags & bit, name, kinds))
+            words.append(option_text(flags & bit, name, kinds))
     words += [name for name, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
 
 
-def _owner(fields: Unpacked, _family: Family) -> str | None:
+def _owner_text(fields: Unpacked, _family: Family) -> str | None:
     flags, inverted = fields["match"], fields["invert"]
-    words = [option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
+    words = [option_text(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
     for kind, bit in (("uid", xt_layouts.OWNER_UID), ("gid", xt_layouts.OWNER_GID)):
         if flags & bit:
             ids = Span(fields[f"{kind}_min"], fields[f"{kind}_max"])
-            words.append(option(inverted & bit, f"--{kind}-owner", ids))
+            words.append(option_text(inverted & bit, f"--{kind}-owner", ids))
     return " ".join(words) if 0 < flags < 8 else None  # 8: supplementary groups
 
 
-def _iprange(fields: Unpacked, family: Family) -> str:
+def _iprange_text(fields: Unpacked, family: Family) -> str:
     """``--src-range 10.0.0.1-10.0.0.3``."""
     flags = fields["flags"]
     words = []
     for kind, bit in (("src", xt_layouts.IPRANGE_SOURCE), ("dst", xt_layouts.IPRANGE_DESTINATION)):
         if flags & bit:
-            ends = "-".join(_address(fields[f"{kind}_{end}"], family) for end in ("min", "max"))
-            words.append(option(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
+            ends = "-".join(_packed_address_text(fields[f"{kind}_{end}"], family) for end in ("min", "max"))
+            words.append(option_text(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
     return " ".join(words)
 
 
-def _mark(fields: Unpacked, _family: Family) -> str:
-    return option(fields["invert"], "--mark", bits_text(fields["mark"], fields["mask"]))
+def _mark_text(fields: Unpacked, _family: Family) -> str:
+    return option_text(fields["invert"], "--mark", bits_text(fields["mark"], fields["mask"]))
 
 
 STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
@@ -175,7 +175,7 @@ MATCH_DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
 STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
 
 
-def _conntrack(fields: Unpacked, _family: Family) -> str | None:
+def _conntrack_text(fields: Unpacked, _family: Family) -> str | None:
     """``--ctstate NEW,SNAT`` or ``--ctdir REPLY``, without addresses, and nothing else."""
     inverted, bits = fields["invert_flags"], fields["state_mask"]
     if fields["match_flags"] == MATCH_DIRECTION and not inverted & ~MATCH_DIRECTION:
@@ -185,7 +185,7 @@ def _conntrack(fields: Unpacked, _family: Family) -> str | None:
     return (
         None
         if other or not states or bits & ~sum(STATE_OR_STATUS_BITS.values())
-        else option(inverted, "--ctstate", states)
+        else option_text(inverted, "--ctstate", states)
     )
 
 
@@ -193,7 +193,7 @@ PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DE
 """The last is of source or destination: XT_MULTIPORT_EITHER in linux/netfilter/xt_multiport.h."""
 
 
-def _multiport(fields: Unpacked, _family: Family) -> str | None:
+def _multiport_text(fields: Unpacked, _family: Family) -> str | None:
     """``--ports 53,1000:2000``."""
     count, name = fields["count"], PORT_OPTIONS.get(fields["kind"])
     if name is None or not 0 < count <= MULTIPORT_SLOTS:
@@ -206,26 +206,26 @@ def _multiport(fields: Unpacked, _family: Family) -> str | None:
         last = slot + (ranges[slot] > 0 and slot + 1 < count)
         ports.append(Span(numbers[slot], numbers[last]))
         slot = last + 1
-    return option(fields["invert"], name, ports_text(ports))
+    return option_text(fields["invert"], name, ports_text(ports))
 
 
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
 _ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
 
 MATCH_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
-    ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp),
-    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_ports(fields))),
-    ("icmp", 0): (_ICMP, _icmp),
-    ("icmp6", 0): (_ICMP, _icmp),
-    ("addrtype", 1): (xt_layouts.Layout("source 2, destination 2, flags 4"), _addrtype),
-    ("owner", 1): (xt_layouts.OWNER, _owner),
-    ("mark", 1): (xt_layouts.MARK_MATCH, _mark),
-    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark),
-    ("iprange", 1): (xt_layouts.IPRANGE, _iprange),
-    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport),
-    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack),
-    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack),
-    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack),
+    ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
+    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
+    ("icmp", 0): (_ICMP, _icmp_text),
+    ("icmp6", 0): (_ICMP, _icmp_text),
+    ("addrtype", 1): (xt_layouts.Layout("source 2, destination 2, flags 4"), _addrtype_text),
+    ("owner", 1): (xt_layouts.OWNER, _owner_text),
+    ("mark", 1): (xt_layouts.MARK_MATCH, _mark_text),
+    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark_text),
+    ("iprange", 1): (xt_layouts.IPRANGE, _iprange_text),
+    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport_text),
+    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack_text),
+    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack_text),
+    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack_text),
 }
 """By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""
 
@@ -258,13 +258,13 @@ def _nat(name: str, where: str, fields: Unpacked) -> str:
     return " ".join([f"{name} {where}", *options] if where else options)
 
 
-def _to_address(name: str) -> Speak:
+def _nat_speaker(name: str) -> Speak:
     return lambda fields, family: _nat(name, _nat_address(fields, family), fields)
 
 
 def _nat_address(fields: Unpacked, family: Family) -> str:
     """Return addresses and ports as ``--to-destination`` has them."""
-    first, last = (_address(fields[end], family) for end in ("min_ip", "max_ip"))
+    first, last = (_packed_address_text(fields[end], family) for end in ("min_ip", "max_ip"))
     addresses = (first if first == last else f"{first}-{last}") if fields["flags"] & MAP_IPS else ""
     ports = _nat_ports(fields)
     if not ports:
@@ -272,7 +272,7 @@ def _nat_address(fields: Unpacked, family: Family) -> str:
     return f"[{addresses}]:{ports}" if family == IPV6 else f"{addresses}:{ports}"
 
 
-def _netmap(fields: Unpacked, family: Family) -> str | None:
+def _netmap_text(fields: Unpacked, family: Family) -> str | None:
     """``--to 10.1.0.0/16``, a network whose first and last address the range has (libipt_NETMAP.c)."""
     first, last = (int.from_bytes(fields[end][: BITS[family] // 8], "big") for end in ("min_ip", "max_ip"))
     networks = tuple(networks_in_range(family, first, last)) if fields["flags"] & MAP_IPS and first <= last else ()
@@ -282,21 +282,21 @@ def _netmap(fields: Unpacked, family: Family) -> str | None:
 COPY_MARK = {xt_layouts.CONNMARK_SAVE: "--save-mark", xt_layouts.CONNMARK_RESTORE: "--restore-mark"}
 
 
-def _xmark(mark: int, mask: int) -> str:
+def _xmark_word(mark: int, mask: int) -> str:
     """Return one word for each way to change bits: exchange, and, or, xor (libxt_MARK.c)."""
     return f"--set-xmark {mark:#x}/{mask:#x}"
 
 
-def _connmark(fields: Unpacked, _family: Family) -> str | None:
+def _connmark_text(fields: Unpacked, _family: Family) -> str | None:
     if fields.get("shift_dir") or fields.get("shift_bits"):
         return None
     if fields["mode"] == 0:
-        return _xmark(fields["ctmark"], fields["ctmask"])
+        return _xmark_word(fields["ctmark"], fields["ctmask"])
     action = COPY_MARK.get(fields["mode"])
     return action and f"{action} --nfmask {fields['nfmask']:#x} --ctmask {fields['ctmask']:#x}"
 
 
-def _ct(fields: Unpacked, _family: Family) -> str | None:
+def _ct_text(fields: Unpacked, _family: Family) -> str | None:
     if fields["flags"] & ~3 or fields["ct_events"] or fields["exp_events"] or any(fields["timeout"]):
         return None  # events, a timeout policy, a zone for one direction
     words = ["--notrack"] if fields["flags"] & 1 else []
@@ -311,7 +311,7 @@ LOG_OPTIONS = {
 }  # fmt: skip
 
 
-def _log(fields: Unpacked, _family: Family) -> str:
+def _log_text(fields: Unpacked, _family: Family) -> str:
     prefix = "".join(letter if letter.isprintable() else " " for letter in text_of(fields["prefix"]))
     words = [f"--log-prefix {quoted(prefix)}"] if prefix else []
     words += [f"--log-level {fields['level']}"] if fields["level"] != xt_layouts.LOG_WARNING else []
@@ -332,7 +332,7 @@ REJECT_WITH = {
 """By the numbers of linux/netfilter_ipv4/ipt_REJECT.h and linux/netfilter_ipv6/ip6t_REJECT.h."""
 
 
-def _reject(fields: Unpacked, family: Family) -> str | None:
+def _reject_text(fields: Unpacked, family: Family) -> str | None:
     answer = dict(enumerate(REJECT_WITH[family])).get(fields["answer"])
     return answer and f"--reject-with {answer}"
 
@@ -343,21 +343,21 @@ COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("N
 XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
-    **{("SNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-source")) for revision in range(3)},
-    **{("DNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-destination")) for revision in range(3)},
+    **{("SNAT", revision): (xt_layouts.NAT_RANGE, _nat_speaker("--to-source")) for revision in range(3)},
+    **{("DNAT", revision): (xt_layouts.NAT_RANGE, _nat_speaker("--to-destination")) for revision in range(3)},
     ("TPROXY", 1): (
         xt_layouts.TPROXY,
         lambda fields, family: (
-            f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)}"
+            f"--on-port {fields['port']} --on-ip {_packed_address_text(fields['address'], family)}"
             f" --tproxy-mark {fields['mark']:#x}/{fields['mask']:#x}"
         ),
     ),
-    ("MARK", 2): (xt_layouts.MARK_TARGET, lambda fields, _family: _xmark(fields["mark"], fields["mask"])),
-    ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark),
-    ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark),
-    ("NETMAP", 0): (xt_layouts.NAT_RANGE, _netmap),
-    ("CT", 1): (xt_layouts.CT, _ct),
-    ("CT", 2): (xt_layouts.CT, _ct),
-    ("LOG", 0): (xt_layouts.LOG, _log),
-    ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject),
+    ("MARK", 2): (xt_layouts.MARK_TARGET, lambda fields, _family: _xmark_word(fields["mark"], fields["mask"])),
+    ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark_text),
+    ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark_text),
+    ("NETMAP", 0): (xt_layouts.NAT_RANGE, _netmap_text),
+    ("CT", 1): (xt_layouts.CT, _ct_text),
+    ("CT", 2): (xt_layouts.CT, _ct_text),
+    ("LOG", 0): (xt_layouts.LOG, _log_text),
+    ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject_text),
 }

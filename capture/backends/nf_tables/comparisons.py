@@ -119,7 +119,7 @@ def comparison_conditions(
 
 def _header_conditions(loaded: Register, bounds: Bounds, parts: list[HeaderField]) -> Iterator[Match]:
     if bounds.is_single:
-        conditions = [_prefix(loaded, bounds, part) for part in parts]
+        conditions = [_prefix_condition(loaded, bounds, part) for part in parts]
         if None not in conditions and not (bounds.negated and len(conditions) > 1):
             yield from (condition for condition in conditions if condition is not None)
     elif len(parts) == 1 and parts[0].taken == native.FIELD_SIZES[parts[0].field] and not loaded.mask:
@@ -127,7 +127,7 @@ def _header_conditions(loaded: Register, bounds: Bounds, parts: list[HeaderField
         yield native.Among(parts[0].field, (ends,), bounds.negated)
 
 
-def _prefix(loaded: Register, bounds: Bounds, part: HeaderField) -> native.Among | None:
+def _prefix_condition(loaded: Register, bounds: Bounds, part: HeaderField) -> native.Among | None:
     """Return what a comparison with one value means for a field; None if it is not about its first bits."""
     size = native.FIELD_SIZES[part.field]
     missing = (size - part.taken) * 8

@@ -108,14 +108,14 @@ class Program:
         from capture.backends.nf_tables import foreign_expressions as foreign  # few rules need them
 
         if LOADERS.get(name) in fields:
-            self._load(fields[LOADERS[name]], foreign.loaded_register(name, fields))
+            self._load_register(fields[LOADERS[name]], foreign.loaded_register(name, fields))
         elif name in FILTERS:
-            self._put(foreign.unknown_match(name, fields))
+            self._add(foreign.unknown_match(name, fields))
         else:
             self._registers.clear()  # it may have written to any of them
-            self._do(foreign.unknown_verdict(name, fields, self._family))
+            self._act(foreign.unknown_verdict(name, fields, self._family))
 
-    def _put(self, condition: native.Condition) -> None:
+    def _add(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         (self.actions or self.conditions).append(condition)
         self._lower_bound = None
@@ -127,47 +127,47 @@ class Program:
                 elif condition.field == native.L4PROTO:
                     self._protocol = PROTOCOL_BY_NUMBER.get(number)
 
-    def _do(self, action: native.Action) -> bool:
+    def _act(self, action: native.Action) -> bool:
         self.actions.append(action)
         return True
 
     # -- loading and changing registers
 
-    def _load(self, register: bytes, value: Register | bytes) -> bool:
+    def _load_register(self, register: bytes, value: Register | bytes) -> bool:
         self._registers[_register_number(register)] = value
         return True
 
-    def _held(self, register: bytes | None) -> Content:
+    def _content(self, register: bytes | None) -> Content:
         return self._registers.get(_register_number(register)) if register else None
 
     def meta(self, fields: Fields) -> bool:
         key = decode_number(fields[nf.NFTA_META_KEY])
         if nf.NFTA_META_DREG in fields:
-            return self._load(fields[nf.NFTA_META_DREG], Register(META_FIELDS.get(key, f"meta {key}")))
+            return self._load_register(fields[nf.NFTA_META_DREG], Register(META_FIELDS.get(key, f"meta {key}")))
         if key != nf.NFT_META_MARK:
             return False
-        action = _mark_action(self._held(fields[nf.NFTA_META_SREG]))
-        return action is not None and self._do(action)
+        action = _mark_action(self._content(fields[nf.NFTA_META_SREG]))
+        return action is not None and self._act(action)
 
     def fib(self, fields: Fields) -> bool:
         """``fib``: load what kind of address the source or the destination is, on any interface."""
         field = FIB_ADDRESS_TYPES.get(decode_number(fields[nf.NFTA_FIB_FLAGS]))
         is_type = decode_number(fields[nf.NFTA_FIB_RESULT]) == nf.NFT_FIB_RESULT_ADDRTYPE
-        return is_type and field is not None and self._load(fields[nf.NFTA_FIB_DREG], Register(field))
+        return is_type and field is not None and self._load_register(fields[nf.NFTA_FIB_DREG], Register(field))
 
     def ct(self, fields: Fields) -> bool:
         """``ct``: load a field, or set the mark or the zone."""
         key = decode_number(fields[nf.NFTA_CT_KEY])
         direction = CT_DIRECTIONS[fields[nf.NFTA_CT_DIRECTION]] if nf.NFTA_CT_DIRECTION in fields else ""
         if nf.NFTA_CT_DREG in fields:
-            return self._load(fields[nf.NFTA_CT_DREG], Register(f"ct {direction}{CT_NAMES.get(key, key)}"))
-        value = self._held(fields[nf.NFTA_CT_SREG])
+            return self._load_register(fields[nf.NFTA_CT_DREG], Register(f"ct {direction}{CT_NAMES.get(key, key)}"))
+        value = self._content(fields[nf.NFTA_CT_SREG])
         if key == nf.NFT_CT_MARK and value == Register(native.MARK):
-            return self._do(model.SaveMark())
+            return self._act(model.SaveMark())
         if key == nf.NFT_CT_ZONE and isinstance(value, bytes):
-            return self._do(model.SetZone(decode_host_number(value)))
+            return self._act(model.SetZone(decode_host_number(value)))
         if key == nf.NFT_CT_MARK and isinstance(value, bytes):
-            return self._do(model.UnknownVerdict(f"ct mark set {decode_host_number(value):#x}"))
+            return self._act(model.UnknownVerdict(f"ct mark set {decode_host_number(value):#x}"))
         return False
 
     def payload(self, fields: Fields) -> bool:
@@ -175,29 +175,29 @@ class Program:
             return False
         kinds = (nf.NFTA_PAYLOAD_BASE, nf.NFTA_PAYLOAD_OFFSET, nf.NFTA_PAYLOAD_LEN)
         base, offset, length = (decode_number(fields[kind]) for kind in kinds)
-        return self._load(fields[nf.NFTA_PAYLOAD_DREG], Register("", (base, offset, length)))
+        return self._load_register(fields[nf.NFTA_PAYLOAD_DREG], Register("", (base, offset, length)))
 
     def bitwise(self, fields: Fields) -> bool:
         """``bitwise``: register = register & mask ^ flip."""
-        loaded = self._held(fields[nf.NFTA_BITWISE_SREG])
+        loaded = self._content(fields[nf.NFTA_BITWISE_SREG])
         operation = decode_number(fields.get(nf.NFTA_BITWISE_OP, b""))
         if operation != nf.NFT_BITWISE_MASK_XOR or not isinstance(loaded, Register) or loaded.mask:
             return False
         changed = loaded.replace(mask=fields[nf.NFTA_BITWISE_MASK], flip=fields[nf.NFTA_BITWISE_XOR])
-        return self._load(fields[nf.NFTA_BITWISE_DREG], changed)
+        return self._load_register(fields[nf.NFTA_BITWISE_DREG], changed)
 
     def byteorder(self, fields: Fields) -> bool:
         """``byteorder``: turn a number of the machine into one whose first byte is the highest."""
-        loaded = self._held(fields[nf.NFTA_BYTEORDER_SREG])
+        loaded = self._content(fields[nf.NFTA_BYTEORDER_SREG])
         operation = decode_number(fields[nf.NFTA_BYTEORDER_OP])
         if operation != nf.NFT_BYTEORDER_HTON or not isinstance(loaded, Register) or loaded.mask:
             return False
-        return self._load(fields[nf.NFTA_BYTEORDER_DREG], loaded.replace(network_order=True))
+        return self._load_register(fields[nf.NFTA_BYTEORDER_DREG], loaded.replace(network_order=True))
 
     # -- comparing
 
     def cmp(self, fields: Fields) -> bool:
-        loaded = self._held(fields[nf.NFTA_CMP_SREG])
+        loaded = self._content(fields[nf.NFTA_CMP_SREG])
         if not isinstance(loaded, Register):
             return False
         operator, value = decode_number(fields[nf.NFTA_CMP_OP]), fields[nf.NFTA_CMP_DATA]
@@ -205,13 +205,13 @@ class Program:
         if operator == nf.NFT_CMP_LTE and lower_bound is not None and lower_bound[0] is loaded:
             (self.actions or self.conditions).pop()
             return self._compare(loaded, Bounds(lower_bound[1], value))
-        self._compare(loaded, self._bounds(operator, value))
+        self._compare(loaded, self._comparison_bounds(operator, value))
         if operator == nf.NFT_CMP_GTE:
             self._lower_bound = (loaded, value)
         return True
 
     def range(self, fields: Fields) -> bool:
-        loaded = self._held(fields[nf.NFTA_RANGE_SREG])
+        loaded = self._content(fields[nf.NFTA_RANGE_SREG])
         if not isinstance(loaded, Register):
             return False
         negated = decode_number(fields[nf.NFTA_RANGE_OP]) == nf.NFT_RANGE_NEQ
@@ -220,15 +220,15 @@ class Program:
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
         conditions = tuple(comparison_conditions(loaded, bounds, self._family, self._protocol))
         for condition in conditions or (self._unmodelled_comparison(loaded, bounds),):
-            self._put(condition)
+            self._add(condition)
         return True
 
     def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        from capture.backends.nf_tables.foreign_expressions import compared  # few rules need it
+        from capture.backends.nf_tables.foreign_expressions import unmodelled_comparison  # few rules need it
 
-        return compared(loaded, bounds)
+        return unmodelled_comparison(loaded, bounds)
 
-    def _bounds(self, operator: int, value: bytes) -> Bounds:
+    def _comparison_bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the lowest and the highest value that a comparison is about, without a value if there is none."""
         number, size = int.from_bytes(value, "big"), len(value)
         highest = (1 << size * 8) - 1
@@ -244,22 +244,22 @@ class Program:
 
     def lookup(self, fields: Fields) -> bool:
         source, name = fields[nf.NFTA_LOOKUP_SREG], decode_text(fields[nf.NFTA_LOOKUP_SET])
-        loaded, listed = self._held(source), self._find_set(name)
-        subject = self._whole_field(loaded) or _words(loaded)
+        loaded, listed = self._content(source), self._find_set(name)
+        subject = self._whole_field(loaded) or _content_words(loaded)
         if nf.NFTA_LOOKUP_DREG in fields:
-            return self._choose(fields[nf.NFTA_LOOKUP_DREG], f"{subject} vmap", self._cases(source, listed))
+            return self._choose(fields[nf.NFTA_LOOKUP_DREG], f"{subject} vmap", self._map_cases(source, listed))
         if not isinstance(loaded, Register):
             return False
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
-        cases = [conditions for conditions, _ in self._cases(source, listed)]
+        cases = [conditions for conditions, _ in self._map_cases(source, listed)]
         alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
         if cases and not negated and len(cases) > 1:
-            self._put(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
+            self._add(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
         elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
             for each in alone:
-                self._put(each.replace(negated=negated))
+                self._add(each.replace(negated=negated))
         else:
-            self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
+            self._add(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
         return True
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
@@ -268,17 +268,17 @@ class Program:
 
         data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
-            verdicts = tuple((key, self._verdict(each)) for key, each in data)
-            return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
+            verdicts = tuple((key, self._verdict_action(each)) for key, each in data)
+            return self._act(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
         values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_KEY_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
             of_register = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
             self._registers[_register_number(target) + number] = MapData(subject, of_register)
         return bool(values)
 
-    def _cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:
+    def _map_cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:
         """Return which data a set or a map has for which packets; none if that has no words, or may change."""
-        loaded = self._held(source)
+        loaded = self._content(source)
         field = self._whole_field(loaded)
         is_field = listed.key_size == native.FIELD_SIZES.get(field) and not (
             listed.data and field in native.MARK_FIELDS.values()
@@ -306,10 +306,10 @@ class Program:
         """``immediate``: put a value into a register, or a verdict into the verdict register."""
         data = decode_fields(fields[nf.NFTA_IMMEDIATE_DATA])
         if nf.NFTA_DATA_VALUE in data:
-            return self._load(fields[nf.NFTA_IMMEDIATE_DREG], data[nf.NFTA_DATA_VALUE])
-        return self._do(self._verdict(data))
+            return self._load_register(fields[nf.NFTA_IMMEDIATE_DREG], data[nf.NFTA_DATA_VALUE])
+        return self._act(self._verdict_action(data))
 
-    def _verdict(self, data: Fields) -> native.Action:
+    def _verdict_action(self, data: Fields) -> native.Action:
         code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
         if code == nf.NFT_JUMP:
             return model.Jump(chain)
@@ -324,37 +324,37 @@ class Program:
 
     def redir(self, fields: Fields) -> bool:
         kinds = (nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX)
-        ports = [(self._held(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
-        return self._do(_done(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
+        ports = [(self._content(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
+        return self._act(_action(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: map the connection's destination or source to another address, which the model has no word for."""
-        from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation  # no rule of ours has one
+        from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation_to  # no rule of ours has one
 
         word, otherwise = NAT_WORDS[decode_number(fields[nf.NFTA_NAT_TYPE])]
         family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
-        ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        done = _done(lambda *values: translation(word, family, *values), *ends)
-        return self._do(done or model.UnknownVerdict(f"{word}, to an unknown address", otherwise))
+        ends = [(self._content(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
+        done = _action(lambda *values: translation_to(word, family, *values), *ends)
+        return self._act(done or model.UnknownVerdict(f"{word}, to an unknown address", otherwise))
 
     def tproxy(self, fields: Fields) -> bool:
-        port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
+        port = self._content(fields.get(nf.NFTA_TPROXY_REG_PORT))
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
-            return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
+            return self._act(model.UnknownVerdict("tproxy, not to a port of any address"))
         family = FAMILY_BY_NUMBER.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
-        return self._do(native.TproxyStatement(decode_number(port), family))
+        return self._act(native.TproxyStatement(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
         flags = decode_number(fields.get(nf.NFTA_LOG_FLAGS, b""))
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
-            return self._do(model.UnknownVerdict("log, not as a plain warning", model.Continue()))
-        return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
+            return self._act(model.UnknownVerdict("log, not as a plain warning", model.Continue()))
+        return self._act(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
-def _done(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
+def _action(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
     """Return what ``make`` returns for values in registers, each with its size; None if one is not known."""
     known = [each for each, _ in values if isinstance(each, bytes)]
     if len(known) == len(values):
@@ -390,7 +390,7 @@ def _register_number(register: bytes) -> int:
     return nf.NFT_REG32_00 + (number - nf.NFT_REG_1) * 4 if 0 < number < nf.NFT_REG32_00 else number
 
 
-def _words(loaded: Content) -> str:
+def _content_words(loaded: Content) -> str:
     if isinstance(loaded, Register):
         return loaded.words
     return f"0x{loaded.hex()}" if isinstance(loaded, bytes) else "an unknown value"

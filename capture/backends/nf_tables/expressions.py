@@ -9,7 +9,7 @@ A condition loads a field into register 1 and compares:
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.netlink.attributes import attribute, s32be, text, u32be, u64be
+from capture.netlink.attributes import attribute, c_string, s32be, u32be, u64be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def nest(kind: int, *parts: bytes) -> bytes:
 
 def expression(name: str, *attributes: bytes) -> bytes:
     """Return an expression with its attributes."""
-    return nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nest(nf.NFTA_EXPR_DATA, *attributes))
+    return nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, c_string(name)), nest(nf.NFTA_EXPR_DATA, *attributes))
 
 
 _FRAMES: dict[tuple[object, ...], bytes] = {}
@@ -160,7 +160,7 @@ def verdict(code: int, chain: bytes = b"") -> bytes:
 
 def jump(chain: str) -> bytes:
     """Return the verdict that jumps to a chain."""
-    name = text(chain)
+    name = c_string(chain)
     return framed((jump, len(name)), name, lambda name: verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, name)))
 
 

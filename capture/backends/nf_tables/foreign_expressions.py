@@ -40,8 +40,8 @@ RATE_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "we
 
 def unknown_match(name: str, fields: Fields) -> model.UnknownMatch:
     """Return an expression that only lets packets pass or not."""
-    what = decode_text(fields.get(nf.NFTA_MATCH_NAME, b"")) if name == "match" else name
-    return model.UnknownMatch(_text(name, fields, None), is_pure=what not in IMPURE)
+    test_name = decode_text(fields.get(nf.NFTA_MATCH_NAME, b"")) if name == "match" else name
+    return model.UnknownMatch(_expression_text(name, fields, None), is_pure=test_name not in IMPURE)
 
 
 IMPURE = frozenset((
@@ -55,17 +55,17 @@ def loaded_register(name: str, fields: Fields) -> OtherRegister:
     """Return what an expression writes into a register."""
     numbers, is_way_back = range(0), False
     if name == "numgen":
-        first = _number(fields, NFTA_NG_OFFSET)
-        numbers = range(first, first + _number(fields, NFTA_NG_MODULUS))
-    elif name == "fib" and _number(fields, nf.NFTA_FIB_RESULT) == NFT_FIB_RESULT_OIF:
-        is_way_back = _number(fields, nf.NFTA_FIB_FLAGS) & ~NFTA_FIB_F_MARK in WAY_BACK
-    return OtherRegister(_text(name, fields, None), numbers=numbers, is_way_back=is_way_back)
+        first = _number_field(fields, NFTA_NG_OFFSET)
+        numbers = range(first, first + _number_field(fields, NFTA_NG_MODULUS))
+    elif name == "fib" and _number_field(fields, nf.NFTA_FIB_RESULT) == NFT_FIB_RESULT_OIF:
+        is_way_back = _number_field(fields, nf.NFTA_FIB_FLAGS) & ~NFTA_FIB_F_MARK in WAY_BACK
+    return OtherRegister(_expression_text(name, fields, None), numbers=numbers, is_way_back=is_way_back)
 
 
 def unknown_verdict(name: str, fields: Fields, family: Family | None) -> model.UnknownVerdict:
     """Return an expression that does something to packets, by a rule for a family."""
     then = model.Continue() if _goes_on(name, fields) else DOES.get(name)
-    return model.UnknownVerdict(_text(name, fields, family), then)
+    return model.UnknownVerdict(_expression_text(name, fields, family), then)
 
 
 DOES: dict[str, model.Verdict] = {
@@ -73,7 +73,7 @@ DOES: dict[str, model.Verdict] = {
 }  # fmt: skip
 
 
-def _text(name: str, fields: Fields, family: Family | None) -> str:
+def _expression_text(name: str, fields: Fields, family: Family | None) -> str:
     if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
     words = EXPRESSION_TEXTS[name](fields, family) if name in EXPRESSION_TEXTS else ""
@@ -88,7 +88,7 @@ NFTA_FIB_F_MARK, WAY_BACK = 4, (0x09, 0x29)
 DST_NAT_MASK = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
 
 
-def compared(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
+def unmodelled_comparison(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
     """Return the comparison of a register that the model has no field for."""
     words, test = f"{loaded.words} {bounds}", None
     if bounds.is_single and bounds.low:
@@ -147,26 +147,28 @@ NAT_WORDS: dict[int, tuple[str, model.Verdict | None]] = {
 """What a translation is called, and what one comes to whose addresses are not known."""
 
 
-def translation(
+def translation_to(
     word: str, family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes
 ) -> model.UnknownVerdict:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
     addresses = [Network(family, int.from_bytes(end, "big"), BITS[family]) for end in (first, last) if end]
     ports = [decode_number(end) for end in (port, last_port) if end]
     source = foreign.TranslateSource(addresses[0] if addresses else None)
-    then = foreign.translation(addresses, ports) if word == "dnat" else source
+    then = foreign.translation_verdict(addresses, ports) if word == "dnat" else source
     words = "-".join(address_text(family, each.first) for each in dict.fromkeys(addresses))
     words = f"[{words}]" if ports and family == IPV6 and addresses else words
-    return model.UnknownVerdict(f"{word} to {words}{f':{_span(ports)}' if ports else ''}", then)
+    return model.UnknownVerdict(f"{word} to {words}{f':{_span_text(ports)}' if ports else ''}", then)
 
 
 def foreign_redirect(first: bytes, last: bytes) -> model.UnknownVerdict:
     """Return the redirect to one of several ports; with none, to the one that was called."""
     ports = [decode_number(end) for end in (first, last) if end]
-    return model.UnknownVerdict(f"redirect to :{_span(ports)}" if ports else "redirect", foreign.redirect(ports))
+    return model.UnknownVerdict(
+        f"redirect to :{_span_text(ports)}" if ports else "redirect", foreign.redirect_verdict(ports)
+    )
 
 
-def _span(ports: Iterable[int]) -> str:
+def _span_text(ports: Iterable[int]) -> str:
     return "-".join(map(str, dict.fromkeys(ports)))
 
 
@@ -186,45 +188,45 @@ def _goes_on(name: str, fields: Fields) -> bool:
     if name == "dynset":
         return fields.keys().isdisjoint(NFTA_DYNSET_EXPRESSIONS)  # such as a limit
     kind, numbers = PASSING_EXPRESSIONS.get(name, (0, ()))
-    return _number(fields, kind) in numbers
+    return _number_field(fields, kind) in numbers
 
 
-def _number(fields: Fields, kind: int) -> int:
+def _number_field(fields: Fields, kind: int) -> int:
     return decode_number(fields.get(kind, b""))
 
 
-def _reject(fields: Fields, family: Family | None) -> str:
-    kind, code = _number(fields, nf.NFTA_REJECT_TYPE), _number(fields, nf.NFTA_REJECT_ICMP_CODE)
+def _reject_text(fields: Fields, family: Family | None) -> str:
+    kind, code = _number_field(fields, nf.NFTA_REJECT_TYPE), _number_field(fields, nf.NFTA_REJECT_ICMP_CODE)
     answers = ANSWERS.get((kind, family if kind == 0 else None), ())
     answer = "tcp reset" if kind == nf.NFT_REJECT_TCP_RST else answers[code] if code < len(answers) else ""
     return f"reject with {answer}" if answer else ""
 
 
-def _over(fields: Fields, kind: int) -> str:
-    return "over " * (_number(fields, kind) & INVERTED_FLAG)
+def _over_text(fields: Fields, kind: int) -> str:
+    return "over " * (_number_field(fields, kind) & INVERTED_FLAG)
 
 
-def _limit(fields: Fields, _: Family | None) -> str:
-    unit = RATE_UNITS.get(_number(fields, NFTA_LIMIT_UNIT))
-    counted = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
-    rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
-    burst = _number(fields, NFTA_LIMIT_BURST)
+def _limit_text(fields: Fields, _: Family | None) -> str:
+    unit = RATE_UNITS.get(_number_field(fields, NFTA_LIMIT_UNIT))
+    counted = "bytes" if _number_field(fields, NFTA_LIMIT_TYPE) else "packets"
+    rate = f"{_number_field(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
+    burst = _number_field(fields, NFTA_LIMIT_BURST)
     more = f" burst {burst} {counted}" if burst else ""
-    return f"limit rate {_over(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
+    return f"limit rate {_over_text(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
 
 
-def _numgen(fields: Fields, _: Family | None) -> str:
-    kind = "random" if _number(fields, NFTA_NG_TYPE) else "inc"
-    offset = _number(fields, NFTA_NG_OFFSET)
-    return f"numgen {kind} mod {_number(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
+def _numgen_text(fields: Fields, _: Family | None) -> str:
+    kind = "random" if _number_field(fields, NFTA_NG_TYPE) else "inc"
+    offset = _number_field(fields, NFTA_NG_OFFSET)
+    return f"numgen {kind} mod {_number_field(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
 
 
 EXPRESSION_TEXTS: dict[str, Callable[[Fields, Family | None], str]] = {
-    "reject": _reject,
-    "limit": _limit,
+    "reject": _reject_text,
+    "limit": _limit_text,
     "quota": lambda fields, _: (
-        f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
+        f"quota {_over_text(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number_field(fields, NFTA_QUOTA_BYTES)} bytes"
     ),
-    "numgen": _numgen,
+    "numgen": _numgen_text,
     "notrack": lambda _, _family: "notrack",
 }

@@ -9,7 +9,7 @@ from capture.model.values import Value
 from capture.netlink.attributes import (
     Fields,
     attribute,
-    decode,
+    decode_attributes,
     decode_fields,
     decode_number,
     decode_text,
@@ -39,7 +39,7 @@ NF_IP_PRI_NAT_DST = -100
 NF_IP_PRI_NAT_SRC = 100
 
 
-def _hook(table: TableName, chain: str) -> Hook:
+def _kernel_hook(table: TableName, chain: str) -> Hook:
     name = chain.lower()
     if table == RAW:
         return Hook("filter", name, NF_IP_PRI_RAW)
@@ -50,7 +50,7 @@ def _hook(table: TableName, chain: str) -> Hook:
 
 
 HOOKS: dict[tuple[TableName, str], Hook] = {
-    (table, chain): _hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
+    (table, chain): _kernel_hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
 }
 """The built-in chains of the model as base chains, by table and chain."""
 
@@ -78,6 +78,6 @@ def decode_hook(chain: Fields) -> Hook | None:
 def devices_of(chain: Fields) -> tuple[str, ...]:
     """Return the interfaces whose packets alone meet a base chain; none are named where it is for all."""
     fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
-    names = [name for _, name in decode(fields.get(nf.NFTA_HOOK_DEVS, b""))]
+    names = [name for _, name in decode_attributes(fields.get(nf.NFTA_HOOK_DEVS, b""))]
     single = [fields[nf.NFTA_HOOK_DEV]] if nf.NFTA_HOOK_DEV in fields else []
     return tuple(map(decode_text, names or single))

@@ -24,14 +24,14 @@ def lift(tables: Sequence[native.NativeTable]) -> model.Ruleset:
 
     Its families are those that its rules see; both if there are no rules.
     """
-    lifted = tuple(_table(table, MODEL_TABLES[table.name]) for table in tables if table.name in MODEL_TABLES)
+    lifted = tuple(_lifted_table(table, MODEL_TABLES[table.name]) for table in tables if table.name in MODEL_TABLES)
     rules = [rule for table in lifted for chain in table.chains for rule in chain.rules]
     seen = {rule.family for rule in rules}
     families = tuple(family for family in FAMILIES if not rules or None in seen or family in seen)
     return model.Ruleset(families, lifted, comments=any(rule.why for rule in rules))
 
 
-def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
+def _lifted_table(table: native.NativeTable, name: model.TableName) -> model.Table:
     chains = []
     for chain in table.chains:
         rules = tuple(lift_rules(chain.rules))
@@ -48,7 +48,7 @@ def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
         rule = rules[index]
         following = rules[index + 1] if index + 1 < len(rules) else None
         matches, family = lift_conditions(rule.conditions)
-        verdict, length = _verdict(rule, following)
+        verdict, length = _lifted_verdict(rule, following)
         yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
         index += length
 
@@ -72,7 +72,7 @@ def lift_conditions(conditions: Iterable[native.Condition]) -> tuple[tuple[model
                 matches.append(model.Protocol(named))
             if protocol_tested is not None:
                 continue
-        matches.append(_match(condition))
+        matches.append(_lifted_match(condition))
     return tuple(matches), family
 
 
@@ -82,13 +82,13 @@ def _required_name(condition: native.Among, field: str, names: dict[int, T]) -> 
     return names.get(condition.ranges[0][0]) if is_tested else None
 
 
-def _match(condition: native.Condition) -> model.Match:
+def _lifted_match(condition: native.Condition) -> model.Match:
     if isinstance(condition, native.Among):
-        match = _among(condition)
+        match = _match_of_values(condition)
     elif isinstance(condition, native.Masked):
-        match = _masked(condition)
+        match = _match_of_bits(condition)
     elif isinstance(condition, native.Named):
-        match = _interface(condition)
+        match = _interface_match(condition)
     elif isinstance(condition, native.Cases):
         match = None
     else:
@@ -100,19 +100,19 @@ def _match(condition: native.Condition) -> model.Match:
     return unknown_condition(condition)
 
 
-def _among(condition: native.Among) -> model.Match | None:
+def _match_of_values(condition: native.Among) -> model.Match | None:
     field, negated = condition.field, condition.negated
     if field == native.CT_STATE:
         return _exact_states(condition)
     if field in native.ADDRESS_FAMILIES:
-        return MATCH_BY_FIELD[field](_networks(condition), negated)
+        return MATCH_BY_FIELD[field](_networks_of_ranges(condition), negated)
     if field in native.MARK_FIELDS.values():
         return MATCH_BY_FIELD[field](condition.ranges[0][0], model.ALL_BITS, negated) if condition.is_single else None
     spans = tuple(model.Span(*each) for each in condition.ranges)
     return MATCH_BY_FIELD[field](spans, negated) if field in MATCH_BY_FIELD else None
 
 
-def _networks(condition: native.Among) -> tuple[Network, ...]:
+def _networks_of_ranges(condition: native.Among) -> tuple[Network, ...]:
     family = native.ADDRESS_FAMILIES[condition.field]
     bits = BITS[family]
     networks: list[Network] = []
@@ -129,25 +129,25 @@ def _exact_states(condition: native.Among) -> model.Match | None:
     numbers = [number for first, last in condition.ranges for number in range(first, last + 1)]
     if any(number not in native.CT_STATE_BITS.values() for number in numbers):
         return None
-    return _states(sum(numbers), negated=condition.negated)
+    return _state_match(sum(numbers), negated=condition.negated)
 
 
-def _states(mask: int, *, negated: bool) -> model.ConnectionState | None:
+def _state_match(mask: int, *, negated: bool) -> model.ConnectionState | None:
     states = tuple(state for state in model.CONNECTION_STATES if mask & native.CT_STATE_BITS[state])
     if sum(native.CT_STATE_BITS[state] for state in states) != mask:
         return None
     return model.ConnectionState(states, negated)
 
 
-def _masked(condition: native.Masked) -> model.Match | None:
+def _match_of_bits(condition: native.Masked) -> model.Match | None:
     if condition.field in native.MARK_FIELDS.values():
         return MATCH_BY_FIELD[condition.field](condition.value, condition.mask, condition.negated)
     if condition.field == native.CT_STATE and condition.value == 0:
-        return _states(condition.mask, negated=not condition.negated)
+        return _state_match(condition.mask, negated=not condition.negated)
     return None
 
 
-def _interface(condition: native.Named) -> model.Match | None:
+def _interface_match(condition: native.Named) -> model.Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
         return None  # a real plus sign, which the model cannot express
     name = f"{condition.name}+" if condition.any_ending else condition.name
@@ -167,7 +167,7 @@ MATCH_BY_FIELD: Mapping[str, Callable[..., model.Match]] = {
 """The match of the model that is about a field."""
 
 
-def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:
+def _lifted_verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:
     match rule.actions:
         case (model.Jump(chain),):
             return model.Jump(model_target(chain)), 1

@@ -9,7 +9,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook, decode_hook, devices_of
 from capture.model.ruleset import Counters
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, decode_text, text, u32be
+from capture.netlink.attributes import Fields, attribute, c_string, decode_fields, decode_number, decode_text, u32be
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
@@ -96,15 +96,15 @@ def read_counters(fields: Fields) -> Counters:
 
 def read_rules(netfilter: NetlinkSocket, family: int, table: str) -> list[bytes]:
     """Return the attributes of the rules of a table, in the order of each chain."""
-    doing = f"read the rules of table {nf.NFT_FAMILIES[family]} {table}"
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
-    return [attributes for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, doing)]
+    task = f"read the rules of table {nf.NFT_FAMILIES[family]} {table}"
+    of_table = attribute(nf.NFTA_RULE_TABLE, c_string(table))
+    return [attributes for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, task)]
 
 
 def read_set(netfilter: NetlinkSocket, family: int, table: str, name: str) -> tuple[Fields, list[bytes]]:
     """Return what describes a set, and the messages with its elements."""
-    doing = f"read the set {name} of table {nf.NFT_FAMILIES[family]} {table}"
-    of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
-    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, doing)
-    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, doing)
+    task = f"read the set {name} of table {nf.NFT_FAMILIES[family]} {table}"
+    of_set = attribute(nf.NFTA_SET_TABLE, c_string(table)) + attribute(nf.NFTA_SET_NAME, c_string(name))
+    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, task)
+    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, task)
     return decode_fields(body[NFGENMSG_SIZE:]), [element for _, element in elements]

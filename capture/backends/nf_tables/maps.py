@@ -69,10 +69,10 @@ def cases_by_key(
     None if a key has no words, or may change, or if there are many. Keys exclude each other; the last of all that a
     generator of numbers gives is for what is left.
     """
-    fields = _fields(registers, first, listed.key_size)
+    fields = _key_fields(registers, first, listed.key_size)
     if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_KEY_CASES:
         return ()
-    conditions = [_conditions(key, fields, *packets) for key in listed.keys]
+    conditions = [_key_conditions(key, fields, *packets) for key in listed.keys]
     numbers = getattr(fields[0][0], "numbers", ()) if len(fields) == 1 else ()
     if len(numbers) == len(conditions) and all(decode_host_number(key) in numbers for key in listed.keys):
         conditions[-1] = ()
@@ -81,27 +81,27 @@ def cases_by_key(
     return () if None in conditions else tuple((each or (), value) for each, value in cases)
 
 
-def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:
+def _key_fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:
     """Return the fields in the registers of a key, with their places in it; none if the size of one is unknown."""
     fields: list[tuple[Register, slice]] = []
     position = 0
     while position < key_size:
         loaded = registers.get(first + position // REGISTER_SIZE)
-        if not isinstance(loaded, Register) or loaded.mask or not _size(loaded):
+        if not isinstance(loaded, Register) or loaded.mask or not _field_size(loaded):
             return []
-        fields.append((loaded, slice(position, position + _size(loaded))))
-        position += _size(loaded) + -_size(loaded) % REGISTER_SIZE
+        fields.append((loaded, slice(position, position + _field_size(loaded))))
+        position += _field_size(loaded) + -_field_size(loaded) % REGISTER_SIZE
     end = position if len(fields) > 1 else fields[0][1].stop
     return fields if end == key_size else []
 
 
-def _size(loaded: Register) -> int:
+def _field_size(loaded: Register) -> int:
     if loaded.header is not None:
         return loaded.header[2]
     return REGISTER_SIZE if isinstance(loaded, OtherRegister) and loaded.numbers else KEY_SIZES.get(loaded.field, 0)
 
 
-def _conditions(
+def _key_conditions(
     key: bytes, fields: list[tuple[Register, slice]], family: Family | None, protocol: ProtocolName | None
 ) -> tuple[native.Condition, ...] | None:
     """Return what one key means, a port by the protocol before it; None if the model has no words for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook, encode_hook
-from capture.netlink.attributes import attribute, text, u32be, u64be
+from capture.netlink.attributes import attribute, c_string, u32be, u64be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
 
@@ -15,7 +15,9 @@ class TableMessages:
     def __init__(self, family: int, table: str) -> None:
         self._family = family
         self._shown = f"{nf.NFT_FAMILIES[family]} {table}"
-        self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
+        self._name = attribute(
+            nf.NFTA_TABLE_NAME, c_string(table)
+        )  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
 
     def add_table(self) -> Change:
         """Return the message that makes the table; of one that is there already, it only ends the dormancy."""
@@ -33,16 +35,16 @@ class TableMessages:
 
     def add_chain(self, chain: str, hook: Hook | None, policy: str | None = "accept") -> Change:
         """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
-        parts = attribute(nf.NFTA_CHAIN_NAME, text(chain))
+        parts = attribute(nf.NFTA_CHAIN_NAME, c_string(chain))
         if hook is not None and policy is not None:
             parts += encode_hook(hook)
-            parts += attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind))
+            parts += attribute(nf.NFTA_CHAIN_TYPE, c_string(hook.kind))
             parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.POLICIES.index(policy)))
         return self._change(nf.NFT_MSG_NEWCHAIN, parts, f"add chain {chain} to table {self._shown}", NLM_F_CREATE)
 
     def delete_chain(self, chain: str) -> Change:
         """Return the message that deletes a chain without rules, to which nothing jumps."""
-        name = attribute(nf.NFTA_CHAIN_NAME, text(chain))
+        name = attribute(nf.NFTA_CHAIN_NAME, c_string(chain))
         return self._change(nf.NFT_MSG_DELCHAIN, name, f"delete chain {chain} of table {self._shown}", NLM_F_NONREC)
 
     def flush_chain(self, chain: str) -> Change:
@@ -55,17 +57,17 @@ class TableMessages:
             flags |= NLM_F_APPEND
         else:
             attributes += attribute(nf.NFTA_RULE_POSITION, u64be(before))
-        doing = f"add {name} to chain {chain} of table {self._shown}"
-        return self._change(nf.NFT_MSG_NEWRULE, _chain_attribute(chain) + attributes, doing, flags)
+        task = f"add {name} to chain {chain} of table {self._shown}"
+        return self._change(nf.NFT_MSG_NEWRULE, _chain_attribute(chain) + attributes, task, flags)
 
     def delete_rule(self, chain: str, handle: int) -> Change:
-        doing = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
+        task = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
         parts = _chain_attribute(chain) + attribute(nf.NFTA_RULE_HANDLE, u64be(handle))
-        return self._change(nf.NFT_MSG_DELRULE, parts, doing)
+        return self._change(nf.NFT_MSG_DELRULE, parts, task)
 
-    def _change(self, kind: int, attributes: bytes, doing: str, flags: int = 0) -> Change:
-        return Change(kind, self._family, self._name + attributes, doing, flags)
+    def _change(self, kind: int, attributes: bytes, task: str, flags: int = 0) -> Change:
+        return Change(kind, self._family, self._name + attributes, task, flags)
 
 
 def _chain_attribute(chain: str) -> bytes:
-    return attribute(nf.NFTA_RULE_CHAIN, text(chain))
+    return attribute(nf.NFTA_RULE_CHAIN, c_string(chain))

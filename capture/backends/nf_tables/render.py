@@ -37,7 +37,7 @@ def table_text(table: native.NativeTable, *, with_counters: bool = True) -> str:
 
 def rule_text(rule: native.NativeRule, *, with_counter: bool = True) -> str:
     """Return a rule on one line."""
-    words = [_words(*kept_apart(rule.conditions)), "counter" if with_counter else "", _words(*rule.actions)]
+    words = [_text(*kept_apart(rule.conditions)), "counter" if with_counter else "", _text(*rule.actions)]
     if rule.comment:
         words.append(f"comment {quoted(rule.comment)}")
     return " ".join(filter(None, words))
@@ -46,12 +46,12 @@ def rule_text(rule: native.NativeRule, *, with_counter: bool = True) -> str:
 def described(*parts: native.Condition | native.Action) -> str:
     """Return parts of a foreign rule for people to read, also where nft could not write them."""
     try:
-        return _words(*parts)
+        return _text(*parts)
     except ValueError:
         return " ".join(map(repr, parts))
 
 
-def _words(*parts: native.Condition | native.Action) -> str:
+def _text(*parts: native.Condition | native.Action) -> str:
     return " ".join(PART_TEXTS[type(part)](part) for part in parts)
 
 
@@ -108,20 +108,20 @@ def pattern(condition: native.Named) -> str:
     return f"{condition.name[:-1]}\\*" if condition.name.endswith("*") else condition.name
 
 
-def _among(condition: native.Among) -> str:
-    entries = [_range(condition.field, each) for each in condition.ranges]
+def _values_text(condition: native.Among) -> str:
+    entries = [_range_text(condition.field, each) for each in condition.ranges]
     operand = entries[0] if len(entries) == 1 else f"{{ {', '.join(entries)} }}"
     return f"{condition.field} {'!= ' * condition.negated}{operand}"
 
 
-def _range(field: str, numbers: native.Range) -> str:
+def _range_text(field: str, numbers: native.Range) -> str:
     if field in native.MARK_FIELDS.values():
         return "-".join(f"{end:#010x}" for end in dict.fromkeys(numbers))
     words = named(field, numbers)
     return str(words) if isinstance(words, Network) else "-".join(map(str, words))
 
 
-def _masked(condition: native.Masked) -> str:
+def _bits_text(condition: native.Masked) -> str:
     states = states_of(condition)
     if states:
         # "ct state a,b" is true if any of the bits is set; nft 1.0.6 lists its opposite as "ct state ! a,b".
@@ -130,14 +130,14 @@ def _masked(condition: native.Masked) -> str:
     return f"{condition.field} & {condition.mask:#010x} {operator} {condition.value:#010x}"
 
 
-def _cases(cases: native.Cases) -> str:
-    keys = [[_words(each).removeprefix(f"{getattr(each, 'field', '')} ") for each in key] for key, _ in cases.cases]
-    verdicts = [f" : {_words(verdict)}" if verdict else "" for _, verdict in cases.cases]
+def _cases_text(cases: native.Cases) -> str:
+    keys = [[_text(each).removeprefix(f"{getattr(each, 'field', '')} ") for each in key] for key, _ in cases.cases]
+    verdicts = [f" : {_text(verdict)}" if verdict else "" for _, verdict in cases.cases]
     entries = [f"{' . '.join(key)}{verdict}" for key, verdict in zip(keys, verdicts, strict=True)]
     return f"{cases.text} {{ {', '.join(entries)} }}"
 
 
-def _proxy(action: native.TproxyStatement) -> str:
+def _tproxy_text(action: native.TproxyStatement) -> str:
     family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
     return f"tproxy {family}to :{action.port}"
 
@@ -148,32 +148,32 @@ def _set_mark(action: model.SetMark) -> str:
     return f"meta mark set meta mark & {model.ALL_BITS & ~action.mask:#010x} | {action.value & action.mask:#010x}"
 
 
-def _log(action: model.Log) -> str:
+def _log_text(action: model.Log) -> str:
     if "$" in action.prefix:
         raise ValueError(f"nft takes what follows a dollar sign for a variable: {action.prefix!r}")
     return f"log prefix {quoted(action.prefix)}"
 
 
-def _fixed(words: str) -> Callable[[object], str]:
+def _always(words: str) -> Callable[[object], str]:
     return lambda _: words
 
 
 PART_TEXTS: dict[type, Callable[[Any], str]] = {
-    native.Among: _among,
-    native.Masked: _masked,
+    native.Among: _values_text,
+    native.Masked: _bits_text,
     native.Named: lambda part: f"{part.field} {'!= ' * part.negated}{quoted(pattern(part))}",
     model.UnknownMatch: lambda part: part.text,
-    model.Accept: _fixed("accept"),
-    model.Drop: _fixed("drop"),
-    model.Return: _fixed("return"),
+    model.Accept: _always("accept"),
+    model.Drop: _always("drop"),
+    model.Return: _always("return"),
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
-    native.TproxyStatement: _proxy,
-    native.Cases: _cases,
+    native.TproxyStatement: _tproxy_text,
+    native.Cases: _cases_text,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed("ct mark set meta mark"),
-    model.RestoreMark: _fixed("meta mark set ct mark"),
+    model.SaveMark: _always("ct mark set meta mark"),
+    model.RestoreMark: _always("meta mark set ct mark"),
     model.SetZone: lambda action: f"ct zone set {action.zone}",
-    model.Log: _log,
+    model.Log: _log_text,
     model.UnknownVerdict: lambda part: part.text,
 }

@@ -30,12 +30,12 @@ KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), nf.TYPE_INET_SERV
 KEY_TYPES |= {field: ADDRESS_KEY_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
-def flags_of(condition: Among) -> int:
+def set_flags(condition: Among) -> int:
     """Return the flags of the set for a list."""
     return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
 
 
-def elements_of(condition: Among) -> list[bytes]:
+def set_elements(condition: Among) -> list[bytes]:
     """Return the elements of the set for a list, in ascending order.
 
     Of intervals there is an element where each begins, and one marked as an end where it has ended. As nft does, the
@@ -139,7 +139,7 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
 
     Nothing at all if it holds something else.
     """
-    ranges = _ranges(native, order)
+    ranges = _key_ranges(native, order)
     targets = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
     ranges_of: dict[bytes, list[Range]] = {}
     for first, last in ranges:
@@ -147,7 +147,7 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
     return {each: tuple(merge_ranges(ranges)) for each, ranges in ranges_of.items()}
 
 
-def _ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
+def _key_ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
     """Return the range of each key in ascending order; none if a flag is not among the understood ones.
 
     An interval reaches to the next end, or the next beginning, or the highest number.

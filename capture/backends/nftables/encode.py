@@ -1,6 +1,6 @@
 """From native rules to the messages of a batch. Pure; ``decode`` is the inverse.
 
-The expressions are those that nft(8) makes of ``text``, byte for byte where nft has one way, so that
+The expressions are those that nft(8) makes of ``c_string``, byte for byte where nft has one way, so that
 every program's listing of our tables reads well. A condition loads a field into register 1 and compares:
 
     ip daddr 10.0.0.0/8     payload load 1b @ network header + 16 => reg 1, cmp eq reg 1 10
@@ -23,7 +23,7 @@ from capture.backends.nf_tables.messages import TableMessages
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import INTERFACE_NAME_SIZE
-from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, c_string, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_CREATE
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC
@@ -54,11 +54,11 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     for table in tables:
         messages = TableMessages(nf.NFPROTO_INET, table.name)
         for chain, position, rule in _rules_of(table):
-            doing = f"add rule {position} to chain {chain} of table inet {table.name}"
+            task = f"add rule {position} to chain {chain} of table inet {table.name}"
             lookups = []
             for condition in filter(needs_set, rule.conditions):
                 set_number += 1
-                yield from _add_set(table.name, condition, set_number, doing)
+                yield from _add_set(table.name, condition, set_number, task)
                 lookups.append(OF_ANONYMOUS + attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number)))
             yield _add_rule(messages, chain, position, rule, lookups)
 
@@ -68,7 +68,7 @@ def listed_rules(table: native.NativeTable) -> Iterator[Change]:
     messages = TableMessages(nf.NFPROTO_INET, table.name)
     names = iter(dict(sets_of(table)))
     for chain, position, rule in _rules_of(table):
-        lookups = [attribute(nf.NFTA_LOOKUP_SET, text(next(names))) for _ in filter(needs_set, rule.conditions)]
+        lookups = [attribute(nf.NFTA_LOOKUP_SET, c_string(next(names))) for _ in filter(needs_set, rule.conditions)]
         yield _add_rule(messages, chain, position, rule, lookups)
 
 
@@ -81,13 +81,13 @@ def _add_rule(
 ) -> Change:
     next_lookups = iter(lookups)
     expressions = [
-        _lookup(condition, next(next_lookups)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
+        _set_lookup(condition, next(next_lookups)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
         for condition in rule.conditions
     ]
     actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]
     parts = make.nest(nf.NFTA_RULE_EXPRESSIONS, *expressions, make.COUNTER, *actions)
     if rule.comment:
-        words = text(rule.comment)
+        words = c_string(rule.comment)
         parts += attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
     return messages.add_rule(chain, parts, name=f"rule {position}")
 
@@ -131,7 +131,7 @@ def _load_in_order(field: str) -> bytes:
     return LOADS[field] + TO_NETWORK_ORDER if field in native.HOST_ORDER else LOADS[field]
 
 
-def _among(condition: native.Among) -> bytes:
+def _compare_range(condition: native.Among) -> bytes:
     """Return the comparison with one range: an exact number, a network, or from here to there."""
     ((first, last),) = condition.ranges
     field = condition.field
@@ -149,14 +149,14 @@ def _among(condition: native.Among) -> bytes:
     return load + make.compare(nf.NFT_CMP_GTE, low) + make.compare(nf.NFT_CMP_LTE, high)
 
 
-def _named(condition: native.Named) -> bytes:
+def _compare_name(condition: native.Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
     whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
     return LOADS[condition.field] + make.equals(whole, negated=condition.negated)
 
 
-def _proxy(action: native.TproxyStatement) -> bytes:
+def _tproxy_expressions(action: native.TproxyStatement) -> bytes:
     family = FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return make.immediate(u16be(action.port)) + make.expression(
         "tproxy", attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
@@ -170,12 +170,12 @@ def _set_mark(action: model.SetMark) -> bytes:
     return LOADS[native.MARK] + changed + STORE_MARK
 
 
-def _log(action: model.Log) -> bytes:
+def _log_expression(action: model.Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel reports
-    return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
+    return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, c_string(action.prefix)), level)
 
 
-def _fixed(expressions: bytes) -> Callable[[object], bytes]:
+def _always(expressions: bytes) -> Callable[[object], bytes]:
     return lambda _: expressions
 
 
@@ -189,51 +189,51 @@ REDIRECT = make.expression(
 )
 
 EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
-    native.Among: _among,
+    native.Among: _compare_range,
     native.Masked: lambda part: (
         LOADS[part.field] + make.bitwise(u32(part.mask)) + make.equals(u32(part.value), negated=part.negated)
     ),
-    native.Named: _named,
-    model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
-    model.Drop: _fixed(make.verdict(nf.NF_DROP)),
-    model.Return: _fixed(make.verdict(nf.NFT_RETURN)),
+    native.Named: _compare_name,
+    model.Accept: _always(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: _always(make.verdict(nf.NF_DROP)),
+    model.Return: _always(make.verdict(nf.NFT_RETURN)),
     model.Jump: lambda action: make.jump(action.chain),
     model.Redirect: lambda action: make.immediate(u16be(action.port)) + REDIRECT,
-    native.TproxyStatement: _proxy,
+    native.TproxyStatement: _tproxy_expressions,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
-    model.RestoreMark: _fixed(LOADS[native.CT_MARK] + STORE_MARK),
+    model.SaveMark: _always(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: _always(LOADS[native.CT_MARK] + STORE_MARK),
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
-    model.Log: _log,
+    model.Log: _log_expression,
 }
 
-OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
+OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, c_string(ANONYMOUS))
 
 
-def _lookup(condition: native.Among, set_named: bytes) -> bytes:
+def _set_lookup(condition: native.Among, set_named: bytes) -> bytes:
     flags = attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0))
     register = attribute(nf.NFTA_LOOKUP_SREG, make.REGISTER)
     return _load_in_order(condition.field) + make.expression("lookup", set_named, register, flags)
 
 
-def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:
-    flags, elements = sets.flags_of(condition), sets.elements_of(condition)
+def _add_set(table: str, condition: native.Among, number: int, task: str) -> Iterator[Change]:
+    flags, elements = sets.set_flags(condition), sets.set_elements(condition)
     description = (
-        attribute(nf.NFTA_SET_TABLE, text(table)),
-        attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
+        attribute(nf.NFTA_SET_TABLE, c_string(table)),
+        attribute(nf.NFTA_SET_NAME, c_string(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(native.FIELD_SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
         make.nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )
-    yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
+    yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{task}, its set", NLM_F_CREATE)
     where = (
-        attribute(nf.NFTA_SET_ELEM_LIST_TABLE, text(table))
-        + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
+        attribute(nf.NFTA_SET_ELEM_LIST_TABLE, c_string(table))
+        + attribute(nf.NFTA_SET_ELEM_LIST_SET, c_string(ANONYMOUS))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
     for start in range(0, len(elements), MAX_ELEMENTS):
         part = make.nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_ELEMENTS])
-        what = f"{doing}, elements {start + 1} and on of its set"
-        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)
+        part_task = f"{task}, elements {start + 1} and on of its set"
+        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, part_task, NLM_F_CREATE)

@@ -48,14 +48,14 @@ class LibnftablesDriver(NftablesNetlinkDriver):
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        _change("replace the rules of capture", lower(desired))
+        _write_tables("replace the rules of capture", lower(desired))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        _change("remove the rules of capture", ())
+        _write_tables("remove the rules of capture", ())
 
 
-def _change(doing: str, desired: tuple[NativeTable, ...]) -> None:
+def _write_tables(task: str, desired: tuple[NativeTable, ...]) -> None:
     with open_nfnetlink() as netfilter:
         live = read_live(netfilter)
     removals = [
@@ -64,7 +64,7 @@ def _change(doing: str, desired: tuple[NativeTable, ...]) -> None:
     ]
     script = "".join([*removals, *map(table_text, desired)])
     if script:
-        _run(doing, script)
+        _run(task, script)
 
 
 def find_bindings() -> str | None:
@@ -75,7 +75,7 @@ def find_bindings() -> str | None:
     return next((path for pattern in BINDINGS for path in sorted(glob.glob(pattern))), None)
 
 
-def _bindings() -> ModuleType:
+def _load_bindings() -> ModuleType:
     """Return the module of the bindings. Raises UnsupportedError if it, or the library, is not there."""
     loaded = sys.modules.get("nftables")
     if loaded is not None:
@@ -90,27 +90,25 @@ def _bindings() -> ModuleType:
     return module
 
 
-def _run(doing: str, script: str) -> None:
+def _run(task: str, script: str) -> None:
     """Run a script in one transaction. A context is of the namespace in which it was made: each call makes its own."""
     with _one_at_a_time:
-        bindings = _bindings()
+        bindings = _load_bindings()
         try:
             ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
         except OSError as error:
             raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", INSTALL_LIBNFTABLES) from error
         status, _, words = bindings.Nftables(LIBRARY).cmd(script)
     if status != 0:
-        raise _failure(doing, words)
+        raise _program_error(task, words)
 
 
-def _failure(doing: str, words: str) -> CaptureError:
+def _program_error(task: str, words: str) -> CaptureError:
     complaint = " ".join(line.split("Error: ", 1)[1].strip() for line in words.splitlines() if "Error: " in line)
     if "Operation not permitted" in complaint:
-        return PrivilegeError(doing)
+        return PrivilegeError(task)
     if "No such file or directory" in complaint:
-        return KernelError(doing, errno.ENOENT, f"libnftables says: {complaint}")
+        return KernelError(task, errno.ENOENT, f"libnftables says: {complaint}")
     if "not supported" in complaint:
-        return MissingFeatureError(
-            f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing."
-        )
-    return CaptureError(f"{doing}: libnftables says: {complaint}")
+        return MissingFeatureError(f"this kernel cannot {task} ({complaint})", "`capture doctor` says what is missing.")
+    return CaptureError(f"{task}: libnftables says: {complaint}")

@@ -39,7 +39,7 @@ def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
     without entries, a match or verdict that was read from a foreign rule and not understood.
     """
-    tables = (_table(table, ruleset) for table in ruleset.tables if ruleset.families)
+    tables = (_lowered_table(table, ruleset) for table in ruleset.tables if ruleset.families)
     return tuple(table for table in tables if table.chains)
 
 
@@ -50,15 +50,15 @@ def render_text(ruleset: model.Ruleset) -> str:
     return "\n".join(table_text(table) for table in lower(ruleset))
 
 
-def _table(table: model.Table, ruleset: model.Ruleset) -> native.NativeTable:
-    chains = (_chain(table, chain, ruleset) for chain in table.chains)
+def _lowered_table(table: model.Table, ruleset: model.Ruleset) -> native.NativeTable:
+    chains = (_lowered_chain(table, chain, ruleset) for chain in table.chains)
     return native.NativeTable(
         NATIVE_TABLE_NAMES[table.name],
         tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "drop"),
     )
 
 
-def _chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> native.NativeChain:
+def _lowered_chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> native.NativeChain:
     hook = HOOKS.get((table.name, chain.name))
     policy = None if hook is None else (chain.policy or "ACCEPT").lower()
     rules = tuple(lowered for rule in chain.rules for lowered in lower_rule(rule, ruleset))
@@ -71,9 +71,9 @@ def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[native.Nati
     family = _family_of(rule) or (families[0] if len(families) == 1 else None)
     if family is not None and family not in families:
         return
-    conditions = tuple(_conditions(rule, family))
-    comment = _comment(rule.why) if ruleset.comments and rule.why else ""
-    yield native.NativeRule(conditions, _actions(rule.verdict, family), None, comment)
+    conditions = tuple(_rule_conditions(rule, family))
+    comment = _printable_comment(rule.why) if ruleset.comments and rule.why else ""
+    yield native.NativeRule(conditions, _lowered_actions(rule.verdict, family), None, comment)
     if type(rule.verdict) is model.TransparentProxy:
         yield native.NativeRule(conditions, (model.Drop(),), None, NOT_LISTENING if ruleset.comments else "")
 
@@ -91,13 +91,13 @@ def _family_of(rule: model.Rule) -> Family | None:
     return family
 
 
-def _comment(why: str) -> str:
+def _printable_comment(why: str) -> str:
     """Return the reason as nft can print it: on one line, without quotes, cut to the length it allows."""
     line = " ".join(why.replace('"', "'").split())
     return line.encode()[:MAX_NFT_COMMENT_BYTES].decode(errors="ignore")
 
 
-def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
+def _rule_conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
     """Yield what must hold, in one order for all rules.
 
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
@@ -111,7 +111,7 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
     for match in matches:
         if family is not None and match is first_address:
             yield TEST_FAMILY[family]
-        yield _condition(match, protocol)
+        yield _lowered_condition(match, protocol)
 
 
 IN_ORDER = (
@@ -126,7 +126,7 @@ POSITIONS = {kind: index for index, kind in enumerate((*IN_ORDER, model.Connecti
 """The order of conditions in a rule."""
 
 
-def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
+def _lowered_condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
     if isinstance(match, model.Protocol):
         return TEST_PROTOCOL[match.name]
     if isinstance(match, model.AddressMatch):
@@ -135,19 +135,19 @@ def _condition(match: model.Match, protocol: model.ProtocolName | None) -> nativ
     if isinstance(match, model.PortMatch):
         if protocol is None:
             raise ValueError(f"a port without a protocol: {match}")
-        return native.Among(native.PORT_FIELDS[type(match)][protocol], _ranges(match.ports), match.negated)
+        return native.Among(native.PORT_FIELDS[type(match)][protocol], _ranges_of_spans(match.ports), match.negated)
     if isinstance(match, model.OwnerMatch):
-        return native.Among(native.ID_FIELDS[type(match)], _ranges(match.ids), match.negated)
+        return native.Among(native.ID_FIELDS[type(match)], _ranges_of_spans(match.ids), match.negated)
     if isinstance(match, model.InterfaceMatch):
-        return _interface(native.INTERFACE_FIELDS[type(match)], match)
+        return _interface_condition(native.INTERFACE_FIELDS[type(match)], match)
     if isinstance(match, model.MarkMatch):
-        return _marked(native.MARK_FIELDS[type(match)], match)
+        return _mark_condition(native.MARK_FIELDS[type(match)], match)
     if isinstance(match, model.ConnectionState):
         return _connection_state(match)
     raise ValueError(f"a foreign rule cannot be written: {match}")
 
 
-def _interface(field: str, match: model.InterfaceMatch) -> native.Named:
+def _interface_condition(field: str, match: model.InterfaceMatch) -> native.Named:
     any_ending = match.name.endswith("+")
     name = match.name[:-1] if any_ending else match.name
     if not name:
@@ -155,14 +155,14 @@ def _interface(field: str, match: model.InterfaceMatch) -> native.Named:
     return native.Named(field, name, any_ending, match.negated)
 
 
-def _ranges(spans: tuple[model.Span, ...]) -> tuple[native.Range, ...]:
+def _ranges_of_spans(spans: tuple[model.Span, ...]) -> tuple[native.Range, ...]:
     """Return spans as ranges in order, overlapping and adjacent ones joined."""
     if not spans:
         raise ValueError("no numbers to compare with")
     return tuple(merge_ranges((span.first, span.last) for span in spans))
 
 
-def _marked(field: str, match: model.MarkMatch) -> native.Among | native.Masked:
+def _mark_condition(field: str, match: model.MarkMatch) -> native.Among | native.Masked:
     if match.mask == model.ALL_BITS:
         return native.Among(field, ((match.value, match.value),), match.negated)
     return native.Masked(field, match.mask, match.value, match.negated)
@@ -176,7 +176,7 @@ def _connection_state(match: model.ConnectionState) -> native.Masked:
     return native.Masked(native.CT_STATE, mask, 0, not match.negated)
 
 
-def _actions(verdict: model.Verdict, family: Family | None) -> tuple[native.Action, ...]:
+def _lowered_actions(verdict: model.Verdict, family: Family | None) -> tuple[native.Action, ...]:
     """Return what to do: the verdict itself, but for those that nf_tables has in parts or not at all."""
     if isinstance(verdict, model.Jump):
         return (model.Jump(native_chain(verdict.chain)),)

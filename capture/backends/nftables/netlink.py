@@ -14,7 +14,7 @@ from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
 from capture.backends.nftables import encode, plan
 from capture.backends.nftables.lower import lower
 from capture.errors import KernelError
-from capture.netlink.attributes import attribute, decode_fields, decode_number, text
+from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_nfnetlink, read_consistently, read_objects
 
@@ -66,7 +66,7 @@ class NftablesNetlinkDriver:
         native, rules = self._native_tables_and_rules(desired)
 
         def changes(live: plan.LiveHooks) -> Iterator[Change]:
-            yield from _removals(native, live)
+            yield from _table_removals(native, live)
             yield from encode.add_tables(native)
             yield from rules or encode.add_rules(native)
 
@@ -74,7 +74,7 @@ class NftablesNetlinkDriver:
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        transact("remove the rules of capture", read_live, lambda live: _removals((), live))
+        transact("remove the rules of capture", read_live, lambda live: _table_removals((), live))
 
     def _native_tables_and_rules(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
         """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
@@ -88,7 +88,7 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
+def _table_removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
     for action, table, chain in plan.removals(desired, live):
         messages = TableMessages(nf.NFPROTO_INET, table)
         if chain:
@@ -137,9 +137,9 @@ def read_live(netfilter: NetlinkSocket) -> plan.LiveHooks:
 
 def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     """Return how many sets of a table belong to single rules, as those of our long lists do."""
-    of_table = attribute(nf.NFTA_SET_TABLE, text(table))
-    doing = f"list the sets of table inet {table}"
-    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
+    of_table = attribute(nf.NFTA_SET_TABLE, c_string(table))
+    task = f"list the sets of table inet {table}"
+    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, task)
     flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in listed)
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
@@ -171,10 +171,10 @@ def _is_same_set(netfilter: NetlinkSocket, table: str, name: str, desired: Among
     """
     description, messages = read_set(netfilter, nf.NFPROTO_INET, table, name)
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
-    if (flags, size) != (sets.flags_of(desired), FIELD_SIZES[desired.field]):
+    if (flags, size) != (sets.set_flags(desired), FIELD_SIZES[desired.field]):
         return False
     live_elements = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
-    elements = sets.elements_of(desired)
+    elements = sets.set_elements(desired)
     if flags & nf.NFT_SET_INTERVAL:
         return live_elements == b"".join(reversed(elements))
     length = len(elements[0])

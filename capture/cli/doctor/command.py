@@ -10,7 +10,7 @@ from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_json
-from capture.report.target import named
+from capture.report.target import with_target
 from capture.report.terminal import Finding, columns, print_findings, print_lines
 from capture.state.directory import STATE_DIRECTORY, is_private
 from capture.state.netns import InNamespace
@@ -35,7 +35,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """
     with InNamespace(namespace):
         print_start_line(operations.read_reference() if is_private(STATE_DIRECTORY) else None, form)
-        found = ((each, named([each.message, each.remedy], namespace)) for each in examine(namespace))
+        found = ((each, with_target([each.message, each.remedy], namespace)) for each in examine(namespace))
         findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in found]
     if form == "json":
         print_json({"works": can_work(findings), "findings": [_finding_as_plain(each) for each in findings]})

@@ -56,13 +56,13 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
     It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
     """
-    facts, modules = gather_facts(), look_up_modules(_purposes())
+    facts, modules = gather_facts(), look_up_modules(_module_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
         is_recorded, fault = record.read() is not None, record.why_unusable()
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
-        *pod_findings(_diagnosis(namespace, is_recorded=is_recorded)),
+        *pod_findings(_diagnosed_pod(namespace, is_recorded=is_recorded)),
         *(each.replace(topic=NODE_TOPIC) for each in _plugin_findings("cni.status:findings_of_this_node")),
         identity_finding(namespace_id(), is_host_namespace=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
@@ -87,7 +87,7 @@ def can_work(findings: Iterable[Finding]) -> bool:
     return not any(finding.state == "error" and finding.topic not in (POD_TOPIC, NODE_TOPIC) for finding in findings)
 
 
-def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
+def _diagnosed_pod(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
     Where missing privileges hide that, return why.
@@ -109,7 +109,7 @@ def _plugin_findings(function: str) -> tuple[Finding, ...]:
     return (found,) if isinstance(found, Finding) else tuple(found or ())
 
 
-def _purposes() -> dict[str, str]:
+def _module_purposes() -> dict[str, str]:
     """Return every module that a capture may need, and which flavours need it for what; in words."""
     desired = build_ruleset(resolve(ALL_FEATURES, AnyPod())[0])
     by_module: dict[str, list[str]] = {}
@@ -237,7 +237,7 @@ def kernel_findings(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Find
 
 def module_findings(modules: ModuleInventory, *, loads_modules: bool) -> Iterator[Finding]:
     """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
-    purposes = _purposes()
+    purposes = _module_purposes()
     for name in modules.lacking:
         why = "no such module" if name in modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))

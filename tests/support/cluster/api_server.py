@@ -21,7 +21,7 @@ ADDRESS = "192.0.2.1"
 TOKEN = "administrator"  # noqa: S105  # of a server that ends with the test
 
 
-def find(name: str) -> str:
+def path_of(name: str) -> str:
     """Return the path of a program; skip the test if it is not there."""
     found = builds.find(name)
     require(found, f"the program {name} is missing: `make test-cluster` installs or builds it")
@@ -38,7 +38,7 @@ class ApiServer:
 
     def __enter__(self) -> Self:
         directory = self._directory
-        programs = [find(name) for name in ("etcd", "kube-apiserver", "kubectl")]
+        programs = [path_of(name) for name in ("etcd", "kube-apiserver", "kubectl")]
         (directory / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
         self._namespace.add_address(f"{ADDRESS}/32", "lo")
         etcd = [programs[0], "--data-dir", str(directory / "etcd"), "--unsafe-no-fsync", "--log-level", "error"]
@@ -58,13 +58,13 @@ class ApiServer:
             ports=[6443],
             timeout=110,
         )
-        self._wait()
+        self._wait_until_ready()
         return self
 
     def __exit__(self, *_: object) -> None:
         """The processes end with the namespace."""
 
-    def _wait(self) -> None:
+    def _wait_until_ready(self) -> None:
         give_up = time.monotonic() + 110
         while True:
             try:
@@ -99,7 +99,7 @@ class ApiServer:
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Return what kubectl prints as an administrator. CommandError if it fails."""
         command: Sequence[str] = [
-            *(find("kubectl"), "--server=https://127.0.0.1:6443", "--insecure-skip-tls-verify", f"--token={TOKEN}"),
+            *(path_of("kubectl"), "--server=https://127.0.0.1:6443", "--insecure-skip-tls-verify", f"--token={TOKEN}"),
             *(f"--cache-dir={self._directory / 'kubectl'}", *arguments),
         ]
         return self._namespace.run(command, stdin=stdin, timeout=60, env={"PATH": os.environ["PATH"]}).stdout

@@ -23,14 +23,14 @@ def service_address(cluster: Cluster, name: str, family: str) -> str:
     return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (family == "ipv6"))
 
 
-def seen(cluster: Cluster, source: str, where: str, port: int = APP_PORT) -> dict[str, Any]:
+def call_from_pod(cluster: Cluster, source: str, host: str, port: int = APP_PORT) -> dict[str, Any]:
     """Call an application from a pod, and return what it saw."""
-    url = f"http://{where}:{port}/"
+    url = f"http://{host}:{port}/"
     printed = cluster.kubectl("exec", source, "-c", "app", "--", "curl", "-gsS", "-m8", url)
     answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed)[0]  # kubectl may warn behind it
     return answer
 
 
-def way(answer: dict[str, Any]) -> list[str]:
+def sides_passed(answer: dict[str, Any]) -> list[str]:
     """Return the sides of proxies that a request passed."""
     return list(answer["headers"].get("x-capture-proxy") or [])

@@ -10,7 +10,7 @@ from random import Random
 
 from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
-from capture.analysis.space import ABSENT, PACKET_PROTOCOLS, PacketSpace, gathered
+from capture.analysis.space import ABSENT, PACKET_PROTOCOLS, PacketSpace, gathered_bits
 from capture.model.addresses import IPV4, Family, Network, parse_address
 from capture.model.foreign import InterfaceIndex, LocalAddress, Protocols, TcpFlags, TranslatedConnection
 from capture.model.packet import Packet
@@ -255,8 +255,8 @@ def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
     """Return the number of each field of a packet, the inverse of ``space.packet``; what is unknown is all false."""
     numbers = [
         PACKET_PROTOCOLS.index(packet.protocol),
-        space.interface(packet.in_interface),
-        space.interface(packet.out_interface),
+        space.number_of(packet.in_interface),
+        space.number_of(packet.out_interface),
         CONNECTION_STATES.index(packet.state),
         packet.port,
         packet.destination.first,
@@ -264,5 +264,9 @@ def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
         packet.source.first if packet.source else ABSENT,
     ]
     for bits in space.groups:
-        numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits), gathered(packet.connection_mark, bits)]
+        numbers += [
+            gathered_bits(packet.mark, bits),
+            gathered_bits(packet.mark, bits),
+            gathered_bits(packet.connection_mark, bits),
+        ]
     return numbers + [0] * (len(space.domains) - space.first_unknown_level)

@@ -55,13 +55,13 @@ def podman_in(node: Node) -> Podman:
         conflist = network(name, bridge(directory, subnet), capture(directory, **explicit))
         node.write(f"podman-networks/{name}.conflist", conflist)
 
-    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run_podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return node.run(["podman", *arguments], env=environ, check=check)
 
-    loaded = run("load", "--quiet", "--input", str(directory / "image.tar"), check=False)
+    loaded = run_podman("load", "--quiet", "--input", str(directory / "image.tar"), check=False)
     require("cni support is not enabled" not in loaded.stderr, "this podman was built without CNI, for netavark")
     assert loaded.returncode == 0, loaded.stderr
-    return run
+    return run_podman
 
 
 class PodmanPod:

@@ -10,7 +10,7 @@ from typing import Any
 from capture.model.conventions import HEALTH_PORT, METRICS_PORT
 from capture.settings.config import CaptureConfig
 from sidecar.balancing import BalancingPolicy, DestinationRule
-from sidecar.bootstrap import MeshObjects, render
+from sidecar.bootstrap import MeshObjects, render_bootstrap
 from sidecar.envoy import ADMIN_PORT
 from sidecar.mesh import FileLog, Mesh
 from sidecar.objects import Endpoint, MeshPod, ServicePort, Slice
@@ -66,7 +66,7 @@ class Sidecar:
     def bootstrap(self) -> Json:
         """Return the whole configuration."""
         config = CaptureConfig(mode="TPROXY" if self.transparent else "REDIRECT")
-        plain = render(config, self._mesh_objects(), POD)
+        plain = render_bootstrap(config, self._mesh_objects(), POD)
         for listener in plain["static_resources"]["listeners"]:
             _mark(listener)
         for cluster in plain["static_resources"]["clusters"]:

@@ -17,7 +17,7 @@ from capture import apply, make_settings
 from capture.settings.config import CaptureConfig
 from pytest_netns import Client, Pod, PodPair, Process
 from sidecar import endpoints
-from sidecar.bootstrap import destinations, read_mesh_objects, render
+from sidecar.bootstrap import destinations, read_mesh_objects, render_bootstrap
 from sidecar.documents import documents
 from sidecar.objects import MeshPod
 from support.processes.waiting import wait_until
@@ -107,7 +107,7 @@ class Lab:
         )
         if directory:
             endpoints.write(destinations(config, mesh_objects, pod), directory)
-        return render(config, mesh_objects, pod, directory=directory)
+        return render_bootstrap(config, mesh_objects, pod, directory=directory)
 
     def start(self, bootstrap: Any, *, validate: bool = False) -> Process:
         """Start Envoy in place of the one that runs, and return when it is ready."""

@@ -388,7 +388,7 @@ def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> Non
     at_output = POLICY.replace(hook=OUTPUT)
     one, other = (Step(MANGLE, "x", 1, Rule(SetZone(zone)), base_chain=at_output) for zone in (1, 2))
     before = FOREIGN.replace(base_chain=at_output)
-    elsewhere, doubtful = one.replace(base_chain=POLICY.replace(hook="INPUT")), one.replace(certain=False)
+    elsewhere, doubtful = one.replace(base_chain=POLICY.replace(hook="INPUT")), one.replace(is_certain=False)
     assert zone_of(way(OUT, "direct", before, elsewhere, doubtful, other, one)) == 2
     assert zone_of(way(OUT, "direct", before, elsewhere, doubtful)) == 0
 

@@ -39,7 +39,7 @@ def packets_of(space: PacketSpace, text: str) -> int:
     """Return the packets that a line means to a person who reads it."""
     protocols, *phrases = PHRASE.split(re.sub(r"from port", "from_port", text))
     numbers = [(PACKET_PROTOCOLS.index(name), PACKET_PROTOCOLS.index(name)) for name in protocols.split(" and ")]
-    found = space.numbers(Field.PROTOCOL, merge_ranges(numbers))
+    found = space.field_in(Field.PROTOCOL, merge_ranges(numbers))
     for phrase in phrases:
         found = space.diagrams.both(found, _phrase(space, phrase.replace("_", " ")))
     return found
@@ -57,7 +57,7 @@ def _phrase(space: PacketSpace, phrase: str) -> int:
         ranges = merge_ranges(_span(each) for each in entries)
     if words.startswith("other than ") or phrase == "leaving the pod":
         ranges = gaps(ranges, *space.domains[level])
-    return space.numbers(level, ranges)
+    return space.field_in(level, ranges)
 
 
 def _span(entry: str) -> tuple[int, int]:

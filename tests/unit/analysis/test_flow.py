@@ -3,7 +3,7 @@
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
+from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, path_trees, with_rates
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import (
@@ -33,7 +33,7 @@ from capture.model.ruleset import (
     Verdict,
     only,
 )
-from capture.report.flow_svg import picture
+from capture.report.flow_svg import svg_picture
 from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
@@ -64,7 +64,7 @@ def paths(situation: Situation) -> dict[str, list[str]]:
 
     return {
         flow.direction: [line for each in flow.tables for line in text(each, 0)]
-        for flow in flows(situation, FAMILIES, shown_rule)
+        for flow in path_trees(situation, FAMILIES, shown_rule)
     }
 
 
@@ -87,7 +87,10 @@ def test_the_path_of_the_default_capture() -> None:
 def test_packets_that_our_rules_drop_are_dropped() -> None:
     situation = Situation(build_ruleset(CaptureConfig(drops_invalid=True)))
     edges = [
-        edge for flow in flows(situation, FAMILIES, shown_rule) for table in flow.tables for edge in all_below(table)
+        edge
+        for flow in path_trees(situation, FAMILIES, shown_rule)
+        for table in flow.tables
+        for edge in all_below(table)
     ]
     assert [(edge.kind, edge.to) for edge in edges if edge.to == "dropped"] == [("dropped", "dropped")]
 
@@ -123,7 +126,7 @@ def test_a_foreign_redirect_goes_where_its_port_says(port: int, where: str) -> N
 
 def test_rates_are_by_the_second_and_begin_anew_where_counters_do() -> None:
     ruleset = build_ruleset(CaptureConfig())
-    before, now = (flows(Situation(counted(ruleset, packets)), FAMILIES, shown_rule) for packets in (10, 25))
+    before, now = (path_trees(Situation(counted(ruleset, packets)), FAMILIES, shown_rule) for packets in (10, 25))
 
     rates = {edge.rate for edge in below_tables(with_rates(now, before, 3.0))}
     assert rates == {5.0, 10.0, 15.0, 20.0}  # edges of one to four rules
@@ -140,11 +143,11 @@ def below_tables(found: tuple[PathTree, ...]) -> list[Edge]:
 def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says() -> None:
     rule = Rule(Accept(), HTTP, why="<b>\033[2J & \u202e")
     foreign = BaseChain("ip x", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table(NAT, (Chain("c", (rule,)),)))
-    found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, shown_rule)
+    found = path_trees(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, shown_rule)
 
     for width in (80, 120, 200):
         assert max(len(line) for line, _ in flow_lines(found, width, FAMILIES)) <= width
-    drawn = picture(found, "pod")
+    drawn = svg_picture(found, "pod")
     assert "&lt;b&gt;\\x1b[2J &amp; \\u202e" in drawn
     assert drawn.count("<rect") == drawn.count('class="to"') + 1  # a box for each name, and the background
 
@@ -152,7 +155,7 @@ def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says()
 def test_policies_of_both_families_count_together_and_one_chain_for_both_once() -> None:
     one = Chain(OUTPUT, (), "ACCEPT", Counters(3, 0))
     for chain, expected in ((one, 3), (one.replace(ipv6_policy="ACCEPT", ipv6_counters=Counters(3, 0)), 6)):
-        (outbound, _) = flows(Situation(Ruleset(FAMILIES, (Table(NAT, (chain,)),))), FAMILIES, shown_rule)
+        (outbound, _) = path_trees(Situation(Ruleset(FAMILIES, (Table(NAT, (chain,)),))), FAMILIES, shown_rule)
         assert [edge.packets for edge in outbound.tables[0].below] == [expected]
 
 
@@ -172,7 +175,7 @@ def edges(
     else:
         foreign = BaseChain("ip x", families, OUTPUT, -300, is_nat=False, contents=contents)
         situation = Situation(Ruleset(families, ()), (foreign,))
-    (outbound, _) = flows(situation, families, shown_rule)
+    (outbound, _) = path_trees(situation, families, shown_rule)
     return outbound.tables[0].below if outbound.tables else ()
 
 
@@ -292,7 +295,7 @@ def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
     second = BaseChain(
         "ip two", FAMILIES, OUTPUT, -90, is_nat=True, contents=Table(NAT, (Chain(OURS, (Rule(Drop()),)),))
     )
-    (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, shown_rule)
+    (outbound, inbound) = path_trees(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, shown_rule)
 
     assert [(table.to, table.kind, table.text) for table in outbound.tables] == [
         ("nat OUTPUT", "table", ""),

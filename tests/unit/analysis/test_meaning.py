@@ -4,7 +4,7 @@ import pytest
 
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.foreign_tests import holds_for_flags, holds_for_protocol
-from capture.analysis.meaning import losing_rule, meaning, modelled_matches, rule_matches
+from capture.analysis.meaning import effective_verdict, losing_rule, modelled_matches, rule_matches
 from capture.model.addresses import Family, parse_address, parse_network
 from capture.model.foreign import (
     AddressRanges,
@@ -72,7 +72,7 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
     ],
 )
 def test_verdicts_that_the_model_lacks_have_a_meaning(words: tuple[str, ...], expected: Verdict) -> None:
-    assert {meaning(Rule(foreign_verdict(each))) for each in words} == {expected}
+    assert {effective_verdict(Rule(foreign_verdict(each))) for each in words} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ FIRST, LAST, FIRST6, LAST6 = (parse_address(each) for each in ("10.0.0.1", "10.0
     ],
 )  # fmt: skip
 def test_verdicts_that_are_unknown_stay_as_they_are(words: str) -> None:
-    assert meaning(Rule(foreign_verdict(words))) == UnknownVerdict(words)
+    assert effective_verdict(Rule(foreign_verdict(words))) == UnknownVerdict(words)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_verdicts_that_are_unknown_stay_as_they_are(words: str) -> None:
 def test_a_translation_to_one_of_several_is_to_the_first_or_the_last(
     words: str, ways: tuple[Translate, Translate]
 ) -> None:
-    assert meaning(Rule(foreign_verdict(words))) == Either(ways)
+    assert effective_verdict(Rule(foreign_verdict(words))) == Either(ways)
 
 
 @pytest.mark.parametrize("words", ["REDIRECT", "REDIRECT --random"])
 def test_a_redirect_without_a_port_keeps_the_port(words: str) -> None:
-    assert meaning(Rule(foreign_verdict(words))) == Translate(None, None)
+    assert effective_verdict(Rule(foreign_verdict(words))) == Translate(None, None)
     assert Translate(None, None).for_sent_packets("ipv6") == Translate(parse_address("::1"), None)
 
 
 def test_a_zone_is_of_no_concern_for_udp_alone() -> None:
-    assert meaning(Rule(SetZone(1), (Protocol("udp"),))) == SetZone(1)
-    assert isinstance(meaning(Rule(SetZone(1), (Protocol("tcp"),))), UnknownVerdict)
-    assert meaning(Rule(UnknownVerdict("counter accept", Accept()))) == Accept()
+    assert effective_verdict(Rule(SetZone(1), (Protocol("udp"),))) == SetZone(1)
+    assert isinstance(effective_verdict(Rule(SetZone(1), (Protocol("tcp"),))), UnknownVerdict)
+    assert effective_verdict(Rule(UnknownVerdict("counter accept", Accept()))) == Accept()
 
 
 def test_a_network_replaces_the_first_bits_of_the_destination() -> None:

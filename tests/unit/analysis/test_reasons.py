@@ -10,7 +10,7 @@ from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
 from capture.analysis.explanation import NO_RULE_DECIDES
-from capture.analysis.meaning import meaning
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import Fate
 from capture.analysis.reasons import DECIDES_FATE, ReasonCompiler
 from capture.analysis.space import PacketSpace
@@ -64,7 +64,11 @@ def reason(traced: Trace) -> str:
     step, statements = traced.step, traced.policy
     if statements is not None:
         return f"the policy DROP of {statements.table} {statements.chain.name}"
-    if traced.outcome == "dropped" and traced.reroute is None and not (step and isinstance(meaning(step.rule), Drop)):
+    if (
+        traced.outcome == "dropped"
+        and traced.reroute is None
+        and not (step and isinstance(effective_verdict(step.rule), Drop))
+    ):
         return REPLIES_TO_PROXY
     if step is None:
         return NO_RULE_DECIDES
@@ -78,7 +82,7 @@ def callers(step: Step, traced: Trace) -> Iterator[Step]:
     depth = step.depth
     last = max(at for at, each in enumerate(traced.path) if each == step)
     for each in reversed(traced.path[:last]):
-        if depth and each.depth < depth and isinstance(meaning(each.rule), Jump | Goto):
+        if depth and each.depth < depth and isinstance(effective_verdict(each.rule), Jump | Goto):
             depth = each.depth
             yield each
 

@@ -34,7 +34,7 @@ def drawn(space: PacketSpace, seed: int) -> int:
         for level in chance.sample(LEVELS, 2):
             ends = [chance.randint(*space.domains[level]) for _ in range(4)]
             ranges = merge_ranges([(min(ends[:2]), max(ends[:2])), (min(ends[2:]), max(ends[2:]))])
-            box = space.diagrams.both(box, space.numbers(level, ranges))
+            box = space.diagrams.both(box, space.field_in(level, ranges))
         kind = chance.randrange(3)
         found = (
             space.diagrams.either(found, box)
@@ -51,7 +51,7 @@ def test_parts_are_the_set_among_packets_that_can_occur_and_the_witness_is_in_it
     packets = drawn(space, seed)
     for direction, among in possible_packets(space, [Compiler(space, SITUATION)]).items():
         again = diagrams.any_of(
-            diagrams.all_of(space.numbers(level, ranges) for level, ranges in path.items())
+            diagrams.all_of(space.field_in(level, ranges) for level, ranges in path.items())
             for path in regions_of(space, packets, among)
         )
         possible = diagrams.both(packets, among)
@@ -88,8 +88,8 @@ def test_a_part_reads_as_what_is_shorter(path: Region, text: str) -> None:
 def test_parts_that_differ_in_one_field_only_are_one() -> None:
     space = PacketSpace("ipv4", [SITUATION])
     diagrams = space.diagrams
-    ports = [space.numbers(Field.PORT, [(port, port)]) for port in (80, 443)]
-    users = [space.numbers(Field.UID, [(uid, uid)]) for uid in (1000, 1337)]
+    ports = [space.field_in(Field.PORT, [(port, port)]) for port in (80, 443)]
+    users = [space.field_in(Field.UID, [(uid, uid)]) for uid in (1000, 1337)]
     every_pair = diagrams.any_of(diagrams.both(port, user) for port in ports for user in users)
     (path,) = regions_of(space, every_pair, diagrams.yes)
     assert path == {Field.PORT: ((80, 80), (443, 443)), Field.UID: ((1000, 1000), (1337, 1337))}

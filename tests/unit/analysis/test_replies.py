@@ -167,9 +167,9 @@ def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
     ends_it = Rule(Drop(), (*FROM_HTTP, foreign_match("-m tcp --tcp-flags FIN FIN")))
     there = foreign(ends_it, INPUT, 0)
     (answer,) = replies(way(BY_PROXY))
-    assert not trace_whole_path(answer, situation(there)).certain
+    assert not trace_whole_path(answer, situation(there)).is_certain
     found = trace_with_flags(answer, situation(there))
-    assert (found.certain, found.packet.flags) == (True, SYN | ACK)
+    assert (found.is_certain, found.packet.flags) == (True, SYN | ACK)
     at_times = foreign(Rule(Drop(), (*FROM_HTTP, foreign_match("-m time"))), INPUT, 0)
     assert trace_with_flags(answer, situation(there, at_times)) == trace_whole_path(answer, situation(there, at_times))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import Situation
-from capture.analysis.space import ABSENT, Field, PacketSpace, gathered, scattered
+from capture.analysis.space import ABSENT, Field, PacketSpace, gathered_bits, scattered_bits
 from capture.model.addresses import FAMILIES, Family, Network, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import MANGLE, OUTPUT, Chain, Mark, Return, Rule, Ruleset, SetMark, Table
@@ -43,12 +43,12 @@ def test_a_packet_is_its_numbers_up_to_the_ends_of_every_field(family: Family) -
 def test_an_interface_that_no_rule_names_is_one_that_rules_treat_like_it() -> None:
     config = CaptureConfig(excluded_interfaces=("eth1", "net+"), rerouted_interfaces=("tap0",))
     space = PacketSpace("ipv4", [Situation(build_ruleset(config))])
-    known = [space.interfaces[space.interface(name)] for name in ("lo", "eth0", "eth1", "tap0")]
+    known = [space.interfaces[space.number_of(name)] for name in ("lo", "eth0", "eth1", "tap0")]
     assert known == ["lo", "eth0", "eth1", "tap0"]
-    assert space.interfaces[space.interface("net77")].startswith("net")
-    assert space.interfaces[space.interface("wlan0")] not in (*known, "net77")
-    assert not space.interfaces[space.interface("wlan0")].startswith("net")
-    assert space.interface(None) == ABSENT
+    assert space.interfaces[space.number_of("net77")].startswith("net")
+    assert space.interfaces[space.number_of("wlan0")] not in (*known, "net77")
+    assert not space.interfaces[space.number_of("wlan0")].startswith("net")
+    assert space.number_of(None) == ABSENT
     assert {*space.usable_interfaces[Field.IN].values()} == {"eth0", "eth1", "net+", "tap0"}
     assert {*space.usable_interfaces[Field.OUT].values()} == {"eth0", "eth1", "net+"}, "nothing leaves by -i tap0"
     assert space.interfaces.index("eth1") in space.usable_interfaces[Field.IN]
@@ -81,5 +81,5 @@ def test_bits_of_marks_are_together_that_every_mask_treats_alike() -> None:
 @pytest.mark.parametrize("bits", [[0], [3, 1], [31, 0, 7]])
 def test_bits_are_gathered_from_the_lowest_and_scattered_back(bits: list[int]) -> None:
     for number in range(1 << len(bits)):
-        assert gathered(scattered(number, bits), bits) == number
-    assert [scattered(1 << place, bits) for place in range(len(bits))] == [1 << bit for bit in bits]
+        assert gathered_bits(scattered_bits(number, bits), bits) == number
+    assert [scattered_bits(1 << place, bits) for place in range(len(bits))] == [1 << bit for bit in bits]

@@ -200,7 +200,7 @@ def test_a_foreign_rule_before_our_rules(
     traced = trace(with_foreign(Rule(verdict, HTTPS)), outbound(ELSEWHERE["ipv4"], 443))
 
     assert (traced.outcome, traced.port) == expected
-    assert traced.certain
+    assert traced.is_certain
 
 
 @pytest.mark.parametrize("port", [53, 8080])
@@ -209,7 +209,7 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     traced = trace(rules, outbound(ELSEWHERE["ipv4"], port))
     space = PacketSpace("ipv4", (Situation(rules),))
     fates = Compiler(space, Situation(rules)).fates("outbound")
-    sent = space.diagrams.both(space.numbers(Field.IN, [(ABSENT, ABSENT)]), space.numbers(Field.PORT, [(port, port)]))
+    sent = space.diagrams.both(space.field_in(Field.IN, [(ABSENT, ABSENT)]), space.field_in(Field.PORT, [(port, port)]))
     compiled = space.diagrams.evaluate(fates, witness(space, sent, "outbound"))
 
     assert traced.outcome == ("dns" if port == 53 else "redirected")
@@ -221,8 +221,8 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     [Rule(Return(), (*HTTPS, foreign_match("-m time --timestart 08:00"))), Rule(foreign_verdict("NFQUEUE"), HTTPS)],
 )
 def test_a_rule_that_cannot_be_judged_is_marked(rule: Rule) -> None:
-    assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
-    assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
+    assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).is_certain
+    assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).is_certain
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ def test_what_an_unknown_namespace_has_cannot_be_judged(test: Match) -> None:
     known = PodNetwork(local=(), names=((2, "eth0"),))
 
     packet = outbound(ELSEWHERE["ipv4"], 443)
-    assert not trace(foreign, packet).certain
-    assert trace_whole_path(packet, Situation(foreign, network=known)).certain
+    assert not trace(foreign, packet).is_certain
+    assert trace_whole_path(packet, Situation(foreign, network=known)).is_certain
 
 
 def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> BaseChain:
@@ -270,7 +270,7 @@ def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
     doubtful = next_to(Rule(Drop(), (foreign_match("-m time --timestart 08:00"),)), priority=0)
     traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (doubtful,))
 
-    assert [step.table for step in traced.path if not step.certain] == ["ip other"]
+    assert [step.table for step in traced.path if not step.is_certain] == ["ip other"]
 
 
 def test_a_step_names_the_table_of_a_foreign_chain() -> None:
@@ -314,12 +314,12 @@ def test_where_the_order_of_two_chains_decides_one_step_is_in_doubt(*, is_older:
     ruleset = build_ruleset(CaptureConfig())
     traced = trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (there,)))
 
-    assert (traced.port, traced.is_order_known, traced.certain) == (15001 if is_older else 9, False, False)
-    doubtful = [step for step in traced.path if not step.certain]
+    assert (traced.port, traced.is_order_known, traced.is_certain) == (15001 if is_older else 9, False, False)
+    doubtful = [step for step in traced.path if not step.is_certain]
     assert doubtful == [traced.path[0]]
     assert traced.step is not None
     assert (traced.step in doubtful) == (not is_older), "of the way through our chains the first step is in doubt"
     known = trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (there.replace(is_age_unknown=False),)))
-    assert (known.fate, known.is_order_known, known.certain) == (traced.fate, True, True)
+    assert (known.fate, known.is_order_known, known.is_certain) == (traced.fate, True, True)
     same = there.replace(contents=Table(NAT, (Chain("x", (takes.replace(verdict=Redirect(15001)),), "ACCEPT"),)))
     assert trace_whole_path(outbound(ELSEWHERE["ipv4"]), Situation(ruleset, (same,))).is_order_known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.backends import load
+from capture.backends import load_driver
 from capture.backends.detect import BackendChoice, choose, choose_without_kernel, live_sets_in
 from capture.backends.host_facts import LiveChain
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
@@ -70,4 +70,4 @@ def test_netlink_removes_what_is_left_in_nf_tables() -> None:
 
 
 def test_the_driver_netlink_is_loaded_by_name() -> None:
-    assert isinstance(load(BY_NETLINK), IptablesNetlinkDriver)
+    assert isinstance(load_driver(BY_NETLINK), IptablesNetlinkDriver)

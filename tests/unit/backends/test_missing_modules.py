@@ -67,7 +67,7 @@ def test_iptables_needs_the_extensions_that_are_rendered(configuration: str) -> 
     assert {name for name in needed_modules(desired, FAMILIES, "legacy") if "table_" in name} == expected
 
 
-def test_every_capture_needs_what_the_default_needs() -> None:
+def test_without_a_rule_set_the_modules_of_the_default_are_needed() -> None:
     for flavour in FLAVOUR_NAMES:
         assert needed_modules(None, FAMILIES, flavour) == needed_modules(ruleset_of({}), FAMILIES, flavour)
 

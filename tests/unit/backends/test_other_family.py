@@ -8,8 +8,8 @@ from capture.errors import KernelError
 
 
 def refuse_to_remove(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def commit(*_: object, doing: str) -> None:
-        raise KernelError(doing, number)
+    def commit(*_: object, task: str) -> None:
+        raise KernelError(task, number)
 
     monkeypatch.setattr(other_family, "open_nfnetlink", nullcontext)
     monkeypatch.setattr(other_family, "_has_table", lambda _: True)

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from capture.cli.group import BadUsageError, capture, run_click
-from capture.cli.parameter_types import ParameterType, name_of, number, one_of
+from capture.cli.parameter_types import ParameterType, name_of, number_type, word_type
 from capture.errors import CaptureError, ConfigurationError
 from cni.agent.kubectl import capture_pod
 
@@ -79,16 +79,16 @@ def index_of(command: click.Command, param: click.Parameter) -> int:
 @pytest.mark.parametrize(
     ("kind", "text", "value"),
     [
-        (one_of("NEW", "OLD", spelled=str.upper), "old", "OLD"),
-        (one_of("a", "b"), "B", None),
-        (number(1), "1", 1),
-        (number(1), "0", None),
-        (number(1), "1.5", None),
-        (number(1), "9" * 30, None),
-        (number(1), "1_0", None),
-        (number(0, kind=float), "0.5", 0.5),
-        (number(0, kind=float), "nan", None),
-        (number(0, kind=float), "inf", None),
+        (word_type("NEW", "OLD", spelled=str.upper), "old", "OLD"),
+        (word_type("a", "b"), "B", None),
+        (number_type(1), "1", 1),
+        (number_type(1), "0", None),
+        (number_type(1), "1.5", None),
+        (number_type(1), "9" * 30, None),
+        (number_type(1), "1_0", None),
+        (number_type(0, kind=float), "0.5", 0.5),
+        (number_type(0, kind=float), "nan", None),
+        (number_type(0, kind=float), "inf", None),
     ],
 )
 def test_words_and_numbers(kind: ParameterType, text: str, value: object) -> None:

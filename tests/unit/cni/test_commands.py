@@ -88,7 +88,7 @@ def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     entry = node.entry()
-    read = conf.parse(entry)
+    read = conf.parse_configuration(entry)
     assert read.kubeconfig == kubeconfig
     assert read.pod_sources == ("kubernetes", "runtime")
     assert read.exclude_namespaces == ("kube-system", "istio-system")

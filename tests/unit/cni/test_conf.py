@@ -33,7 +33,7 @@ OUR_KEYS = [
 
 def refused(configuration: dict[str, object]) -> str:
     with pytest.raises(CniError) as error:
-        conf.parse(configuration)
+        conf.parse_configuration(configuration)
     assert error.value.code == INVALID_CONFIGURATION
     assert len(error.value.message) < MAX_MESSAGE_LENGTH
     assert len(error.value.details) < MAX_DETAILS_LENGTH
@@ -41,13 +41,16 @@ def refused(configuration: dict[str, object]) -> str:
 
 
 def test_an_entry_that_says_nothing_has_defaults() -> None:
-    assert conf.parse({}) == NO_OPTIONS
-    assert conf.parse({"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni", "ipam": 3}) == NO_OPTIONS
-    assert conf.parse(dict.fromkeys(OUR_KEYS)) == NO_OPTIONS
+    assert conf.parse_configuration({}) == NO_OPTIONS
+    assert (
+        conf.parse_configuration({"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni", "ipam": 3})
+        == NO_OPTIONS
+    )
+    assert conf.parse_configuration(dict.fromkeys(OUR_KEYS)) == NO_OPTIONS
 
 
 def test_everything_that_can_be_configured() -> None:
-    parsed = conf.parse(
+    parsed = conf.parse_configuration(
         {
             "profile": "current",
             "chain_names": "dash",
@@ -88,17 +91,19 @@ def test_everything_that_can_be_configured() -> None:
 
 
 def test_with_a_kubeconfig_the_api_server_comes_after_the_runtime() -> None:
-    assert conf.parse({"kubeconfig": "/k"}).pod_sources == ("runtime", "kubernetes")
-    assert conf.parse({"kubeconfig": "/k", "pod_sources": ["runtime"]}).pod_sources == ("runtime",)
+    assert conf.parse_configuration({"kubeconfig": "/k"}).pod_sources == ("runtime", "kubernetes")
+    assert conf.parse_configuration({"kubeconfig": "/k", "pod_sources": ["runtime"]}).pod_sources == ("runtime",)
 
 
 def test_no_annotations_are_not_the_same_as_none_handed_over() -> None:
     without: list[dict[str, object]] = [{}, {"portMappings": []}]
     for runtime_config in without:
-        assert conf.parse({"runtimeConfig": runtime_config}).annotations is None
+        assert conf.parse_configuration({"runtimeConfig": runtime_config}).annotations is None
     nothing: list[object] = [{}, None]
     for none in nothing:  # containerd writes null for a pod without annotations
-        assert conf.parse({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": none}}).annotations == {}
+        assert (
+            conf.parse_configuration({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": none}}).annotations == {}
+        )
 
 
 UNUSABLE: list[tuple[str, object]] = [

@@ -75,7 +75,7 @@ def environment(text: str) -> dict[str, Any]:
     ],
 )
 def test_a_pod_is_left_alone_by_its_name(identity: Identity, reason: str) -> None:
-    configuration = conf.parse(
+    configuration = conf.parse_configuration(
         {"exclude_namespaces": ["kube-system"], "agent_pod": {"namespace": "mesh", "name_prefix": "agent-"}}
     )
     exemption = exemption_by_name(identity, configuration)
@@ -84,7 +84,7 @@ def test_a_pod_is_left_alone_by_its_name(identity: Identity, reason: str) -> Non
 
 
 def test_without_a_configuration_no_name_is_special() -> None:
-    assert exemption_by_name(Identity("kube-system", "agent-x7"), conf.parse({})) is None
+    assert exemption_by_name(Identity("kube-system", "agent-x7"), conf.parse_configuration({})) is None
 
 
 # --- what it is ------------------------------------------------------------------------------------------------

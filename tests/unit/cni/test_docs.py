@@ -22,15 +22,15 @@ def test_every_key_is_explained() -> None:
 
 
 def test_the_examples_are_what_the_plugin_takes() -> None:
-    from capture.state.json_text import decode
+    from capture.state.json_text import decode_json
 
     examples = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert len(examples) == 3
     for example in examples:
-        plain = decode(example)
+        plain = decode_json(example)
         entry = plain["plugins"][-1] if "plugins" in plain else plain
         if entry.get("type") == "capture-cni":
-            conf.parse(entry)
+            conf.parse_configuration(entry)
 
 
 @pytest.mark.parametrize("version", protocol.SUPPORTED_VERSIONS)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.codes import BAD_KUBECONFIG
-from cni.kubeconfig import Kubeconfig, parse
+from cni.kubeconfig import Kubeconfig, parse_kubeconfig
 from cni.protocol import CniError
 
 PATH = "/etc/cni/net.d/capture-kubeconfig"
@@ -23,7 +23,7 @@ def a_config(cluster: dict[str, object] | None = None, user: dict[str, object] |
 
 def refused(text: str) -> str:
     with pytest.raises(CniError) as error:
-        parse(text, PATH)
+        parse_kubeconfig(text, PATH)
     assert error.value.code == BAD_KUBECONFIG
     assert error.value.message.startswith(f"kubeconfig {PATH}: ")
     return error.value.message
@@ -31,7 +31,7 @@ def refused(text: str) -> str:
 
 def test_a_kubeconfig_in_json_is_read() -> None:
     config = a_config({"tls-server-name": "kubernetes", "insecure-skip-tls-verify": True}, {"tokenFile": "token"})
-    parsed = parse(json.dumps(config), PATH)
+    parsed = parse_kubeconfig(json.dumps(config), PATH)
     assert parsed.token_file.startswith("/etc/cni/net.d/")
     assert parsed.replace(token_file="") == Kubeconfig(
         PATH, "https://10.0.0.1", tls_server_name="kubernetes", skips_verification=True
@@ -45,7 +45,7 @@ def test_data_in_place_beats_a_file() -> None:
         "client-certificate-data": base64.b64encode(b"certificate").decode(),
         "client-key-data": "a2\r\nV5\n",  # Go's base64 passes over line breaks
     }
-    assert parse(json.dumps(a_config({"certificate-authority": "../ca.crt"}, user)), PATH) == Kubeconfig(
+    assert parse_kubeconfig(json.dumps(a_config({"certificate-authority": "../ca.crt"}, user)), PATH) == Kubeconfig(
         PATH,
         "https://10.0.0.1",
         authority_file="/etc/cni/net.d/../ca.crt",
@@ -58,14 +58,16 @@ def test_data_in_place_beats_a_file() -> None:
 
 def test_a_context_may_have_no_user() -> None:
     config = a_config() | {"contexts": [{"name": "x", "context": {"cluster": "c"}}]}
-    assert parse(json.dumps(config), PATH) == Kubeconfig(PATH, "https://10.0.0.1")
+    assert parse_kubeconfig(json.dumps(config), PATH) == Kubeconfig(PATH, "https://10.0.0.1")
 
 
 @pytest.mark.parametrize("explicit", [True, "true"])
 def test_verification_is_left_out_only_on_request(explicit: object) -> None:
-    assert parse(json.dumps(a_config({"insecure-skip-tls-verify": explicit})), PATH).skips_verification
+    assert parse_kubeconfig(json.dumps(a_config({"insecure-skip-tls-verify": explicit})), PATH).skips_verification
     for otherwise in (False, None, "false"):
-        assert not parse(json.dumps(a_config({"insecure-skip-tls-verify": otherwise})), PATH).skips_verification
+        assert not parse_kubeconfig(
+            json.dumps(a_config({"insecure-skip-tls-verify": otherwise})), PATH
+        ).skips_verification
 
 
 UNUSABLE = {

@@ -54,7 +54,7 @@ def answer_of(
     identity: Identity = WEB,
     deadline: float = 5.0,
 ) -> dict[str, Any]:
-    return read_pod(kubeconfigs.parse(server.kubeconfig(user, **cluster or {}), "/k"), identity, deadline)
+    return read_pod(kubeconfigs.parse_kubeconfig(server.kubeconfig(user, **cluster or {}), "/k"), identity, deadline)
 
 
 def refused(
@@ -117,7 +117,7 @@ def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKu
     """Nagle's algorithm holds a second small packet back until the first is acknowledged (RFC 896): 40 ms."""
     where = https.parse_url(server.url)
     assert where is not None
-    with contextlib.closing(https.connect(where, time.monotonic() + 5)) as connection:
+    with contextlib.closing(https.connect_to_server(where, time.monotonic() + 5)) as connection:
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -435,10 +435,10 @@ def test_a_server_that_is_no_url(server: FakeKubernetes, url: str) -> None:
 
 
 def test_status_requests_the_version(server: FakeKubernetes) -> None:
-    check_server(kubeconfigs.parse(server.kubeconfig({"token": "t"}), "/k"), SOON)
+    check_server(kubeconfigs.parse_kubeconfig(server.kubeconfig({"token": "t"}), "/k"), SOON)
     server.accepts("other")
     with pytest.raises(CniError) as error:
-        check_server(kubeconfigs.parse(server.kubeconfig({"token": "t"}), "/k"), SOON)
+        check_server(kubeconfigs.parse_kubeconfig(server.kubeconfig({"token": "t"}), "/k"), SOON)
     assert error.value.code == UNAUTHORIZED
 
 

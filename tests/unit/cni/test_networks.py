@@ -8,7 +8,7 @@ import pytest
 
 from cni import install, runtimes
 from cni.install_error import InstallError
-from cni.networks import Chosen, ListChoice, RuntimeName, choose, read_candidates
+from cni.networks import Chosen, ListChoice, RuntimeName, choose_network, read_candidates
 from support.runtimes.fake_plugin import write_plugin
 
 PODS = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
@@ -40,7 +40,7 @@ class Node:
         return ListChoice(runtime, network, (str(self.bin_dir),))
 
     def chosen(self, runtime: RuntimeName, network: str = "") -> Chosen:
-        return choose(read_candidates(str(self.conf_dir), timeout=0), self.choice(runtime, network))
+        return choose_network(read_candidates(str(self.conf_dir), timeout=0), self.choice(runtime, network))
 
     def taken(self, runtime: RuntimeName, network: str = "") -> str:
         taken = self.chosen(runtime, network).taken

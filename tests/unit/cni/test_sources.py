@@ -44,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
 def learned(tmp_path: Path) -> Any:
     def call(*sources: str, annotations: dict[str, str] | None = None) -> tuple[int | None, str]:
         """Read these sources, and return the proxy's user as it is then known, and why the pod is left alone."""
-        configuration = conf.parse(
+        configuration = conf.parse_configuration(
             {
                 "pod_sources": list(sources),
                 "kubeconfig": str(tmp_path / "kubeconfig"),
@@ -179,7 +179,7 @@ def agent(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def from_agent(tmp_path: Path, *sources: str) -> tuple[int | None, str]:
-    configuration = conf.parse(
+    configuration = conf.parse_configuration(
         {
             "pod_sources": list(sources),
             "kubeconfig": str(tmp_path / "kubeconfig"),

@@ -1,4 +1,4 @@
-"""The chart and the manifest, as far as no helm is needed; `make test-cluster` installs both on a real node."""
+"""The chart and the manifest; `make test-cluster` has helm, and installs both on a real node."""
 
 import json
 import re
@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from pytest_netns import require
 from support.cluster import builds
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,19 +30,23 @@ def test_the_manifest_was_made_from_this_chart() -> None:
     assert f"# chart: {manifest.digest()}\n" in MANIFEST.read_text(), "run `make manifest`"
 
 
-def test_helm_renders_the_manifest_where_there_is_one() -> None:
-    """Without helm the digest has to do; `make test-cluster` has one, and installs both."""
-    if helm := builds.find("helm"):
-        command = [sys.executable, str(ROOT / "scripts" / "manifest.py"), "--helm", str(helm), "--check"]
-        assert subprocess.run(command, check=False).returncode == 0
+@pytest.mark.cluster
+def test_helm_renders_the_manifest() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "manifest.py"), "--helm", helm(), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
+def helm() -> str:
+    found = builds.find("helm")
+    require(found, "the program helm is missing: `make test-cluster` builds it")
+    return str(found)
+
+
+@pytest.mark.cluster
 def test_on_every_platform_a_path_is_mounted_once() -> None:
-    """The API server refuses a second mount at one path; without helm, `make test-cluster` has to do."""
-    if not (helm := builds.find("helm")):
-        return
+    """The API server refuses a second mount at one path."""
     for platform in json.loads((CHART / "values.schema.json").read_text())["properties"]["platform"]["enum"]:
-        command = [str(helm), "template", "capture", str(CHART), "--kube-version=1.34.4", f"--set=platform={platform}"]
+        command = [helm(), "template", "capture", str(CHART), "--kube-version=1.34.4", f"--set=platform={platform}"]
         text = subprocess.run(command, check=True, capture_output=True).stdout
         [spec] = [each["spec"]["template"]["spec"] for each in yaml.safe_load_all(text) if each["kind"] == "DaemonSet"]
         mounts = spec["containers"][0]["volumeMounts"]

@@ -13,7 +13,7 @@ from capture.settings.options import (
     PROXY_PORT,
     PROXY_UID,
 )
-from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse
+from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse_arguments
 from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, newer_mesh
 from support.captures.fake_pod import explicit
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
@@ -51,7 +51,7 @@ LOG_OPTIONS = {LOG_OUTPUT_LEVEL, LOG_AS_JSON}
     ],
 )
 def test_flags_have_the_forms_of_pflag(arguments: list[str], expected: object) -> None:
-    assert parse(arguments, OPTIONS).flags == expected
+    assert parse_arguments(arguments, OPTIONS).flags == expected
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_flags_have_the_forms_of_pflag(arguments: list[str], expected: object) -
 )
 def test_a_wrong_argument_is_named(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(arguments, OPTIONS)
+        parse_arguments(arguments, OPTIONS)
 
     assert caught.value.message == message
     assert caught.value.exit_code == 2
@@ -85,42 +85,42 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["istio-iptables", "--help"], ["-p", "1", "-h"]])
 def test_help_is_requested(arguments: list[str]) -> None:
     with pytest.raises(HelpRequested):
-        parse(arguments, OPTIONS)
+        parse_arguments(arguments, OPTIONS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"], ["istio-iptables", "--version"]])
 def test_the_version_is_requested(arguments: list[str]) -> None:
     with pytest.raises(VersionRequested):
-        parse(arguments, OPTIONS)
+        parse_arguments(arguments, OPTIONS)
 
 
 def test_every_flag_of_the_table_is_taken() -> None:
     for option in OPTIONS:
         if option.flag:
-            assert parse([f"--{option.flag}=x"], OPTIONS).flags == {option: "x"}
+            assert parse_arguments([f"--{option.flag}=x"], OPTIONS).flags == {option: "x"}
         if option.short:
-            assert parse([f"-{option.short}=x"], OPTIONS).flags == {option: "x"}
+            assert parse_arguments([f"-{option.short}=x"], OPTIONS).flags == {option: "x"}
 
 
 @pytest.mark.parametrize("log_flags", LOG_FLAGS, ids=" ".join)
 @pytest.mark.parametrize("arguments", INJECTED.values(), ids=INJECTED)
 def test_flags_of_the_log_change_nothing_else_and_are_no_news(arguments: list[str], log_flags: list[str]) -> None:
-    expected = parse(arguments, OPTIONS)
+    expected = parse_arguments(arguments, OPTIONS)
     for where in ([*arguments, *log_flags], [arguments[0], *log_flags, *arguments[1:]]):
-        found = parse(where, OPTIONS)
+        found = parse_arguments(where, OPTIONS)
         assert {option: text for option, text in found.flags.items() if option not in LOG_OPTIONS} == expected.flags
         assert found.warnings == expected.warnings == []
 
 
 def test_the_log_has_its_settings() -> None:
-    flags = parse(["--log_output_level", "warn", "--log_as_json"], OPTIONS).flags
+    flags = parse_arguments(["--log_output_level", "warn", "--log_as_json"], OPTIONS).flags
     assert flags == {LOG_OUTPUT_LEVEL: "warn", LOG_AS_JSON: "true"}
 
 
 @pytest.mark.parametrize("name", REMOVED_FLAGS)
 def test_a_flag_of_another_version_of_upstream_is_warned_of(name: str) -> None:
     for words in ([f"--{name}=x"], [f"--{name}"] if name in FLAGS_WITHOUT_VALUE else [f"--{name}", "x"]):
-        found = parse([*words, "-p", "1"], OPTIONS)
+        found = parse_arguments([*words, "-p", "1"], OPTIONS)
         assert found.flags == {PROXY_PORT: "1"}
         (warning,) = found.warnings
         assert warning.startswith(f"--{name} has no effect: ")
@@ -130,13 +130,13 @@ def test_a_flag_of_another_version_of_upstream_is_warned_of(name: str) -> None:
     ("arguments", "flags"), [(["-f"], {}), (["-fn"], {DRY_RUN: "true"}), (["-nf=false"], {DRY_RUN: "true"})]
 )
 def test_a_short_flag_of_another_version(arguments: list[str], flags: object) -> None:
-    found = parse(arguments, OPTIONS)
+    found = parse_arguments(arguments, OPTIONS)
     assert found.flags == flags
     assert [warning.split(":")[0] for warning in found.warnings] == ["-f has no effect"]
 
 
 def test_the_old_word_for_cleaning() -> None:
-    found = parse(["istio-clean-iptables", "-n"], OPTIONS)
+    found = parse_arguments(["istio-clean-iptables", "-n"], OPTIONS)
     assert found.flags == {CLEANUP_ONLY: "true", DRY_RUN: "true"}
     assert "--cleanup-only" in found.warnings[0]
 

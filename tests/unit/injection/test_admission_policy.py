@@ -8,7 +8,7 @@ import yaml
 
 from capture.cli.group import run
 from capture.settings.settings import Settings
-from injection.admission_policy import expression, literal, policy_objects
+from injection.admission_policy import cel_expression, cel_literal, policy_objects
 from injection.settings import parse_set
 from injection.template import Fragment, InjectionError, Template
 from sidecar.bootstrap import MeshObjects, read_mesh_objects
@@ -16,9 +16,9 @@ from sidecar.documents import documents
 
 
 def test_json_is_a_literal_with_expressions_in_it() -> None:
-    value = {"a": ['say "hi"', 1, True, None], "image": expression("params.data['image']")}
+    value = {"a": ['say "hi"', 1, True, None], "image": cel_expression("params.data['image']")}
 
-    assert literal(value) == '{"a": dyn(["say \\"hi\\"", 1, true, null]), "image": dyn(params.data[\'image\'])}'
+    assert cel_literal(value) == '{"a": dyn(["say \\"hi\\"", 1, true, null]), "image": dyn(params.data[\'image\'])}'
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])

@@ -47,7 +47,7 @@ def commit_answered(*answers: tuple[int, int]) -> None:
         for sequence, number in answers:
             peer.send(encode_message(NLMSG_ERROR, 0, sequence, u32(-number % 2**32) + bytes(16)))
         with NetlinkSocket(own) as netlink:
-            commit(netlink, CHANGES, doing="program the pod")
+            commit(netlink, CHANGES, task="program the pod")
     finally:
         peer.close()
 
@@ -56,7 +56,7 @@ def test_the_acknowledgement_of_the_last_change_is_success() -> None:
     own, peer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     with closing(peer), NetlinkSocket(own) as netlink:
         peer.send(encode_message(NLMSG_ERROR, 0, 3, u32(0) + bytes(16)))
-        commit(netlink, CHANGES, doing="program the pod")
+        commit(netlink, CHANGES, task="program the pod")
         assert len([*decode_messages(peer.recv(4096))]) == 4
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.netlink.attributes import MalformedMessageError, attribute, text, u32
+from capture.netlink.attributes import MalformedMessageError, attribute, c_string, u32
 from capture.netlink.messages import (
     NLM_F_ACK_TLVS,
     NLMSG_DONE,
@@ -20,7 +20,7 @@ from capture.netlink.messages import (
     encode_message,
 )
 
-REPLIES = attribute(NLMSGERR_ATTR_MSG, text("Nexthop device is not up")) + attribute(NLMSGERR_ATTR_OFFS, u32(36))
+REPLIES = attribute(NLMSGERR_ATTR_MSG, c_string("Nexthop device is not up")) + attribute(NLMSGERR_ATTR_OFFS, u32(36))
 REQUEST = encode_message(25, 5, 7, b"abcdef")
 
 

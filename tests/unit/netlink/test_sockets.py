@@ -10,7 +10,7 @@ import pytest
 from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError
 from capture.netlink.attributes import u32
 from capture.netlink.messages import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Refusal, encode_message
-from capture.netlink.sockets import DUMP_ATTEMPTS, RECEIVE_SIZE, NetlinkSocket, failure
+from capture.netlink.sockets import DUMP_ATTEMPTS, RECEIVE_SIZE, NetlinkSocket, refusal_error
 from pytest_netns import require
 
 GETRULE, NEWRULE = 34, 32
@@ -126,7 +126,7 @@ def test_an_answer_that_does_not_fit_is_no_half_answer(pair: tuple[NetlinkSocket
     ],
 )
 def test_the_errno_decides_the_error(number: int, error: type[CaptureError], text: str) -> None:
-    found = failure("add a rule", Refusal(number, "why", 20))
+    found = refusal_error("add a rule", Refusal(number, "why", 20))
     assert type(found) is error
     assert str(found).startswith(text)
     assert found.exit_code == (1 if error is KernelError else 3)

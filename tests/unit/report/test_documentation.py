@@ -34,13 +34,13 @@ NOT_FOR_READERS = re.compile(
 
 
 def test_pages_that_come_from_code_are_up_to_date() -> None:
-    stale = [name for name, text in docs_pages.pages().items() if read(docs_pages.DOCS / name) != text]
+    stale = [name for name, text in docs_pages.generated_pages().items() if read(docs_pages.DOCS / name) != text]
     assert stale == [], "run: .venv/bin/python scripts/docs_pages.py"
 
 
 def test_no_page_is_left_of_a_command_that_is_gone() -> None:
     found = {f"commands/{path.name}" for path in (docs_pages.DOCS / "commands").glob("*.md")}
-    assert found == {name for name in docs_pages.pages() if name.startswith("commands/")}
+    assert found == {name for name in docs_pages.generated_pages() if name.startswith("commands/")}
 
 
 def read(path: Path) -> str:

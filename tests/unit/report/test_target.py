@@ -1,6 +1,6 @@
 import pytest
 
-from capture.report.target import named
+from capture.report.target import with_target
 
 AGAIN = "Run `capture apply --recorded`, or recreate the pod; `capture cni status` looks at the node."
 
@@ -17,18 +17,18 @@ AGAIN = "Run `capture apply --recorded`, or recreate the pod; `capture cni statu
 def test_commands_name_the_pod_that_they_are_about(namespace: str | None, option: str) -> None:
     expected = AGAIN.replace("--recorded", f"--recorded{option}")
 
-    assert named({"causes": [{"remedy": AGAIN}], "certain": True}, namespace) == {
+    assert with_target({"causes": [{"remedy": AGAIN}], "certain": True}, namespace) == {
         "causes": [{"remedy": expected}],
         "certain": True,
     }
-    assert named(expected, namespace) == expected
+    assert with_target(expected, namespace) == expected
 
 
 def test_a_command_for_within_the_pod_enters_it() -> None:
     remedy = "Set it up: `ip link set lo up` in the pod's namespace, see `ip -6 rule`; policy rule `from all lookup 5`."
 
-    assert named(remedy, "/proc/4711/ns/net") == (
+    assert with_target(remedy, "/proc/4711/ns/net") == (
         "Set it up: `nsenter --net=/proc/4711/ns/net ip link set lo up`, see `nsenter --net=/proc/4711/ns/net"
         " ip -6 rule`; policy rule `from all lookup 5`."
     )
-    assert named(remedy, None) == remedy
+    assert with_target(remedy, None) == remedy

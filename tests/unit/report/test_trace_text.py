@@ -38,7 +38,7 @@ def test_a_rule_is_named_in_one_form_whatever_its_table(table: str, chain: str, 
 )
 def test_a_policy_that_drops_is_named_once_with_what_may_spare_the_packet(rule: Rule, unless: str) -> None:
     there = BaseChain("ip filter", FAMILIES, OUTPUT, 0, is_nat=False, contents=Table(MANGLE, (Chain(OUTPUT, ()),)))
-    step = Step("ip filter", "OUTPUT", 1, rule, certain=False, base_chain=there)
+    step = Step("ip filter", "OUTPUT", 1, rule, is_certain=False, base_chain=there)
     traced = Trace(PACKET, "dropped", 80, None, (step,), policy=there)
 
     assert list(trace_lines(traced))[2:] == [f"dropped: by the policy DROP of ip filter OUTPUT{unless}"]

@@ -45,13 +45,13 @@ class Specification:
         self.family = space.family
         self.yes, self.no = space.diagrams.yes, space.diagrams.no
         self.tcp, self.udp = self.inside(Field.PROTOCOL, [(TCP, TCP)]), self.inside(Field.PROTOCOL, [(UDP, UDP)])
-        lo = space.interface(LOOPBACK)
+        lo = space.number_of(LOOPBACK)
         self.over_lo = self.inside(Field.OUT, [(lo, lo)])
 
     # --- words ---
 
     def inside(self, level: int, ranges: Iterable[tuple[int, int]]) -> int:
-        return self.space.numbers(level, merge_ranges(ranges))
+        return self.space.field_in(level, merge_ranges(ranges))
 
     def ports(self, spans: Iterable[Span]) -> int:
         return self.inside(Field.PORT, [(span.first, span.last) for span in spans])
@@ -60,12 +60,12 @@ class Specification:
         return self.inside(level, [(span.first, span.last) for span in spans])
 
     def networks(self, level: int, networks: Iterable[Network]) -> int:
-        return self.space.numbers(level, network_ranges([each for each in networks if each.family == self.family]))
+        return self.space.field_in(level, network_ranges([each for each in networks if each.family == self.family]))
 
     def through(self, level: int, names: Iterable[str]) -> int:
         found = self.no
         for name in names:
-            found = self.any(found, self.space.numbers(level, self.space.interface_ranges(name)))
+            found = self.any(found, self.space.field_in(level, self.space.interface_ranges(name)))
         return found
 
     def all(self, *conditions: int) -> int:

@@ -86,7 +86,7 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.uid_ports, "udp:*:0", UidPorts("udp", (Span(1, 65535),), (Span(0, 0),))),
     (parsers.uid_ports, "tcp:1-9:5", UidPorts("tcp", (Span(1, 9),), (Span(5, 5),))),
     (parsers.plain_text, "/run/netns/a b", "/run/netns/a b"),
-    (parsers.one_of("a", "b"), "b", "b"),
+    (parsers.word_parser("a", "b"), "b", "b"),
     (parsers.profile, "classic", "1.8"),
     (parsers.profile, "1.30", "1.30"),
     (parsers.profile, "current", parsers.PROFILES[-1]),
@@ -152,7 +152,7 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         ),
         ["", " tcp:443:1", "tcp: 443:1"],
     ),
-    (parsers.one_of("a", "b"), "A ab c", ["", "a "]),
+    (parsers.word_parser("a", "b"), "A ab c", ["", "a "]),
     (parsers.profile, "1.9 30 1.3 Classic newest", ["", " 1.8"]),
 ]
 """For each parser: texts between blanks, and texts with blanks."""

@@ -3,7 +3,7 @@
 import pytest
 
 from capture.settings.config import CaptureConfig
-from sidecar.bootstrap import MeshObjects, read_mesh_objects, render
+from sidecar.bootstrap import MeshObjects, read_mesh_objects, render_bootstrap
 from sidecar.documents import DocumentError, documents
 from sidecar.fields import FieldError
 from sidecar.objects import MeshPod, protocol_of
@@ -95,7 +95,7 @@ def test_an_address_of_two_services_is_refused() -> None:
 @pytest.mark.parametrize("port", [15000, 15001, 15021])
 def test_a_port_of_the_capture_on_which_the_proxy_listens_is_refused(port: int) -> None:
     with pytest.raises(FieldError, match=f"--inbound-capture-port: port {port} is one of the proxy's own"):
-        render(CaptureConfig(inbound_capture_port=port), MeshObjects(), MeshPod("default", "web"))
+        render_bootstrap(CaptureConfig(inbound_capture_port=port), MeshObjects(), MeshPod("default", "web"))
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line() -> None:

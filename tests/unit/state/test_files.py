@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.state.files import content_of, names_in, open_files, processes, write_whole
+from capture.state.files import content_of, names_in, open_files, process_ids, write_whole
 
 
 def test_an_unreadable_file_is_empty(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_an_open_file_is_found_by_its_process(tmp_path: Path) -> None:
     with (tmp_path / "open").open("w") as file:
         assert file.name in open_files(str(os.getpid()))
     assert file.name not in open_files(str(os.getpid()))
-    assert str(os.getpid()) in processes()
+    assert str(os.getpid()) in process_ids()
 
 
 def test_a_file_that_cannot_be_put_leaves_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode_json, encode_json
 
 # text, why it is no JSON, line, column
 NOT_JSON = [
@@ -36,7 +36,7 @@ NOT_JSON = [
 @pytest.mark.parametrize(("text", "reason", "line", "column"), NOT_JSON)
 def test_a_text_that_is_no_json_is_refused_with_its_place(text: str, reason: str, line: int, column: int) -> None:
     with pytest.raises(JsonError) as refused:
-        decode(text)
+        decode_json(text)
     assert reason in refused.value.reason
     assert not refused.value.reason.endswith((" at", " "))
     assert (refused.value.line, refused.value.column) == (line, column)
@@ -45,43 +45,43 @@ def test_a_text_that_is_no_json_is_refused_with_its_place(text: str, reason: str
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
 def test_nesting_without_end_is_refused(opening: str) -> None:
     with pytest.raises(JsonError, match="nested too deeply"):
-        decode(opening * 100_000)
+        decode_json(opening * 100_000)
 
 
 @pytest.mark.parametrize("text", ["1.10", "1e400", "-0.0", "1E+2", "1500.00", "12345678901234567890.5"])
 def test_a_number_is_written_as_it_was_read(text: str) -> None:
-    value = decode(text)
+    value = decode_json(text)
     assert value == float(text)
-    assert encode(value) == text
+    assert encode_json(value) == text
 
 
 def test_of_members_with_one_name_the_last_counts() -> None:
-    assert decode('{"a": 1, "a": 2}') == {"a": 2}
+    assert decode_json('{"a": 1, "a": 2}') == {"a": 2}
 
 
 def test_half_a_surrogate_pair_survives() -> None:
-    assert encode(decode('"\\ud83d"')) == '"\\ud83d"'
-    assert decode('"\\ud83d\\ude00"') == "\U0001f600"
+    assert encode_json(decode_json('"\\ud83d"')) == '"\\ud83d"'
+    assert decode_json('"\\ud83d\\ude00"') == "\U0001f600"
 
 
 def test_a_value_that_json_cannot_express_is_not_written() -> None:
     for number in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ValueError, match="no JSON number"):
-            encode([number])
+            encode_json([number])
     for value in (b"bytes", {1, 2}, object()):
         with pytest.raises(TypeError, match="type"):
-            encode({"a": value})
+            encode_json({"a": value})
     with pytest.raises(TypeError, match="names"):
-        encode({1: "a"})
+        encode_json({1: "a"})
 
 
 IMPORTS = """
 import sys
-from capture.state.json_text import JsonError, decode, encode
-encode(decode('{"a": [1, 2.5, "x"]}'))
+from capture.state.json_text import JsonError, decode_json, encode_json
+encode_json(decode_json('{"a": [1, 2.5, "x"]}'))
 print(*sorted({"re", "json", "json.decoder", "enum", "functools"} & set(sys.modules)))
 try:
-    decode('{"a": 1')  # the C scanner looks for its exception in json.decoder, and finds nothing up to Python 3.12
+    decode_json('{"a": 1')  # the C scanner looks for its exception in json.decoder, and finds nothing up to Python 3.12
 except JsonError as refused:
     print(refused)
 """

@@ -52,7 +52,7 @@ def words(existing: LiveTable | None, edit: TableEdit) -> list[str]:
     for change in changes([edit], state):
         position = decode_fields(change.attributes).get(NFTA_RULE_POSITION)
         before = "" if position is None else f" before {decode_number(position)}"
-        lines.append(change.doing.removesuffix(" to table ip nat").removesuffix(" of table ip nat") + before)
+        lines.append(change.task.removesuffix(" to table ip nat").removesuffix(" of table ip nat") + before)
     return lines
 
 
@@ -125,9 +125,7 @@ class TestTidyingUp:
         """The kernel refuses to delete what is not empty, so that nothing is lost."""
         live = {(IPV4, NAT): table(self.OWN, (chain(OUTPUT, 4), (5,)))}
         deleted = [
-            change
-            for change in changes([self.CLEAN], live)
-            if change.doing.startswith(("delete chain", "delete table"))
+            change for change in changes([self.CLEAN], live) if change.task.startswith(("delete chain", "delete table"))
         ]
         assert [change.flags & NLM_F_NONREC for change in deleted] == [NLM_F_NONREC] * 3
 
@@ -154,7 +152,7 @@ class TestTidyingUp:
     def test_chains_that_iptables_nft_has_emptied_go_too(self, edit: TableEdit, last: list[str]) -> None:
         emptied = {(IPV4, NAT): table((chain(OUTPUT, 4), ()))}
         tables = " to table ip nat", " of table ip nat"
-        found = [each.doing.removesuffix(tables[0]).removesuffix(tables[1]) for each in removals([edit], emptied)]
+        found = [each.task.removesuffix(tables[0]).removesuffix(tables[1]) for each in removals([edit], emptied)]
         assert found == last
 
     def test_where_there_is_no_table_nothing_goes(self) -> None:

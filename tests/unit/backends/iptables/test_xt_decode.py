@@ -31,7 +31,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.netlink.attributes import attribute, nested, text, u8, u16be, u32, u32be, u64be
+from capture.netlink.attributes import attribute, c_string, nested, u8, u16be, u32, u32be, u64be
 
 TCP = Protocol("tcp")
 OF_TCP = enc.PROTOCOL_TESTS["tcp"]
@@ -42,8 +42,8 @@ EQ, NEQ, LT, LTE, GT, GTE = range(6)
 def read(expressions: bytes, family: Family = IPV4, userdata: bytes = b"") -> Rule:
     """Return the rule that the kernel dumps with these expressions."""
     dumped = (
-        attribute(nf.NFTA_RULE_TABLE, text("nat"))
-        + attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT"))
+        attribute(nf.NFTA_RULE_TABLE, c_string("nat"))
+        + attribute(nf.NFTA_RULE_CHAIN, c_string("OUTPUT"))
         + attribute(nf.NFTA_RULE_HANDLE, u64be(5))
         + nested(nf.NFTA_RULE_EXPRESSIONS, expressions)
     )
@@ -59,7 +59,9 @@ def meta(key: int, register: int = 1) -> bytes:
 
 
 def expression(name: str, *attributes: bytes) -> bytes:
-    return nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *attributes))
+    return nested(
+        nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, c_string(name)), nested(nf.NFTA_EXPR_DATA, *attributes)
+    )
 
 
 def compare(value: bytes, operator: int = EQ, register: int = 1) -> bytes:
@@ -82,7 +84,7 @@ def network(prefix: str) -> tuple[Network, ...]:
 def extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
     return expression(
         kind,
-        attribute(nf.NFTA_MATCH_NAME, text(name)),
+        attribute(nf.NFTA_MATCH_NAME, c_string(name)),
         attribute(nf.NFTA_MATCH_REV, u32be(revision)),
         attribute(nf.NFTA_MATCH_INFO, structure),
     )
@@ -206,7 +208,7 @@ class TestWords:
         verdict = nested(
             nf.NFTA_DATA_VERDICT,
             attribute(nf.NFTA_VERDICT_CODE, (-4).to_bytes(4, "big", signed=True)),
-            attribute(nf.NFTA_VERDICT_CHAIN, text("ISTIO_OUTPUT")),
+            attribute(nf.NFTA_VERDICT_CHAIN, c_string("ISTIO_OUTPUT")),
         )
         goto = expression(
             "immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(0)), nested(nf.NFTA_IMMEDIATE_DATA, verdict)
@@ -298,5 +300,5 @@ class TestRules:
 
 
 def test_an_expression_that_is_broken_off_is_shown_by_its_name() -> None:
-    broken = nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text("cmp")), attribute(2, u8(1)))
+    broken = nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, c_string("cmp")), attribute(2, u8(1)))
     assert read(broken).matches == (UnknownMatch("[cmp]"),)

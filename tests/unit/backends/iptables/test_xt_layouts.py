@@ -38,7 +38,7 @@ from capture.model.ruleset import (
     Verdict,
     only,
 )
-from capture.netlink.attributes import decode_elements, decode_fields, text
+from capture.netlink.attributes import c_string, decode_elements, decode_fields
 
 Address = c_uint8 * 16  # union nf_inet_addr
 
@@ -217,14 +217,14 @@ def number(value: int) -> ctypes.Array[c_uint8]:
     return (c_uint8 * 4)(*c_uint32(value).value.to_bytes(4, "little" if bytes(c_uint32(1))[0] else "big"))
 
 
-def address(text: str) -> ctypes.Array[c_uint8]:
-    return Address(*parse_network(text).packed.ljust(16, b"\0"))
+def address(c_string: str) -> ctypes.Array[c_uint8]:
+    return Address(*parse_network(c_string).packed.ljust(16, b"\0"))
 
 
 def structure_of(expressions: bytes) -> bytes:
     """Return the structure in the only match or target of x_tables among expressions."""
     outer = [decode_fields(each) for each in decode_elements(expressions)]
-    (found,) = (each for each in outer if each[nf.NFTA_EXPR_NAME] in (text("match"), text("target")))
+    (found,) = (each for each in outer if each[nf.NFTA_EXPR_NAME] in (c_string("match"), c_string("target")))
     return decode_fields(found[nf.NFTA_EXPR_DATA])[nf.NFTA_MATCH_INFO]
 
 

@@ -6,20 +6,20 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundChain, chain_of
 from capture.model.ruleset import Counters
-from capture.netlink.attributes import attribute, nested, text, u32be, u64be
+from capture.netlink.attributes import attribute, c_string, nested, u32be, u64be
 
 
 class TestChains:
     NAMED = (
-        attribute(nf.NFTA_CHAIN_TABLE, text("nat"))
-        + attribute(nf.NFTA_CHAIN_NAME, text("OUTPUT"))
+        attribute(nf.NFTA_CHAIN_TABLE, c_string("nat"))
+        + attribute(nf.NFTA_CHAIN_NAME, c_string("OUTPUT"))
         + attribute(2, u64be(9))
     )
     HOOKED = nested(
         nf.NFTA_CHAIN_HOOK,
         attribute(nf.NFTA_HOOK_HOOKNUM, u32be(3)),
         attribute(nf.NFTA_HOOK_PRIORITY, (-100).to_bytes(4, "big", signed=True)),
-    ) + attribute(nf.NFTA_CHAIN_TYPE, text("nat"))
+    ) + attribute(nf.NFTA_CHAIN_TYPE, c_string("nat"))
 
     def test_a_chain_to_jump_to_is_read(self) -> None:
         assert chain_of(2, self.NAMED) == FoundChain(2, "nat", "OUTPUT", handle=9)
@@ -34,7 +34,7 @@ class TestChains:
         chain = chain_of(2, self.NAMED + self.HOOKED + counted)
         assert (chain.counters, chain.policy) == (Counters(3, 180), "ACCEPT")
 
-    ETH0, ALONE = attribute(1, text("eth0")), attribute(nf.NFTA_HOOK_DEV, text("eth0"))
+    ETH0, ALONE = attribute(1, c_string("eth0")), attribute(nf.NFTA_HOOK_DEV, c_string("eth0"))
 
     @pytest.mark.parametrize(
         ("listed", "devices"),
@@ -42,7 +42,7 @@ class TestChains:
             (b"", ()),
             (ALONE, ("eth0",)),  # before Linux 5.5
             (ALONE + nested(nf.NFTA_HOOK_DEVS, ETH0), ("eth0",)),
-            (nested(nf.NFTA_HOOK_DEVS, ETH0, attribute(1, text("eth1"))), ("eth0", "eth1")),
+            (nested(nf.NFTA_HOOK_DEVS, ETH0, attribute(1, c_string("eth1"))), ("eth0", "eth1")),
         ],
     )
     def test_the_interfaces_of_a_base_chain_are_read(self, listed: bytes, devices: tuple[str, ...]) -> None:

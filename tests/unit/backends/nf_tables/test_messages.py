@@ -5,7 +5,7 @@ from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, encode_ho
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.ruleset import NAT, OUTPUT
-from capture.netlink.attributes import attribute, decode_fields, text
+from capture.netlink.attributes import attribute, c_string, decode_fields
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_NONREC
 
 MESSAGES = TableMessages(FAMILY_NUMBERS["ipv6"], NAT)
@@ -23,7 +23,7 @@ def test_errors_say_what_was_tried() -> None:
         MESSAGES.add_rule("OUTPUT", b"", name="rule 3"),
         TableMessages(nf.NFPROTO_INET, "istio-proxy-nat").add_table(),
     ]
-    assert [change.doing for change in done] == [
+    assert [change.task for change in done] == [
         "add table ip6 nat",
         "delete table ip6 nat",
         "flush table ip6 nat",
@@ -52,7 +52,7 @@ def test_a_base_chain_has_a_hook_and_a_policy() -> None:
 
 def test_a_hook_is_read_as_it_was_written() -> None:
     for hook in {*HOOKS.values()}:
-        fields = decode_fields(encode_hook(hook) + attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind)))
+        fields = decode_fields(encode_hook(hook) + attribute(nf.NFTA_CHAIN_TYPE, c_string(hook.kind)))
         assert decode_hook(fields) == hook
         del fields[nf.NFTA_CHAIN_TYPE]
         assert decode_hook(fields) == Hook("filter", hook.name, hook.priority), "the type of a chain without one"

@@ -131,7 +131,7 @@ def test_tables_chains_and_sets_carry_no_userdata() -> None:
 def test_every_message_says_what_it_does() -> None:
     changes = messages(Table(NAT, (Chain("OWN", (PORTS,)),)))
 
-    assert [change.doing for change in changes] == [
+    assert [change.task for change in changes] == [
         "add table inet istio-proxy-nat",
         "add chain OWN to table inet istio-proxy-nat",
         "add rule 1 to chain OWN of table inet istio-proxy-nat, its set",

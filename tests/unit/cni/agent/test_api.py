@@ -13,7 +13,7 @@ import pytest
 from lightkube import Client
 
 from cni.agent import api, events, taint
-from cni.agent.pods import reduced
+from cni.agent.pods import reduced_pod
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
 from support.processes.waiting import wait_until
@@ -105,8 +105,8 @@ def test_a_list_is_reduced_pod_by_pod_before_it_is_decoded_as_a_whole() -> None:
     whole = {"kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": [pod, pod]}
     body = json.dumps(whole, separators=(",", ":")).encode()
     slim = api.reduce_list(body)
-    assert json.loads(slim) == whole | {"items": [reduced(pod), reduced(pod)]}
-    assert [reduced(each) for each in json.loads(slim)["items"]] == json.loads(slim)["items"]
+    assert json.loads(slim) == whole | {"items": [reduced_pod(pod), reduced_pod(pod)]}
+    assert [reduced_pod(each) for each in json.loads(slim)["items"]] == json.loads(slim)["items"]
     assert len(slim) < len(body) / 4
     for other in (b'{"kind":"PodList","items":[]}', b'{"kind":"Status","message":"no"}'):
         assert api.reduce_list(other) == other
@@ -169,7 +169,7 @@ def test_a_list_comes_from_the_cache_and_reduced(
     server.history.happens("ADDED", {"metadata": POD | {"managedFields": ["x"]}, "spec": {}, "status": {}})
     pods, version = api.list_pods(client, "node-1")
     [listed] = server.pods.values()
-    assert pods == [reduced(cast("dict[str, Any]", listed))]
+    assert pods == [reduced_pod(cast("dict[str, Any]", listed))]
     assert version == str(server.history.version)
     assert queried(server) == {
         "fieldSelector": "spec.nodeName=node-1", "limit": "50", "resourceVersion": "0",

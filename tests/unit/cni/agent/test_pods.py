@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from cni.agent.pods import FRESH_SECONDS, Pods, reduced
+from cni.agent.pods import FRESH_SECONDS, Pods, reduced_pod
 from cni.pod import Identity
 from cni.pod_object import pod_from_object
 
@@ -27,8 +27,8 @@ def filled(*pods: dict[str, Any], clock: list[float] | None = None) -> Pods:
 
 
 def test_the_kept_part_of_a_pod_has_all_that_decides_on_the_capture() -> None:
-    assert pod_from_object(WEB, reduced(a_pod())) == pod_from_object(WEB, a_pod())
-    assert len(str(reduced(a_pod()))) < 1000
+    assert pod_from_object(WEB, reduced_pod(a_pod())) == pod_from_object(WEB, a_pod())
+    assert len(str(reduced_pod(a_pod()))) < 1000
 
 
 def test_the_kept_part_of_a_pod() -> None:
@@ -40,7 +40,7 @@ def test_the_kept_part_of_a_pod() -> None:
     pod["spec"]["initContainers"] = [{"name": "istio-init", "image": "x"}]
     pod["status"]["conditions"].insert(0, {"type": "Initialized", "status": "False", "lastTransitionTime": "never"})
     pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-03-01T12:00:00Z"
-    kept = reduced(pod)
+    kept = reduced_pod(pod)
     assert kept["metadata"] == {
         "namespace": "shop",
         "name": "web-0",
@@ -60,8 +60,8 @@ def test_the_kept_part_of_a_pod() -> None:
     assert spec["containers"][0]["args"] == ["proxy", "sidecar"]
     assert spec["containers"][1] == {"name": "app"}
     assert "nodeName" not in spec
-    assert reduced(kept) == kept
-    assert reduced({})["status"] == {"phase": "", "ready": False, "readySince": ""}
+    assert reduced_pod(kept) == kept
+    assert reduced_pod({})["status"] == {"phase": "", "ready": False, "readySince": ""}
 
 
 def test_a_bookmark_keeps_the_table_fresh() -> None:
@@ -75,7 +75,7 @@ def test_a_bookmark_keeps_the_table_fresh() -> None:
         pods.note_contact()
     clock[0] += FRESH_SECONDS
     assert not pods.is_fresh
-    assert pods.get("shop", "web-0") == reduced(a_pod("uid-2"))
+    assert pods.get("shop", "web-0") == reduced_pod(a_pod("uid-2"))
     assert pods.get("shop", "web-1") is None
 
 
@@ -89,20 +89,20 @@ def test_a_table_is_waited_for_until_it_is_filled_or_the_end() -> None:
 
 def test_a_pod_is_found_by_its_uid_only() -> None:
     pods = filled(a_pod())
-    assert pods.find(WEB) == reduced(a_pod())
+    assert pods.find(WEB) == reduced_pod(a_pod())
     assert pods.find(WEB.replace(uid="uid-2"), wait=0) is None
     assert pods.find(WEB.replace(uid="")) is None
 
 
 def test_a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() -> None:
     mirror = a_pod("of-the-api", annotations={"kubernetes.io/config.mirror": "of-kubelet"})
-    assert filled(mirror).find(WEB.replace(uid="of-kubelet")) == reduced(mirror)
+    assert filled(mirror).find(WEB.replace(uid="of-kubelet")) == reduced_pod(mirror)
 
 
 def test_a_pod_that_comes_while_it_is_waited_for_is_found() -> None:
     pods = filled()
     threading.Timer(0.05, lambda: pods.store(a_pod())).start()
-    assert pods.find(WEB, wait=5) == reduced(a_pod())
+    assert pods.find(WEB, wait=5) == reduced_pod(a_pod())
 
 
 def test_news_of_long_ago_are_not_certain() -> None:

@@ -170,7 +170,7 @@ def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> Non
     assert alone.health.fact("api_connected") is True
     pauses = []
     for _ in range(8):
-        pauses.append(alone._failed(Answer(500)))
+        pauses.append(alone._note_failure(Answer(500)))
         if len(pauses) == 1:
             assert alone.health.fact("api_away_since") is None
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
@@ -182,22 +182,22 @@ def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> Non
     assert alone.log.messages == ["the API server answers", "the API server does not answer", "the API server answers"]
     assert alone.health.fact("api_connected") is True
     assert alone.health.fact("api_away_since") is None
-    assert alone._failed(Answer(0)) == 1.0, "it begins anew"
+    assert alone._note_failure(Answer(0)) == 1.0, "it begins anew"
     assert alone.health.counts()["watch_restarts", "Answer"] == 1
 
 
 def test_a_version_that_is_too_old_is_no_failure(alone: Any) -> None:
     alone._version = "7"
-    assert alone._failed(Answer(410)) == 0.0
+    assert alone._note_failure(Answer(410)) == 0.0
     assert alone._version == ""
-    assert alone._failed(Answer(500)) == 1.0
+    assert alone._note_failure(Answer(500)) == 1.0
 
 
 def test_the_version_is_kept_over_one_failure_and_not_over_two(alone: Any) -> None:
     alone._version = "7"
-    alone._failed(Answer(500))
+    alone._note_failure(Answer(500))
     first = alone._version
-    alone._failed(Answer(500))
+    alone._note_failure(Answer(500))
     assert (first, alone._version) == ("7", "")
 
 
@@ -205,7 +205,7 @@ def test_an_event_ends_a_row_of_failures(alone: Any, monkeypatch: pytest.MonkeyP
     pod = a_pod("a", resourceVersion="8")
     monkeypatch.setattr("cni.agent.api.watch_pods", lambda *_: iter([("ADDED", pod)]))
     for _ in range(2):
-        assert alone._failed(Answer(500)) == 1.0
+        assert alone._note_failure(Answer(500)) == 1.0
         alone._watch(threading.Event())
     assert alone._version == "8"
 
@@ -224,5 +224,5 @@ def test_a_server_that_is_away_for_days_is_no_defect() -> None:
 
     no_client: Any = None
     reflector = Reflector(no_client, "node-1", Pods(), Health(), AgentLog(descriptor=-1))
-    pauses = [reflector._failed(OSError("no answer")) for _ in range(1100)]  # as doubled, beyond a float
+    pauses = [reflector._note_failure(OSError("no answer")) for _ in range(1100)]  # as doubled, beyond a float
     assert LONGEST_PAUSE / 2 <= pauses[-1] <= LONGEST_PAUSE

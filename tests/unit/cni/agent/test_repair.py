@@ -49,7 +49,7 @@ class Scene:
         self.health = Health()
         self.repair = Repair(
             Options("node-1", "", {}, **options),
-            conf.parse({}),
+            conf.parse_configuration({}),
             client,
             self.health,
             self.log,
@@ -254,7 +254,7 @@ def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
 def test_without_an_api_server_no_pod_is_evicted() -> None:
     health = Health()
     options = Options("", "", {}, repair_running="evict")
-    Repair(options, conf.parse({}), None, health, AgentLog(descriptor=-1), lambda _: PodState(STATE_CAPTURED))(
-        audited("no-rules"), READY
-    )
+    Repair(
+        options, conf.parse_configuration({}), None, health, AgentLog(descriptor=-1), lambda _: PodState(STATE_CAPTURED)
+    )(audited("no-rules"), READY)
     assert health.counts() == {("repairs", "failure"): 1}
