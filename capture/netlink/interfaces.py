@@ -98,13 +98,6 @@ def read_addresses(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[Ad
     return [_decode_address(body) for body in bodies if body[0] in FAMILY_BY_NUMBER]
 
 
-def knows_neighbours(rtnetlink: NetlinkSocket, family: int, interface: str, states: int) -> bool:
-    """Return whether the link-layer address of any neighbour on an interface is in one of these states."""
-    indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
-    found = (state for index in indexes for state in neighbour_states(rtnetlink, family, index).values())
-    return any(state & states for state in found)
-
-
 def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, int]:
     """Return the states (NUD_...) of the neighbours on an interface by their addresses."""
     bodies = rtnetlink.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
