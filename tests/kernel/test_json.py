@@ -91,7 +91,7 @@ def test_output_about_live_rules_fits_its_schema(commands: Commands, pod: Pod, b
     commands("why", "why", *at, code=4)
     assert commands(f"apply --backend {backend} -o 5000-5040 --redirect-dns", "apply", *at)["backend"] == backend
     (warning,) = commands(f"apply --backend {backend} --profile current", "apply", *at)["warnings"]
-    assert warning.startswith("replaced by defaults: --istio-local-outbound-ports-exclude=5000-5040; ")
+    assert warning.startswith("recorded options are replaced by their defaults: `--istio-local-outbound-ports-exclude=")
     assert commands("verify", "verify", *at)["as_asked"]
     nat = commands("dump", "dump", *at)["tables"][0]
     assert nat["backend"] == backend
