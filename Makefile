@@ -79,7 +79,7 @@ lint: ## ruff and mypy --strict
 
 format: ## Let ruff repair what it can
 	@scripts/setup lint
-	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff check --fix-only
 	$(VENV)/bin/ruff format
 
 clean: ## Remove .venv and everything that tools left behind

@@ -132,7 +132,7 @@ def _own_list_findings(listed: list[Candidate], taken: ConfigurationFile) -> Ite
     without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
     if as_list(taken, foreign) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
         message = f"{main.path} has changed since it was made from that"
-        yield Finding("network", "own list", "warning", message, f"{INSTALL} --own-config makes it anew.")
+        yield Finding("network", "own list", "warning", message, "`capture cni install --own-config` makes it anew.")
 
 
 def _plugin_findings(path: str, taken: ConfigurationFile | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
@@ -171,7 +171,7 @@ def _kubeconfig_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not path:
         if isinstance(sources, list) and KUBERNETES in sources:
             message = "pod_sources has kubernetes, and there is no kubeconfig"
-            yield Finding("pods", "kubeconfig", "error", message, f"Name one: {INSTALL} --kubeconfig PATH.")
+            yield Finding("pods", "kubeconfig", "error", message, "Name one: `capture cni install --kubeconfig PATH`.")
         return
     try:
         config = kubernetes.read_kubeconfig(path)
@@ -232,6 +232,13 @@ def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
     yield from reversed(decisions)
 
 
+def with_options(status: Status, options: str) -> Status:
+    """Return the status with remedies that install where it was looked."""
+    return status.replace(findings=tuple(
+        each.replace(remedy=each.remedy.replace(INSTALL[:-1], f"{INSTALL[:-1]}{options}")) for each in status.findings
+    ))  # fmt: skip
+
+
 def as_plain(status: Status) -> dict[str, Any]:
     """Return the status for JSON."""
     findings = [
@@ -250,7 +257,8 @@ def show(status: Status) -> None:
         print_lines([VerdictLine(f"broken: {fault.name}: {fault.message}"), f"  {fault.remedy}"])
     plain = status.plain
     evidence = plain["runtime"]["evidence"] or "unknown; taken as the usual one"
-    print_lines([f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"])
+    headings = [f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"]
+    print_lines(headings if plain["files"] else headings[:1])
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
         print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)

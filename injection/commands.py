@@ -52,7 +52,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
     click.Option(["--no-native"], is_flag=True, help="Put the proxy among the containers (Kubernetes before 1.29)."),
     click.Option(["--image"], default=ENVOY_IMAGE, show_default=True, metavar="IMAGE", help="Envoy's image."),
     click.Option(["--init-image"], default=INIT_IMAGE, show_default=True, metavar="IMAGE",
-                 help="The image of istio-init."),
+                 help="The image of istio-init, as the nodes find it in your registry."),
     click.Option(["--set", "sets"], metavar="OPTION=VALUE", multiple=True,
                  help="An option of the capture for all pods; annotations beat it."),
     click.Option(["-n", "--namespace"], default="default", show_default=True, metavar="NAME",

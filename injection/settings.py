@@ -40,6 +40,9 @@ BY_THE_PROXY = (options.PROXY_UID, options.PROXY_GID)
 BY_ENVIRONMENT = (options.REDIRECT_DNS, options.DUAL_STACK, options.DROP_INVALID)
 
 
+SET_EXPECTED = "OPTION=VALUE with the long name of a capture option, such as istio-service-exclude-cidr=10.0.0.0/8"
+
+
 def parse_set(texts: tuple[str, ...]) -> Settings:
     """Return what ``--set OPTION=VALUE`` gives: flags of the option table. ConfigurationError for any other."""
     explicit: dict[Option[Any], ExplicitValue] = {}
@@ -47,7 +50,7 @@ def parse_set(texts: tuple[str, ...]) -> Settings:
         name, equals, value = text.partition("=")
         found = OPTIONS_BY_FLAG.get(name.removeprefix("--"))
         if found is None or not equals:
-            raise ConfigurationError("--set", text, "command line", "OPTION=VALUE with an option that decides on rules")
+            raise ConfigurationError("--set", text, "command line", SET_EXPECTED)
         explicit[found] = ExplicitValue(value, f"--set {found.flag}")
     return Settings(explicit).checked()
 

@@ -257,6 +257,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "other ports"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
         Give its ports to `capture apply --recorded -p PORT -z PORT`, or read `kubectl logs POD -c istio-proxy`.""",
+    ("not-listening", "this port"): """\
+        no process listens on {port}, to which {kind} connections are sent; the proxy runs, and listens on tcp {others}
+        See why it has not opened this port, too: `kubectl logs POD -c istio-proxy`.""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",

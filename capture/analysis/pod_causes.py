@@ -22,7 +22,7 @@ from capture.model.addresses import (
     Network,
     address_text,
 )
-from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS
+from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_PORTS
 from capture.model.location import Cause
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
@@ -182,9 +182,11 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     elif on_port:
         yield _family_cause(on_port, kind, family, addresses, where)
     else:
-        ports = sorted({each.port for each in proxy_listeners(facts, capture)})
-        case = "" if not ports else "DNS" if outcome == DNS else "other ports"
-        yield cause("not-listening", case, where=where, port=where, kind=kind, others=", ".join(map(str, ports)))
+        ports = {each.port for each in proxy_listeners(facts, capture)}
+        known = {*SIDECAR_PORTS}.difference(TRAFFIC_PORTS).union(of_rules for _, _, of_rules in capture.ports)
+        case = "" if not ports else "DNS" if outcome == DNS else "other ports" if ports - known else "this port"
+        others = ", ".join(map(str, sorted(ports)))
+        yield cause("not-listening", case, where=where, port=where, kind=kind, others=others)
 
 
 def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:

@@ -23,6 +23,8 @@ MAX_INTERFACE_BYTES = INTERFACE_NAME_SIZE - 1
 
 SIDECAR_PORTS = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
+TRAFFIC_PORTS = (15001, 15006)
+"""Of these, where Istio's Envoy takes captured connections: outbound and inbound ones."""
 
 STATUS_PORT, HEALTH_PORT, METRICS_PORT = 15020, 15021, 15090
 """Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""

@@ -132,9 +132,19 @@ def test_one_listener_for_both_families_serves_both() -> None:
 
 def test_a_proxy_on_other_ports_is_named_with_them() -> None:
     facts = FACTS.replace(listeners=(listener(15006), listener(15001), listener(8080, uid=1000)))
-    (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 16001, "ipv4")
+    expected = CAPTURE.replace(ports=(("proxy-outbound", "ipv4", 16001), ("proxy-inbound", "ipv4", 16006)))
+    (cause,) = causes_at_port(facts, expected, "proxy-outbound", 16001, "ipv4")
     assert cause.message.endswith("; the proxy's user listens on 15001, 15006")
     assert "-p PORT -z PORT`" in cause.remedy
+
+
+@pytest.mark.parametrize("ports", [(15006,), (15021, 15090), (15000, 15006)])
+def test_a_proxy_that_has_opened_only_some_of_its_ports_needs_no_others(ports: tuple[int, ...]) -> None:
+    facts = FACTS.replace(listeners=tuple(map(listener, ports)))
+    (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv4")
+    assert cause.message.endswith(f"; the proxy runs, and listens on tcp {', '.join(map(str, ports))}")
+    assert "kubectl logs" in cause.remedy
+    assert "-p PORT" not in cause.remedy
 
 
 def test_a_family_without_an_address_needs_no_listener() -> None:

@@ -186,6 +186,8 @@ def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: 
     found = {finding["name"]: finding for finding in status["findings"] if finding["state"] == "error"}
     assert message in found[name]["says"], found
     assert all(each["remedy"] for each in found.values()), found
+    remedies = [each["remedy"] for each in found.values() if "cni install" in each["remedy"]]
+    assert all(f" --conf-dir {node.conf_dir}" in remedy for remedy in remedies), remedies
     assert all(each["remedy"][:1] != "`" or " " in each["remedy"].rpartition("`")[2] for each in found.values()), found
     text = node.run("status").output
     assert message in text
@@ -200,6 +202,8 @@ def test_a_list_of_our_own_that_goes_stale(node: Node) -> None:
     (node.conf_dir / "10-main.conflist").write_text(json.dumps(changed))
     warning = next(each for each in node.status()[1]["findings"] if each["state"] == "warning")
     assert "has changed since it was made from that" in warning["says"]
+    directories = f"--bin-dir {node.bin_dir} --conf-dir {node.conf_dir}"
+    assert warning["remedy"] == f"`capture cni install {directories} --own-config` makes it anew."
     (node.conf_dir / "10-main.conflist").unlink()
     assert node.status()[0] == 4
 
