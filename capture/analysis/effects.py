@@ -240,7 +240,7 @@ class Comparison:
         first = diagrams.either(diagrams.exists(captured, marks), diagrams.both(by_any_user, by_proxy))
         replies = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
-            calls, replies = self._calls_to_app_and_replies()
+            calls, replies = self._app_calls_and_replies()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
         lo = space.number_of(LOOPBACK)
         # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
@@ -287,7 +287,7 @@ class Comparison:
         groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
         return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
 
-    def _calls_to_app_and_replies(self) -> tuple[int, int]:
+    def _app_calls_and_replies(self) -> tuple[int, int]:
         """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and replies.
 
         With TPROXY they have the client's address, and a mark by which they count as captured.
