@@ -74,7 +74,7 @@ def canonical(ruleset: model.Ruleset, family: Family) -> CanonicalTables:
             rules = canonical_rules(chain.rules_for(family))
             policy = chain.policy_for(family) or "ACCEPT"
             if rules or policy != "ACCEPT":
-                is_elsewhere = chain.policy is not None and chain.name not in model.BUILT_IN_CHAINS[table.name]
+                is_elsewhere = chain.policy is not None and bool(chain.state)
                 chains[table.name, chain.name] = CanonicalChain(policy, rules, is_elsewhere)
     return chains
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 
 from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
-from capture.model.location import Location
-from capture.model.values import Value
+from capture.model.location import Cause, Location
 
 REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
@@ -317,18 +316,6 @@ def remedy_without_record(remedy: str) -> str:
 def machine_remedy(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
     return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
-
-
-class Cause(Value):
-    """One reason: its kind, the fault in words, what to do about it, and where it is.
-
-    That is the location of a rule, which the words lack, or the name of what they are about: an interface, a port.
-    """
-
-    kind: str
-    message: str
-    remedy: str
-    where: Location | str = ""
 
 
 def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:

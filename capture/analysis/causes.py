@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.meaning import is_in_spans, rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
@@ -22,7 +22,7 @@ from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECT_REASON
-from capture.model.location import Location
+from capture.model.location import Cause, Location
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Drop, Redirect, Rule, SetZone, TransparentProxy
 

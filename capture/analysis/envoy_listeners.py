@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from capture.analysis.captured_pod import Capture
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.outcome import DNS, PROXY_INBOUND
 from capture.analysis.pod_causes import MODES
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family
+from capture.model.location import Cause
 from capture.model.values import Value
 
 Json = Mapping[str, Any]

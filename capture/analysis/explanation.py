@@ -6,6 +6,7 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from capture.analysis.base_chains import Situation
@@ -149,6 +150,7 @@ class _FamilyExplanation:
             yield f"{count - MAX_PARTS} more sets of packets", "", {}
 
 
+@functools.lru_cache(maxsize=16)  # one process examines many pods, or one again and again, with the same settings
 def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """Return to which ports of the proxy connections are sent that come in or leave the pod, by their outcome.
 

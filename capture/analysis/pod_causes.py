@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Trace
@@ -23,6 +23,7 @@ from capture.model.addresses import (
     address_text,
 )
 from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS
+from capture.model.location import Cause
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
 from capture.netlink.interfaces import Link

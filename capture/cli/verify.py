@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.analysis.cause_text import Cause
     from capture.model.addresses import Family, Network
+    from capture.model.location import Cause
     from capture.model.ruleset import TableName
 
 

@@ -43,3 +43,12 @@ SPELLING_BY_NAME: dict[str, Spelling] = {
 def is_own_chain(name: str) -> bool:
     """Return whether a chain of this name is our own."""
     return name in SPELLING_BY_NAME
+
+
+DORMANT, NOT_HOOKED = "dormant", "not hooked"
+"""States of chains that packets do not enter."""
+
+
+def state_name(name: str, state: str) -> str:
+    """Return the name of a chain in a state: ``OUTPUT(dormant)``."""
+    return f"{name}({state})" if state else name

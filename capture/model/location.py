@@ -1,4 +1,4 @@
-"""Where a rule is, in the one form in which every program prints it."""
+"""Where a rule is, in the one form in which every program prints it; and a fault, with what to do about it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ class Location(Value):
     @property
     def chain_location(self) -> Location:
         return self.replace(position=0)
+
+
+class Cause(Value):
+    """One reason: its kind, the fault in words, what to do about it, and where it is.
+
+    That is the location of a rule, which the words lack, or the name of what they are about: an interface, a port.
+    """
+
+    kind: str
+    message: str
+    remedy: str
+    where: Location | str = ""

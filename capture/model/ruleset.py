@@ -18,7 +18,7 @@ Numbers are plain integers (ports, ids, marks), times are seconds.
 from __future__ import annotations
 
 from capture.model.addresses import IPV6, Family, Network
-from capture.model.chain_names import is_own_chain
+from capture.model.chain_names import is_own_chain, state_name
 from capture.model.conventions import DNS_PORT
 from capture.model.values import Value, set_field
 
@@ -360,6 +360,12 @@ class Chain(Value):
     counters: Counters | None = None
     ipv6_policy: str | None = None
     ipv6_counters: Counters | None = None
+    state: str = ""
+    """Why packets do not enter it as a built-in chain of its table: "dormant", "not hooked", or the hook it has."""
+
+    def in_state(self, state: str) -> Chain:
+        """Return the chain in a state, which its name shows, so that nothing takes it for a built-in chain."""
+        return self.replace(name=state_name(self.name, state), state=state)
 
     def policy_for(self, family: Family) -> str | None:
         return self.ipv6_policy if family == IPV6 and self.ipv6_policy is not None else self.policy

@@ -19,7 +19,7 @@ from capture.errors import CaptureError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BYTE_ORDER = sys.byteorder
 
@@ -60,29 +60,17 @@ def c_string(value: str) -> bytes:
     return value.encode("utf-8", "surrogateescape") + b"\0"
 
 
-def u8(value: int) -> bytes:
-    """Return a payload of one byte."""
-    return value.to_bytes(1, "big")
+def _big_endian(size: int) -> Callable[[int], bytes]:
+    return lambda value: value.to_bytes(size, "big")
 
 
-def u16be(value: int) -> bytes:
-    """Return a big-endian payload of 16 bits."""
-    return value.to_bytes(2, "big")
-
-
-def u32be(value: int) -> bytes:
-    """Return a big-endian payload of 32 bits."""
-    return value.to_bytes(4, "big")
+u8, u16be, u32be, u64be = map(_big_endian, (1, 2, 4, 8))
+"""Make big-endian payloads of 8, 16, 32 and 64 bits."""
 
 
 def s32be(value: int) -> bytes:
     """Return a big-endian payload of 32 bits that may be negative: priorities, verdicts."""
     return value.to_bytes(4, "big", signed=True)
-
-
-def u64be(value: int) -> bytes:
-    """Return a big-endian payload of 64 bits."""
-    return value.to_bytes(8, "big")
 
 
 def u32(value: int) -> bytes:

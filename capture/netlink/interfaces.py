@@ -98,13 +98,6 @@ def read_addresses(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[Ad
     return [_decode_address(body) for body in bodies if body[0] in FAMILY_BY_NUMBER]
 
 
-def knows_neighbours(rtnetlink: NetlinkSocket, family: int, interface: str, states: int) -> bool:
-    """Return whether the link-layer address of any neighbour on an interface is in one of these states."""
-    indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
-    found = (state for index in indexes for state in neighbour_states(rtnetlink, family, index).values())
-    return any(state & states for state in found)
-
-
 def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, int]:
     """Return the states (NUD_...) of the neighbours on an interface by their addresses."""
     bodies = rtnetlink.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
@@ -114,7 +107,7 @@ def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> d
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Give an interface an address, usable at once (no duplicate address detection); return whether it was missing."""
-    task = f"add address {address}/{prefix} to interface {interface}"
+    task = f"add address {address}/{prefix} to {_shown(interface)}"
     body = _address_body(address, prefix, interface)
     try:
         return request_change(rtnetlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, task, errno.EEXIST)
@@ -127,9 +120,13 @@ def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: 
 
 def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Take an address from an interface; return whether it was there."""
-    task = f"remove address {address}/{prefix} from interface {interface}"
+    task = f"remove address {address}/{prefix} from {_shown(interface)}"
     body = _address_body(address, prefix, interface)
     return request_change(rtnetlink, RTM_DELADDR, 0, body, task, errno.EADDRNOTAVAIL)
+
+
+def _shown(interface: int) -> str:
+    return "lo" if interface == LOOPBACK_INDEX else f"interface {interface}"
 
 
 def _address_body(address: str, prefix: int, interface: int) -> bytes:

@@ -155,16 +155,19 @@ def _verified_by_effects(
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_other_chains  # not when pods are made
-    from capture.state.impediments import LO_DOWN_KIND, impediments  # addresses of lo go with it
+    from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
 
     other_chains = read_other_chains(choice.place)
     found_impediments = impediments(desired)
-    is_lo_up = all(impediment.kind != LO_DOWN_KIND for impediment in found_impediments)
     verified = Verified(
         choice,
         desired,
         live,
-        missing=tuple(need for need in routes.missing_parts(desired) if is_lo_up or isinstance(need, MissingRoute)),
+        missing=tuple(
+            need
+            for need in routes.missing_parts(desired)
+            if LO_DOWN not in found_impediments or isinstance(need, MissingRoute)
+        ),
         doubts=other_chains.doubts,
         impediments=found_impediments,
         has_reference=has_reference,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from capture.analysis.base_chains import Situation, source_translations
 from capture.analysis.captured_pod import proxy_owner
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
@@ -31,24 +31,23 @@ from capture.analysis.replies import (
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
-from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import IpsecPolicy, read_policies
-from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.comparison import reject_fault
-from capture.operations.drift_causes import delivery_causes, drift_cause, missing_route_cause
+from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state import routes
-from capture.state.impediments import impediments
-from capture.state.pod_network import lost_by_routing, refuses_user, silent_next_hop
+from capture.state.impediments import LO_DOWN, impediments
+from capture.state.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
 from capture.state.socket_lb import connect_programs, owner_of, socket_translation
 
 
@@ -161,8 +160,8 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    of_family = (impediment for impediment in impediments(desired) if impediment.family in (None, family))
-    yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
+    of_family = (each for each in impediments(desired) if each.family in (None, family))
+    yield from (each for each in of_family if direction in each.directions and each != LO_DOWN)
     for need in routes.missing_parts(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
@@ -316,16 +315,15 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
     """
     if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
         return
-    for packet, states in (
-        (Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"), NUD_KNOWN),
-        (Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"), NUD_CONFIRMED),
+    for packet in (
+        Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"),
+        Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"),
     ):
         traced = trace_whole_path(packet, situation)
-        with open_rtnetlink() as rtnetlink:
-            is_lost = traced.outcome == "dropped" and traced.is_certain
-            if is_lost and not knows_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], link, states):
-                yield drop_cause(traced, shown_rule, subject="neighbour discovery (ICMPv6)")
-                return
+        is_lost = traced.outcome == "dropped" and traced.is_certain
+        if is_lost and not knows_neighbour(link, is_confirmed=packet.source == own):
+            yield drop_cause(traced, shown_rule, subject="neighbour discovery (ICMPv6)")
+            return
 
 
 def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:

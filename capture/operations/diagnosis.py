@@ -1,4 +1,15 @@
-"""``why``: whether a connection reaches a proxy that listens, and if not, why not."""
+"""``why``: whether a connection reaches a proxy that listens, and if not, why not.
+
+The path of a question::
+
+    comparison, else inference     what should be captured: given settings, recorded ones, or those of live rules
+    tracing; state.pod_facts       what there is: rules and routes; interfaces, addresses, listeners
+    connection                     for one connection: each check along its way (``CHECKS``)
+    drift_causes, exclusions       for the pod: what ``verify`` finds, and what the settings leave out
+    removal                        to each foreign rule that was found: the command that removes it
+
+``analysis`` has what is pure: ``pod_causes``, ``causes`` and ``replies`` find causes, ``cause_text`` words them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +18,7 @@ from functools import cache, partial
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
-from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, machine_remedy, remedy_without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_remedy, remedy_without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -24,6 +35,7 @@ from capture.analysis.replies import OUTSIDE
 from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
+from capture.model.location import Cause
 from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.causes import drop_cause, is_translated
 from capture.analysis.compare import Difference, DifferenceKind
 from capture.analysis.culprits import Foreign
@@ -18,7 +18,7 @@ from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
 from capture.model.addresses import IPV4
 from capture.model.conventions import APP_ID
-from capture.model.location import Location
+from capture.model.location import Cause, Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.ruleset import Ruleset
@@ -26,7 +26,7 @@ from capture.model.text import plural
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
-from capture.state.impediments import LO_DOWN_KIND, Impediment
+from capture.state.impediments import LO_DOWN
 
 USUAL_PACKET = Packet("tcp", OUTSIDE[IPV4], 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
@@ -49,7 +49,7 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
         set_place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
         yield cause("second-set", where=set_place, place=set_place)
     yield from map(missing_route_cause, verified.missing)
-    yield from delivery_causes(verified.impediments)
+    yield from (each for each in verified.impediments if each != LO_DOWN)  # which is a fact of the pod already
     for message in verified.uncaptured:
         yield cause("rule-missing", "family", message=message)
 
@@ -152,13 +152,6 @@ def unjudged_notes(verified: Verified) -> Iterator[Cause]:
 
 def _is_dropping(effect: Effect | None) -> bool:
     return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
-
-
-def delivery_causes(impediments: Iterable[Impediment]) -> Iterator[Cause]:
-    """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
-    for impediment in impediments:
-        if impediment.kind != LO_DOWN_KIND:
-            yield Cause(impediment.kind, impediment.message, impediment.remedy)
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:

@@ -10,7 +10,7 @@ from typing import Any
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture, PodFacts, Ports
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import cause
 from capture.analysis.explanation import captured_ports
 from capture.analysis.meaning import is_in_networks
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Outcome
@@ -18,6 +18,7 @@ from capture.analysis.pod_causes import CONNECTION_KINDS, missing_interfaces
 from capture.analysis.trace import Trace
 from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
+from capture.model.location import Cause
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import TO_DNS, InInterface, OutInterface, Protocol, Return, Ruleset
 from capture.model.text import plural

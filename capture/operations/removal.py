@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from shlex import join, quote
 
-from capture.analysis.cause_text import Cause
 from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.backends.foreign_chains import FURTHER_TABLES
@@ -15,7 +14,7 @@ from capture.backends.nf_tables.listing import read_rules
 from capture.backends.nf_tables.names import BASE_CHAIN_NAMES, NATIVE_TABLE_NAMES
 from capture.model.addresses import IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.location import Location
+from capture.model.location import Cause, Location
 from capture.model.ruleset import TABLES_BY_NAME
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_nfnetlink

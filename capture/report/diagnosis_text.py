@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.cause_text import Cause
+    from capture.model.location import Cause
     from capture.operations.diagnosis import Diagnosis
 
 SUBJECTS = {

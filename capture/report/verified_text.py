@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.analysis.cause_text import Cause
+    from capture.model.location import Cause
     from capture.model.ruleset import Ruleset
     from capture.operations import Verified
 

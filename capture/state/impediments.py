@@ -13,8 +13,8 @@ from capture.model.addresses import (
     parse_network,
 )
 from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, SET_LO_UP
+from capture.model.location import Cause
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
-from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.rules import redirects_inbound
@@ -23,7 +23,6 @@ from capture.state.routes import PREFERENCE, takes_ipv6_addresses
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
 
     from capture.analysis.compiler import Direction
     from capture.model.addresses import Family
@@ -32,20 +31,18 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
-    ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
-
 NOT_TO_LO: dict[Direction, str] = {
     "outbound": "does not lead to lo: outbound connections that are redirected do not reach the proxy",
     "inbound": "does not lead to lo: the proxy cannot call the app from it, so that inbound connections fail",
 }
 
 
-class Impediment(Value):
-    """Something other than a rule by which captured traffic is lost; ``family`` is None if it concerns both."""
+class Impediment(Cause):
+    """Something other than a rule by which captured traffic is lost; ``family`` is None if it concerns both.
 
-    kind: ImpedimentKind
-    message: str
-    remedy: str
+    Kinds: ``lo-down``, ``no-route``, ``policy-route`` and ``sysctl``.
+    """
+
     family: Family | None = None
     directions: tuple[Direction, ...] = ("inbound",)
     """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
@@ -86,8 +83,8 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
             "; ".join(f"{each.shown} {NOT_TO_LO[way]}" for way, each in lost.items()),
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
             f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
-            family,
-            tuple(lost),
+            family=family,
+            directions=tuple(lost),
         )
 
 
@@ -105,8 +102,8 @@ def _outer_addresses(rtnetlink: NetlinkSocket, family: Family) -> list[Network]:
     return [each.address for each in listed if each.interface != LOOPBACK_INDEX]
 
 
-LO_DOWN_KIND: Literal["lo-down"] = "lo-down"
-LO_DOWN = Impediment(LO_DOWN_KIND, LO_DOWN_MESSAGE, SET_LO_UP, directions=("inbound", "outbound"))
+BOTH_WAYS: tuple[Direction, ...] = ("inbound", "outbound")
+LO_DOWN = Impediment("lo-down", LO_DOWN_MESSAGE, SET_LO_UP, directions=BOTH_WAYS)
 
 
 def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
@@ -132,7 +129,7 @@ def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[
             f"the policy rule `{rule}` precedes ours and routes packets with mark {policy.mark:#x} away from the proxy",
             f"Run {APPLY_RECORDED}, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater"
             " one.",
-            policy.family,
+            family=policy.family,
         )
 
 
@@ -149,7 +146,7 @@ def _diverting_routes(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator
                 " proxy",
                 f"Remove it (`ip route del {network} table {policy.table}`), or take a table of its own"
                 " (--istio-inbound-tproxy-route-table).",
-                policy.family,
+                family=policy.family,
             )
 
 
@@ -198,7 +195,7 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
             f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
         )
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), IPV4, ("inbound", "outbound"))
+        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH_WAYS)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:

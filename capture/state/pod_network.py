@@ -7,10 +7,17 @@ from contextlib import suppress
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import MarkRoute, mark_routes
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, address_text, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
-from capture.netlink.interfaces import NUD_UNANSWERED, neighbour_states, read_addresses, read_links
+from capture.netlink.interfaces import (
+    NUD_CONFIRMED,
+    NUD_KNOWN,
+    NUD_UNANSWERED,
+    neighbour_states,
+    read_addresses,
+    read_links,
+)
 from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, Route, look_up_route, outgoing_interface, read_routes
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink, pack_address
@@ -119,6 +126,18 @@ def silent_next_hop(packet: Packet, target: Network) -> str:
         family, packed = pack_address(next_hop)
         states = neighbour_states(rtnetlink, family, route.interface)
     return next_hop if states.get(packed, 0) & NUD_UNANSWERED else ""
+
+
+def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
+    """Return whether the kernel knows where to send what is for any IPv6 neighbour on an interface.
+
+    With ``is_confirmed``: for one that has answered shortly before.
+    """
+    states = NUD_CONFIRMED if is_confirmed else NUD_KNOWN
+    with open_rtnetlink() as rtnetlink:
+        indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
+        found = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
+    return any(state & states for known in found for state in known)
 
 
 def with_route(packet: Packet) -> Packet:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from capture.analysis.cause_text import Cause
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
 from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.location import Cause
 from capture.model.routing import LoopbackAddress
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value

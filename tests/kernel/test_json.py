@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class Commands:
 
 
 @pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+def commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.setattr(sys, "argv", [str(Path(sys.executable).with_name("capture"))])
     return Commands(capsys)
 
 
@@ -89,7 +91,7 @@ def test_output_about_live_rules_fits_its_schema(commands: Commands, pod: Pod, b
     commands("why", "why", *at, code=4)
     assert commands(f"apply --backend {backend} -o 5000-5040 --redirect-dns", "apply", *at)["backend"] == backend
     (warning,) = commands(f"apply --backend {backend} --profile current", "apply", *at)["warnings"]
-    assert warning.startswith("replaced by defaults: --istio-local-outbound-ports-exclude=5000-5040; ")
+    assert warning.startswith("recorded options are replaced by their defaults: `--istio-local-outbound-ports-exclude=")
     assert commands("verify", "verify", *at)["as_asked"]
     nat = commands("dump", "dump", *at)["tables"][0]
     assert nat["backend"] == backend

@@ -46,7 +46,7 @@ def merge_families(rulesets: Sequence[Ruleset]) -> Ruleset:
 
 def _merged_chain(name: str, ipv4: Chain | None, ipv6: Chain | None) -> Chain:
     """Return one chain for both families; a built-in chain that one of them lacks accepts everything there."""
-    is_built_in = any(chain.policy for chain in (ipv4, ipv6) if chain)
-    absent = Chain(name, policy="ACCEPT" if is_built_in else None)
+    known = [chain for chain in (ipv4, ipv6) if chain]
+    absent = Chain(name, policy="ACCEPT" if any(chain.policy for chain in known) else None, state=known[0].state)
     of4, of6 = ipv4 or absent, ipv6 or absent
-    return Chain(name, of4.rules + of6.rules, of4.policy, of4.counters, of6.policy, of6.counters)
+    return of4.replace(rules=of4.rules + of6.rules, ipv6_policy=of6.policy, ipv6_counters=of6.counters)

@@ -12,11 +12,12 @@ from capture.backends.iptables.driver import IptablesDriver, dormant_error, requ
 from capture.backends.iptables.families import merge_families, single_family_ruleset
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
-from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
+from capture.backends.iptables.xt_changes import LiveTable, changes, removals, state_of
 from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
+from capture.model.chain_names import DORMANT, state_name
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
@@ -152,7 +153,7 @@ def _iptables_view(live: LiveTables) -> LiveTables:
     return {
         (family, name): table.replace(
             chains={
-                f"{of}(dormant)" if table.is_dormant and chain.hook else of: chain
+                state_name(of, DORMANT) if table.is_dormant and chain.hook else of: chain
                 for of, chain in table.chains.items()
                 if chain.hook is None or of in BUILT_IN_CHAINS[name]
             }
@@ -166,7 +167,8 @@ def live_table(table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[
     by_chain: dict[str, list[FoundRule]] = {}
     for rule in rules:
         by_chain.setdefault(rule.chain, []).append(rule)
-    by_name = {model_name(TABLES_BY_NAME[table.name], chain): chain for chain in chains}
+    name = TABLES_BY_NAME[table.name]
+    by_name = {state_name(chain.name, state_of(name, chain)): chain for chain in chains}
     return LiveTable(table.uses, by_name, by_chain, table.is_dormant)
 
 
@@ -189,4 +191,7 @@ def _listed_chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
         if live is None:
             yield Chain(chain, (), "ACCEPT", Counters(0, 0))
         else:
-            yield Chain(chain, tuple(rule.rule for rule in table.rules_of(live)), live.policy, live.counters)
+            # In a plan, chains of a dormant table are called as the kernel calls them.
+            state = "" if chain == live.name else DORMANT if table.is_dormant and live.hook else state_of(name, live)
+            rules = tuple(rule.rule for rule in table.rules_of(live))
+            yield Chain(live.name, rules, live.policy, live.counters).in_state(state)

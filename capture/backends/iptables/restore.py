@@ -24,6 +24,7 @@ from capture.backends.iptables.tables import NAMESPACE_LOCK, families_here, lega
 from capture.backends.nf_tables.listing import read_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
+from capture.model.chain_names import DORMANT
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
 from capture.netlink.nfnetlink import open_nfnetlink
 
@@ -63,7 +64,7 @@ class RestoreDriver(IptablesDriver):
 
         def marked(table: TableName, chain: Chain) -> Chain:
             is_asleep = chain.policy is not None and (family, table) in self._dormant
-            return chain.replace(name=f"{chain.name}(dormant)") if is_asleep else chain
+            return chain.in_state(DORMANT) if is_asleep else chain
 
         return read.with_chains(marked)
 

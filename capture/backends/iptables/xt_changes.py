@@ -16,7 +16,7 @@ from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, Family
-from capture.model.chain_names import is_own_chain
+from capture.model.chain_names import NOT_HOOKED, is_own_chain, state_name
 from capture.model.ruleset import BUILT_IN_CHAINS, OUTPUT, PREROUTING, Rule, TableName
 from capture.model.values import Value
 
@@ -124,7 +124,7 @@ class _TableChanges:
                 table = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[self._edit.family]]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
-                    f" {model_name(self._edit.table, live)}",
+                    f" {state_name(chain, state_of(self._edit.table, live))}",
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
@@ -148,14 +148,14 @@ class _TableChanges:
             yield self._messages.delete_table(only_empty=True)
 
 
-def model_name(table: TableName, chain: FoundChain) -> str:
-    """Return the name of a chain, marked if it looks like a built-in chain and is none.
+def state_of(table: TableName, chain: FoundChain) -> str:
+    """Return the state of a chain that looks like a built-in one and is none; "" for any other.
 
-    The kernel enters ``PREROUTING(nat prerouting -5)`` elsewhere, and ``PREROUTING(not hooked)`` not at all.
+    The kernel enters one with the hook ``nat prerouting -5`` elsewhere, and one that is not hooked not at all.
     """
     if chain.name not in BUILT_IN_CHAINS[table] or chain.hook == HOOKS[table, chain.name]:
-        return chain.name
-    return f"{chain.name}({chain.hook or 'not hooked'})"
+        return ""
+    return str(chain.hook or NOT_HOOKED)
 
 
 def own_built_in(name: TableName, table: LiveTable, own_positions: Collection[tuple[str, int]]) -> frozenset[str]:

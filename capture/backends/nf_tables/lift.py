@@ -32,12 +32,12 @@ def lift(tables: Sequence[native.NativeTable]) -> model.Ruleset:
 
 
 def _lifted_table(table: native.NativeTable, name: model.TableName) -> model.Table:
-    reason = "dormant" if table.dormant else ""
     chains = []
     for chain in table.chains:
         rules = tuple(lift_rules(chain.rules))
         policy = chain.policy.upper() if chain.policy else None
-        chains.append(model.Chain(model_chain(name, chain.name, chain.hook, reason), rules, policy))
+        chain_name, state = model_chain(name, chain.name, chain.hook, is_dormant=table.dormant)
+        chains.append(model.Chain(chain_name, rules, policy).in_state(state))
     return model.Table(name, model.in_listing_order(name, chains))
 
 

@@ -8,6 +8,7 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 from __future__ import annotations
 
 from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.model.chain_names import DORMANT, NOT_HOOKED, state_name
 from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES, TableName
 
 NATIVE_TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
@@ -27,24 +28,23 @@ def native_chain(name: str) -> str:
     return BASE_CHAIN_NAMES.get(name) or _swap_spelling(name)
 
 
-def model_chain(table: TableName, name: str, hook: Hook | None, reason: str = "") -> str:
-    """Return the model's name of a chain that was read.
+def model_chain(table: TableName, name: str, hook: Hook | None, *, is_dormant: bool = False) -> tuple[str, str]:
+    """Return the model's name of a chain that was read, and its state.
 
-    A chain that is not entered where we would enter it has a name of its own that is none of the model's,
-    ``prerouting(nat prerouting -5)`` or ``prerouting(not hooked)``, so that it shows up as a difference.
-    ``reason`` is a further difference.
+    A chain that is not entered where we would enter it keeps its name, and has a state, ``nat prerouting -5`` or
+    ``not hooked``, so that it shows up as a difference.
     """
-    if hook is not None:
-        built_in = name.upper()
-        if not reason and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
-            return built_in
-        return f"{name}({reason or hook})"
-    return model_target(name)
+    if hook is None:
+        return (name, NOT_HOOKED) if name in _RESERVED else (_swap_spelling(name), "")
+    built_in = name.upper()
+    if not is_dormant and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
+        return built_in, ""
+    return name, DORMANT if is_dormant else str(hook)
 
 
 def model_target(name: str) -> str:
     """Return the model's name of a chain that is not hooked, which is what one can jump to."""
-    return f"{name}(not hooked)" if name in _RESERVED else _swap_spelling(name)
+    return state_name(name, NOT_HOOKED) if name in _RESERVED else _swap_spelling(name)
 
 
 def _swap_spelling(name: str) -> str:

@@ -171,7 +171,7 @@ def test_tables_as_a_family_sees_them() -> None:
                     Chain("OUTPUT", (Rule(Return(), family="ipv6"), returning(TCP)), "ACCEPT"),
                     Chain("ISTIO_OUTPUT"),
                     Chain("ISTIO_INBOUND", (returning(TCP),)),
-                    Chain("OUTPUT(nat output -5)", (returning(TCP),), "ACCEPT"),
+                    Chain("OUTPUT", (returning(TCP),), "ACCEPT").in_state("nat output -5"),
                 ),
             ),
             Table("mangle", (Chain("FORWARD", (), "DROP"),)),

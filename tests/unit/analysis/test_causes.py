@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from capture.analysis.captured_pod import Ports
-    from capture.analysis.cause_text import Cause
     from capture.analysis.outcome import Outcome
     from capture.model.addresses import Family
+    from capture.model.location import Cause
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
 TELL_CAUSES = (

@@ -208,10 +208,10 @@ def test_comments_do_not_count_but_are_written_when_they_are_wanted() -> None:
     assert not is_applied(DESIRED, commented)
 
 
-@pytest.mark.parametrize(("policy", "is_drift"), [(None, False), ("ACCEPT", True)])
-def test_a_chain_counts_by_whether_it_is_hooked_and_not_by_its_name(policy: str | None, *, is_drift: bool) -> None:
+@pytest.mark.parametrize(("policy", "state", "is_drift"), [(None, "", False), ("ACCEPT", "nat output -5", True)])
+def test_a_chain_counts_by_its_state_and_not_by_its_name(policy: str | None, state: str, *, is_drift: bool) -> None:
     table = DESIRED.tables[-1]
-    foreign = Chain("KUBE(x)", (Rule(Accept(), (Protocol("tcp"),)),), policy)
+    foreign = Chain("KUBE(x)", (Rule(Accept(), (Protocol("tcp"),)),), policy).in_state(state)
     live = DESIRED.replace(tables=(*DESIRED.tables[:-1], table.replace(chains=(*table.chains, foreign))))
 
     assert bool(differences(DESIRED, live)) == is_drift

@@ -6,7 +6,7 @@ import pytest
 
 from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import TableEdit
-from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, own_built_in, removals
+from capture.backends.iptables.xt_changes import LiveTable, changes, own_built_in, removals, state_of
 from capture.backends.iptables.xt_decode import FoundRule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable
@@ -205,18 +205,18 @@ class TestMakers:
 
 class TestTables:
     @pytest.mark.parametrize(
-        ("found", "name"),
+        ("found", "state"),
         [
-            (chain(OUTPUT, 1), "OUTPUT"),
-            (chain(OUTPUT, 1, hook=Hook("filter", "output", -100)), "OUTPUT(filter output -100)"),
-            (unhooked(OUTPUT, 1), "OUTPUT(not hooked)"),
-            (unhooked(FORWARD, 1), "FORWARD"),
-            (unhooked("DOCKER", 1), "DOCKER"),
-            (chain("prerouting", 1, hook=Hook("nat", "prerouting", -100)), "prerouting"),
+            (chain(OUTPUT, 1), ""),
+            (chain(OUTPUT, 1, hook=Hook("filter", "output", -100)), "filter output -100"),
+            (unhooked(OUTPUT, 1), "not hooked"),
+            (unhooked(FORWARD, 1), ""),
+            (unhooked("DOCKER", 1), ""),
+            (chain("prerouting", 1, hook=Hook("nat", "prerouting", -100)), ""),
         ],
     )
-    def test_a_chain_that_is_no_built_in_one_is_not_called_so(self, found: FoundChain, name: str) -> None:
-        assert model_name(NAT, found) == name
+    def test_a_chain_that_is_no_built_in_one_is_not_called_so(self, found: FoundChain, state: str) -> None:
+        assert state_of(NAT, found) == state
 
     def test_built_in_chains_are_listed_even_where_there_are_none(self) -> None:
         existing = {(IPV6, RAW): LiveTable(0, {}, {})}

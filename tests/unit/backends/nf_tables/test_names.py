@@ -28,7 +28,7 @@ def test_tables_have_the_names_of_upstreams_native_mode() -> None:
 )
 def test_our_chains_have_a_name_in_each_backend(name: str, native: str) -> None:
     assert native_chain(name) == native
-    assert model_chain(NAT, native, None) == name
+    assert model_chain(NAT, native, None) == (name, "")
 
 
 NAMES = {
@@ -46,7 +46,7 @@ def test_built_in_chains_are_named_by_their_hooks(table: str, chain: str) -> Non
     hook = HOOKS[table, chain]  # type: ignore[index]  # a key of the same dictionary
 
     assert (native_chain(chain), hook.name) == (NAMES[chain], NAMES[chain])
-    assert model_chain(table, native_chain(chain), hook) == chain  # type: ignore[arg-type]  # likewise
+    assert model_chain(table, native_chain(chain), hook) == (chain, "")  # type: ignore[arg-type]  # likewise
 
 
 def test_hooks_have_the_turns_of_iptables() -> None:
@@ -63,20 +63,20 @@ def test_foreign_chains_come_before_or_after_by_their_order(table: TableName) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "hook", "read"),
+    ("name", "hook", "state"),
     [
-        ("prerouting", Hook("nat", "prerouting", -5), "prerouting(nat prerouting -5)"),
-        ("prerouting", Hook("filter", "prerouting", -100), "prerouting(filter prerouting -100)"),
-        ("prerouting", Hook("nat", "output", -100), "prerouting(nat output -100)"),
-        ("istio-inbound", Hook("nat", "prerouting", -100), "istio-inbound(nat prerouting -100)"),
-        ("PREROUTING", Hook("nat", "prerouting", -100), "PREROUTING(nat prerouting -100)"),
-        ("prerouting", None, "prerouting(not hooked)"),
-        ("OUTPUT", None, "OUTPUT(not hooked)"),
+        ("prerouting", Hook("nat", "prerouting", -5), "nat prerouting -5"),
+        ("prerouting", Hook("filter", "prerouting", -100), "filter prerouting -100"),
+        ("prerouting", Hook("nat", "output", -100), "nat output -100"),
+        ("istio-inbound", Hook("nat", "prerouting", -100), "nat prerouting -100"),
+        ("PREROUTING", Hook("nat", "prerouting", -100), "nat prerouting -100"),
+        ("prerouting", None, "not hooked"),
+        ("OUTPUT", None, "not hooked"),
     ],
 )
-def test_a_chain_that_is_entered_elsewhere_is_another_chain(name: str, hook: Hook | None, read: str) -> None:
-    assert model_chain(NAT, name, hook) == read
+def test_a_chain_that_is_entered_elsewhere_is_another_chain(name: str, hook: Hook | None, state: str) -> None:
+    assert model_chain(NAT, name, hook) == (name, state)
 
 
 def test_a_chain_of_a_dormant_table_is_another_chain() -> None:
-    assert model_chain(NAT, "output", HOOKS[NAT, OUTPUT], "dormant") == "output(dormant)"
+    assert model_chain(NAT, "output", HOOKS[NAT, OUTPUT], is_dormant=True) == ("output", "dormant")

@@ -6,11 +6,11 @@ from typing import NoReturn
 
 import pytest
 
-from capture.analysis.cause_text import Cause
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.cli.doctor import examination
 from capture.cli.doctor.examination import CAPABILITIES, can_work
 from capture.errors import UnsupportedError
+from capture.model.location import Cause
 from capture.operations.diagnosis import Diagnosis
 from capture.report.terminal import Finding
 from capture.state.kernel_modules import ModuleInventory
