@@ -67,7 +67,7 @@ class FateChange(Value):
     @property
     def is_certain_diversion(self) -> bool:
         """Return whether packets go elsewhere, or may; else only a mark is another, or that is not certain."""
-        is_moved = self.after is None or self.before.replace(marked=False) != self.after.replace(marked=False)
+        is_moved = self.after is None or self.before.replace(is_marked=False) != self.after.replace(is_marked=False)
         return self.is_certain and is_moved
 
 
@@ -356,11 +356,11 @@ def _none_if_delivered(value: Hashable) -> Hashable:
         return value
     before, after = value.before, value.after
     arrives = all(each.outcome in (PROXY_INBOUND, "direct") and not each.address for each in (before, after))
-    return None if arrives and before.marked == after.marked else value
+    return None if arrives and before.is_marked == after.is_marked else value
 
 
 def _is_captured(fate: Hashable) -> bool:
-    return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.marked)
+    return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.is_marked)
 
 
 def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hashable:
