@@ -99,7 +99,8 @@ class HostNamespaceError(CaptureError):
         owner = f"that of a node, since {evidence}" if evidence else "the host's own"
         danger = "capturing the host's network namespace would cut the node off"
         reason = danger if is_capture else f"pass --allow-host to {verb} it"
-        or_allow = ", or pass --allow-host if you mean the host" if is_capture else ""
+        host_network = ". A pod with hostNetwork has none of its own, and cannot be captured"
+        or_allow = f", or pass --allow-host if you mean the host{host_network}" if is_capture else ""
         super().__init__(
             f"refused: this network namespace is {owner}; {reason}",
             f"Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH){or_allow}.",

@@ -112,7 +112,7 @@ class CommandLine:
         """Return the next word, in any form, as the value of a flag; UsageError without one."""
         value = next(self._words, None)
         if value is None:
-            raise UsageError(f"{flag} needs a value" + (f": expected {option.expected}" if option else ""))
+            raise UsageError(f"{flag}: missing value" + (f": expected {option.expected}" if option else ""))
         return value
 
     def _read_short_flags(self, word: str) -> None:

@@ -37,7 +37,7 @@ class Workload(Value):
     pod: dict[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}"
+        return f"{self.kind} {self.namespace}/{self.name or '(unnamed)'}"
 
     @property
     def owner(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ hypothesis.settings.load_profile("kernel")
 def pytest_configure() -> None:
     """Before anything runs: in each process of a parallel run, too."""
     private_mounts.make_private()
+    # Each process of the run, and each program that a test starts, would compile everything again.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # grpc starts threads in forked children, and a process with several may not enter a user namespace (setns(2)).
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 

@@ -114,7 +114,7 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     if not ctx.params.get("from_options"):
         with InNamespace(ctx.params["namespace"]):
             missing = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
-        warn([missing] if missing else [])
+        warn([f"{'--in' if comes_in else '--out'}: {missing}"] if missing else [])
     return Packet(
         protocol,
         destination,

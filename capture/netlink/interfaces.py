@@ -107,7 +107,7 @@ def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> d
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Give an interface an address, usable at once (no duplicate address detection); return whether it was missing."""
-    task = f"add address {address}/{prefix} to interface {interface}"
+    task = f"add address {address}/{prefix} to {_shown(interface)}"
     body = _address_body(address, prefix, interface)
     try:
         return request_change(rtnetlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, task, errno.EEXIST)
@@ -120,9 +120,13 @@ def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: 
 
 def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Take an address from an interface; return whether it was there."""
-    task = f"remove address {address}/{prefix} from interface {interface}"
+    task = f"remove address {address}/{prefix} from {_shown(interface)}"
     body = _address_body(address, prefix, interface)
     return request_change(rtnetlink, RTM_DELADDR, 0, body, task, errno.EADDRNOTAVAIL)
+
+
+def _shown(interface: int) -> str:
+    return "lo" if interface == LOOPBACK_INDEX else f"interface {interface}"
 
 
 def _address_body(address: str, prefix: int, interface: int) -> bytes:

@@ -16,6 +16,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import ExplicitValue
 from capture.state import record
+from capture.state.directory import STATE_DIRECTORY
 from capture.state.netns import Path
 from capture.state.pod_host import PodFromInside, PodFromOutside
 
@@ -63,7 +64,8 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
     if recorded is None:
         raise CaptureError(
             f"there are no recorded settings to apply: {record.why_unusable() or 'nothing is recorded here'}",
-            "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
+            f"Run `capture apply` with the pod's settings, or recreate the pod. Records are in {STATE_DIRECTORY} of the"
+            " machine or the container that applied them.",
         )
     explicit = dict(recorded.settings.explicit)
     written_by = {BACKEND: recorded.backend, FORCE_IPTABLES_BINARY: recorded.variant, DRIVER: recorded.driver}

@@ -63,10 +63,10 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
     named = {BACKEND, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY}.intersection(applied.settings.explicit)
     if before.backend != applied.choice.backend and not named:
         lost.append(f"--backend={before.backend}")
-    restore = f"`{APPLY_RECORDED.strip('`')} {' '.join(lost)}` restores them"
-    return (
-        [f"replaced by defaults: {', '.join(lost)}; {APPLY_RECORDED} would have kept them, {restore}"] if lost else []
-    )
+    if not lost:
+        return []
+    options, restore = " ".join(lost), APPLY_RECORDED.strip("`")
+    return [f"recorded options are replaced by their defaults: `{options}`. To restore them: `{restore} {options}`"]
 
 
 def _count_rules(applied: Applied) -> int:

@@ -171,7 +171,8 @@ def _resolved_id(
     number_found = look_up(entry)
     if number_found is None:
         kind = "user" if option == options.PROXY_UID else "group"
-        raise settings.error_for(option, f"{option.expected}; no {kind} of that name is known here", entry)
+        unknown = f"no {kind} of that name is known here, and from outside of a pod none is: use a number"
+        raise settings.error_for(option, f"{option.expected}; {unknown}", entry)
     return only(number_found)
 
 

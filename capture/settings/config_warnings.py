@@ -189,7 +189,7 @@ def missing_interface(name: str, present: Iterable[str] | None) -> str:
     """Return that the pod has no interface of this name, "" if it has one; ``present`` are all but ``lo``."""
     if present is None or any(_matches_interface(name, interface) for interface in (LOOPBACK, *present)):
         return ""
-    return f"the pod has no interface {name} now (it has: {', '.join(sorted(present)) or 'none'})"
+    return f"the pod has no interface {name} now (it has: {', '.join(sorted(present)) or 'only lo'})"
 
 
 def _matches_interface(name: str, interface: str) -> bool:

@@ -21,6 +21,7 @@ from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 
+from capture.errors import CaptureError
 from cni.agent.pods import reduced_pod
 
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
@@ -80,11 +81,18 @@ class Transport(httpx.BaseTransport):
 def connect(service_account: str = "", kubeconfig: str = "") -> Client:
     """Return a client with the rights of a service account, or those of a kubeconfig.
 
-    Raises ``lightkube.ConfigError`` and OSError.
+    Raises CaptureError.
     """
-    config = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account(service_account)
-    single: Any = config.get()
-    verify = verify_cluster(single.cluster, single.user, single.abs_file, trust_env=False)
+    try:
+        config = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account(service_account)
+        single: Any = config.get()
+        verify = verify_cluster(single.cluster, single.user, single.abs_file, trust_env=False)
+    except (ConfigError, OSError) as error:
+        raise CaptureError(
+            f"cannot use {kubeconfig or f'the service account in {service_account}'}: {error}",
+            "An agent with a node's name (NODE_NAME) runs in a pod: install it with the chart, or name the directory of"
+            " token and CA with --service-account. Without NODE_NAME it needs no API server.",
+        ) from None
     # As Go's clients and the plugin (cni/https.py): Python 3.13 refuses certificates that name no key of their
     # authority, which those of many clusters do not; and what the kubeconfig trusts is trusted.
     verify.verify_flags = verify.verify_flags & ~ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN

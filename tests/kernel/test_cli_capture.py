@@ -526,7 +526,7 @@ def test_trace_shows_a_table_and_refuses_another_family(netns: NamespaceFactory)
     assert "PREROUTING" not in shown["nat"]
     assert [text.count("proxy-inbound:") for text in shown.values()] == [1, 1]
     assert "of family ipv4, not ipv6" in refused.stderr
-    assert "warning: the pod has no interface eth0 now (it has: none)" in by_why
+    assert "warning: --in: the pod has no interface eth0 now (it has: only lo)" in by_why
     assert "eth0 now" not in run(namespace, "capture", *packet, "--from-options").stderr
 
 
@@ -593,8 +593,8 @@ def test_recorded_settings_are_applied_again_and_their_loss_is_named(pod_pair: P
     lost = ("--redirect-dns=true", "--istio-service-exclude-cidr=10.1.0.0/16", "--backend=nftables")
     restore = ("capture", "apply", "--recorded", *lost)
     assert done.stderr.startswith(
-        f"warning: replaced by defaults: {', '.join(lost)}; `capture apply --recorded` would have kept them,"
-        f" `{' '.join(restore)}` restores them"
+        f"warning: recorded options are replaced by their defaults: `{' '.join(lost)}`."
+        f" To restore them: `{' '.join(restore)}`\n"
     )
     assert run(pod, "capture", "apply").stderr == ""
     run(pod, *restore)
@@ -630,8 +630,8 @@ def test_one_recorded_setting_is_changed_and_the_others_are_kept(pod_pair: PodPa
 
     lost = run(pod, "capture", "apply", "--backend", "nftables", "-u", "1337").stderr
     assert (
-        "replaced by defaults: --istio-service-exclude-cidr=10.1.0.0/16, --istio-inbound-interception-mode=TPROXY,"
-        " --istio-local-outbound-ports-exclude=82,83; `capture apply --recorded`"
+        "replaced by their defaults: `--istio-service-exclude-cidr=10.1.0.0/16 --istio-inbound-interception-mode=TPROXY"
+        " --istio-local-outbound-ports-exclude=82,83`. To restore them: `capture apply --recorded "
     ) in lost
 
 

@@ -437,18 +437,18 @@ GOOD_POD = "kind: Pod\nmetadata: {name: ok}\nspec: {containers: [{name: a}]}\n"
         ),
         (
             "kind: Job\nmetadata:\n  namespace: 5\nspec: {template: {spec: {}}}\n",
-            "m, document 2, line 7: Job 5/: metadata.namespace: invalid value 5: expected a string",
+            "m, document 2, line 7: Job 5/(unnamed): metadata.namespace: invalid value 5: expected a string",
         ),
         (
             "kind: Pod\nmetadata:\n  labels:\n    app: 5\nspec: {}\n",
-            "m, document 2, line 8: Pod shop/: label app: invalid value 5: expected a string",
+            "m, document 2, line 8: Pod shop/(unnamed): label app: invalid value 5: expected a string",
         ),
         ("kind: List\nitems: {a: b}\n", 'm, document 2: List: items: invalid value {"a": "b"}: expected a list'),
         ("root:x:0:0:root", "m, document 2: expected an object with keys such as `kind`, got 'root:x:0:0:root'"),
         ("kind: Pod\n spec: {}\n", "m, line 6, column 6: not YAML: "),
         (
             'kind: Pod\nmetadata: {annotations: {sidecar.istio.io/status: \'{"capture": {"was": 5}}\'}}\nspec: {}\n',
-            "m, document 2: Pod default/: annotation sidecar.istio.io/status: capture.was: invalid value 5",
+            "m, document 2: Pod default/(unnamed): annotation sidecar.istio.io/status: capture.was: invalid value 5",
         ),
     ],
 )

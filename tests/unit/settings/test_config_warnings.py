@@ -181,5 +181,5 @@ def test_leaving_out_every_interface_is_warned_of() -> None:
     (warning,) = warnings_of(option.EXCLUDED_INTERFACES, "net1,eth+", FakePod(interfaces=("eth0", "net1")))
     assert "names every interface of the pod: nothing is captured but over lo" in warning
     assert warnings_of(option.EXCLUDED_INTERFACES, "eth+", FakePod(interfaces=())) == [
-        "--istio-exclude-interfaces (command line): the pod has no interface eth+ now (it has: none)"
+        "--istio-exclude-interfaces (command line): the pod has no interface eth+ now (it has: only lo)"
     ]

@@ -184,7 +184,7 @@ def test_every_parser_has_good_and_bad_texts() -> None:
 
 
 def name_of(parse: Callable[[str], object]) -> str:
-    return getattr(parse, "__name__", "").replace("parse_word", "one_of")
+    return getattr(parse, "__name__", "").replace("parse_word", "word_parser")
 
 
 @pytest.mark.parametrize("text", ["true", "1", "t", "TRUE", "True", "T"])

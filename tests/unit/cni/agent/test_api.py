@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import pytest
 from lightkube import Client
 
+from capture.errors import CaptureError
 from cni.agent import api, events, taint
 from cni.agent.pods import reduced_pod
 from support.cluster import fake_kubernetes
@@ -241,3 +242,9 @@ def test_only_the_named_taints_go_and_only_if_nothing_else_has_changed(
 def test_taints_that_cannot_be_removed(server: FakeKubernetes, client: Client) -> None:
     server.always(fake_kubernetes.status(403, "no"))
     assert taint.remove_taints(client, "node-1", ("x",)) == (False, "403 no")
+
+
+def test_outside_of_a_pod_it_is_an_error_that_names_the_account(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=f"^cannot use the service account in {tmp_path}: .*token") as caught:
+        api.connect(str(tmp_path))
+    assert "NODE_NAME" in caught.value.remedy
