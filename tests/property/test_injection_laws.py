@@ -33,7 +33,7 @@ TEMPLATES = tuple(
 templates = st.sampled_from(TEMPLATES)
 NOTHING = Settings({})
 load_all = partial(yaml.load_all, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-slow = settings(max_examples=settings.default.max_examples // 2, phases=[Phase.explicit, Phase.generate])
+slow = settings(max_examples=settings().max_examples // 2, phases=[Phase.explicit, Phase.generate])
 
 
 def injected(text: str, template: Template, base: Settings = NOTHING) -> Result:
@@ -56,7 +56,7 @@ def test_twice_is_once_and_removing_gives_the_original_back(text: str, template:
     assert injected(once, other).text == injected(text, other).text
 
 
-@settings(slow, max_examples=settings.default.max_examples // 4)
+@settings(slow, max_examples=settings().max_examples // 4)
 @given(manifests, templates)
 def test_a_manifest_written_anew_means_the_original_without_the_injection(text: str, template: Template) -> None:
     """As the API server does: nothing of the text is left."""
