@@ -24,7 +24,7 @@ import tempfile
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from freeze import code_of, grouped, links_between
+from freeze import code_of, grouped_modules, links_between
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -129,7 +129,7 @@ def own_modules(files: dict[str, Path], extensions: dict[str, Path]) -> dict[str
     """Return our modules in groups, each a code whose constants ``bundle_start`` reads; and what is in which group."""
     links = links_between(files)
     groups, group_of = {}, dict[str, str]()
-    for number, names in enumerate(grouped(links, READ_TOGETHER)):
+    for number, names in enumerate(grouped_modules(links, READ_TOGETHER)):
         modules = tuple([(name, *links[name], code_of(files[name], name, own=True)) for name in names])
         groups[f"bundle_{number}"] = compile("", "<bundle>", "exec").replace(co_consts=modules)
         group_of |= dict.fromkeys(names, f"bundle_{number}")

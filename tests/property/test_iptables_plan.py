@@ -75,7 +75,7 @@ def test_a_plan_leads_to_the_desired_rules_and_a_second_plan_is_empty(
     tables.execute(plan(tables.read(), desired))
 
     assert not differences(desired, tables.read())
-    assert plan(tables.read(), desired.replace(comments=False), desired) == ()
+    assert plan(tables.read(), desired.replace(has_comments=False), desired) == ()
 
 
 @given(foreign(), rulesets(), rulesets())

@@ -37,7 +37,7 @@ CLONE_VFORK = 0x4000  # linux/sched.h: how posix_spawn(3) starts a program
 CHANGING_MESSAGES = {20, 21, 24, 25, 32, 33, 0x10}
 
 
-def apply(choice: Choice) -> None:
+def apply_with(choice: Choice) -> None:
     """Make the pod's rules those of a driver and a variant."""
     driver, variant = choice
     operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
@@ -107,8 +107,8 @@ def kill_everywhere(before: Choice, killed: Choice, expected: dict[str, str]) ->
         unharmed = 0
         for which, then in ROUND:
             choices = {"there": killed, "back": before}
-            unharmed += run_stepped(partial(apply, choices[which]), Killer(number)) == 0
-            apply(choices[then])
+            unharmed += run_stepped(partial(apply_with, choices[which]), Killer(number)) == 0
+            apply_with(choices[then])
             if live_state() != expected[choices[then][1]]:
                 wrong.append(f"{which}, killed before change {number}, then {then}: {live_state()}")
     return {"moments": number - 1, "wrong": wrong}
