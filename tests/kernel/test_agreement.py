@@ -59,7 +59,7 @@ DRIVERS = {
     "iptables-restore-legacy": BackendChoice("iptables", "restore", "legacy", ""),
     "iptables-iptc": BackendChoice("iptables", "iptc", "legacy", ""),
 }
-CAPTURES = int(os.environ.get("AGREEMENT_CAPTURES", "25"))
+CAPTURES = int(os.environ.get("AGREEMENT_CAPTURES", "15"))
 """How many captures a driver gets in the short run."""
 SAME_AS = {
     "nftables-libnftables": "nftables-netlink",

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from functools import partial
+from functools import cache, partial
 
 from capture import operations
 from capture.analysis.canonical import canonical
@@ -25,6 +25,8 @@ from support.processes.system_calls import run_stepped
 
 Choice = tuple[str, str]
 """A driver and a variant."""
+canonical_once = cache(canonical)
+"""Nearly every repaired pod has the rules of one before."""
 
 # asm/unistd_64.h; our programs use no others to change anything. A program that is started changes nothing yet: its
 # rules are written to it. A process that is forked has them already.
@@ -48,7 +50,7 @@ def live_state() -> str:
         # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.
         chains = [(table.name, c.name) for table in found.live.tables for c in table.chains if c.rules or not c.policy]
         rules = [
-            sorted(((place, c) for place, c in canonical(found.live, family).items() if c.rules), key=repr)
+            sorted(((place, c) for place, c in canonical_once(found.live, family).items() if c.rules), key=repr)
             for family in FAMILIES
         ]
         seen.append((*found.choice.place, sorted(chains), rules))
