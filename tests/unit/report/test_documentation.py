@@ -126,6 +126,7 @@ def test_pages_list_every_kind_of_cause_and_of_difference() -> None:
     impediments = set(re.findall(r'Impediment\(\s*"([\w-]+)"', read(ROOT / "capture/state/impediments.py")))
     differences = literal("capture/analysis/compare.py", "DifferenceKind")
 
+    assert "sysctl" in impediments
     assert listed_kinds("why") == {kind for kind, _ in CAUSE_TEXTS} | impediments
     assert listed_kinds("verify") >= differences | impediments
 
