@@ -20,8 +20,11 @@ if TYPE_CHECKING:  # pytest imports it, and rewrites its asserts
 pytest_plugins = ["pytest_netns.fixtures"]
 
 # Examples that program a kernel take as long as the kernel takes; pytest-timeout bounds each test.
-hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True, max_examples=60)
+# How many there are is decided here, for every test that has no reason of its own.
+hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True, max_examples=30)
 hypothesis.settings.load_profile("kernel")
+hypothesis.settings.register_profile("long", max_examples=300)
+hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 
 
 def pytest_configure() -> None:

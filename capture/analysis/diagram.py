@@ -22,7 +22,7 @@ from capture.errors import CaptureError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     Splits = tuple[int, ...]
 
@@ -154,41 +154,31 @@ class Diagrams:
 
     def leaves(self, node: int) -> list[int]:
         """Return the leaves that a function has, in the order in which they are met."""
-        seen: set[int] = set()
-        ahead, reached = [node], []
-        while ahead:
-            current = ahead.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            if self._levels[current] == LEAF_LEVEL:
-                reached.append(current)
-            else:
-                ahead += reversed(dict.fromkeys(self._children[current]))
-        return reached
+        return [each for each in self._nodes_below(node) if self._levels[each] == LEAF_LEVEL]
 
     def levels(self, node: int) -> set[int]:
         """Return which fields a function tests."""
+        return {self._levels[each] for each in self._nodes_below(node)} - {LEAF_LEVEL}
+
+    def has_at_most_edges(self, count: int, node: int) -> bool:
+        """Return whether a function has no more edges than so many."""
+        edges = 0
+        for each in self._nodes_below(node):
+            edges += len(self._children[each])
+            if edges > count:
+                return False
+        return True
+
+    def _nodes_below(self, node: int) -> Iterator[int]:
+        """Yield the node and all that it leads to, each once, in the order of the intervals."""
         seen: set[int] = set()
         ahead = [node]
         while ahead:
             current = ahead.pop()
             if current not in seen:
                 seen.add(current)
-                ahead += self._children[current]
-        return {self._levels[each] for each in seen} - {LEAF_LEVEL}
-
-    def has_at_most_edges(self, count: int, node: int) -> bool:
-        """Return whether a function has no more edges than so many."""
-        seen: set[int] = set()
-        ahead, edges = [node], 0
-        while ahead and edges <= count:
-            current = ahead.pop()
-            if current not in seen:
-                seen.add(current)
-                edges += len(self._children[current])
-                ahead += set(self._children[current])
-        return edges <= count
+                yield current
+                ahead += reversed(dict.fromkeys(self._children[current]))
 
     # --- truth values --------------------------------------------------------------------------
 

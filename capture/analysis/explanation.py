@@ -116,7 +116,7 @@ class _FamilyExplanation:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
         diagrams = self.space.diagrams
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
-        plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
+        plain = {fate and fate.replace(is_marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
             texts = {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(texts))

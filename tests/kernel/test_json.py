@@ -16,7 +16,7 @@ from capture.cli.parameter_types import ParameterType
 from cni.agent.health import Health
 from cni.agent.server import AgentServer
 from pytest_netns import NamespaceFactory, Pod
-from support.output.json_schemas import SCHEMAS, check
+from support.output.json_schemas import SCHEMAS, check_schema
 
 WITHOUT_JSON = {"node agent", "node pod"}
 """The agent itself, which writes a log, and what runs another command."""
@@ -47,7 +47,7 @@ class Commands:
         words = [*shlex.split(line), *more]
         assert run([*words, "--format", "json"]) == code, self._capsys.readouterr()
         plain = json.loads(self._capsys.readouterr().out)
-        check(schema, plain)
+        check_schema(schema, plain)
         self.used.add(" ".join(words[:2]) if words[0] in ("cni", "node", "host") else words[0])
         return plain
 
@@ -192,7 +192,7 @@ def test_a_failure_is_json_on_standard_output_and_words_on_standard_error(
 
     printed = capsys.readouterr()
     plain = json.loads(printed.out)
-    check("error", plain)
+    check_schema("error", plain)
     assert (code, plain["error"]["exit_code"]) == (FAILURES[line], FAILURES[line])
     assert printed.err.startswith(f"error: {plain['error']['message']}\n")
 
