@@ -80,7 +80,7 @@ IN_BYTES = ("statistic", "string")
 """Matches of others for which we have no words, only bytes."""
 READABLE = [case for case in CASES if not case.name.startswith(IN_BYTES)]
 
-in_one_namespace = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_namespace = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
