@@ -88,7 +88,7 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
     if any(phrase in complaint for phrase in LIBRARY_PHRASES) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
     if any(phrase in complaint for phrase in ABSENT_PHRASES):
-        return _no_extension(name, complaint, line or text)
+        return _no_extension_error(name, complaint, line or text)
     words = f"{complaint.strip()}\n  it was given: {line}" if line else complaint
     return ToolError(" ".join(command), done.status, words)
 
@@ -138,7 +138,7 @@ def _no_library(name: str, complaint: str, line: str) -> CaptureError:
     )
 
 
-def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
+def _no_extension_error(name: str, complaint: str, lines: str) -> CaptureError:
     extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
     needed = " or ".join(dict.fromkeys(map(extension_module, extensions)))
     if "-nft-" in name:

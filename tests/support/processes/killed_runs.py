@@ -53,7 +53,7 @@ def live_state() -> str:
             sorted(((place, c) for place, c in canonical_once(found.live, family).items() if c.rules), key=repr)
             for family in FAMILIES
         ]
-        seen.append((found.backend, found.variant, sorted(chains), rules))
+        seen.append((*found.choice.place, sorted(chains), rules))
     with open_rtnetlink() as rtnetlink:
         marks = sorted((rule.family, rule.mark, rule.table) for rule in read_policy_rules(rtnetlink) if rule.is_plain)
         tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(rtnetlink, family, t)]
