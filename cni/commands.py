@@ -285,8 +285,8 @@ def _running_bundle() -> str:
 
 def print_changes(changes: Iterable[str], form: str, nothing: str, warnings: Sequence[str] = ()) -> None:
     """Print what was changed, or that nothing was."""
-    made = list(changes)
+    listed = list(changes)
     if form == "json":
-        print_json({"changes": made, "warnings": list(warnings)})
+        print_json({"changes": listed, "warnings": list(warnings)})
     else:
-        print_lines(made or [VerdictLine(nothing)])
+        print_lines(listed or [VerdictLine(nothing)])

@@ -17,7 +17,7 @@ from capture.state.directory import STATE_DIRECTORY, narrow_mode
 from cni import atomic_files, entries, networks
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError
-from cni.install_lock import clean_up, exclusive, retry_on_conflict
+from cni.install_lock import clean_up, installer_lock, retry_on_conflict
 from cni.networks import FIRST_BY_NAME, PLUGIN, Candidate, ConfigurationFile, ListChoice
 from cni.plugin_files import FileChange, install_plugin, remove_plugin
 
@@ -46,7 +46,7 @@ def install(plugin: str, bin_dir: str, desired: DesiredConfiguration) -> list[Fi
     Doing it again changes nothing.
     Raise ``InstallError`` if that cannot be done; the network configuration is then what it was.
     """
-    with exclusive(desired.conf_dir, bin_dir):
+    with installer_lock(desired.conf_dir, bin_dir):
         clean_up(desired.conf_dir, bin_dir)
         # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
         is_tightened = narrow_mode(STATE_DIRECTORY)
@@ -60,7 +60,7 @@ def put_entry(desired: DesiredConfiguration, *, is_urgent: bool = False) -> list
     It costs a millisecond: nothing is hashed, and where it is urgent, the disk is waited for afterwards.
     Raises ``InstallError``.
     """
-    with exclusive(desired.conf_dir):
+    with installer_lock(desired.conf_dir):
         return _put_entry(desired, is_urgent=is_urgent)
 
 
@@ -70,7 +70,7 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
     Runtimes may still call the plugin for pods that end just now: ``grace`` seconds pass before it goes, or it
     stays (``keep_plugin``).
     """
-    with exclusive(conf_dir, bin_dir):
+    with installer_lock(conf_dir, bin_dir):
         clean_up(conf_dir, bin_dir)
         changes = _remove_entries(conf_dir)
         entries.forget_originals(conf_dir)

@@ -35,7 +35,7 @@ def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
 
 
 @contextmanager
-def exclusive(*directories: str) -> Iterator[None]:
+def installer_lock(*directories: str) -> Iterator[None]:
     """A context for one installer at a time on these directories; it explains the errors there.
 
     The locks are on the directories themselves, and end with the process.

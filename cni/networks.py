@@ -186,8 +186,8 @@ def choose_network(candidates: Sequence[Candidate], choice: ListChoice) -> Chose
         for path, reason in skipped.items()
     }
     if taken is not None:
-        which = f"the first of the name {choice.network}" if choice.network else "the first usable"
-        reasons[taken.path] = f"taken: {which}"
+        rank = f"the first of the name {choice.network}" if choice.network else "the first usable"
+        reasons[taken.path] = f"taken: {rank}"
     return Chosen(taken, tuple(reasons.items()))
 
 

@@ -67,8 +67,8 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
         desired = build_ruleset(config)
         _require_delivery(desired, settings)
         chooser = ProbeChooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
-        with ExitStack() as made:
-            proofs = _connection_proofs(settings, host, config, chooser, made)
+        with ExitStack() as namespaces:
+            proofs = _connection_proofs(settings, host, config, chooser, namespaces)
         if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
             proofs += _rule_proofs(settings, chooser)
         return Validation(tuple(proofs))
@@ -85,7 +85,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
 
 
 def _connection_proofs(
-    settings: Settings, host: Host, config: CaptureConfig, chooser: ProbeChooser, made: ExitStack
+    settings: Settings, host: Host, config: CaptureConfig, chooser: ProbeChooser, namespaces: ExitStack
 ) -> list[Proof]:
     """Return what connections proved, and what they could not."""
     sides = [*captured_sides(config)]
@@ -93,7 +93,7 @@ def _connection_proofs(
     if not sides:
         chosen.append(Proof("the settings capture nothing", holds=False))
     if settings[PROBE_FROM_OUTSIDE] and config.inbound_ports:
-        chosen += _outside_probes(chooser, made)
+        chosen += _outside_probes(chooser, namespaces)
 
     def fail(probe: Probe, answer: str) -> ValidationError:
         return _failure(probe, answer, settings, host)
@@ -103,11 +103,11 @@ def _connection_proofs(
     return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 
 
-def _outside_probes(chooser: ProbeChooser, made: ExitStack) -> list[Probe | Proof]:
+def _outside_probes(chooser: ProbeChooser, namespaces: ExitStack) -> list[Probe | Proof]:
     """Return a connection from outside for each family, or why there is none."""
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
-        outside = made.enter_context(OutsideNamespace(families))
+        outside = namespaces.enter_context(OutsideNamespace(families))
     except CaptureError as error:
         return [Proof(f"{FROM_OUTSIDE}: {error.message}", holds=False)]
     return [chooser.choose_from_outside(outside, family) for family in families]

@@ -84,7 +84,7 @@ def policy_objects(template: Template, base: Settings, version: str = "v1") -> l
 
     InjectionError for what differs from pod to pod, which a policy cannot express.
     """
-    _refuse_what_needs_the_pod(template)
+    _refuse_pod_facts(template)
     policy = _Policy(template, base)
     api = f"{GROUP}/{version}"
     return [
@@ -112,7 +112,7 @@ def policy_objects(template: Template, base: Settings, version: str = "v1") -> l
     ]
 
 
-def _refuse_what_needs_the_pod(template: Template) -> None:
+def _refuse_pod_facts(template: Template) -> None:
     for telemetry in template.mesh_objects.telemetries:
         if telemetry.selector:
             raise InjectionError(
@@ -234,13 +234,13 @@ class _Policy:
         if self._template.fragment is not None:
             own = self._template.proxy_of_fragment()
             return cel_literal(as_native(own) if native else own)
-        made = {}
+        proxies = {}
         for mode, parameter in (("REDIRECT", "bootstrap"), ("TPROXY", "bootstrap-tproxy")):
             proxy = self._template.proxy(self._any, self._mode_settings(mode))
             proxy["image"] = cel_expression("string(params.data['image'])")
             proxy["args"][1] = cel_expression(f"string(params.data['{parameter}'])")
-            made[mode] = cel_literal(as_native(proxy) if native else proxy)
-        return f"variables.mode == 'TPROXY' ? {made['TPROXY']} : {made['REDIRECT']}"
+            proxies[mode] = cel_literal(as_native(proxy) if native else proxy)
+        return f"variables.mode == 'TPROXY' ? {proxies['TPROXY']} : {proxies['REDIRECT']}"
 
     def _patch_list(self) -> str:
         """Return the list of patches, or an empty one."""
@@ -316,8 +316,8 @@ class _Policy:
             return cel_literal(json.dumps(status))
 
         def status_by_mode(*, native: bool) -> str:
-            off, on = text(native=native, captured=False), text(native=native, captured=True)
-            return f"(variables.mode == '{NO_CAPTURE}' ? {off} : {on})"
+            uncaptured, captured = text(native=native, captured=False), text(native=native, captured=True)
+            return f"(variables.mode == '{NO_CAPTURE}' ? {uncaptured} : {captured})"
 
         return f"(variables.native ? {status_by_mode(native=True)} : {status_by_mode(native=False)})"
 

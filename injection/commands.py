@@ -163,32 +163,32 @@ def _print_check(reports: Sequence[Report], form: str) -> None:
 
 def _write_result(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
-    data = _joined_documents(texts).encode()
+    content = _joined_documents(texts).encode()
     if form == "json":
         plain = [each.as_plain() for each in workloads]
         print_json({"workloads": plain, "output": output, "manifest": None if output else _joined_documents(texts)})
     elif output is None:
-        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     if output is None:
         return
     try:
-        _replace_file(data, output)
+        _replace_file(content, output)
     except OSError as error:
         raise InjectionError(f"cannot write {output}: {error.strerror}") from None
 
 
-def _replace_file(data: bytes, output: str) -> None:
+def _replace_file(content: bytes, output: str) -> None:
     """Replace a file as a whole, with its mode; a pipe or a device, such as /dev/stdout, is written to."""
     if os.path.exists(output) and not os.path.isfile(output):
         with open(output, "wb") as file:
-            file.write(data)
+            file.write(content)
         return
     path = os.path.realpath(output)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.write(content)
         with suppress(FileNotFoundError):
             os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(temporary, path)

@@ -13,7 +13,7 @@ from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.conventions import HEALTH_PORT, METRICS_PORT
 from capture.model.values import Value
 from capture.settings.config import resolve
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_all_dns
 from capture.state.input import origin_of, read_input
 from capture.state.pod_host import AnyPod
 from injection.pods import Workload
@@ -124,7 +124,7 @@ def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
 
 
 def _bootstrap_yaml(mesh_objects: MeshObjects, workload: Workload, settings: PodSettings) -> str:
-    config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
+    config, _ = resolve(with_all_dns(settings.checked()), AnyPod())
     pod = MeshPod(workload.namespace, workload.name or "pod", workload.labels)
     text = json.dumps(render_bootstrap(config, mesh_objects, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:

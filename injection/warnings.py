@@ -7,7 +7,7 @@ from typing import Any
 
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_dns_of_all_servers
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_all_dns
 from capture.state.pod_host import AnyPod
 from cni.escapes import escape_warnings
 from injection.plan import InjectionPlan
@@ -28,7 +28,7 @@ def warnings_of(workload: Workload, plan: InjectionPlan) -> tuple[str, ...]:
     if not plan.settings.is_captured:
         lines.append("interceptionMode NONE: nothing is captured; the proxy has to be addressed")
     else:
-        lines += resolve(with_dns_of_all_servers(plan.settings.checked()), AnyPod())[1]
+        lines += resolve(with_all_dns(plan.settings.checked()), AnyPod())[1]
     return tuple(lines)
 
 

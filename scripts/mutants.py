@@ -262,10 +262,7 @@ def _run(copy: Path, stages: list[tuple[str, ...]], limit: int) -> int:
     It may use ``limit`` seconds of a processor.
     """
     import pytest  # loaded once, for all children, as is what it loads
-    from hypothesis import Phase, settings
     from hypothesis.configuration import set_hypothesis_home_dir
-
-    settings.register_profile("unshrunk", deadline=None, phases=[Phase.explicit, Phase.generate])
 
     pid = os.fork()
     if pid:

@@ -79,11 +79,11 @@ def files() -> Iterator[tuple[str, str]]:
 def capture_page() -> str:
     """Return capture(1): every command with its options."""
     lines = _title_lines("capture", 1, "capture the traffic of pods for Istio's sidecar proxy")
-    lines += ["capture COMMAND [OPTIONS]", *_heading("DESCRIPTION"), *_text(cleandoc(capture.help or ""))]
+    lines += ["capture COMMAND [OPTIONS]", *_heading("DESCRIPTION"), *_paragraphs(cleandoc(capture.help or ""))]
     lines += [line for name in COMMANDS for line in _command_lines(f"capture {name}", _found(name))]
     own = [param.get_help_record(click.Context(capture)) for param in capture.params]
     lines += [*_heading("OPTIONS"), *_records(record for record in own if record)]
-    lines += [*_heading("EXIT STATUS"), *_text(capture.epilog or "")]
+    lines += [*_heading("EXIT STATUS"), *_paragraphs(capture.epilog or "")]
     return "\n".join([*lines, *_heading("SEE ALSO"), "istio-init(1), capture-cni(8), iptables(8), nft(8)", ""])
 
 
@@ -91,15 +91,15 @@ def istio_init_page() -> str:
     """Return istio-init(1)."""
     synopsis, _, rest = USAGE.partition("\n")
     lines = _title_lines("istio-init", 1, "capture the traffic of the pod that it runs in")
-    lines += [synopsis.removeprefix("Usage: "), *_heading("DESCRIPTION"), *_text(rest)]
+    lines += [synopsis.removeprefix("Usage: "), *_heading("DESCRIPTION"), *_paragraphs(rest)]
     for topic, options in by_topic(OPTIONS).items():
-        lines += [*_heading(heading(topic)), *_settings(options)]
+        lines += [*_heading(heading(topic)), *_setting_lines(options)]
     return "\n".join([*lines, *_heading("SEE ALSO"), "capture(1), capture-cni(8)", ""])
 
 
 def plugin_page() -> str:
     """Return capture-cni(8)."""
-    lines = [*_title_lines("capture-cni", 8, "capture pods as a CNI plugin"), *_text(PLUGIN)]
+    lines = [*_title_lines("capture-cni", 8, "capture pods as a CNI plugin"), *_paragraphs(PLUGIN)]
     return "\n".join([*lines, *_heading("SEE ALSO"), "capture(1), istio-init(1)", ""])
 
 
@@ -117,19 +117,19 @@ def _command_lines(words: str, command: click.Command) -> Iterator[str]:
             yield from _command_lines(f"{words} {name}", below)
         return
     yield from _heading(words)
-    yield from _text(cleandoc(command.help or ""))
+    yield from _paragraphs(cleandoc(command.help or ""))
     context = click.Context(command)
     settings = [param.setting for param in command.params if isinstance(param, SettingOption)]
     own = [param for param in command.get_params(context) if not isinstance(param, SettingOption)]
     yield from _records(record for param in own if (record := param.get_help_record(context)))
-    yield from _settings(settings)
+    yield from _setting_lines(settings)
     if isinstance(command, CaptureCommand) and command.examples:
         yield from (".PP", "Examples:", ".PP", ".nf", ".RS")
         yield from (_roff(line.strip()) for line in command.examples.strip().splitlines())
         yield from (".RE", ".fi")
 
 
-def _settings(options: Iterable[Option[Any]]) -> Iterator[str]:
+def _setting_lines(options: Iterable[Option[Any]]) -> Iterator[str]:
     return _records((flags_text(option), help_text(option)) for option in options)
 
 
@@ -148,7 +148,7 @@ def _heading(text: str) -> Iterator[str]:
     yield f'.SH "{_roff(text)}"'
 
 
-def _text(text: str) -> Iterator[str]:
+def _paragraphs(text: str) -> Iterator[str]:
     """Paragraphs; lines that are indented stay as they are."""
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         yield ".PP"

@@ -28,7 +28,7 @@ def main() -> int:
     if found is None:
         print("README.md has no table of tested versions", file=sys.stderr)
         return 1
-    own = line()
+    own = versions_line()
     system = own.split("|")[1]
     others = [each for each in found[2].splitlines() if each.split("|")[1] != system]
     rows = "".join(f"{each}\n" for each in sorted([*others, own]))
@@ -37,7 +37,7 @@ def main() -> int:
     return 0
 
 
-def line() -> str:
+def versions_line() -> str:
     """Return this system's line."""
     system = platform.freedesktop_os_release()
     kernel = ".".join(os.uname().release.split(".")[:2])

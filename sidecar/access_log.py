@@ -58,11 +58,11 @@ def envoy_logs(logs: Iterable[AccessLog]) -> list[Json]:
 
 
 def _envoy_log(log: AccessLog) -> Json:
-    made = _log_writer(log.file)
+    logger = _log_writer(log.file)
     if log.expression:
         kind = "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-        made["filter"] = {"extension_filter": extension("cel", kind, expression=log.expression)}
-    return made
+        logger["filter"] = {"extension_filter": extension("cel", kind, expression=log.expression)}
+    return logger
 
 
 def _log_writer(file: FileLog) -> Json:

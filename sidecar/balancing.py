@@ -134,8 +134,8 @@ def _hash_key(fields: Fields) -> Mapping[str, object]:
         return {"query_parameter": {"name": fields.name("httpQueryParameterName")}}
     if given == ["httpCookie"]:
         cookie = fields.inner("httpCookie", "name", "path", "ttl")
-        made = {"name": cookie.name("name"), "ttl": cookie.duration("ttl", "0s")}
-        return {"cookie": made | ({"path": cookie.text("path")} if "path" in cookie else {})}
+        cookie_key = {"name": cookie.name("name"), "ttl": cookie.duration("ttl", "0s")}
+        return {"cookie": cookie_key | ({"path": cookie.text("path")} if "path" in cookie else {})}
     if not fields.flag("useSourceIp"):
         raise fields.error("useSourceIp", "expected true")
     return {"connection_properties": {"source_ip": True}}

@@ -13,7 +13,7 @@ from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.pod import with_dns_of_all_servers
+from capture.settings.pod import with_all_dns
 from capture.settings.settings import Settings, with_flags
 from capture.state import record
 from capture.state.netns import InNamespace
@@ -133,7 +133,7 @@ def _pod_config(ctx: click.Context, namespace: str | None, document: Document | 
     if document is not None:
         own = settings_of_object(document.plain, document.origin)
         settings = with_flags(Settings({**settings.explicit, **own.explicit}), flags_of(ctx))
-    config, warnings = resolve(with_dns_of_all_servers(settings), AnyPod())
+    config, warnings = resolve(with_all_dns(settings), AnyPod())
     warn(warnings)
     return config
 

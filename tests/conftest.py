@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,19 @@ if TYPE_CHECKING:  # pytest imports it, and rewrites its asserts
 pytest_plugins = ["pytest_netns.fixtures"]
 
 # Examples that program a kernel take as long as the kernel takes; pytest-timeout bounds each test.
-hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True, max_examples=60)
+# How many there are is decided here, for every test that has no reason of its own.
+hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True, max_examples=30)
 hypothesis.settings.load_profile("kernel")
+hypothesis.settings.register_profile("long", max_examples=300)
+hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 
 
 def pytest_configure() -> None:
     """Before anything runs: in each process of a parallel run, too."""
     private_mounts.make_private()
+    # Each process of the run, and each program that a test starts, would compile everything again.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # grpc starts threads in forked children, and a process with several may not enter a user namespace (setns(2)).
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 

@@ -182,7 +182,7 @@ def is_applied(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False
     if not live.tables:
         return False
     changes = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
-    return desired.comments == live.comments and not changes
+    return desired.has_comments == live.has_comments and not changes
 
 
 def _uncaptured_family_differences(family: Family, live: CanonicalTables) -> Iterator[Difference]:

@@ -300,7 +300,7 @@ class PathCompiler:
         if node is None:
             leaves = self.diagrams.both(self._is_by_other_interface(Field.OUT), self._is_routed("mark"))
             is_marked = self.diagrams.either(leaves, self._is_routed("connection"))
-            marked, plain = self.diagrams.leaf(fate.replace(marked=True)), self.diagrams.leaf(fate)
+            marked, plain = self.diagrams.leaf(fate.replace(is_marked=True)), self.diagrams.leaf(fate)
             node = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
         return node
 
@@ -405,7 +405,7 @@ class PathCompiler:
         """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
-            if isinstance(value, Fate) and value.replace(marked=False, interface=None, reason=None) == UNSETTLED:
+            if isinstance(value, Fate) and value.replace(is_marked=False, interface=None, reason=None) == UNSETTLED:
                 return value.replace(port=port, address=address)
             return value
 

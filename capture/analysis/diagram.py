@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left
+from itertools import compress, repeat
+from operator import ne
 
 from capture.errors import CaptureError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     Splits = tuple[int, ...]
 
@@ -70,17 +72,15 @@ class Diagrams:
 
     def node(self, level: int, bounds: Sequence[int], children: Sequence[int]) -> int:
         """Return the function that tests a field: ``children`` are those of its intervals, one more than bounds."""
-        own_bounds: list[int] = []
-        leads_to = [children[0]]
-        last = children[0]
-        for bound, child in zip(bounds, children[1:], strict=True):
-            if child != last:
-                own_bounds.append(bound)
-                leads_to.append(child)
-                last = child
+        given = tuple(children)
+        node = self._unique.get((level, tuple(bounds), given))
+        if node is not None:
+            return node
+        differs = list(map(ne, given, given[1:]))
+        own_bounds = tuple(compress(bounds, differs))
         if not own_bounds:
-            return last
-        key = (level, tuple(own_bounds), tuple(leads_to))
+            return given[0]
+        key = (level, own_bounds, (given[0], *compress(given[1:], differs)))
         node = self._unique.get(key)
         if node is None:
             node = self._unique[key] = self._add(*key)
@@ -154,41 +154,31 @@ class Diagrams:
 
     def leaves(self, node: int) -> list[int]:
         """Return the leaves that a function has, in the order in which they are met."""
-        seen: set[int] = set()
-        ahead, reached = [node], []
-        while ahead:
-            current = ahead.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            if self._levels[current] == LEAF_LEVEL:
-                reached.append(current)
-            else:
-                ahead += reversed(dict.fromkeys(self._children[current]))
-        return reached
+        return [each for each in self._nodes_below(node) if self._levels[each] == LEAF_LEVEL]
 
     def levels(self, node: int) -> set[int]:
         """Return which fields a function tests."""
+        return {self._levels[each] for each in self._nodes_below(node)} - {LEAF_LEVEL}
+
+    def has_at_most_edges(self, count: int, node: int) -> bool:
+        """Return whether a function has no more edges than so many."""
+        edges = 0
+        for each in self._nodes_below(node):
+            edges += len(self._children[each])
+            if edges > count:
+                return False
+        return True
+
+    def _nodes_below(self, node: int) -> Iterator[int]:
+        """Yield the node and all that it leads to, each once, in the order of the intervals."""
         seen: set[int] = set()
         ahead = [node]
         while ahead:
             current = ahead.pop()
             if current not in seen:
                 seen.add(current)
-                ahead += self._children[current]
-        return {self._levels[each] for each in seen} - {LEAF_LEVEL}
-
-    def has_at_most_edges(self, count: int, node: int) -> bool:
-        """Return whether a function has no more edges than so many."""
-        seen: set[int] = set()
-        ahead, edges = [node], 0
-        while ahead and edges <= count:
-            current = ahead.pop()
-            if current not in seen:
-                seen.add(current)
-                edges += len(self._children[current])
-                ahead += set(self._children[current])
-        return edges <= count
+                yield current
+                ahead += reversed(dict.fromkeys(self._children[current]))
 
     # --- truth values --------------------------------------------------------------------------
 
@@ -224,36 +214,26 @@ class Diagrams:
         chosen = self._chosen.get(key)
         if chosen is None:
             level, bounds, columns = self.aligned(key)
-            local = {each: self.choose(*each) for each in set(columns)}
-            chosen = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
+            chosen = self._chosen[key] = self.node(level, bounds, [self.choose(*each) for each in columns])
         return chosen
 
     def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
         """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
-        level = min([self._levels[node] for node in nodes])
-        at_level = {node for node in nodes if self._levels[node] == level}
-        if len(at_level) == 1:
-            (only,) = at_level
-            bounds: Sequence[int] = self._bounds[only]
-        else:
-            bounds = sorted(set().union(*[self._bounds[node] for node in at_level]))
-        columns = [self._column_of_node(node, level, bounds) for node in nodes]
-        return level, bounds, list(zip(*columns, strict=True))
+        levels = [self._levels[node] for node in nodes]
+        level = min(levels)
+        distinct = {self._bounds[node] for node, at in zip(nodes, levels, strict=True) if at == level}
+        bounds: Sequence[int] = distinct.pop() if len(distinct) == 1 else sorted(set().union(*distinct))
+        columns = [
+            self._column_of_node(node, bounds) if at == level else repeat(node)
+            for node, at in zip(nodes, levels, strict=True)
+        ]
+        return level, bounds, list(zip(*columns, strict=False))
 
-    def _column_of_node(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
-        if self._levels[node] != level:
-            return [node] * (len(cuts) + 1)
+    def _column_of_node(self, node: int, cuts: Sequence[int]) -> Sequence[int]:
         bounds, children = self._bounds[node], self._children[node]
         if len(bounds) == len(cuts):
             return children
-        column = []
-        index, end = 0, len(bounds)
-        for cut in cuts:
-            column.append(children[index])
-            if index < end and bounds[index] == cut:
-                index += 1
-        column.append(children[index])
-        return column
+        return [*[children[bisect_left(bounds, cut)] for cut in cuts], children[-1]]
 
     # --- other operations ----------------------------------------------------------------------
 

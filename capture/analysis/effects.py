@@ -67,7 +67,7 @@ class FateChange(Value):
     @property
     def is_certain_diversion(self) -> bool:
         """Return whether packets go elsewhere, or may; else only a mark is another, or that is not certain."""
-        is_moved = self.after is None or self.before.replace(marked=False) != self.after.replace(marked=False)
+        is_moved = self.after is None or self.before.replace(is_marked=False) != self.after.replace(is_marked=False)
         return self.is_certain and is_moved
 
 
@@ -240,7 +240,7 @@ class Comparison:
         first = diagrams.either(diagrams.exists(captured, marks), diagrams.both(by_any_user, by_proxy))
         replies = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
-            calls, replies = self._calls_to_app_and_replies()
+            calls, replies = self._app_calls_and_replies()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
         lo = space.number_of(LOOPBACK)
         # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
@@ -287,7 +287,7 @@ class Comparison:
         groups = merge_ranges(proxy_id_ranges(ruleset, OwnerGid))
         return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
 
-    def _calls_to_app_and_replies(self) -> tuple[int, int]:
+    def _app_calls_and_replies(self) -> tuple[int, int]:
         """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and replies.
 
         With TPROXY they have the client's address, and a mark by which they count as captured.
@@ -356,11 +356,11 @@ def _none_if_delivered(value: Hashable) -> Hashable:
         return value
     before, after = value.before, value.after
     arrives = all(each.outcome in (PROXY_INBOUND, "direct") and not each.address for each in (before, after))
-    return None if arrives and before.marked == after.marked else value
+    return None if arrives and before.is_marked == after.is_marked else value
 
 
 def _is_captured(fate: Hashable) -> bool:
-    return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.marked)
+    return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.is_marked)
 
 
 def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hashable:

@@ -6,6 +6,7 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from capture.analysis.base_chains import Situation
@@ -115,7 +116,7 @@ class _FamilyExplanation:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
         diagrams = self.space.diagrams
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
-        plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
+        plain = {fate and fate.replace(is_marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
             texts = {fate.reason[1] if fate.reason else NO_RULE_DECIDES for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(texts))
@@ -149,6 +150,7 @@ class _FamilyExplanation:
             yield f"{count - MAX_PARTS} more sets of packets", "", {}
 
 
+@functools.lru_cache(maxsize=16)  # one process examines many pods, or one again and again, with the same settings
 def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """Return to which ports of the proxy connections are sent that come in or leave the pod, by their outcome.
 

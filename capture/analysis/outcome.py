@@ -53,7 +53,7 @@ def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProx
 class Fate(Value):
     """All that a packet and its connection notice of rules.
 
-    ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
+    ``port`` and ``address`` are None where they stay what the packet is addressed to. ``is_marked`` is whether a
     mark of TPROXY leads the packet, or a later one of its connection, to the proxy. ``interface`` is the one by
     which another mark lets it leave; None where it leaves as it was to. ``reason`` is None where none is looked for.
     """
@@ -61,7 +61,7 @@ class Fate(Value):
     outcome: Outcome
     port: int | None = None
     address: Network | None = None
-    marked: bool = False
+    is_marked: bool = False
     interface: str | None = None
     reason: Reason | None = None
 

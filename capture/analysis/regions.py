@@ -44,23 +44,23 @@ def _simplified_set(space: PacketSpace, packets: int, among: int) -> int:
 
     memo: dict[tuple[int, int], int] = {}
 
-    def result(one: int, other: int) -> int:
-        if other == diagrams.no:
+    def simplified(node: int, frame: int) -> int:
+        if frame == diagrams.no:
             return DONT_CARE
-        if other == diagrams.yes or diagrams.is_leaf(one):
-            return one
-        if (one, other) not in memo:
-            memo[one, other] = deeper(one, other)
-        return memo[one, other]
+        if frame == diagrams.yes or diagrams.is_leaf(node):
+            return node
+        if (node, frame) not in memo:
+            memo[node, frame] = simplified_children(node, frame)
+        return memo[node, frame]
 
-    def deeper(one: int, other: int) -> int:
-        level, bounds, columns = diagrams.aligned((one, other))
-        if diagrams.level(one) != level:  # a field that only ``among`` tests
-            return result(one, diagrams.any_of(diagrams.children(other)))
-        children = [result(*pair) for pair in columns]
+    def simplified_children(node: int, frame: int) -> int:
+        level, bounds, columns = diagrams.aligned((node, frame))
+        if diagrams.level(node) != level:  # a field that only ``frame`` tests
+            return simplified(node, diagrams.any_of(diagrams.children(frame)))
+        children = [simplified(*pair) for pair in columns]
         return diagrams.node(level, bounds, _without_dont_cares(children, [*bounds, space.domains[level][1]]))
 
-    simple = result(packets, among)
+    simple = simplified(packets, among)
     return diagrams.no if simple == DONT_CARE else simple
 
 

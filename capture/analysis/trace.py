@@ -63,7 +63,7 @@ class Trace(Value):
     """The end of a packet and its path; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
-    ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
+    ``is_marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
     ``missing_routes`` are those on which the outcome depends. ``policy`` is the base chain whose policy
     dropped the packet. ``reroute`` is the policy rule by which another mark refused it, or sent it out by another
     interface.
@@ -77,7 +77,7 @@ class Trace(Value):
     step: Step | None
     path: tuple[Step, ...]
     transparent: bool = False
-    marked: bool = False
+    is_marked: bool = False
     translated: Translate | None = None
     missing_routes: tuple[MissingRoute, ...] = ()
     policy: BaseChain | None = None
@@ -114,11 +114,11 @@ class Trace(Value):
     def fate(self) -> Fate:
         """Return all that a packet and its connection notice of the rules."""
         if self.outcome not in ("direct", "dropped"):
-            return Fate(self.outcome, self.port, None, self.marked)
+            return Fate(self.outcome, self.port, None, self.is_marked)
         sent = self.translated
         port, address = (sent.port, sent.address) if sent else (None, None)
         interface = self.interface if self.outcome == "direct" else None
-        return Fate(self.outcome, port, address, self.marked, interface)
+        return Fate(self.outcome, port, address, self.is_marked, interface)
 
     @property
     def is_certain(self) -> bool:
@@ -416,7 +416,7 @@ class _Passage:
             step,
             tuple(self.path),
             transparent=is_transparent,
-            marked=outcome != "dropped" and is_led_to_proxy(self.packet, self.ruleset),
+            is_marked=outcome != "dropped" and is_led_to_proxy(self.packet, self.ruleset),
             translated=self.translation if isinstance(self.translation, Translate) and outcome == "direct" else None,
             missing_routes=tuple(route for route in needed if route.family == self.first.family),
             policy=self.policy,

@@ -44,6 +44,11 @@ class BackendChoice(Value):
         """Return where in the kernel the rules live, with any driver."""
         return self.backend, self.variant
 
+    @property
+    def place_text(self) -> str:
+        """Return the place in words: "iptables nft", "nftables"."""
+        return f"{self.backend} {self.variant}".rstrip()
+
 
 class SetLocation(Value):
     """Where a set of our own or of upstream's is."""

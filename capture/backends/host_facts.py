@@ -18,7 +18,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, TABLES_BY_NAME, Ruleset, TableName
 from capture.model.values import Value
 from capture.netlink.nfnetlink import has_extension, open_nfnetlink, read_generation
-from capture.state.netns import is_of_this_user_namespace
+from capture.state.netns import is_own_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
         chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
         has_python_iptables=has_python_iptables,
         has_libnftables=not only_netlink and _is_importable("nftables"),
-        has_own_users=is_of_this_user_namespace(),
+        has_own_users=is_own_user_namespace(),
         hindrance=hindrance,
         lacking=lacking,
     )

@@ -24,7 +24,7 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
     Where a module is known to be absent, the error names that alone: which rule met it first, and what a tool makes
     of it, is chance. An error that has nothing to do with modules is returned as it is.
     """
-    if not _may_come_from_missing_module(error):
+    if not _may_lack_module(error):
         return error
     if desired is not None and IPV6 in desired.families and not has_ipv6():
         return error  # it is IPv6 that this kernel lacks
@@ -52,7 +52,7 @@ def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: 
     return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")
 
 
-def _may_come_from_missing_module(error: CaptureError) -> bool:
+def _may_lack_module(error: CaptureError) -> bool:
     import errno  # only here: where something has failed already
 
     from capture.backends.iptables.refusals import gives_no_reason

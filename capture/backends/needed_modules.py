@@ -81,7 +81,7 @@ def needed_modules(desired: model.Ruleset | None, families: Iterable[Family], fl
     modules: dict[str, str] = {}
     for table in (model.NAT,) if desired is None else tuple(table.name for table in desired.tables):
         _add(modules, _table_modules(table, tuple(families), flavour))
-    if desired is not None and desired.comments and flavour != "nftables":
+    if desired is not None and desired.has_comments and flavour != "nftables":
         _add(modules, (("xt_comment", "comments"),))
     for kind, is_one_match in EVERY_CAPTURE if desired is None else dict.fromkeys(_used_kinds(desired)):
         _add(modules, _kind_modules(kind, flavour, is_one_match=is_one_match))

@@ -82,7 +82,7 @@ def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
         alike.setdefault((each.direction, _with_both_families(each.traffic), each.fate, each.why), []).append(each)
     rows: list[tuple[str, ...]] = []
     for (_, of_both, *_), (first, *others) in alike.items():
-        goes = fate_text(first.fate.replace(marked=False)) if first.fate else "cannot be judged"
+        goes = fate_text(first.fate.replace(is_marked=False)) if first.fate else "cannot be judged"
         families = ", ".join(FAMILY_NAMES[of] for each in (first, *others) for of in each.families)
         rows.append((first.direction, str(of_both) if others else first.traffic, goes, first.why, families))
     return rows

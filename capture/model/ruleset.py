@@ -420,7 +420,7 @@ class Ruleset(Value):
     tables: tuple[Table, ...]
     loopback_addresses: tuple[LoopbackAddress, ...] = ()
     policy_routes: tuple[PolicyRoute, ...] = ()
-    comments: bool = False
+    has_comments: bool = False
     """Whether each rule carries its reason as a comment in the kernel."""
 
     @property

@@ -27,7 +27,7 @@ from capture.state import record, routes
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
-from capture.state.netns import InNamespace, has_tcp_sockets, is_of_this_user_namespace, refuse_host
+from capture.state.netns import InNamespace, has_tcp_sockets, is_own_user_namespace, refuse_host
 from capture.state.node import refuse_node
 from capture.state.record import Journal, Record
 
@@ -350,7 +350,7 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            has_own_users = is_of_this_user_namespace()
+            has_own_users = is_own_user_namespace()
             live_sets = [
                 _driver_with_rules(load_driver(live_set.choice, has_own_users=has_own_users))
                 for live_set in detect.find_live_sets()

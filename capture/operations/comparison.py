@@ -227,10 +227,7 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    choices = (live_set.choice for live_set in located)
-    return tuple(
-        LiveSet(choice.backend, choice.driver, choice.variant, load_driver(choice).read()) for choice in choices
-    )
+    return tuple(LiveSet(each.choice, load_driver(each.choice).read()) for each in located)
 
 
 class Reference(Value):

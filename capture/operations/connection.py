@@ -274,10 +274,10 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         yield drop_of_connection(way, shown_rule, SENT_ON)
     elif way.outcome == live.outcome:
         yield _loop_cause(way, verified)
-    elif is_over_lo and way.marked != live.transparent:
+    elif is_over_lo and way.is_marked != live.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
-    elif is_over_lo and way.fate.replace(marked=False) != Fate("direct"):
+    elif is_over_lo and way.fate.replace(is_marked=False) != Fate("direct"):
         destination = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=way.location, to=destination)
@@ -287,7 +287,7 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         lost = [_loss_cause(each, f"answers to {SENT_ON}" if each.packet.in_interface else SENT_ON) for each in certain]
         yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
-        yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
+        yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.is_marked and not is_over_lo])
 
 
 def _loop_cause(way: Trace, verified: Callable[[], Verified]) -> Cause:

@@ -46,8 +46,7 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
         yield cause(_rule_cause_kind(worst), "drift", where=worst.location.chain_location, first=first, others=besides)
     yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
-        set_place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
-        yield cause("second-set", where=set_place, place=set_place)
+        yield cause("second-set", where=other.choice.place_text, place=other.choice.place_text)
     yield from map(missing_route_cause, verified.missing)
     yield from (each for each in verified.impediments if each != LO_DOWN)  # which is a fact of the pod already
     for message in verified.uncaptured:

@@ -133,9 +133,7 @@ class Verified(Value):
 class LiveSet(Value):
     """One of our sets in a namespace: where, and everything read there."""
 
-    backend: str
-    driver: str
-    variant: str
+    choice: BackendChoice
     live: Ruleset
 
 

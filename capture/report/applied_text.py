@@ -81,10 +81,8 @@ def _count_rules(applied: Applied) -> int:
 def applied_text(applied: Applied) -> VerdictLine:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
-    choice = applied.choice
-    variant = f" {choice.variant}" if choice.variant else ""
     return VerdictLine(
         f"{'applied' if applied.changed else 'unchanged'}: {_count_rules(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
-        f"backend {choice.backend}{variant}, driver {choice.driver}"
+        f"backend {applied.choice.place_text}, driver {applied.choice.driver}"
     )

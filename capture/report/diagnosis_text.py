@@ -44,7 +44,7 @@ def diagnosis_lines(diagnosis: Diagnosis, subject: str = "this pod") -> Iterator
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
     from capture.report.trace_text import doubt_about, path_lines  # which verify does without
 
-    yield VerdictLine(f"{diagnosis.verdict}: {_subject(diagnosis, subject)}")
+    yield VerdictLine(f"{diagnosis.verdict}: {_subject_text(diagnosis, subject)}")
     if diagnosis.trace is not None:
         yield from path_lines(diagnosis.trace)
         if not diagnosis.trace.is_certain:
@@ -55,7 +55,7 @@ def diagnosis_lines(diagnosis: Diagnosis, subject: str = "this pod") -> Iterator
         yield f"  {note.remedy}"
 
 
-def _subject(diagnosis: Diagnosis, subject: str) -> str:
+def _subject_text(diagnosis: Diagnosis, subject: str) -> str:
     if diagnosis.packet is not None:
         return packet_text(diagnosis.packet)
     if diagnosis.verdict == "captured" and diagnosis.uncaptured:

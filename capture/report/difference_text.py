@@ -113,8 +113,7 @@ def _rule_text(differing: Difference | Obstacle) -> str:
 
 
 def _second_set_text(other: SecondSet) -> str:
-    variant = f" {other.choice.variant}" if other.choice.variant else ""
-    return f"a second set of capture rules is in {other.choice.backend}{variant}{effect_text(other.effect)}"
+    return f"a second set of capture rules is in {other.choice.place_text}{effect_text(other.effect)}"
 
 
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:

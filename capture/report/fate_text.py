@@ -22,7 +22,7 @@ def fate_text(fate: Fate) -> str:
         where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
     if fate.interface is not None:
         where += f", out via {fate.interface}"
-    return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
+    return f"{fate.outcome}{where}{', marked for the proxy' if fate.is_marked and fate.outcome == 'direct' else ''}"
 
 
 def effect_text(effect: Effect | None, effect_context: str = "") -> str:

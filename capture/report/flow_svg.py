@@ -39,7 +39,7 @@ class PlacedBox(Value):
     text: str
     kind: str
     label: str
-    busy: bool
+    is_busy: bool
     column: int
     middle: float
     below: tuple[PlacedBox, ...]
@@ -58,7 +58,7 @@ def svg_picture(flows: Sequence[PathTree], title: str) -> str:
         top += HEADING_HEIGHT
         below, bottom = _placed_boxes(flow.tables, 1, top)
         middle = below[0].middle if below else top + ROW_HEIGHT / 2
-        roots.append((heading, PlacedBox(source, "", "table", "", busy=False, column=0, middle=middle, below=below)))
+        roots.append((heading, PlacedBox(source, "", "table", "", is_busy=False, column=0, middle=middle, below=below)))
         top = max(bottom, top + ROW_HEIGHT) + HEADING_HEIGHT // 2
     lefts, width = _column_positions([root for _, root in roots])
     body = [line for heading, root in roots for line in _of_root(heading, root, lefts)]
@@ -81,7 +81,7 @@ def _placed_boxes(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple
         middle = sum(box.middle for box in below) / len(below) if below else top + ROW_HEIGHT / 2
         label = " · ".join(filter(None, (count_text(edge.packets), rate_text(edge.rate))))
         texts = (_cut_text(edge.to), _cut_text(edge.text), edge.kind, label)
-        boxes.append(PlacedBox(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
+        boxes.append(PlacedBox(*texts, is_busy=bool(edge.rate), column=column, middle=middle, below=below))
         top = bottom if below else top + ROW_HEIGHT
     return tuple(boxes), top
 
@@ -131,7 +131,7 @@ def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterat
         bend, stroke = (end - begin) / 3, BOX_COLOURS[child.kind]
         curve = f"M{begin:.1f} {box.middle:.1f}C{begin + bend:.1f} {box.middle:.1f} {begin + bend / 2:.1f} "
         curve += f"{child.middle:.1f} {begin + bend:.1f} {child.middle:.1f}L{end - 6:.1f} {child.middle:.1f}"
-        yield f'<path d="{curve}" stroke="{stroke}" stroke-width="{2.5 if child.busy else 1}"/>'
+        yield f'<path d="{curve}" stroke="{stroke}" stroke-width="{2.5 if child.is_busy else 1}"/>'
         tip = f"M{end - 7:.1f} {child.middle - 4:.1f}l6 4l-6 4Z"
         yield f'<path d="{tip}" style="fill:{stroke}"/>'
         place = f'x="{end - 10:.1f}" y="{child.middle - 5:.1f}" text-anchor="end"'

@@ -32,8 +32,9 @@ class ShownTable(Value):
     @property
     def heading(self) -> str:
         """Return where this is, in words."""
-        variant = f" ({self.live_set.variant})" if self.live_set.variant else ""
-        return f"# {self.live_set.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
+        choice = self.live_set.choice
+        variant = f" ({choice.variant})" if choice.variant else ""
+        return f"# {choice.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
 
 
 def shown_tables(
@@ -87,8 +88,8 @@ def iptables_save_text(shown: list[ShownTable]) -> str:
     for part in shown:
         only = _part_of(part.live_set.live, (part.table,), part.family)
         left_out = ""
-        if part.live_set.backend != "iptables":
-            only, left_out = _without_words_of(only, part.live_set.backend)
+        if part.live_set.choice.backend != "iptables":
+            only, left_out = _without_words_of(only, part.live_set.choice.backend)
         text, unsayable = _rendered_rules(functools.partial(save_text, family=part.family, counters=True), only)
         texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
     return "\n".join(texts)
@@ -102,8 +103,8 @@ def nft_script(shown: list[ShownTable]) -> str:
     for live_set in dict.fromkeys(part.live_set for part in shown):
         of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = live_set.live if live_set.backend == "nftables" else without_foreign_rules(live_set.live)
-        only, left_out = _without_words_of(_part_of(live, {part.table for part in of_it}), live_set.backend)
+        live = live_set.live if live_set.choice.backend == "nftables" else without_foreign_rules(live_set.live)
+        only, left_out = _without_words_of(_part_of(live, {part.table for part in of_it}), live_set.choice.backend)
         text, unsayable = _rendered_rules(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
     return "\n".join(texts)
@@ -181,9 +182,9 @@ def _table_as_json(part: ShownTable) -> dict[str, object]:
     whole = part.live_set.live.table(part.table)
     chains = listed_chains(whole, part.family) if whole else ()
     return {
-        "backend": part.live_set.backend,
-        "driver": part.live_set.driver,
-        "variant": part.live_set.variant or None,
+        "backend": part.live_set.choice.backend,
+        "driver": part.live_set.choice.driver,
+        "variant": part.live_set.choice.variant or None,
         "family": part.family,
         "table": part.table,
         "chains": [_chain_as_json(chain, part.family) for chain in chains],

@@ -39,7 +39,7 @@ def build_ruleset(config: CaptureConfig) -> model.Ruleset:
         tables=tuple(_without_empty_chains(table) for table in tables if table),
         loopback_addresses=loopback_addresses(config),
         policy_routes=policy_routes(config),
-        comments=config.rule_comments,
+        has_comments=config.rule_comments,
     )
     return ruleset.with_chains(_with_log_rule) if config.rule_logs else ruleset
 

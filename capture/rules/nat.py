@@ -169,7 +169,7 @@ def proxy_rules(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatc
     """Yield what happens to the traffic of one proxy id, and to what others send over ``lo``."""
     for family in FAMILIES:
         outside_loopback = model.Destination((loopback_destinations(config, family),), negated=True)
-        matches = (outside_loopback, ON_LO, *ports_of_calls_to_self(config, owner), owner)
+        matches = (outside_loopback, ON_LO, *self_call_ports(config, owner), owner)
         why = "the proxy calls its own pod: in through the proxy again"
         yield jump_rule(names.in_redirect, *matches, family=family, why=why)
     if not captures_loopback(config):
@@ -180,7 +180,7 @@ def proxy_rules(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatc
     yield return_rule(owner, why="the proxy itself goes out; anything else would be a loop")
 
 
-def ports_of_calls_to_self(
+def self_call_ports(
     config: CaptureConfig, owner: model.OwnerMatch
 ) -> tuple[model.Protocol, model.DestinationPort] | tuple[()]:
     """Return which ports the proxy's calls to its own pod must have to come in through the proxy again.

@@ -89,7 +89,7 @@ def pod_settings(pod: Pod, base: Settings) -> Settings:
     for option, given in explicit.items():
         _require_usable(option, given)
     explicit[options.EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(options.EXCLUDED_INBOUND_PORTS))
-    explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
+    explicit = {**with_all_dns(Settings(explicit)).explicit}
     references = pod.proxy.references
     unknown = [
         f"environment {name}{origin}: a reference (valueFrom), which is not followed"
@@ -103,7 +103,7 @@ def pod_settings(pod: Pod, base: Settings) -> Settings:
     )
 
 
-def with_dns_of_all_servers(settings: Settings) -> Settings:
+def with_all_dns(settings: Settings) -> Settings:
     """Return settings that capture all DNS if any: the pod's own resolv.conf(5) is not known outside of it."""
     if not settings[options.REDIRECT_DNS]:
         return settings

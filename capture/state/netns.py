@@ -118,7 +118,7 @@ def namespace_id() -> str:
     return f"{inode}-{cookie}"
 
 
-def is_of_this_user_namespace() -> bool:
+def is_own_user_namespace() -> bool:
     """Return whether the network namespace we are in belongs to the user namespace we are in.
 
     That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels without that call have no such pods.

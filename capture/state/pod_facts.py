@@ -114,11 +114,13 @@ def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
     """Return the group, as the pod sees it, of the process that holds each socket, as far as /proc shows it."""
     groups: dict[int, int] = {}
     inodes = {f"socket:[{inode}]": inode for inode in sockets}
-    for process in process_ids() if inodes else ():
+    for process in process_ids():
+        if not inodes:
+            break
         for target in inodes.keys() & open_files(process):
             try:
                 group = os.stat(f"/proc/{process}").st_gid
-                groups[inodes[target]] = group if ids is None else ids.groups.inside(group)
+                groups[inodes.pop(target)] = group if ids is None else ids.groups.inside(group)
             except OSError:
                 continue  # it has ended
     return groups

@@ -13,7 +13,7 @@ from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
 from capture.state.child import decode_error, encode_error, run_in_child
 from capture.state.files import content_of, names_in
-from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
+from capture.state.netns import CLONE_NEWUSER, call_setns, is_own_user_namespace, open_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read_id_maps() -> IdMaps:
 
 def foreign_ids() -> IdMaps | None:
     """Return the ids of the network namespace's owner; None if that is our own user namespace, or cannot be entered."""
-    if is_of_this_user_namespace():
+    if is_own_user_namespace():
         return None
     try:
         return read_id_maps()

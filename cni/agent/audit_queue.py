@@ -77,7 +77,7 @@ class AuditQueue:
         return gone
 
     def _due_in_sweep(self, now: float) -> list[tuple[PodNamespace, bool]]:
-        running = self._sandboxes.look()
+        running = self._sandboxes.refresh()
         self._swept_at = now
         self._stale.clear()
         for netns in running:

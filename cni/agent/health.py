@@ -71,7 +71,7 @@ class Health:
             return self._facts.get(name)
 
     def as_plain(self) -> dict[str, Any]:
-        made = {name: maker() for name, maker in self._makers.items()}
+        made_facts = {name: maker() for name, maker in self._makers.items()}
         with self._lock:
             return (
                 {
@@ -88,7 +88,7 @@ class Health:
                     "counts": {" ".join(filter(None, key)): value for key, value in sorted(self._counts.items())},
                 }
                 | self._facts
-                | made
+                | made_facts
             )
 
     def _has_no_problem(self) -> bool:

@@ -43,7 +43,7 @@ class Sandboxes:
         self._of_pods: dict[tuple[str, str], set[str]] = {}
         self._gone: list[PodNamespace] = []
 
-    def look(self) -> list[PodNamespace]:
+    def refresh(self) -> list[PodNamespace]:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
         for gone in self._by_sandbox.keys() - sandboxes.keys():

@@ -83,7 +83,7 @@ def links_between(files: Mapping[str, Path]) -> dict[str, tuple[tuple[str, ...],
     }
 
 
-def grouped(links: Mapping[str, tuple[tuple[str, ...], bool]], roots: Iterable[str]) -> list[list[str]]:
+def grouped_modules(links: Mapping[str, tuple[tuple[str, ...], bool]], roots: Iterable[str]) -> list[list[str]]:
     """Return the modules in groups: those that the same roots need are imported together. Others stay alone."""
     needed = {root: _closure(root, links) for root in roots}
     groups: dict[object, list[str]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.cluster.agent import InPod, expect_event, expect_state, pods, state
+from support.cluster.agent import InPod, expect_event, expect_state, pod_state, pods
 from support.cluster.calls import BOTH, address, call_from_pod, sides_passed
 from support.cluster.installed import Cluster
 from support.cluster.node import NAME
@@ -27,7 +27,7 @@ def audited(cluster: Cluster) -> Iterator[Cluster]:
 
 def test_captured(audited: Cluster) -> None:
     """Pods of the mesh are known as captured, the agent as of the node's network."""
-    assert state(audited, "client")["state"] == "captured"
+    assert pod_state(audited, "client")["state"] == "captured"
     assert [each["state"] for each in pods(audited) if each["pod"].startswith("istio-capture/")] == ["host-network"]
 
 

@@ -59,7 +59,7 @@ DRIVERS = {
     "iptables-restore-legacy": BackendChoice("iptables", "restore", "legacy", ""),
     "iptables-iptc": BackendChoice("iptables", "iptc", "legacy", ""),
 }
-CAPTURES = int(os.environ.get("AGREEMENT_CAPTURES", "25"))
+CAPTURES = int(os.environ.get("AGREEMENT_CAPTURES", "15"))
 """How many captures a driver gets in the short run."""
 SAME_AS = {
     "nftables-libnftables": "nftables-netlink",
@@ -93,7 +93,7 @@ def among(desired: Ruleset, foreign: list[Foreign], *, comments: bool) -> Rulese
         rules = (rule.rule, *chain.rules) if rule.before else (*chain.rules, rule.rule)
         chains = tuple(each.replace(rules=rules) if each is chain else each for each in table.chains)
         tables[rule.table] = table.replace(chains=chains)
-    return desired.replace(tables=tuple(tables.values()), comments=comments)
+    return desired.replace(tables=tuple(tables.values()), has_comments=comments)
 
 
 def ends(ruleset: Ruleset, packet: Packet) -> str:

@@ -40,7 +40,7 @@ def ruleset_of_all_cases() -> Ruleset:
         )
         for table in TABLES
     )
-    return Ruleset(FAMILIES, tables, comments=True)
+    return Ruleset(FAMILIES, tables, has_comments=True)
 
 
 @pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
@@ -51,7 +51,7 @@ def test_written_rules_are_listed_and_read(netns: NamespaceFactory, case: Driver
         driver.write(desired, driver.read(), None)
         live = driver.read()
 
-    assert live.comments
+    assert live.has_comments
     for family in FAMILIES:
         lines = case.saved(namespace, family)
         for table in TABLES:

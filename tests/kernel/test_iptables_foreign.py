@@ -19,7 +19,7 @@ from support.rules.iptables_drivers import DRIVERS, DriverCase
 from support.rules.iptables_foreign import write_foreign_rules
 
 FOREIGN_RULES = 50
-EXAMPLES = {"netlink": 10, "restore-nft": 8, "restore-legacy": 8, "iptc": 2}
+EXAMPLES = {"netlink": 8, "restore-nft": 4, "restore-legacy": 4, "iptc": 2}
 """python-iptables takes a third of a second for what the others do in ten milliseconds."""
 
 each_driver = pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)

@@ -181,7 +181,7 @@ def without_large_rules(ruleset: Ruleset) -> Ruleset:
 
 def every_case() -> Ruleset:
     """Return a rule set with each match and each verdict there is."""
-    return Ruleset(FAMILIES, tuple(Table(table, chains_of_cases(table)) for table in TABLES), comments=True)
+    return Ruleset(FAMILIES, tuple(Table(table, chains_of_cases(table)) for table in TABLES), has_comments=True)
 
 
 def chains_of_cases(table: TableName) -> tuple[Chain, ...]:

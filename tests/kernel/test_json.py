@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from capture.cli.parameter_types import ParameterType
 from cni.agent.health import Health
 from cni.agent.server import AgentServer
 from pytest_netns import NamespaceFactory, Pod
-from support.output.json_schemas import SCHEMAS, check
+from support.output.json_schemas import SCHEMAS, check_schema
 
 WITHOUT_JSON = {"node agent", "node pod"}
 """The agent itself, which writes a log, and what runs another command."""
@@ -46,13 +47,14 @@ class Commands:
         words = [*shlex.split(line), *more]
         assert run([*words, "--format", "json"]) == code, self._capsys.readouterr()
         plain = json.loads(self._capsys.readouterr().out)
-        check(schema, plain)
+        check_schema(schema, plain)
         self.used.add(" ".join(words[:2]) if words[0] in ("cni", "node", "host") else words[0])
         return plain
 
 
 @pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+def commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.setattr(sys, "argv", [str(Path(sys.executable).with_name("capture"))])
     return Commands(capsys)
 
 
@@ -190,7 +192,7 @@ def test_a_failure_is_json_on_standard_output_and_words_on_standard_error(
 
     printed = capsys.readouterr()
     plain = json.loads(printed.out)
-    check("error", plain)
+    check_schema("error", plain)
     assert (code, plain["error"]["exit_code"]) == (FAILURES[line], FAILURES[line])
     assert printed.err.startswith(f"error: {plain['error']['message']}\n")
 

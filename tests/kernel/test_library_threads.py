@@ -63,6 +63,6 @@ def test_threads_on_one_namespace_take_turns(netns: NamespaceFactory) -> None:
         list(threads.map(lambda one: apply(one, path), settings))
 
     (live_set,) = dump(path).live_sets
-    assert live_set.backend == "nftables"
+    assert live_set.choice.backend == "nftables"
     assert any(verify(one, path).holds for one in settings[:2])
     assert clean(path)

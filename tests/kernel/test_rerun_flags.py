@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_netns import Namespace, NamespaceFactory, PodPair
-from support.processes.namespace_state import state
+from support.processes.namespace_state import namespace_state
 from support.processes.our_programs import run_program
 
 PLACES = {
@@ -25,7 +25,7 @@ def istio_init(namespace: Namespace, *flags: str, code: int = 0) -> str:
 
 def places(namespace: Namespace) -> set[str]:
     """Return where our chains are, by the tools' own listings."""
-    seen = state(namespace)
+    seen = namespace_state(namespace)
     found = {"native"} if "table inet istio-proxy-" in seen["nft"] else set()
     for variant in ("nft", "legacy"):
         for command in ("iptables", "ip6tables"):
@@ -61,15 +61,15 @@ def test_a_dry_run_changes_nothing(pod_pair: PodPair, live: str) -> None:
     pod = pod_pair.pod
     if live:
         istio_init(pod, live)
-    before = state(pod)
+    before = namespace_state(pod)
     for flags in (["-m", "TPROXY", "--redirect-dns"], ["--native-nftables"], ["--cleanup-only"], ["--force-apply"]):
         assert istio_init(pod, "--dry-run", *flags)
-    assert state(pod) == before
+    assert namespace_state(pod) == before
 
 
 def test_flags_that_contradict_each_other_change_nothing(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
-    before = state(pod)
+    before = namespace_state(pod)
     for flags in (
         ["--native-nftables", "--force-iptables-binary=legacy"],
         ["--native-nftables", "--backend=iptables"],
@@ -77,18 +77,18 @@ def test_flags_that_contradict_each_other_change_nothing(pod_pair: PodPair) -> N
         ["--driver=restore", "--backend=nftables"],
     ):
         assert "invalid value" in istio_init(pod, *flags, code=2)
-    assert state(pod) == before
+    assert namespace_state(pod) == before
 
 
 def test_another_namespace_and_back(netns: NamespaceFactory) -> None:
     """A change there is a change there alone, however the rules are written."""
     here, there = netns.pod("here"), netns.pod("there")
-    before = state(here)
+    before = namespace_state(here)
     for flag in ("--native-nftables", "--force-iptables-binary=nft", "--force-iptables-binary=legacy"):
         istio_init(here, "--cni-mode", "--network-namespace", there.path, flag, "-m", "TPROXY")
         assert places(there) == {PLACES[flag]}
         assert "fwmark 0x539 lookup 133" in there.run(["ip", "-6", "rule"]).stdout
-        assert state(here) == before
+        assert namespace_state(here) == before
     istio_init(here, "--cleanup-only", "--network-namespace", there.path)
     assert places(there) == set()
     assert "fwmark" not in there.run(["ip", "-6", "rule"]).stdout

@@ -15,8 +15,8 @@ from capture import operations
 from pytest_netns import NamespaceFactory
 from support.captures.settings import DRIVERS, VARIANTS, arguments, environment
 from support.processes import killed_runs
-from support.processes.killed_runs import Choice, apply, live_state
-from support.processes.namespace_state import state
+from support.processes.killed_runs import Choice, apply_with, live_state
+from support.processes.namespace_state import namespace_state
 from support.processes.system_calls import run_alone
 from support.traffic.steady import UnderLoad
 
@@ -48,12 +48,12 @@ def under_load(netns: NamespaceFactory) -> UnderLoad:
 )
 def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Choice) -> None:
     pod = under_load.pod
-    pristine = state(pod)
+    pristine = namespace_state(pod)
     expected = {}
     with pod.entered():
         for choice in (killed, before):
             operations.clean()
-            apply(choice)
+            apply_with(choice)
             expected[choice[1]] = live_state()
     under_load.begin()
     words = json.dumps({"before": before, "killed": killed, "expected": expected})
@@ -68,7 +68,7 @@ def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Ch
     with pod.entered():
         operations.clean()
         assert operations.dump().live_sets == ()
-    left = state(pod)
+    left = namespace_state(pod)
     assert {name: left[name] for name in left if name.startswith("ip -")} == {
         name: pristine[name] for name in pristine if name.startswith("ip -")
     }
@@ -98,7 +98,7 @@ def expect_recovery_from_kills(under_load: UnderLoad, drivers: list[str], times:
     chance = random.Random(0)  # noqa: S311  # no secret
     choice: Choice = (drivers[0], "classic")
     with pod.entered():
-        apply(choice)
+        apply_with(choice)
     under_load.begin()
     durations: list[float] = []
     for _ in range(times):

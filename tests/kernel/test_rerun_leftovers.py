@@ -8,9 +8,9 @@ from capture.settings import options as option
 from capture.state import record
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.settings import DRIVERS, OUTSIDE, VARIANTS, settings
-from support.processes.namespace_state import state
+from support.processes.namespace_state import namespace_state
 from support.rules.iptables_drivers import writes_as_we_do
-from support.rules.leftovers import LEFTOVERS, put
+from support.rules.leftovers import LEFTOVERS, put_leftover
 
 QUICK = [driver for driver in DRIVERS if driver != "iptables-iptc"]
 SOME_VARIANTS = ("classic", "TPROXY", "TPROXY by other numbers", "DNS")
@@ -108,15 +108,15 @@ def one_way(name: str) -> list[str]:
 def test_a_leftover_is_taken_over(pair: PodPair, name: str, drivers: list[str]) -> None:
     pod = pair.pod
     serve(pair)
-    pristine = state(pod)
+    pristine = namespace_state(pod)
     for driver in drivers:
         with pod.entered():
             operations.apply(settings(DRIVERS[driver]))
-            applied = state(pod)
+            applied = namespace_state(pod)
             assert operations.clean()
-        assert state(pod) == pristine
+        assert namespace_state(pod) == pristine
 
-        put(pod, name)
+        put_leftover(pod, name)
         with pod.entered():
             assert len(detect.find_live_sets()) == 1
 
@@ -131,10 +131,10 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, drivers: list[str]) 
             assert not verified.missing, str(verified)
             assert not verified.second_sets, str(verified)
         require_captured(pair)
-        assert in_any_order(state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
+        assert in_any_order(namespace_state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
         with pod.entered():
             assert operations.clean()
-        assert state(pod) == pristine
+        assert namespace_state(pod) == pristine
 
 
 def in_any_order(seen: dict[str, str]) -> dict[str, list[str]]:
@@ -146,35 +146,35 @@ def in_any_order(seen: dict[str, str]) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", LEFTOVERS)
 def test_a_leftover_is_cleaned(pair: PodPair, name: str) -> None:
     pod = pair.pod
-    pristine = state(pod)
-    put(pod, name)
+    pristine = namespace_state(pod)
+    put_leftover(pod, name)
 
     with pod.entered():
         assert operations.clean()
 
-    assert state(pod) == pristine
+    assert namespace_state(pod) == pristine
     with pod.entered():
         assert not operations.clean()
 
 
 def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) -> None:
     pod = pair.pod
-    pristine = state(pod)
+    pristine = namespace_state(pod)
     for name in ("upstream, iptables-nft", "upstream TPROXY, iptables-legacy", "capture of an older version, nftables"):
-        put(pod, name)
+        put_leftover(pod, name)
     with pod.entered():
         assert len(detect.find_live_sets()) == 3
         operations.apply(settings(DRIVERS["iptables-nft"]))
         assert len(detect.find_live_sets()) == 1
         assert operations.clean()
-    assert state(pod) == pristine
+    assert namespace_state(pod) == pristine
 
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["with a record", "without"])
 @pytest.mark.parametrize("driver", QUICK)
 def test_clean_undoes_everything(pair: PodPair, driver: str, *, remembers: bool) -> None:
     pod = pair.pod
-    pristine = state(pod)
+    pristine = namespace_state(pod)
     turn = QUICK.index(driver)
     for variant in SOME_VARIANTS if remembers else [*VARIANTS, *VARIANTS][turn : turn + len(VARIANTS) : 2]:
         with pod.entered():
@@ -182,7 +182,7 @@ def test_clean_undoes_everything(pair: PodPair, driver: str, *, remembers: bool)
             if not remembers:
                 record.forget()
             assert operations.clean()
-        assert state(pod) == pristine, variant
+        assert namespace_state(pod) == pristine, variant
 
 
 @pytest.mark.parametrize("driver", ["iptables-netlink", "iptables-legacy", "nftables-netlink"])
@@ -206,11 +206,11 @@ def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, 
     none = (None, None)
     made = netns.pod_pair(ipv6=none) if family == "ipv4" else netns.pod_pair(ipv4=none)
     pod = add_foreign_rules(made).pod
-    pristine = state(pod)
+    pristine = namespace_state(pod)
     for variant in SOME_VARIANTS:
         with pod.entered():
             applied = operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
             assert applied.ruleset.families == ("ipv4", "ipv6")
             record.forget()
             assert operations.clean()
-        assert state(pod) == pristine, variant
+        assert namespace_state(pod) == pristine, variant

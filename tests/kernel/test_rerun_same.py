@@ -10,7 +10,7 @@ from capture.state.netns import namespace_id
 from capture.state.record import record_path
 from pytest_netns import PodPair
 from support.captures.settings import APP_PORT, DRIVERS, OUTSIDE, VARIANTS, Texts, settings
-from support.processes.namespace_state import state
+from support.processes.namespace_state import namespace_state
 
 FEW = ("classic", "TPROXY by other numbers", "long lists")
 """For the driver that imports a package of a third of a second, in a child for each family."""
@@ -45,14 +45,14 @@ def are_kept(before: dict[str, int], after: dict[str, int]) -> bool:
 def test_the_same_again_writes_nothing(pod_pair: PodPair, driver: str) -> None:
     """By one driver every other variant, by the next one the rest: what is read back is compared, whoever wrote it."""
     pod = pod_pair.pod
-    looked_at = state(pod)
+    looked_at = namespace_state(pod)
     turn = list(DRIVERS).index(driver) % 2
     for variant in FEW if driver == "iptables-iptc" else list(VARIANTS)[turn::2]:
         require_nothing_written(pod_pair, VARIANTS[variant], DRIVERS[driver])
     with pod.entered():
         operations.clean()
     if "legacy" not in driver and "iptc" not in driver:
-        assert state(pod) == looked_at
+        assert namespace_state(pod) == looked_at
 
 
 def require_nothing_written(pair: PodPair, *texts: Texts) -> None:
@@ -62,7 +62,7 @@ def require_nothing_written(pair: PodPair, *texts: Texts) -> None:
     for address, port in OUTSIDE:
         pod.client(uid=1000).connect(address, port, timeout=0.05)  # something to count
     peer.client().connect(pod.ipv4, APP_PORT, timeout=0.05)
-    before, old_state = counters(pair), state(pod)
+    before, old_state = counters(pair), namespace_state(pod)
     with pod.entered():
         record = record_path(namespace_id())
         stamped = generation(), os.stat(record).st_mtime_ns
@@ -71,7 +71,7 @@ def require_nothing_written(pair: PodPair, *texts: Texts) -> None:
 
         assert (generation(), os.stat(record).st_mtime_ns) == stamped, texts
     assert are_kept(before, counters(pair))
-    assert state(pod) == old_state
+    assert namespace_state(pod) == old_state
 
 
 def test_the_tests_can_see_that_something_is_written(pod_pair: PodPair) -> None:
@@ -93,8 +93,8 @@ def test_the_tests_can_see_that_something_is_written(pod_pair: PodPair) -> None:
 def test_looking_writes_nothing(pod_pair: PodPair, driver: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
-        pristine = state(pod), generation()
+        pristine = namespace_state(pod), generation()
         operations.verify(settings(DRIVERS[driver]))
         operations.dump()
         assert not operations.clean()
-        assert (state(pod), generation()) == pristine
+        assert (namespace_state(pod), generation()) == pristine

@@ -17,7 +17,7 @@ from capture.state import record, routes
 from capture.state.lock import LOCK_NAME, NamespaceLock
 from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.settings import DRIVERS, VARIANTS, Texts, arguments, settings
-from support.processes.namespace_state import state
+from support.processes.namespace_state import namespace_state
 from support.processes.waiting import wait_until
 
 ISTIO_INIT = Path(sys.executable).with_name("istio-init")
@@ -114,7 +114,7 @@ def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceF
     pod = netns.pod(ipv6=None)
     with pod.entered():
         operations.apply(settings(VARIANTS["lists"], DRIVERS["nftables-netlink"]))
-    before = state(pod)
+    before = namespace_state(pod)
     pod.ip(ROUTE_IN_THE_WAY)
     with pod.entered():
         kept = record.read()
@@ -125,7 +125,7 @@ def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceF
         assert found is not None
         assert found.replace(stale_routes=()) == kept
         assert operations.verify().holds
-    assert state(pod)["nft"] == before["nft"]
+    assert namespace_state(pod)["nft"] == before["nft"]
 
 
 def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> None:
@@ -142,7 +142,7 @@ def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> Non
 
 def routes_of(pod: Pod) -> list[str]:
     """Return the lines of policy rules, of routes and of addresses that a capture may need."""
-    seen = state(pod)
+    seen = namespace_state(pod)
     lines = [line for name, text in seen.items() if name.startswith("ip -") for line in text.splitlines()]
     return [line for line in lines if "fwmark" in line or "dev lo table 133" in line or " ::6" in line]
 
@@ -215,9 +215,9 @@ def test_other_policies_stay(pod_pair: PodPair) -> None:
         "rule add from 10.9.9.9 fwmark 1337 lookup 133",
         "route add local default dev lo table 134",
     )
-    before = state(pod)
+    before = namespace_state(pod)
     run_and_clean(pod)
-    assert state(pod) == before
+    assert namespace_state(pod) == before
 
 
 def run_and_clean(namespace: Namespace) -> None:

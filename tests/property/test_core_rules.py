@@ -190,7 +190,7 @@ def test_only_requested_features_need_more_than_nat(config: CaptureConfig) -> No
     assert [address.network for address in ruleset.loopback_addresses] == (
         [parse_network("::6")] if "ipv6" in config.families else []
     )
-    assert ruleset.comments == config.rule_comments
+    assert ruleset.has_comments == config.rule_comments
 
 
 @given(configs, st.sampled_from(["tcp", "udp"]), st.integers(1, 65535), st.data())

@@ -1,6 +1,7 @@
 """Laws of injection, for manifests in every layout."""
 
 import json
+from functools import partial
 
 import yaml
 from hypothesis import Phase, given, reject, settings
@@ -31,7 +32,8 @@ TEMPLATES = tuple(
 )
 templates = st.sampled_from(TEMPLATES)
 NOTHING = Settings({})
-slow = settings(max_examples=30, phases=[Phase.explicit, Phase.generate])
+load_all = partial(yaml.load_all, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+slow = settings(max_examples=settings().max_examples // 2, phases=[Phase.explicit, Phase.generate])
 
 
 def injected(text: str, template: Template, base: Settings = NOTHING) -> Result:
@@ -54,13 +56,13 @@ def test_twice_is_once_and_removing_gives_the_original_back(text: str, template:
     assert injected(once, other).text == injected(text, other).text
 
 
-@settings(slow, max_examples=15)
+@settings(slow, max_examples=settings().max_examples // 4)
 @given(manifests, templates)
 def test_a_manifest_written_anew_means_the_original_without_the_injection(text: str, template: Template) -> None:
     """As the API server does: nothing of the text is left."""
-    documents = list(yaml.safe_load_all(without_tabs(injected(text, template).text)))
+    documents = list(load_all(without_tabs(injected(text, template).text)))
     for anew in ("\n---\n".join(map(json.dumps, documents)), yaml.safe_dump_all(documents)):
-        assert list(yaml.safe_load_all(without_tabs(remove(anew, "m")))) == list(yaml.safe_load_all(without_tabs(text)))
+        assert list(load_all(without_tabs(remove(anew, "m")))) == list(load_all(without_tabs(text)))
         assert injected(injected(anew, template).text, template).text == injected(anew, template).text
 
 
@@ -68,7 +70,7 @@ def test_a_manifest_written_anew_means_the_original_without_the_injection(text: 
 @given(manifests, templates)
 def test_objects_that_are_not_injected_stay(text: str, template: Template) -> None:
     result = injected(text, template)
-    before, after = list(yaml.safe_load_all(without_tabs(text))), list(yaml.safe_load_all(without_tabs(result.text)))
+    before, after = list(load_all(without_tabs(text))), list(load_all(without_tabs(result.text)))
     untouched = {outcome.document for outcome in result.outcomes if not outcome.injected}
     touched = {outcome.document for outcome in result.outcomes if outcome.injected}
 
@@ -131,7 +133,7 @@ def test_arguments_and_annotations_say_the_same(text: str, native: bool, sets: l
 
 
 def _pods(text: str) -> list[dict[str, object]]:
-    documents = yaml.safe_load_all(without_tabs(text))
+    documents = load_all(without_tabs(text))
     return [workload.pod for document in documents for workload in workloads(document)]
 
 

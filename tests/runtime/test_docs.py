@@ -20,6 +20,7 @@ import capture
 from capture.model.chain_names import SPELLING_BY_NAME
 from pytest_netns import NamespaceFactory, Pod, require
 from support.output.docs_examples import Command, Example, examples, is_printed, key_paths
+from support.processes.our_programs import run_program
 from support.processes.private_mounts import OWN_MOUNTS
 from support.traffic.envoy_bootstrap import Sidecar
 from support.traffic.envoy_proxy import envoy_program, start_envoy
@@ -161,7 +162,10 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
     for name in ("objects.yaml", "services.yaml"):
         (made.directory / name).write_text(SERVICES)
     (made.directory / "haproxy.yaml").write_text(HAPROXY)
-    made.run("capture apply; capture dump --format json >before.json; cp before.json after.json")
+    run_program(pod, "capture", "apply")
+    dumped = run_program(pod, "capture", "dump", "--format", "json").stdout
+    for name in ("before.json", "after.json"):
+        (made.directory / name).write_text(dumped)
     (made.directory / "injected.yaml").write_text(injected())
     made.run(f"printf '%s' {shlex.quote(KUBECONFIG)} >/etc/cni/net.d/capture-kubeconfig")
     yield made

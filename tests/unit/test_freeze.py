@@ -5,7 +5,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from freeze import code_of, grouped, links_between
+from freeze import code_of, grouped_modules, links_between
 
 import capture
 
@@ -117,7 +117,7 @@ def test_modules_that_the_same_roots_need_are_one_group() -> None:
     }
     links = {name: (imported, False) for name, imported in imports.items()}
 
-    groups = grouped(links, ["plugin", "removal"])
+    groups = grouped_modules(links, ["plugin", "removal"])
 
     assert groups == [["plugin", "rules", "model"], ["removal"], ["state"], ["doctor"]]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def single_family_ruleset(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
     """Return the rule set of one family from the chains of its tables, in any order.
 
-    ``Ruleset.comments`` is whether our rules have any.
+    ``Ruleset.has_comments`` is whether our rules have any.
     """
     tables = tuple(Table(name, in_listing_order(name, chains[name])) for name in TABLES if name in chains)
     has_comments = any(
@@ -24,7 +24,7 @@ def single_family_ruleset(family: Family, chains: Mapping[TableName, Iterable[Ch
         for chain in table.chains
         for rule in chain.rules
     )
-    return Ruleset((family,), tables, comments=has_comments)
+    return Ruleset((family,), tables, has_comments=has_comments)
 
 
 def merge_families(rulesets: Sequence[Ruleset]) -> Ruleset:
@@ -41,7 +41,7 @@ def merge_families(rulesets: Sequence[Ruleset]) -> Ruleset:
                 _merged_chain(each, *(by_family[family].chain(name, each) for family in FAMILIES)) for each in names
             ]
             tables.append(Table(name, in_listing_order(name, chains)))
-    return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
+    return Ruleset(tuple(by_family), tuple(tables), has_comments=any(ruleset.has_comments for ruleset in rulesets))
 
 
 def _merged_chain(name: str, ipv4: Chain | None, ipv6: Chain | None) -> Chain:

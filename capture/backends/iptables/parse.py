@@ -37,7 +37,7 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
     """Return the rule set of one family that iptables-save (or ip6tables-save) printed.
 
     Tables that we never touch (filter, security) are left out. Comments become reasons, those of others too;
-    ``Ruleset.comments`` is whether our rules have any.
+    ``Ruleset.has_comments`` is whether our rules have any.
     """
     tables: dict[model.TableName, list[model.Chain]] = {}
     for name, lines in _table_blocks(text):

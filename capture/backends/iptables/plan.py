@@ -90,7 +90,7 @@ class TableView:
         self.family = family
         own_table = ruleset.table(table) if ruleset and family in ruleset.families else None
         self.chains = {chain.name: chain for chain in own_table.chains} if own_table else {}
-        self._comments = ruleset is not None and ruleset.comments
+        self._comments = ruleset is not None and ruleset.has_comments
         self._rules: dict[str, tuple[model.Rule, ...]] = {}
 
     def rules(self, chain: str) -> tuple[model.Rule, ...]:

@@ -81,14 +81,14 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
     if any(phrase in complaint for phrase in NO_NF_TABLES_PHRASES):
         return _missing_feature(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
-        return _no_table(name, complaint, text, family)
+        return _no_table_error(name, complaint, text, family)
     if NO_CHAIN_TYPE in complaint:
         return _missing_feature(f"nat chains of {FAMILY_NAMES[family]} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
     if any(phrase in complaint for phrase in LIBRARY_PHRASES) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
     if any(phrase in complaint for phrase in ABSENT_PHRASES):
-        return _no_extension(name, complaint, line or text)
+        return _no_extension_error(name, complaint, line or text)
     words = f"{complaint.strip()}\n  it was given: {line}" if line else complaint
     return ToolError(" ".join(command), done.status, words)
 
@@ -118,7 +118,7 @@ def _missing_feature(feature: str, module: str, complaint: str) -> UnsupportedEr
     )
 
 
-def _no_table(name: str, complaint: str, text: str, family: Family) -> UnsupportedError:
+def _no_table_error(name: str, complaint: str, text: str, family: Family) -> UnsupportedError:
     tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
     named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
     table = next(named, "".join(tables[:1]))
@@ -138,7 +138,7 @@ def _no_library(name: str, complaint: str, line: str) -> CaptureError:
     )
 
 
-def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
+def _no_extension_error(name: str, complaint: str, lines: str) -> CaptureError:
     extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
     needed = " or ".join(dict.fromkeys(map(extension_module, extensions)))
     if "-nft-" in name:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFT_META_NFTRACE = 12
 
-NO_SET = NativeSet(0, 0, (), (), understood=False)
+NO_SET = NativeSet(0, 0, (), (), is_understood=False)
 """A set whose look-ups are not understood: iptables writes none."""
 
 # Places in headers: RFC 791 3.1, RFC 8200 3

@@ -24,7 +24,7 @@ class Register(Value):
     header: tuple[int, int, int] | None = None
     mask: bytes = b""
     flip: bytes = b""
-    network_order: bool = False
+    is_network_order: bool = False
 
     @property
     def words(self) -> str:
@@ -107,7 +107,7 @@ def comparison_conditions(
             name = low.rstrip(b"\0").decode("utf-8", "surrogateescape")
             yield native.Named(loaded.field, name, b"\0" not in low, negated)
     elif len(low) == native.FIELD_SIZES.get(loaded.field):
-        in_host_order = loaded.field in native.HOST_ORDER and not loaded.network_order
+        in_host_order = loaded.field in native.HOST_ORDER and not loaded.is_network_order
         order = BYTE_ORDER if in_host_order else "big"
         first, last = int.from_bytes(low, order), int.from_bytes(bounds.high, order)
         if loaded.mask and bounds.is_single:

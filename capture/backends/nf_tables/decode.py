@@ -192,7 +192,7 @@ class Program:
         operation = decode_number(fields[nf.NFTA_BYTEORDER_OP])
         if operation != nf.NFT_BYTEORDER_HTON or not isinstance(loaded, Register) or loaded.mask:
             return False
-        return self._load_register(fields[nf.NFTA_BYTEORDER_DREG], loaded.replace(network_order=True))
+        return self._load_register(fields[nf.NFTA_BYTEORDER_DREG], loaded.replace(is_network_order=True))
 
     # -- comparing
 
@@ -283,7 +283,7 @@ class Program:
         is_field = listed.key_size == native.FIELD_SIZES.get(field) and not (
             listed.data and field in native.MARK_FIELDS.values()
         )
-        in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.network_order
+        in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.is_network_order
         if is_field and (by_data := cases_of(listed, BYTE_ORDER if in_host_order else "big")):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
         from capture.backends.nf_tables.maps import cases_by_key  # our own sets have one field

@@ -28,7 +28,7 @@ def lift(tables: Sequence[native.NativeTable]) -> model.Ruleset:
     rules = [rule for table in lifted for chain in table.chains for rule in chain.rules]
     seen = {rule.family for rule in rules}
     families = tuple(family for family in FAMILIES if not rules or None in seen or family in seen)
-    return model.Ruleset(families, lifted, comments=any(rule.why for rule in rules))
+    return model.Ruleset(families, lifted, has_comments=any(rule.why for rule in rules))
 
 
 def _lifted_table(table: native.NativeTable, name: model.TableName) -> model.Table:
@@ -148,9 +148,9 @@ def _match_of_bits(condition: native.Masked) -> model.Match | None:
 
 
 def _interface_match(condition: native.Named) -> model.Match | None:
-    if condition.name.endswith("+") and not condition.any_ending:
+    if condition.name.endswith("+") and not condition.has_any_ending:
         return None  # a real plus sign, which the model cannot express
-    name = f"{condition.name}+" if condition.any_ending else condition.name
+    name = f"{condition.name}+" if condition.has_any_ending else condition.name
     return MATCH_BY_FIELD[condition.field](name, condition.negated)
 
 

@@ -70,7 +70,7 @@ def cases_by_key(
     generator of numbers gives is for what is left.
     """
     fields = _key_fields(registers, first, listed.key_size)
-    if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_KEY_CASES:
+    if not fields or not listed.is_understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_KEY_CASES:
         return ()
     conditions = [_key_conditions(key, fields, *packets) for key in listed.keys]
     numbers = getattr(fields[0][0], "numbers", ()) if len(fields) == 1 else ()

@@ -109,7 +109,7 @@ class Named(model.Match):
 
     field: str
     name: str
-    any_ending: bool = False
+    has_any_ending: bool = False
     negated: bool = False
 
 

@@ -103,7 +103,7 @@ def states_of(condition: native.Masked) -> list[str]:
 
 def pattern(condition: native.Named) -> str:
     """Return the name of an interface as nft reads it: a literal asterisk at the end would mean any ending."""
-    if condition.any_ending:
+    if condition.has_any_ending:
         return f"{condition.name}*"
     return f"{condition.name[:-1]}\\*" if condition.name.endswith("*") else condition.name
 

@@ -81,7 +81,7 @@ class NativeSet(Value):
     key_size: int
     keys: tuple[bytes, ...]
     ends: tuple[bytes, ...]
-    understood: bool = True
+    is_understood: bool = True
     data: tuple[bytes, ...] = ()
 
 
@@ -105,7 +105,7 @@ def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
             if shape not in shapes:
                 known = _data_or_end(element, size, is_map=bool(flags & nf.NFT_SET_MAP))
                 if known is None:
-                    return NativeSet(flags, size, (), (), understood=False)
+                    return NativeSet(flags, size, (), (), is_understood=False)
                 shapes[shape] = known
             leads_to = shapes[shape]
             (ends if leads_to is True else keys).append(element[KEY_OFFSET:key_end])
@@ -153,7 +153,7 @@ def _key_ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
     An interval reaches to the next end, or the next beginning, or the highest number.
     """
     is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
-    if not native.understood or native.flags & ~UNDERSTOOD_SETS or (is_interval and order != "big"):
+    if not native.is_understood or native.flags & ~UNDERSTOOD_SETS or (is_interval and order != "big"):
         return ()  # intervals of numbers in another order are no intervals of numbers
     firsts = sorted(int.from_bytes(key, order) for key in native.keys)
     if not is_interval:

@@ -152,7 +152,7 @@ def _compare_range(condition: native.Among) -> bytes:
 def _compare_name(condition: native.Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
-    whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
+    whole = name if condition.has_any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
     return LOADS[condition.field] + make.equals(whole, negated=condition.negated)
 
 

@@ -72,10 +72,10 @@ def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[native.Nati
     if family is not None and family not in families:
         return
     conditions = tuple(_rule_conditions(rule, family))
-    comment = _printable_comment(rule.why) if ruleset.comments and rule.why else ""
+    comment = _printable_comment(rule.why) if ruleset.has_comments and rule.why else ""
     yield native.NativeRule(conditions, _lowered_actions(rule.verdict, family), None, comment)
     if type(rule.verdict) is model.TransparentProxy:
-        yield native.NativeRule(conditions, (model.Drop(),), None, NOT_LISTENING if ruleset.comments else "")
+        yield native.NativeRule(conditions, (model.Drop(),), None, NOT_LISTENING if ruleset.has_comments else "")
 
 
 def _family_of(rule: model.Rule) -> Family | None:

@@ -165,16 +165,14 @@ def choice_finding(facts: HostFacts) -> Finding:
         choice = detect.choose(facts, BackendRequest())
     except CaptureError as error:
         return Finding("choice", "backend", "error", error.message, error.remedy)
-    variant = f" {choice.variant}" if choice.variant else ""
-    message = f"auto takes {choice.backend}{variant} with the driver {choice.driver}: {choice.reason}"
+    message = f"auto takes {choice.place_text} with the driver {choice.driver}: {choice.reason}"
     return Finding("choice", "backend", "ok", message)
 
 
 def live_set_findings(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
     """Yield where rules of the capture are."""
     for live_set in live_sets:
-        place = " ".join(filter(None, live_set.choice.place))
-        message = f"rules of the capture are in {place} ({', '.join(live_set.families)})"
+        message = f"rules of the capture are in {live_set.choice.place_text} ({', '.join(live_set.families)})"
         yield Finding("choice", "live rules", "note", message)
     if len(live_sets) > 1:
         message = "there are several rule sets of the capture; expected one"

@@ -34,24 +34,24 @@ def first_object(printed: str) -> dict[str, Any]:
     return found
 
 
-def state(cluster: Cluster, name: str) -> dict[str, Any]:
+def pod_state(cluster: Cluster, name: str) -> dict[str, Any]:
     """Return what it knows of a pod."""
     return next((each for each in pods(cluster) if each["pod"] == f"default/{name}"), {"state": "none"})
 
 
 def expect_state(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
     """Wait until the agent knows a pod to be in a state; an exec takes half a second of these."""
-    wait_until(lambda: state(cluster, name)["state"] == expected, seconds, lambda: state(cluster, name), 0.1)
-    return state(cluster, name)
+    wait_until(lambda: pod_state(cluster, name)["state"] == expected, seconds, lambda: pod_state(cluster, name), 0.1)
+    return pod_state(cluster, name)
 
 
 def expect_event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:
     """Wait for an Event about a pod; return all of them."""
-    wait_until(lambda: reason in events(cluster, name), seconds, f"no Event {reason}: {events(cluster, name)}")
-    return events(cluster, name)
+    wait_until(lambda: reason in pod_events(cluster, name), seconds, f"no Event {reason}: {pod_events(cluster, name)}")
+    return pod_events(cluster, name)
 
 
-def events(cluster: Cluster, name: str) -> str:
+def pod_events(cluster: Cluster, name: str) -> str:
     """Return the Events about a pod or a node."""
     return cluster.kubectl("get", "events", f"--field-selector=involvedObject.name={name}", "-o", "wide", "-A")
 
@@ -61,7 +61,7 @@ class InPod:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster
-        self._path = wait_until(lambda: state(cluster, name).get("namespace_path"), 10, f"no namespace of {name}")
+        self._path = wait_until(lambda: pod_state(cluster, name).get("namespace_path"), 10, f"no namespace of {name}")
 
     def __call__(self, *command: str, check: bool = True) -> str:
         """Run a program."""

@@ -281,4 +281,4 @@ def rulesets(
         families = draw(st.sampled_from((FAMILIES, ("ipv4",), ("ipv6",))))
     chosen = draw(st.lists(st.sampled_from(within), unique=True, min_size=1))
     present = tuple(draw(tables(name)) for name in within if name in chosen)
-    return Ruleset(families, present, comments=draw(st.booleans()))
+    return Ruleset(families, present, has_comments=draw(st.booleans()))

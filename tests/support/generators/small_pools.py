@@ -110,7 +110,7 @@ class Pools:
         self.random_for_routes = Random(-seed - 1)  # noqa: S311  # the same
         self.family: Family = self.random.choice(("ipv4", "ipv6"))
         self.unknown = unknown
-        self.understood = UNDERSTOOD[seed % len(UNDERSTOOD)]
+        self.is_understood = UNDERSTOOD[seed % len(UNDERSTOOD)]
 
     def situation(self, *, chains: int = 4) -> Situation:
         """Return rules in our tables, and foreign chains before, between and behind them."""
@@ -197,7 +197,7 @@ class Pools:
         if is_late:
             possible += [match for match in possible if isinstance(match, OutInterface | ConnectionState)] * 6
         if random.random() < 0.3:
-            possible += self.understood
+            possible += self.is_understood
         if self.unknown and random.random() < 0.3:
             possible = [foreign_match(f"-m statistic {random.randrange(2)}")]
         return tuple(random.sample(possible, min(random.randint(0, 2), len(possible))))

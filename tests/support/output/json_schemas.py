@@ -25,6 +25,6 @@ def strict(schema: object) -> Any:
     return {"additionalProperties": False} | stricter if "properties" in schema else stricter
 
 
-def check(name: str, plain: object) -> None:
+def check_schema(name: str, plain: object) -> None:
     """Assert that an output matches its schema, which a validator takes without any other file."""
     jsonschema.Draft202012Validator(strict(SCHEMAS[name])).validate(plain)

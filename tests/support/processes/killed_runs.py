@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from functools import partial
+from functools import cache, partial
 
 from capture import operations
 from capture.analysis.canonical import canonical
@@ -25,6 +25,8 @@ from support.processes.system_calls import run_stepped
 
 Choice = tuple[str, str]
 """A driver and a variant."""
+canonical_once = cache(canonical)
+"""Nearly every repaired pod has the rules of one before."""
 
 # asm/unistd_64.h; our programs use no others to change anything. A program that is started changes nothing yet: its
 # rules are written to it. A process that is forked has them already.
@@ -35,7 +37,7 @@ CLONE_VFORK = 0x4000  # linux/sched.h: how posix_spawn(3) starts a program
 CHANGING_MESSAGES = {20, 21, 24, 25, 32, 33, 0x10}
 
 
-def apply(choice: Choice) -> None:
+def apply_with(choice: Choice) -> None:
     """Make the pod's rules those of a driver and a variant."""
     driver, variant = choice
     operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
@@ -48,10 +50,10 @@ def live_state() -> str:
         # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.
         chains = [(table.name, c.name) for table in found.live.tables for c in table.chains if c.rules or not c.policy]
         rules = [
-            sorted(((place, c) for place, c in canonical(found.live, family).items() if c.rules), key=repr)
+            sorted(((place, c) for place, c in canonical_once(found.live, family).items() if c.rules), key=repr)
             for family in FAMILIES
         ]
-        seen.append((found.backend, found.variant, sorted(chains), rules))
+        seen.append((*found.choice.place, sorted(chains), rules))
     with open_rtnetlink() as rtnetlink:
         marks = sorted((rule.family, rule.mark, rule.table) for rule in read_policy_rules(rtnetlink) if rule.is_plain)
         tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(rtnetlink, family, t)]
@@ -105,8 +107,8 @@ def kill_everywhere(before: Choice, killed: Choice, expected: dict[str, str]) ->
         unharmed = 0
         for which, then in ROUND:
             choices = {"there": killed, "back": before}
-            unharmed += run_stepped(partial(apply, choices[which]), Killer(number)) == 0
-            apply(choices[then])
+            unharmed += run_stepped(partial(apply_with, choices[which]), Killer(number)) == 0
+            apply_with(choices[then])
             if live_state() != expected[choices[then][1]]:
                 wrong.append(f"{which}, killed before change {number}, then {then}: {live_state()}")
     return {"moments": number - 1, "wrong": wrong}

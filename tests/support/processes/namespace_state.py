@@ -10,7 +10,7 @@ COMES_LATE = re.compile(r"\bfe80:|\bff00:|valid_lft")
 """Addresses that the kernel adds by itself, some time after an interface has come up."""
 
 
-def state(namespace: Namespace) -> dict[str, str]:
+def namespace_state(namespace: Namespace) -> dict[str, str]:
     """Return the rules of every kind, policy rules, routes and addresses; without counters and dates.
 
     Looking changes nothing: legacy programs run only where there are legacy tables.

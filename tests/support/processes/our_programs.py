@@ -6,6 +6,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import BinaryIO
 
 import capture.cli
@@ -39,7 +40,7 @@ def _become(namespace: Namespace, words: list[str], env: Mapping[str, str] | Non
         if env is not None:
             os.environ.clear()
             os.environ.update(env)
-        sys.argv = words
+        sys.argv = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
         with namespace.entered():
             code = MAIN[words[0]]()
         sys.stdout.flush()

@@ -185,7 +185,7 @@ LEFTOVERS = {
 }
 
 
-def put(namespace: Namespace, name: str) -> None:
+def put_leftover(namespace: Namespace, name: str) -> None:
     """Put a leftover into a namespace."""
     left = LEFTOVERS[name]
     if left.tool == "native":

@@ -73,7 +73,7 @@ class Case(Value):
     def ruleset(self) -> Ruleset:
         """The smallest rule set with the rule in it."""
         chains = (Chain(self.chain, (self.rule,), "ACCEPT"), Chain(OWN))
-        return Ruleset(self.families, (Table(self.table, chains),), comments=self.comments)
+        return Ruleset(self.families, (Table(self.table, chains),), has_comments=self.comments)
 
 
 def matching(name: str, words: str, *matches: Match, family: Family | None = None, chain: str = OUTPUT) -> Case:

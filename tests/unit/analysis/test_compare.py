@@ -202,7 +202,7 @@ def test_an_empty_namespace_lacks_everything() -> None:
 
 
 def test_comments_do_not_count_but_are_written_when_they_are_wanted() -> None:
-    commented = DESIRED.replace(comments=True)
+    commented = DESIRED.replace(has_comments=True)
     assert differences(commented, DESIRED) == []
     assert not is_applied(commented, DESIRED)
     assert not is_applied(DESIRED, commented)

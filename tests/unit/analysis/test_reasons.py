@@ -35,7 +35,7 @@ from capture.settings.config import CaptureConfig
 from support.generators.small_pools import Pools, numbers_of
 from support.rules.foreign import foreign_verdict
 
-SAMPLE = range(50)
+SAMPLE = range(30)
 PACKETS = 40
 
 
@@ -106,9 +106,12 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
         yield fate.reason[1] if fate.reason else NO_RULE_DECIDES, reason(traced), traced
 
 
-def test_every_packet_has_the_reason_of_its_trace() -> None:
+@pytest.mark.parametrize(
+    "seeds", [SAMPLE, pytest.param(range(30, 200), marks=pytest.mark.long)], ids=["sample", "more"]
+)
+def test_every_packet_has_the_reason_of_its_trace(seeds: range) -> None:
     met: Counter[str] = Counter()
-    for seed in SAMPLE:
+    for seed in seeds:
         for found, expected, traced in compared(seed):
             assert found == expected, seed
             met[traced.outcome] += 1

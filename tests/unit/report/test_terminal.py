@@ -81,7 +81,7 @@ SLOW = """
 import signal, sys, time
 from capture.report import progress
 from capture.report.output import run_to_exit_code
-from capture.cli.group import with_progress
+from capture.cli.group import run_with_progress
 import click
 progress.PERIOD = 0.05
 
@@ -91,7 +91,7 @@ def slow():
     print("done")
     time.sleep(0.2)
 
-sys.exit(run_to_exit_code(lambda: with_progress(slow, [], "capture slow")))
+sys.exit(run_to_exit_code(lambda: run_with_progress(slow, [], "capture slow")))
 """
 
 

@@ -121,7 +121,7 @@ class TestLogs:
 
 def test_comments_are_a_matter_of_the_rule_set() -> None:
     plain, commented = ruleset_of({}), ruleset_of({option.RULE_COMMENTS: "true"})
-    assert (plain.comments, commented.comments) == (False, True)
+    assert (plain.has_comments, commented.has_comments) == (False, True)
     assert plain.tables == commented.tables
 
 

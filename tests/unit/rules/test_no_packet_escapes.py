@@ -235,7 +235,7 @@ def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[s
 
 
 def _unmarked(fate: object) -> object:
-    return fate.replace(marked=False) if isinstance(fate, Fate) else fate
+    return fate.replace(is_marked=False) if isinstance(fate, Fate) else fate
 
 
 @pytest.mark.parametrize("profile", ["1.8", "1.30"])

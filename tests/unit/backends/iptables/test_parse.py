@@ -236,9 +236,9 @@ COMMIT
         assert nat.chains[2].rules == (Rule(Return(), (Destination(networks("127.0.0.1")),), IPV4),)
 
     def test_comments_count_if_they_are_our_own(self) -> None:
-        assert parse_save(self.text, IPV4).comments
+        assert parse_save(self.text, IPV4).has_comments
         others = self.text.replace("-A ISTIO_OUTPUT -d", "-A DOCKER -d")
-        assert not parse_save(others, IPV4).comments
+        assert not parse_save(others, IPV4).has_comments
 
     def test_an_empty_namespace(self) -> None:
         assert parse_save("", IPV6) == Ruleset((IPV6,), ())

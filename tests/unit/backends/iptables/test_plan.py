@@ -72,7 +72,7 @@ class TestIntoNothing:
 
     def test_reasons_are_written_on_request(self) -> None:
         ((silent,),) = plan(NOTHING, ruleset())[0].rewritten_chains.values()
-        ((telling,),) = plan(NOTHING, ruleset().replace(comments=True))[0].rewritten_chains.values()
+        ((telling,),) = plan(NOTHING, ruleset().replace(has_comments=True))[0].rewritten_chains.values()
 
         assert silent.why == ""
         assert telling.why == "to the proxy"
@@ -163,11 +163,11 @@ class TestReplacing:
 
     def test_comments_come_and_go(self) -> None:
         tables = Tables()
-        commented = ruleset().replace(comments=True)
+        commented = ruleset().replace(has_comments=True)
         tables.execute(plan(NOTHING, commented))
         live = parse_save(save_text(commented, IPV4, comments=True), IPV4)
 
-        assert live.comments
+        assert live.has_comments
         assert not plan(live, commented.replace(families=(IPV4,)))
         assert plan(live, ruleset(families=(IPV4,)))
 

@@ -34,7 +34,7 @@ PORTS = Rule(Return(), (Protocol("tcp"), DestinationPort((only(53), only(15008))
 
 
 def messages(*tables: Table) -> list[Change]:
-    native = lower(Ruleset(FAMILIES, tables, comments=True))
+    native = lower(Ruleset(FAMILIES, tables, has_comments=True))
     return [*add_tables(native), *add_rules(native)]
 
 

@@ -76,7 +76,7 @@ def test_networks_are_merged() -> None:
 
 
 def test_a_comment_is_cut_between_characters() -> None:
-    commented = Ruleset(FAMILIES, (), comments=True)
+    commented = Ruleset(FAMILIES, (), has_comments=True)
 
     (native,) = lower_rule(Rule(Return(), why="ü" * 100), commented)
 

@@ -17,7 +17,7 @@ from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.server import AgentServer
 from cni.log import DEFAULT_FILE
-from support.output.json_schemas import check
+from support.output.json_schemas import check_schema
 
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 PODS = [
@@ -134,7 +134,7 @@ def test_the_status_and_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixt
         assert status("--live") == status("--live", "--format", "json") == (0, "")
         code, printed = status("--format", "json")
         assert code == expected
-        check("node-status", json.loads(printed))
+        check_schema("node-status", json.loads(printed))
     health._turn -= 3600  # its loop is stuck
     assert status("--live") == (1, "")
     server.close()
@@ -214,7 +214,7 @@ def test_a_pod_that_is_well_or_unknown_or_none_at_all_is_nothing_wrong(
 def test_one_pod_as_json(socket: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["node", "pods", "--socket", socket, "--pod", "shop/api", "--format", "json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    check("node-pods", printed)
+    check_schema("node-pods", printed)
     assert [pod["pod"] for pod in printed["pods"]] == ["shop/api"]
 
 

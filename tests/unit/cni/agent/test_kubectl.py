@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cni.agent import kubectl
-from support.output.json_schemas import check
+from support.output.json_schemas import check_schema
 from support.processes.on_terminal import on_terminal
 
 SCRIPT = """#!/bin/sh
@@ -195,14 +195,14 @@ def test_the_status_and_a_report_as_json(
 ) -> None:
     assert run("status", "--format", "json", monkeypatch=monkeypatch) == 1
     printed = json.loads(capfd.readouterr().out)
-    check("kubectl-status", printed)
+    check_schema("kubectl-status", printed)
     assert [agent["node"] for agent in printed["agents"]] == ["n1", "n2"]
 
     run("report", "web", "-n", "shop", "--format=json", monkeypatch=monkeypatch)
-    check("kubectl-report", json.loads(capfd.readouterr().out))
+    check_schema("kubectl-report", json.loads(capfd.readouterr().out))
 
     run("verify", "nowhere", "--format", "json", monkeypatch=monkeypatch)
-    check("error", json.loads(capfd.readouterr().out))
+    check_schema("error", json.loads(capfd.readouterr().out))
 
 
 def test_the_agents_side_learns_for_which_terminal_it_prints(cluster: Path) -> None:

@@ -166,7 +166,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> None:
-    alone._works()
+    alone._note_success()
     assert alone.health.fact("api_connected") is True
     pauses = []
     for _ in range(8):
@@ -177,8 +177,8 @@ def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> Non
     assert alone.health.fact("api_connected") is False
     assert alone.health.fact("api_problem") == "status 500"
     assert alone.health.counts() == {("watch_restarts", "500"): 8}
-    alone._works()
-    alone._works()
+    alone._note_success()
+    alone._note_success()
     assert alone.log.messages == ["the API server answers", "the API server does not answer", "the API server answers"]
     assert alone.health.fact("api_connected") is True
     assert alone.health.fact("api_away_since") is None
