@@ -115,7 +115,8 @@ def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
     """Raise ValidationError unless a probe came to the port that it should, and for what it dialled."""
     failed = f"validation failed: {probe}: {endpoint_text(*probe.endpoint)}"
     if port != probe.arrives_on:
-        raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}")
+        remedy = "Another rule redirects it first: `capture verify` in this pod's namespace names it."
+        raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}", remedy)
     if meant != probe.endpoint:
         raise ValidationError(
             f"{failed} arrived as {endpoint_text(*meant)}",
@@ -141,7 +142,8 @@ def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.so
             return None
         reason = os.strerror(error.errno or 0)
         raise ValidationError(
-            f"validation failed: cannot listen on port {port} ({FAMILY_NAMES[family]}): {reason}"
+            f"validation failed: cannot listen on port {port} ({FAMILY_NAMES[family]}): {reason}",
+            "The rules are in place, and were not tried. A port below 1024 needs the capability NET_BIND_SERVICE.",
         ) from None
     return listener
 

@@ -126,11 +126,10 @@ def _wait_for_commits(netfilter: NetlinkSocket, generation: int, task: str) -> N
 
 def ruleset_busy(task: str) -> KernelError:
     """Return the error for a read or a write that failed ``ATTEMPTS`` times."""
-    return KernelError(
-        task,
-        errno.EINTR,
-        f"the ruleset changed during each of {ATTEMPTS} attempts: another process keeps modifying it",
-    )
+    words = f"the ruleset changed during each of {ATTEMPTS} attempts: another process keeps modifying it"
+    error = KernelError(task, errno.EINTR, words)
+    error.remedy = "Stop it, or wait until it is done: `nft monitor` in this network namespace names it at each change."
+    return error
 
 
 def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, revision: int) -> bool:

@@ -52,7 +52,7 @@ class NamespaceLock:
             if time.monotonic() >= give_up:
                 lock = f"the lock of this network namespace (unix socket @{LOCK_NAME[1:].decode()})"
                 fault = f"was not released within {self._timeout:g} s: {_describe_holder()} holds it"
-                self.warnings = (f"{lock} {fault}; continued without the lock",)
+                self.warnings = (f"{lock} {fault}; continued without the lock: check with `capture verify`",)
                 break
             time.sleep(LOCK_PAUSE)
         _held.add(self._socket.fileno())

@@ -122,7 +122,10 @@ def _run_as_owner(work: Callable[[], str]) -> str:
         return answer
     if answer:
         raise decode_error(answer)
-    raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
+    raise CaptureError(
+        f"the process in the pod's user namespace ended with status {status}",
+        "Something killed it: `dmesg` has the reason if that was for want of memory. Run the command again.",
+    )
 
 
 def _cannot_enter(error: OSError) -> CaptureError:

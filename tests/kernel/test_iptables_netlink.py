@@ -80,7 +80,7 @@ IN_BYTES = ("statistic", "string")
 """Matches of others for which we have no words, only bytes."""
 READABLE = [case for case in CASES if not case.name.startswith(IN_BYTES)]
 
-in_one_namespace = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_namespace = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -509,9 +509,7 @@ class TestAllOrNothing:
             raise RulesetChangedError("write")
 
         monkeypatch.setattr(batch, "commit", changed)
-        with pytest.raises(
-            KernelError, match="the ruleset changed during each of 10 attempts: another process keeps modifying it"
-        ):
+        with pytest.raises(KernelError, match=r"attempts: another process keeps modifying it(?s:.*)`nft monitor`"):
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 
     def test_a_foreign_chain_in_the_way_is_named(self, netns: NamespaceFactory) -> None:

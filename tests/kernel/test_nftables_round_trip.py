@@ -18,7 +18,7 @@ Driver = NftablesNetlinkDriver | LibnftablesDriver
 NOTHING = Ruleset(FAMILIES, ())
 
 # A namespace for a whole module: each example replaces the rules of the one before, which is a law of its own.
-in_one_namespace = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_namespace = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def namespaces(module_netns: NamespaceFactory) -> dict[str, Namespace]:
     return {name: module_netns() for name in DRIVERS}
 
 
-RANDOM = {name: 3 if name == "iptables-iptc" else 10 for name in DRIVERS}
+RANDOM = {name: 2 if name == "iptables-iptc" else 6 for name in DRIVERS}
 """How many random settings each driver is tried with; python-iptables takes a second for each."""
 
 

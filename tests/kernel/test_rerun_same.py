@@ -43,11 +43,11 @@ def are_kept(before: dict[str, int], after: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_the_same_again_writes_nothing(pod_pair: PodPair, driver: str) -> None:
-    """By one driver every other variant, by the next one the rest: what is read back is compared, whoever wrote it."""
+    """By one driver every third variant, by the next ones the rest: what is read back is compared, whoever wrote it."""
     pod = pod_pair.pod
     looked_at = namespace_state(pod)
-    turn = list(DRIVERS).index(driver) % 2
-    for variant in FEW if driver == "iptables-iptc" else list(VARIANTS)[turn::2]:
+    turn = list(DRIVERS).index(driver) % 3
+    for variant in FEW if driver == "iptables-iptc" else list(VARIANTS)[turn::3]:
         require_nothing_written(pod_pair, VARIANTS[variant], DRIVERS[driver])
     with pod.entered():
         operations.clean()

@@ -55,7 +55,7 @@ def test_a_warning_names_the_holder_of_the_lock(netns: NamespaceFactory) -> None
     for (warning,) in (applied.warnings, words):
         assert "@istio-capture) was not released within 0.1 s" in warning
         assert f"process {os.getpid()} (" in warning
-        assert warning.endswith("holds it; continued without the lock")
+        assert warning.endswith("holds it; continued without the lock: check with `capture verify`")
 
 
 def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from capture.analysis.explanation import Statement
     from capture.model.ruleset import ProtocolName, Ruleset
     from capture.operations.diagnosis import Diagnosis
+    from capture.operations.results import Verified
     from capture.settings.options import Option
     from capture.state.record import Record
 
@@ -580,8 +581,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
-    assert_the_verbs_agree(pod)
-    assert_the_connections_agree(pod_pair)
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
     assert_the_remedy_works(situation, pod_pair, found)
 
 
@@ -656,8 +656,8 @@ def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(po
     assert why(pod).causes == ()
 
 
-def assert_the_verbs_agree(pod: Pod) -> None:
-    """Fail if what verify, dump, why and doctor conclude of one namespace is not compatible."""
+def assert_the_verbs_agree(pod: Pod) -> tuple[Verified, Diagnosis]:
+    """Return what verify and why conclude of one namespace; fail if dump and doctor, or these, are not compatible."""
     with pod.entered():
         verified, dumped = operations.verify(), operations.dump().verified
     pod_findings = why(pod)
@@ -666,6 +666,7 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     assert not any(may_be_spared(pod, each.effect.packet) for each in verified.obstacles if each.effect)
     assert pod_findings.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
     assert any(each.state == "ok" for each in doctor_findings(pod_findings)) is (pod_findings.verdict == "captured")
+    return verified, pod_findings
 
 
 def explained(pod: Pod) -> list[Statement]:
@@ -726,8 +727,7 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
         )
         assert len(set(found.notes)) == len(found.notes)
     assert is_unjudged_by_explain(pod)
-    assert_the_verbs_agree(pod)
-    assert_the_connections_agree(pod_pair)
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
     for command in ("verify", "why"):
         done = run_program(pod, "capture", command, code=None)
         assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
@@ -812,8 +812,7 @@ def test_foreign_rules_are_named_by_family_and_chain_the_heaviest_first(pod_pair
             ", to another address or port: -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 8081"
         ),
     }
-    assert_the_verbs_agree(pod)
-    assert_the_connections_agree(pod_pair)
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
 
 
 def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(pod_pair: PodPair) -> None:
@@ -1016,8 +1015,7 @@ def test_each_option_that_captures_less_is_noted_once(
         texts = [text.replace(f"{name} ", f"{flag} ") for text in texts]
     assert len(texts) == len(notes), texts
     assert all(map(str.__contains__, texts, notes)), texts
-    assert_the_verbs_agree(pod)
-    assert_the_connections_agree(pod_pair)
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
 
 
 def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path: Path) -> None:
@@ -1133,8 +1131,7 @@ def test_without_a_record_the_live_rules_tell(
     else:
         assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
     assert not found.is_certain
-    assert_the_verbs_agree(pod)
-    assert_the_connections_agree(pod_pair)
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
 
 
 @pytest.mark.parametrize("driver", ONE_FOR_EACH_PLACE)

@@ -5,6 +5,8 @@ from capture.cli.doctor.examination import pod_findings as doctor_findings
 from capture.model.addresses import address_text, parse_address
 from capture.model.packet import Packet
 from capture.operations import diagnosis
+from capture.operations.diagnosis import Diagnosis
+from capture.operations.results import Verified
 from pytest_netns import PodPair
 
 OUTSIDE, OUTSIDE6 = "203.0.113.9", "2001:db8::9"
@@ -34,15 +36,17 @@ def _inbound(address: str, client: str) -> Packet:
     return Packet("tcp", parse_address(address), APP_PORT, source=source, source_port=45000, in_interface="eth0")
 
 
-def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> None:
+def assert_the_connections_agree(
+    pair: PodPair, *, outside: str = OUTSIDE, of_pod: tuple[Verified, Diagnosis] | None = None
+) -> None:
     """Fail if `why` of a connection, `why` of the pod, doctor, verify and traffic contradict each other.
 
     A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
     captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
-    proxy, and what that sends on be lost.
+    proxy, and what that sends on be lost. ``of_pod`` is what verify and `why` of the pod have just said.
     """
     with pair.pod.entered():
-        verified, pod_findings = operations.verify(), diagnosis.why()
+        verified, pod_findings = of_pod or (operations.verify(), diagnosis.why())
         found = {goes: diagnosis.why(packet) for goes, packet in usual_packets(pair, outside).items()}
     is_ok = any(each.state == "ok" for each in doctor_findings(pod_findings))
     for goes, each in found.items():

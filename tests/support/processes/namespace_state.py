@@ -24,11 +24,9 @@ def namespace_state(namespace: Namespace) -> dict[str, str]:
         for variant in variants:
             program = f"{command}-{variant}-save"
             seen[program] = _without_noise(namespace.run([program]).stdout)
-        option = f"-{family[-1]}"
-        seen[f"ip {option} rule"] = namespace.run(["ip", option, "rule", "show"]).stdout
-        for what in (["route", "show", "table", "all"], ["address", "show"]):
-            lines = namespace.run(["ip", option, *what]).stdout.splitlines(keepends=True)
-            seen[f"ip {option} {what[0]}"] = "".join(line for line in lines if not COMES_LATE.search(line))
+        looks = "rule show\nroute show table all\naddress show\n"
+        lines = namespace.run(["ip", f"-{family[-1]}", "-batch", "-"], stdin=looks).stdout.splitlines(keepends=True)
+        seen[f"ip -{family[-1]}"] = "".join(line for line in lines if not COMES_LATE.search(line))
     return seen
 
 
