@@ -40,7 +40,7 @@ ALL = [
 def test_a_value_that_does_not_fit_is_named_with_what_is_expected(
     command: click.Command, words: tuple[str, ...], param: click.Parameter
 ) -> None:
-    assert isinstance(param.type, ParameterType), "a type of click's own has words of its own"
+    assert isinstance(param.type, ParameterType), "take a type of capture.cli.parameter_types, not of click"
     name = name_of(param)
     bad = next((text for text in UNLIKELY if refuses(param.type, text)), None)
     assert bad is not None or param.type.expected.startswith("options of the capture")
