@@ -27,10 +27,10 @@ AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
 class Exemption(Value):
-    """Why a pod is left alone. ``needs`` is what would change that (``capture.state.attachments``); "" for nothing."""
+    """Why a pod is left alone. ``kind`` is one of those in ``capture.state.attachments``; "" for any other."""
 
     reason: str
-    needs: str = ""
+    kind: str = ""
 
 
 NO_POD = Exemption("not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME")

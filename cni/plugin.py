@@ -90,7 +90,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
-        _save_decision(request, attachments.LEFT_ALONE, desired.reason, desired.needs)
+        _save_decision(request, attachments.LEFT_ALONE, desired.reason, desired.kind)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -113,7 +113,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     _save_decision(request, attachments.CAPTURED, "")
 
 
-def _save_decision(request: Request, decision: str, reason: str, needs: str = "") -> None:
+def _save_decision(request: Request, decision: str, reason: str, kind: str = "") -> None:
     """Keep the decision about the pod, for ``capture why``; not for a sandbox that is no pod."""
     name = request.arguments.get("K8S_POD_NAME", "")
     if not name:
@@ -134,7 +134,7 @@ def _save_decision(request: Request, decision: str, reason: str, needs: str = ""
             network=request.network,
             inode=inode,
             namespace=request.namespace,
-            kind=needs,
+            kind=kind,
         )
     )
 

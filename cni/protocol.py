@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 SUPPORTED_VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST_VERSION = SUPPORTED_VERSIONS[-1]
-OLDEST_VERSION = "0.1.0"
+IMPLIED_VERSION = "0.1.0"
+"""Of a configuration without cniVersion (SPEC 0.2.0, "Network Configuration")."""
 
 # The first version of the specification that has the command.
 SINCE_VERSION = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
@@ -204,8 +205,8 @@ def _decode_configuration(stdin: bytes) -> dict[str, Any]:
 
 
 def _version_of(configuration: dict[str, Any]) -> str:
-    """Return the version of a configuration; without one it is 0.1.0 (SPEC 0.2.0, "Network Configuration")."""
-    version = configuration.get("cniVersion", OLDEST_VERSION)
+    """Return the version of a configuration."""
+    version = configuration.get("cniVersion", IMPLIED_VERSION)
     if not isinstance(version, str):
         raise CniError(
             DECODING_FAILURE,
@@ -222,7 +223,7 @@ def _check_version(command: str, version: str) -> None:
     if command == "DEL":
         return
     if version not in SUPPORTED_VERSIONS:
-        implied = " (which a configuration without cniVersion has)" if version == OLDEST_VERSION else ""
+        implied = " (which a configuration without cniVersion has)" if version == IMPLIED_VERSION else ""
         raise CniError(
             INCOMPATIBLE_VERSION,
             f"cniVersion {shortened(version, 40)!r}{implied} is not supported;"

@@ -31,28 +31,28 @@ class OutsideNamespace:
 
     def __init__(self, families: tuple[Family, ...]) -> None:
         self._families = families
-        self._undone = ExitStack()
+        self._cleanup = ExitStack()
         self.path = ""
 
     def __enter__(self) -> Self:
-        with ExitStack() as undone:
+        with ExitStack() as cleanup:
             descriptor = _new_namespace()
-            undone.callback(os.close, descriptor)
+            cleanup.callback(os.close, descriptor)
             self.path = f"/proc/self/fd/{descriptor}"
             with open_rtnetlink() as rtnetlink:
                 add_veth(rtnetlink, PROBE_INTERFACE, PEER, descriptor)
-                undone.callback(self._remove)
+                cleanup.callback(self._remove)
                 self._set_up(PROBE_INTERFACE, POD_END)
             with InNamespace(self.path):
                 index = self._set_up(PEER, OUTSIDE_END)
                 with open_rtnetlink() as rtnetlink:
                     for family in self._families:
                         add_default_route(rtnetlink, POD_END[family][0], index)
-            self._undone = undone.pop_all()
+            self._cleanup = cleanup.pop_all()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._undone.close()
+        self._cleanup.close()
 
     def replies_come_back(self, family: Family, own: str) -> bool:
         """Return whether the pod's routes send replies to this outside there; source-based routing may not."""

@@ -47,10 +47,12 @@ OPEN_STATES = (
 class Prover:
     """Makes the connections of some probes, again and again until a deadline that all have in common."""
 
-    def __init__(self, deadline: float, *, transparent: bool, fail: Callable[[Probe, str], ValidationError]) -> None:
+    def __init__(
+        self, deadline: float, *, transparent: bool, error_for: Callable[[Probe, str], ValidationError]
+    ) -> None:
         self._deadline = deadline
         self._transparent = transparent
-        self._fail = fail
+        self._error_for = error_for
         self._listeners: dict[tuple[Family, int], socket.socket | None] = {}
 
     def prove(self, probes: Sequence[Probe]) -> list[Proof]:
@@ -80,7 +82,8 @@ class Prover:
                 taken = ", where the proxy took it" if is_taken else ""
                 return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
             time.sleep(RETRY_AFTER)
-        raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
+        reason = "the connection was accepted by another listener" if answer == CONNECTED else answer
+        raise self._error_for(probe, reason)
 
     def _connect_once(self, probe: Probe, token: bytes, seconds: float) -> str:
         """Connect once in a child, as the probe's user; return CONNECTED, PORT_UNKNOWN or why it failed."""

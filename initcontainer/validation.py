@@ -95,10 +95,10 @@ def _connection_proofs(
     if settings[PROBE_FROM_OUTSIDE] and config.inbound_ports:
         chosen += _outside_probes(chooser, namespaces)
 
-    def fail(probe: Probe, answer: str) -> ValidationError:
+    def error_for(probe: Probe, answer: str) -> ValidationError:
         return _failure(probe, answer, settings, host)
 
-    prover = Prover(time.monotonic() + settings[PROBE_TIMEOUT], transparent=config.is_transparent, fail=fail)
+    prover = Prover(time.monotonic() + settings[PROBE_TIMEOUT], transparent=config.is_transparent, error_for=error_for)
     proofs = prover.prove([probe for probe in chosen if isinstance(probe, Probe)])
     return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 

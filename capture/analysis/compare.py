@@ -65,7 +65,7 @@ class Difference(Value):
 
     @property
     def weight(self) -> tuple[bool, ...]:
-        """Return what orders differences, the weightiest first: those without an effect come last."""
+        """Return what orders differences, the heaviest first: those without an effect come last."""
         return self.effect is None, *(self.effect.weight if self.effect else ())
 
     @property

@@ -1,7 +1,7 @@
 """Which foreign rules divert captured packets.
 
 The desired rules are compared with the same and all foreign ones. A packet that differs is a witness. The foreign rules
-that it met are removed one after the other; a rule without which the packet is captured again is the reason. Packets
+that it met are removed one after the other; a rule without which the packet is captured again is a culprit. Packets
 that such a rule may match are set aside. When none is left, the remaining rules are compared again: a later rule may do
 the same.
 """
@@ -14,6 +14,7 @@ from capture.analysis.effects import Comparison, Effect, FateChange
 from capture.analysis.outcome import Fate
 from capture.analysis.replies import SENT_ON, reply_to_proxy, trace_with_flags
 from capture.analysis.trace import Step, Trace, trace_whole_path
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import Chain, Jump, Rule, Table, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
 
@@ -94,24 +95,24 @@ class Culprits:
         self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
         self.without_effect = (found for key, found in self._foreign.items() if is_complete and key not in known)
 
-    def _name_culprits(self, whole: Comparison) -> bool:
+    def _name_culprits(self, with_all: Comparison) -> bool:
         """Name the rules; return whether all that have an effect are named."""
-        comparison = whole
+        comparison = with_all
         while len(self._effects) < len(self._foreign):
             count = len(self._effects)
-            self._name_difference(comparison, whole)
+            self._name_difference(comparison, with_all)
             if count == len(self._effects):
                 if comparison.first() is not None:
                     effect = next(comparison.effects(only_captured=True))
                     doubt = f"what happens to {effect.regions[0]} depends on the order of foreign chains"
-                    self.doubts = (f"{self.family}: {doubt}",)
+                    self.doubts = (f"{FAMILY_NAMES[self.family]}: {doubt}",)
                 return True
             if len(self._effects) == len(self._foreign):
                 return True
             if self._is_enough() or (self._are_many and any(effect.is_certain for effect in self._effects.values())):
-                self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
+                self.doubts = (f"{FAMILY_NAMES[self.family]}: other foreign rules may divert captured traffic, too",)
                 return False
-            comparison = whole.with_after(self._situation_without(self._effects))
+            comparison = with_all.with_after(self._situation_without(self._effects))
         return True
 
     def _effect_on_replies(self) -> Iterator[tuple[int, Effect]]:
@@ -133,20 +134,20 @@ class Culprits:
     def _is_enough(self) -> bool:
         return len(self._effects) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)
 
-    def _name_difference(self, comparison: Comparison, whole: Comparison) -> None:
+    def _name_difference(self, comparison: Comparison, with_all: Comparison) -> None:
         """Name the rules that make the difference, unless one hides another."""
         passed: list[Rule | None] = []
         while not self._is_enough():
             effect = comparison.first(passed)
-            blamed = [] if effect is None else self._blamed_rules(effect, whole)
-            if effect is None or not blamed or not self._effects.keys().isdisjoint(blamed):
+            culprits = [] if effect is None else self._culprits_of(effect, with_all)
+            if effect is None or not culprits or not self._effects.keys().isdisjoint(culprits):
                 break
-            for key in blamed:
-                self._effects[key] = self._effect_of(key, effect, comparison, whole)
-                self._by_order |= self._effects_by_order(key, whole)
+            for key in culprits:
+                self._effects[key] = self._effect_of(key, effect, comparison, with_all)
+                self._by_order |= self._effects_by_order(key, with_all)
                 passed.append(self._foreign[key].rule)
 
-    def _blamed_rules(self, effect: Effect, whole: Comparison) -> list[int]:
+    def _culprits_of(self, effect: Effect, with_all: Comparison) -> list[int]:
         """Return the rule without which the witness would be treated as it should.
 
         If several rules do the same to it, return those with a certain effect of their own; if none has, all it met.
@@ -163,7 +164,9 @@ class Culprits:
             ):
                 return [key]
         keys = [key for key, _ in met]
-        alone = [key for key in keys if self._weightiest_effect(effect, self._comparison_alone(key, whole)) is not None]
+        alone = [
+            key for key in keys if self._heaviest_effect(effect, self._comparison_alone(key, with_all)) is not None
+        ]
         return alone or keys
 
     def _met_rules(self, traced: Trace) -> Iterator[tuple[int, bool]]:
@@ -181,40 +184,38 @@ class Culprits:
         if policy is not None:
             yield policy, True
 
-    def _effect_of(self, key: int, effect: Effect, comparison: Comparison, whole: Comparison) -> Effect:
+    def _effect_of(self, key: int, effect: Effect, comparison: Comparison, with_all: Comparison) -> Effect:
         """Return what a foreign rule does where the others let it, else alone; if that is nothing, with others."""
         if len(self._foreign) == 1:
-            return self._weightiest_effect(effect, whole) or effect
-        alone = self._comparison_alone(key, whole)
-        next_to_others = self._weightiest_effect(effect, whole, like=alone)
-        is_spared = effect.is_certain and any(self._doubtful_rules()) and whole.is_doubtful(alone)
+            return self._heaviest_effect(effect, with_all) or effect
+        alone = self._comparison_alone(key, with_all)
+        next_to_others = self._heaviest_effect(effect, with_all, like=alone)
+        is_spared = effect.is_certain and any(self._doubtful_rules()) and with_all.is_doubtful(alone)
         self._may_be_spared |= is_spared
         if next_to_others is not None:
             return next_to_others
-        by_itself = self._weightiest_effect(effect, alone)
+        by_itself = self._heaviest_effect(effect, alone)
         if by_itself is not None:
             return by_itself.replace(change=by_itself.change.replace(is_certain=False)) if is_spared else by_itself
         together = comparison.effects(only_captured=True)
         return next((other for other in together if other.change == effect.change), effect)
 
-    def _effects_by_order(self, key: int, whole: Comparison) -> Iterator[tuple[int, Effect]]:
+    def _effects_by_order(self, key: int, with_all: Comparison) -> Iterator[tuple[int, Effect]]:
         """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
         rule = self._foreign[key]
         if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_age_unknown:
-            effects = self._comparison_alone(key, whole).effects(only_captured=True)
+            effects = self._comparison_alone(key, with_all).effects(only_captured=True)
             doubtful = sorted((effect for effect in effects if not effect.is_certain), key=lambda each: each.weight)
             yield from ((key, effect) for effect in doubtful[:1])
 
-    def _weightiest_effect(
-        self, effect: Effect, comparison: Comparison, like: Comparison | None = None
-    ) -> Effect | None:
-        """Return the weightiest effect that is as certain as another one."""
+    def _heaviest_effect(self, effect: Effect, comparison: Comparison, like: Comparison | None = None) -> Effect | None:
+        """Return the heaviest effect that is as certain as another one."""
         effects = comparison.effects(only_captured=True, like=like)
         alike = (other for other in effects if other.is_certain == effect.is_certain)
         return min(alike, key=lambda each: each.weight, default=None)
 
-    def _comparison_alone(self, key: int, whole: Comparison) -> Comparison:
-        return whole.with_after(self._situation_without(self._foreign.keys() - {key}))
+    def _comparison_alone(self, key: int, with_all: Comparison) -> Comparison:
+        return with_all.with_after(self._situation_without(self._foreign.keys() - {key}))
 
     def _doubtful_rules(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""

@@ -90,7 +90,7 @@ class Effect(Value):
 
     @property
     def weight(self) -> tuple[bool, ...]:
-        """Return what orders effects, the weightiest first."""
+        """Return what orders effects, the heaviest first."""
         return weight(self.change, self.direction)
 
     @property
@@ -148,28 +148,28 @@ class Comparison:
         return False
 
     def first(self, apart_from: Iterable[Rule | None] = ()) -> Effect | None:
-        """Return the weightiest of what differs for captured packets, without its regions; None if nothing does.
+        """Return the heaviest of what differs for captured packets, without its regions; None if nothing does.
 
         Packets that certain rules may match are left out; with None for a policy, all.
         """
-        effects = (self._weightiest_captured(direction, apart_from) for direction in (INBOUND, OUTBOUND))
+        effects = (self._heaviest_captured(direction, apart_from) for direction in (INBOUND, OUTBOUND))
         return min((each for each in effects if each is not None), key=lambda each: each.weight, default=None)
 
-    def _weightiest_captured(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
+    def _heaviest_captured(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
         node = self.difference(direction, only_captured=True)
         for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             node = self.diagrams.choose(matched, self._nothing, node)
         for frame in self._search_frames():
             framed = self.diagrams.choose(frame, node, self._nothing)
-            effect = self._weightiest_effect(direction, framed, quick_witness)
-            effect = effect or self._weightiest_effect(direction, self.space.switches.expanded(framed), witness)
+            effect = self._heaviest_effect(direction, framed, quick_witness)
+            effect = effect or self._heaviest_effect(direction, self.space.switches.expanded(framed), witness)
             if effect is not None:
                 return effect
         return None
 
-    def _weightiest_effect(self, direction: Direction, node: int, search: Search) -> Effect | None:
-        """Return the weightiest effect, if the search finds a packet of it."""
+    def _heaviest_effect(self, direction: Direction, node: int, search: Search) -> Effect | None:
+        """Return the heaviest effect, if the search finds a packet of it."""
         node, changes = self._fate_changes(node)
         change = min(changes, key=lambda each: weight(each, direction), default=None)
         if change is None:

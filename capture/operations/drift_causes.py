@@ -37,13 +37,14 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
         with_effect = [difference for difference in own if _has_effect_on_packets(difference.effect, pod)]
-        worst = min(with_effect or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
-        does = f", so that {consequence(worst.effect)}" if worst.effect else ""
+        heaviest = min(with_effect or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
+        does = f", so that {consequence(heaviest.effect)}" if heaviest.effect else ""
         does = MADE_UP_FOR if does and not with_effect else does
-        first, further = _worst_in_words(worst, own, verified.live, does)
+        first, further = _in_words(heaviest, own, verified.live, does)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
-        besides += other_consequences(worst.effect, (difference.effect for difference in with_effect))
-        yield cause(_rule_cause_kind(worst), "drift", where=worst.location.chain_location, first=first, others=besides)
+        besides += other_consequences(heaviest.effect, (difference.effect for difference in with_effect))
+        chain = heaviest.location.chain_location
+        yield cause(_rule_cause_kind(heaviest), "drift", where=chain, first=first, others=besides)
     yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
         yield cause("second-set", where=other.choice.place_text, place=other.choice.place_text)
@@ -61,17 +62,17 @@ def _has_effect_on_packets(effect: Effect | None, pod: ExaminedPod) -> bool:
     return effect is not None and live_trace(effect.packet, pod.situation).fate != effect.before.fate
 
 
-def _worst_in_words(worst: Difference, own: list[Difference], live: Ruleset, does: str) -> tuple[str, list[Difference]]:
+def _in_words(heaviest: Difference, own: list[Difference], live: Ruleset, does: str) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
-    chain = live.chain(worst.table, worst.chain)
+    chain = live.chain(heaviest.table, heaviest.chain)
     elsewhere = [
-        difference for difference in own if difference.location.chain_location != worst.location.chain_location
+        difference for difference in own if difference.location.chain_location != heaviest.location.chain_location
     ]
-    is_empty = worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family)))
+    is_empty = heaviest.kind == "missing" and not (chain and any(chain.rules_for(heaviest.family)))
     if is_empty and len(own) - len(elsewhere) > 1:
-        return f"missing: all rules of {worst.chain}{does}", elsewhere
-    kind = "not as applied" if worst.kind == "family" else worst.kind
-    return f"{kind}: {shown_rule(worst.rule, worst.family)}{does}", [each for each in own if each is not worst]
+        return f"missing: all rules of {heaviest.chain}{does}", elsewhere
+    kind = "not as applied" if heaviest.kind == "family" else heaviest.kind
+    return f"{kind}: {shown_rule(heaviest.rule, heaviest.family)}{does}", [each for each in own if each is not heaviest]
 
 
 def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:

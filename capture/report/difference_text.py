@@ -27,7 +27,7 @@ MAX_MISSING_SHOWN = 3
 
 
 def difference_lines(verified: Verified) -> Iterator[str]:
-    """Yield a sentence for each difference, or for several, the weightiest first; one where nothing is applied."""
+    """Yield a sentence for each difference, or for several, the heaviest first; one where nothing is applied."""
     if verified.is_nothing_applied:
         yield NOTHING_APPLIED
         return
@@ -70,7 +70,7 @@ def _harmless_text(foreign: Difference | Obstacle) -> str:
 
 
 def _grouped(differences: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
-    """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
+    """Yield a sentence for each difference, or with the heaviest for many of one kind in a chain."""
     groups: dict[tuple[Location, str], list[Difference]] = {}
     for difference in sorted(differences, key=lambda each: each.weight):
         groups.setdefault((difference.location.chain_location, difference.kind), []).append(difference)

@@ -231,7 +231,7 @@ class Journal:
     """The record of one change, from before it begins until nothing of what it replaced is left."""
 
     def __init__(self, record: Record) -> None:
-        self._decoded_record = record
+        self._record = record
         self._to_turn_off = record.sysctls
         self._problem = ""
 
@@ -245,10 +245,10 @@ class Journal:
 
     def begin(self, stale: Ruleset, recorded: Record | None) -> None:
         """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
-        changed = {sysctl.path: sysctl for sysctl in self._decoded_record.sysctls}
+        changed = {sysctl.path: sysctl for sysctl in self._record.sysctls}
         changed |= {sysctl.path: sysctl for sysctl in (recorded.sysctls if recorded else ())}
-        self._decoded_record = self._decoded_record.replace(sysctls=tuple(changed.values()))
-        self._problem = write(self._decoded_record.replace(stale_routes=stale.policy_routes))
+        self._record = self._record.replace(sysctls=tuple(changed.values()))
+        self._problem = write(self._record.replace(stale_routes=stale.policy_routes))
 
     def turn_off_sysctls(self) -> bool:
         """Turn off the switches that the record names; return whether any was on."""
@@ -268,12 +268,12 @@ class Journal:
 
     def commit(self) -> None:
         """Keep the record without stale routes: they are gone."""
-        self._problem = write(self._decoded_record)
+        self._problem = write(self._record)
 
     def restore_sysctls(self) -> bool:
         """Restore switches that the rules no longer need; return whether we had changed any."""
-        remembered = self._decoded_record.sysctls
-        self._decoded_record = self._decoded_record.replace(sysctls=())
+        remembered = self._record.sysctls
+        self._record = self._record.replace(sysctls=())
         return restore_sysctls(remembered)
 
 

@@ -54,15 +54,15 @@ ADDRESS_TYPE = ParameterType(
 )
 
 
-def _can_get_token(url: str) -> bool:
-    """Return whether the plugin can send a token there; an empty text is none."""
+def _may_be_sent_a_token(url: str) -> bool:
+    """Return whether a text is an https URL, to which the plugin may send a token; an empty text is none given."""
     from cni.https import parse_url
 
     server = parse_url(url)
     return not url or (server is not None and server.scheme == "https")
 
 
-API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _can_get_token)
+API_SERVER_TYPE = ParameterType(str, "https://ADDRESS:PORT", _may_be_sent_a_token)
 TAINT_KEY_TYPE = ParameterType(
     str,
     "the key of a taint, such as cni.istio.io/not-ready, without value and effect",

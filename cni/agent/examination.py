@@ -132,8 +132,8 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     if all(cause.kind == "excluded" for cause in causes):  # the settings capture nothing
         return PodState(STATE_LEFT_ALONE, causes[0].message)
     ranks = {kind: rank for rank, kind in enumerate(ROOT_CAUSES)}
-    worst = min(causes, key=lambda cause: ranks.get(cause.kind, len(ranks)))
-    return PodState(worst.kind, worst.message, worst.remedy)
+    heaviest = min(causes, key=lambda cause: ranks.get(cause.kind, len(ranks)))
+    return PodState(heaviest.kind, heaviest.message, heaviest.remedy)
 
 
 def _is_late_family(cause: Cause) -> bool:

@@ -80,7 +80,7 @@ def test_a_pod_is_left_alone_by_its_name(identity: Identity, reason: str) -> Non
     )
     exemption = exemption_by_name(identity, configuration)
     assert (exemption.reason if exemption else "") == reason
-    assert (exemption.needs if exemption else "") == ("namespace" if reason.endswith("is excluded") else "")
+    assert (exemption.kind if exemption else "") == ("namespace" if reason.endswith("is excluded") else "")
 
 
 def test_without_a_configuration_no_name_is_special() -> None:

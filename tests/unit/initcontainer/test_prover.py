@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 def failure(probe: Probe, seconds: float) -> str:
-    prover = Prover(time.monotonic() + seconds, transparent=False, fail=lambda _, answer: ValidationError(answer))
+    prover = Prover(time.monotonic() + seconds, transparent=False, error_for=lambda _, answer: ValidationError(answer))
     with pytest.raises(ValidationError) as refused:
         prover.prove([probe])
     return refused.value.message

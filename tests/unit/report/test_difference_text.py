@@ -191,7 +191,7 @@ def test_many_differences_are_grouped_by_chain() -> None:
     assert others == [f"IPv6 nat ISTIO-INBOUND, rule {place} is missing: -p tcp -j ISTIO-OUTPUT" for place in (1, 2, 3)]
 
 
-def test_missing_rules_of_a_chain_are_one_sentence_with_the_weightiest_effect() -> None:
+def test_missing_rules_of_a_chain_are_one_sentence_with_the_heaviest_effect() -> None:
     own_rule = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
     light = EFFECT.replace(change=EFFECT.change.replace(before=Fate("direct")))
     missing = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", own_rule, place) for place in range(1, 31)]
