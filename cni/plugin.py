@@ -5,7 +5,8 @@
     CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
-A request that is not understood fails, so that no pod runs without the capture that it should have.
+A request that is not understood fails, so that no pod runs without the capture that it should have,
+except where a node has no source at all (``conf.lacks_source``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from capture.errors import (
     UnsupportedError,
 )
 from capture.model.addresses import Network, parse_network
+from capture.settings.options import PROXY_GID, PROXY_UID
 from capture.state import attachments
 from cni import conf, protocol
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
@@ -55,7 +57,7 @@ NO_SOURCE = (
     " kubeconfig, or install the node's agent"
 )
 
-IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
+IDS_OF_THE_PROXY = (PROXY_UID.name, PROXY_GID.name)
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
 
@@ -352,7 +354,7 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
             f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, or a kubeconfig.',
         )
     try:
-        detect.decide(request_of(configuration.settings))
+        detect.chosen_backend(request_of(configuration.settings))
     except CaptureError as error:
         raise CniError(protocol.NOT_AVAILABLE, error.message, error.remedy) from None
     is_needed = configuration.pod_sources == (KUBERNETES,)

@@ -141,7 +141,10 @@ class CommandLine:
 
 
 def parse_arguments(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
-    """Return the command line with these arguments, all read; raise as that does."""
+    """Return the command line with these arguments, all read.
+
+    Raises UsageError, HelpRequested or VersionRequested.
+    """
     command_line = CommandLine(options)
     command_line.read(arguments)
     return command_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from capture.errors import EXIT_DRIFT, EXIT_UNKNOWN, exit_codes_text
-from capture.report.option_text import by_topic, flags_text, heading, help_text
+from capture.report.option_text import by_topic, flags_text, help_text
 from capture.settings.options import BACKEND_OPTIONS, OPTIONS, REDIRECT_DNS, RULE_OPTIONS
 
 USAGE = """\
@@ -36,7 +36,7 @@ def usage(*, everything: bool = True) -> str:
     lines = [f"{USAGE}\n{exit_codes}\n\n"]
     usual = [option for option in OPTIONS if option in MOST_USED or option not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
     for topic, options in by_topic(OPTIONS if everything else usual).items():
-        lines.append(f"{heading(topic)}:\n")
+        lines.append(f"{topic}:\n")
         for option in options:
             lines.append(f"  {flags_text(option)}\n")
             lines.append(textwrap.indent(textwrap.fill(help_text(option), WIDTH - INDENT), " " * INDENT) + "\n")

@@ -168,7 +168,8 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
         return ValidationError(message, f"The namespace has no rules of the capture. {_rules_author(settings)}")
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.second_sets)
     if is_foreign and verified.obstacles:
-        return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")
+        remedy = "Remove that rule, or change the program that writes it: `capture why` has the command."
+        return ValidationError(message, f"All rules are in place, but: {first}. {remedy}")
     return ValidationError(message, f"The first difference: {first}. {_rules_author(settings)}")
 
 

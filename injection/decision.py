@@ -35,6 +35,7 @@ def is_selected(namespace_labels: Texts, pod_labels: Texts, revision: str = DEFA
 
     The namespace's label counts first, and its older label (``istio-injection``) before its revision; only a namespace
     that has neither leaves it to the pod's labels. A value that is neither true nor false decides nothing.
+    No program calls this: tests compare the policy's CEL with it.
     """
     own = pod_labels.get(INJECT)
     if own == "false":

@@ -23,7 +23,7 @@ from shared_files import PLUGIN
 
 from capture.cli.group import COMMANDS, OUTPUT_COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
-from capture.report.option_text import by_topic, heading
+from capture.report.option_text import by_topic
 from capture.settings.keywords import OPTIONS_BY_KEYWORD
 from cni.agent.kubectl import capture_pod
 from initcontainer.help import USAGE
@@ -105,7 +105,7 @@ def _options_page(names: Mapping[Option[Any], str]) -> str:
     """Return the page about all options; ``names`` are the ones in Python."""
     lines = [OPTIONS]
     for topic, options in by_topic(names).items():
-        lines.append(f"\n## {heading(topic)}\n")
+        lines.append(f"\n## {topic}\n")
         lines += [_option_as_markdown(option, names[option]) for option in options]
     return "".join(lines)
 

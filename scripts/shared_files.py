@@ -22,7 +22,7 @@ from click.shell_completion import ShellComplete, get_completion_class
 from capture import __version__
 from capture.cli.group import COMMANDS, LazyGroup, capture
 from capture.cli.options import CaptureCommand, SettingOption
-from capture.report.option_text import by_topic, flags_text, heading, help_text
+from capture.report.option_text import by_topic, flags_text, help_text
 from capture.settings.options import OPTIONS, Option
 from initcontainer.help import USAGE
 
@@ -93,7 +93,7 @@ def istio_init_page() -> str:
     lines = _title_lines("istio-init", 1, "capture the traffic of the pod that it runs in")
     lines += [synopsis.removeprefix("Usage: "), *_heading("DESCRIPTION"), *_paragraphs(rest)]
     for topic, options in by_topic(OPTIONS).items():
-        lines += [*_heading(heading(topic)), *_setting_lines(options)]
+        lines += [*_heading(topic), *_setting_lines(options)]
     return "\n".join([*lines, *_heading("SEE ALSO"), "capture(1), capture-cni(8)", ""])
 
 

@@ -29,7 +29,7 @@ from capture.model.ruleset import ProtocolName
 from capture.netlink.interfaces import Link
 from capture.netlink.sock_diag import Listener
 
-CONNECTION_KINDS = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
+CONNECTION_KINDS: dict[str, str] = {PROXY_OUTBOUND: "outbound", PROXY_INBOUND: "inbound", DNS: "DNS"}
 USUAL_INTERFACE = "eth0"
 """The name of a pod's interface in container runtimes."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
@@ -152,7 +152,7 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 # --- one port ------------------------------------------------------------------------------------
 
 
-def causes_at_port(  # what arrives where; the last ones are mostly as they are
+def causes_at_port(
     facts: PodFacts,
     capture: Capture,
     outcome: str,
@@ -164,6 +164,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
 ) -> Iterator[Cause]:
     """Yield why no listener serves connections that the rules send to a port of this pod.
 
+    ``outcome``, ``port``, ``family`` and ``protocol`` are where the rules send them.
     They arrive at the loopback address; inbound ones that do not come over lo, at an address of the pod.
     """
     if facts.listeners is None:
@@ -172,7 +173,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     of_protocol = [listener for listener in facts.listeners if listener.protocol == PROTOCOL_NUMBERS[protocol]]
     on_port = [listener for listener in of_protocol if listener.port == port]
     of_family = [listener for listener in on_port if listener.takes(FAMILY_NUMBERS[family])]
-    arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != "proxy-inbound" else facts.addresses
+    arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != PROXY_INBOUND else facts.addresses
     addresses = [address for address in arrival if address.family == family]
     serving = [listener for listener in of_family if _is_bound_to_any(listener, addresses)]
     if serving:
@@ -279,7 +280,7 @@ def _misconfigured_listener_causes(
         yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, port)
-    if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
+    if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
         yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)

@@ -73,7 +73,7 @@ class Detected(Value):
     """The table that rejects the other family may be there."""
 
 
-def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
+def chosen_backend(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
     """Return the choice in the namespace we are in, for a rule set or for any.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
@@ -83,7 +83,7 @@ def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendCh
 
 
 def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
-    """Return the choice, and where our sets are already; raises as ``decide``.
+    """Return the choice, and where our sets are already; raises as ``chosen_backend``.
 
     Programs and packages are looked for only where they matter to the request or to what is live.
     """
@@ -132,7 +132,7 @@ def choose_without_kernel(request: BackendRequest) -> BackendChoice:
 
 
 def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
-    """Return the choice, from facts and a request. Pure; raises as ``decide``."""
+    """Return the choice, from facts and a request. Pure; raises as ``chosen_backend``."""
     backend = requested_backend(request)
     if backend == "nftables":
         return _choose_nftables(facts, request.driver or "netlink", "requested")

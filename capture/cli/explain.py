@@ -17,7 +17,7 @@ from capture.model.conventions import NOTHING_APPLIED, PASSTHROUGH_SOURCE
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.applied_text import print_start_line
-from capture.report.fate_text import FATE, fate_as_plain, fate_text
+from capture.report.fate_text import FATE_KEYS, fate_as_plain, fate_text
 from capture.report.fold import folded_table
 from capture.report.output import VerdictLine, print_json
 from capture.report.target import with_target
@@ -97,5 +97,5 @@ def _with_both_families(traffic: str) -> str:
 
 
 def _statement_as_plain(statement: Statement) -> dict[str, object]:
-    fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(FATE)
+    fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(FATE_KEYS)
     return {"direction": statement.direction, "traffic": statement.traffic, **fate, "why": statement.why}

@@ -14,7 +14,7 @@ from capture.cli.parameter_types import ParameterType, completions, number_type,
 from capture.errors import NamespaceError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
-from capture.report.option_text import by_topic, flags_text, heading, help_text
+from capture.report.option_text import by_topic, flags_text, help_text
 from capture.report.output import print_on_stderr, warn
 from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, RULE_OPTIONS, Option
 from capture.settings.settings import Settings, from_environment, with_flags
@@ -127,7 +127,7 @@ class CaptureCommand(click.Command):
         if any(setting in RULE_OPTIONS for setting in settings):
             settings += [setting for setting in RULE_OPTIONS if not setting.flag]
         for topic, options in by_topic(settings).items():
-            with formatter.section(heading(topic)):
+            with formatter.section(topic):
                 formatter.write_dl([(flags_text(option), help_text(option)) for option in options])
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

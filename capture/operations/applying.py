@@ -2,12 +2,14 @@
 
 ``apply`` may be killed anywhere. Its steps, in order::
 
-    wait      until no other run changes the namespace (the lock)
+    wait      until no other run changes the namespace (the lock); after 10 s go on without, with a warning
     read      the live rules: if they equal the desired ones, no rule is written
     record    what is about to be applied, and which routes of an earlier set may be left over
-    add       address, policy rules and routes
+    add       address, policy rules and routes; turn off sysctls in the way of a transparent proxy
     replace   the rules; read them again, and compare
-    remove    our sets elsewhere, now that the new one captures; then stale routes
+    remove    our sets elsewhere, now that the new one captures
+    reject    the family that is not captured, with --other-family reject
+    remove    stale routes
 """
 
 from __future__ import annotations
@@ -94,7 +96,8 @@ def apply(
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
 
-    Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
+    Raises CaptureError and its kinds; then the old rules or the new ones are in place. What was written of a change
+    that is refused is taken back; if that fails, too, some tables may have either until the next call.
     """
     if settings is None and not recorded:
         raise argument_error("apply", "settings", settings, "what make_settings() returns, unless recorded=True")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
 from capture.model.chain_names import is_own_chain
+from capture.model.conventions import NO_IPV4
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -126,7 +127,7 @@ class Verified(Value):
             missing=tuple(need for need in self.missing if concerns((need.family,))),
             impediments=tuple(found for found in self.impediments if concerns((found.family or family,))),
             second_sets=(),
-            uncaptured=self.uncaptured if concerns(("ipv6",)) else (),
+            uncaptured=tuple(fault for fault in self.uncaptured if concerns((IPV4 if fault == NO_IPV4 else IPV6,))),
         )
 
 

@@ -1,4 +1,4 @@
-"""What rules do to packets, in words and as JSON; and a rule as iptables-save prints it."""
+"""What rules do to packets, in words and as JSON."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
     }
 
 
-FATE = ("outcome", "port", "address", "interface")
-"""The keys of a fate."""
+FATE_KEYS = ("outcome", "port", "address", "interface")
 
 
 def fate_as_plain(fate: Fate) -> dict[str, object]:

@@ -31,10 +31,5 @@ def by_topic(options: Iterable[Option[Any]]) -> dict[str, list[Option[Any]]]:
     """Return the options by topic, in the order of the table; those that only the environment sets come last."""
     topics: dict[str, list[Option[Any]]] = {}
     for option in sorted(options, key=lambda option: not option.flag):
-        topics.setdefault(option.topic if option.flag else "in the environment only", []).append(option)
+        topics.setdefault(option.topic if option.flag else "In the environment only", []).append(option)
     return topics
-
-
-def heading(topic: str) -> str:
-    """Return a topic as a heading."""
-    return topic[:1].upper() + topic[1:]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
             """Return the name of the user that runs the proxy, if it exists."""
 
         def pod_addresses(self) -> tuple[Network, ...]:
-            """Return the addresses of the namespace, loopback and link-local ones included."""
+            """Return the addresses of the namespace but those of ``lo``; link-local ones are included."""
 
         def primary_address(self) -> Network | None:
             """Return the address that Kubernetes knows the pod by; None if it has no global address yet."""
@@ -61,7 +61,7 @@ MAX_OWNER_GROUPS = 64
 
 
 class CaptureConfig(Value):
-    """Everything that the rules depend on, and nothing else. The defaults are those of the options."""
+    """All that the rules depend on, and ``families_decided_by``, which explains. Defaults are those of the options."""
 
     not_compared = ("families_decided_by",)
 

@@ -85,8 +85,8 @@ EXCLUSION_TOPIC = "Exclusions"
 DNS_TOPIC = "DNS"
 TPROXY_TOPIC = "TPROXY"
 BACKEND_TOPIC = "Backend"
-CHECK_TOPIC = "checking"
-OUTPUT_TOPIC = "output"
+CHECK_TOPIC = "Checking"
+OUTPUT_TOPIC = "Output"
 
 
 def _switch(

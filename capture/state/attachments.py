@@ -11,7 +11,8 @@ removed in one step; a pod with two interfaces has two links to one record, whic
      "network": "pods", "inode": 4026532841, "namespace": "/var/run/netns/cni-6f0c",
      "kind": "not injected"}
 
-Where one cannot be kept, nothing fails. A reader ignores what it does not understand, so that versions may differ.
+Where one cannot be kept, nothing fails, except for a link where the state directory is not private. A reader ignores
+what it does not understand, so that versions may differ.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A record holds the settings and the facts that they were resolved with; both together give the rule set
 again. People read it, too: JSON, one file per namespace, in a directory that only root sees. Where it
-cannot be written, nothing fails; a warning tells.
+cannot be written, nothing fails, and a warning tells; a directory that is not private is an error.
 """
 
 from __future__ import annotations

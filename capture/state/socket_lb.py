@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from capture.model.addresses import IPV4, Family, address_text
+from capture.model.addresses import IPV4, IPV6, Family, address_text
 from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.state.files import content_of
 
 # linux/bpf.h
 BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_QUERY = 13, 15, 16
-BPF_CGROUP_CONNECT: dict[Family, int] = {"ipv4": 10, "ipv6": 11}
+BPF_CGROUP_CONNECT: dict[Family, int] = {IPV4: 10, IPV6: 11}
 BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
 BPF_F_QUERY_EFFECTIVE = 1
 ATTRIBUTE_BYTES, INFO_BYTES, NAME_OFFSET, NAME_BYTES = 128, 256, 64, 16

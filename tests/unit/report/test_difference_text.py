@@ -12,7 +12,7 @@ from capture.analysis.trace import Trace
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import parse_address, parse_network
-from capture.model.conventions import NOTHING_APPLIED
+from capture.model.conventions import NO_IPV4, NOTHING_APPLIED
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import (
@@ -57,6 +57,14 @@ SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; 
 def verified(*differences: Difference, **others: object) -> Verified:
     live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
     return Verified(BackendChoice("iptables", "restore", "nft"), NOWHERE, live, differences).replace(**others)
+
+
+def test_a_family_without_rules_is_in_the_part_of_that_family_alone() -> None:
+    whole = verified(uncaptured=(NO_IPV4, "IPv6 is not captured"))
+
+    assert whole.part("ipv4", None).uncaptured == (NO_IPV4,)
+    assert whole.part("ipv6", None).uncaptured == ("IPv6 is not captured",)
+    assert whole.part(None, NAT).uncaptured == ()
 
 
 def test_each_kind_has_its_sentence() -> None:

@@ -18,5 +18,5 @@ def test_every_option_has_a_topic_and_those_without_a_flag_come_last() -> None:
         option.name for option in OPTIONS
     )
     assert {"Redirect ports", "Exclusions", "Backend"} < set(topics)
-    assert list(topics)[-1] == "in the environment only"
-    assert all(not option.flag for option in topics["in the environment only"])
+    assert list(topics)[-1] == "In the environment only"
+    assert all(not option.flag for option in topics["In the environment only"])
