@@ -30,59 +30,58 @@ TextOf = Callable[[Rule, Family], str]
 
 
 def causes_of_connection(
-    live: Trace, desired: Trace | None, facts: PodFacts, capture: Capture, text_of: TextOf
+    traced: Trace, desired: Trace | None, facts: PodFacts, capture: Capture, text_of: TextOf
 ) -> Iterator[Cause]:
     """Yield why the connection does not reach a proxy that listens; none where it does.
 
-    ``live`` is its way by the live rules, ``desired`` the one by recorded ones if there is a record. ``text_of`` words
-    rules.
+    ``traced`` is its path by live rules, ``desired`` that by recorded ones, if any. ``text_of`` words rules.
     """
-    packet, step = live.packet, live.step
-    if live.outcome == "no-route":
+    packet, step = traced.packet, traced.step
+    if traced.outcome == "no-route":
         destination = address_text(packet.family, packet.destination.first)
-        yield no_route_cause(facts, packet.family, destination, live.refusal)
+        yield no_route_cause(facts, packet.family, destination, traced.refusal)
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
-    elif live.outcome == "direct":
-        lost = drop_of_connection(live.lost_reply, text_of, subject="its answers") if live.lost_reply else None
-        yield untracked_cause(live) or lost or _direct_cause(live, desired, capture)
-    elif live.outcome == "dropped":
-        yield drop_of_connection(live, text_of)
-    elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
-        yield cause("second-set", "decides", where=live.location, port=live.port)
-    elif live.outcome in TO_PROXY and desired is not None and desired.outcome in TO_PROXY and live.port != desired.port:
+    elif traced.outcome == "direct":
+        lost = drop_of_connection(traced.lost_reply, text_of, subject="its answers") if traced.lost_reply else None
+        yield untracked_cause(traced) or lost or _direct_cause(traced, desired, capture)
+    elif traced.outcome == "dropped":
+        yield drop_of_connection(traced, text_of)
+    elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or traced.outcome not in TO_PROXY):
+        yield cause("second-set", "decides", where=traced.location, port=traced.port)
+    elif traced.outcome in TO_PROXY and desired and desired.outcome in TO_PROXY and traced.port != desired.port:
         yield missing_rule_cause(desired)
-    elif live.outcome in TO_PROXY:
-        arrival = live.outcome, live.port, packet.family, packet.protocol
+    elif traced.outcome in TO_PROXY:
+        arrival = traced.outcome, traced.port, packet.family, packet.protocol
         yield from causes_at_port(facts, capture, *arrival, is_over_lo=packet.in_interface is None)
-    elif _own_steps_before(live, capture):
-        yield cause("nat-first", "behind", where=live.location, to=f"port {live.port}")
-    elif not is_translated(live):
-        yield cause("foreign-rule", where=live.location)
+    elif _own_steps_before(traced, capture):
+        yield cause("nat-first", "behind", where=traced.location, to=f"port {traced.port}")
+    elif not is_translated(traced):
+        yield cause("foreign-rule", where=traced.location)
     else:
-        yield cause("nat-first", "port", where=live.location, port=live.port)
+        yield cause("nat-first", "port", where=traced.location, port=traced.port)
 
 
-def is_translated(live: Trace) -> bool:
+def is_translated(traced: Trace) -> bool:
     """Return whether a rule of nat sends a packet to an address or port that is not the proxy's."""
-    is_transparent = live.step is not None and isinstance(live.step.rule.verdict, TransparentProxy)
-    return live.address is not None or (live.outcome == "redirected" and not is_transparent)
+    is_transparent = traced.step is not None and isinstance(traced.step.rule.verdict, TransparentProxy)
+    return traced.address is not None or (traced.outcome == "redirected" and not is_transparent)
 
 
-def untracked_cause(live: Trace) -> Cause | None:
+def untracked_cause(traced: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
-    step = untracking_step(live)
-    return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(live)) if step else None
+    step = untracking_step(traced)
+    return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(traced)) if step else None
 
 
-def zone_of(live: Trace) -> int:
+def zone_of(traced: Trace) -> int:
     """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
-    steps_out = (step for step in live.path if step.is_certain and step.base_chain and step.base_chain.hook == OUTPUT)
+    steps_out = (step for step in traced.path if step.is_certain and step.base_chain and step.base_chain.hook == OUTPUT)
     return next((step.rule.verdict.zone for step in steps_out if isinstance(step.rule.verdict, SetZone)), 0)
 
 
-def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
-    packet, step = live.packet, live.step
+def _direct_cause(traced: Trace, desired: Trace | None, capture: Capture) -> Cause:
+    packet, step = traced.packet, traced.step
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
         return cause("not-tcp", protocol=packet.protocol)
@@ -92,9 +91,9 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     at_desired = desired.step if desired else None
     is_desired = at_desired and step and canonical_rule(at_desired.rule) == canonical_rule(step.rule)
     if step is not None and not is_own_step(step) and not is_desired:
-        own_steps = _own_steps_before(live, capture)
-        if not own_steps or live.address is not None:
-            return _foreign_rule_cause(live, is_behind=bool(own_steps))
+        own_steps = _own_steps_before(traced, capture)
+        if not own_steps or traced.address is not None:
+            return _foreign_rule_cause(traced, is_behind=bool(own_steps))
         step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
     if packet.family not in capture.families:
         name = FAMILY_NAMES[packet.family]
@@ -120,74 +119,74 @@ def _excluded_cause(step: Step | None) -> Cause:
     return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
 
 
-def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
+def _own_steps_before(traced: Trace, capture: Capture) -> list[Step]:
     """Return our rules that the packet met before the deciding one, where they redirect it."""
-    is_transparent = capture.is_transparent and live.packet.in_interface is not None
-    before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
+    is_transparent = capture.is_transparent and traced.packet.in_interface is not None
+    before = traced.path[: traced.path.index(traced.step)] if traced.step in traced.path else ()
     return [step for step in before if is_own_step(step) and step.table == (MANGLE if is_transparent else NAT)]
 
 
-def _foreign_rule_cause(live: Trace, *, is_behind: bool) -> Cause:
-    if live.address is None:
-        return cause("foreign-rule", where=live.location)
-    address = address_text(live.address.family, live.address.first)
+def _foreign_rule_cause(traced: Trace, *, is_behind: bool) -> Cause:
+    if traced.address is None:
+        return cause("foreign-rule", where=traced.location)
+    address = address_text(traced.address.family, traced.address.first)
     if is_behind:
-        return cause("nat-first", "behind", where=live.location, to=f"{address} port {live.port}")
-    return cause("nat-first", where=live.location, address=address, port=live.port)
+        return cause("nat-first", "behind", where=traced.location, to=f"{address} port {traced.port}")
+    return cause("nat-first", where=traced.location, address=address, port=traced.port)
 
 
-def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (), subject: str = "the packet") -> Cause:
+def drop_cause(traced: Trace, text_of: TextOf, others: Iterable[Trace] = (), subject: str = "the packet") -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
-    step, policy = live.step, live.policy
-    words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
-    if step is not None and live.reroute is not None:
-        return cause("rerouted", where=live.location, mark=live.mark, rule=live.reroute.words, words=words)
+    step, policy = traced.step, traced.policy
+    words = (step.rule.why or text_of(step.rule, traced.packet.family)) if step is not None else ""
+    if step is not None and traced.reroute is not None:
+        return cause("rerouted", where=traced.location, mark=traced.mark, rule=traced.reroute.words, words=words)
     if step is not None and step.rule.why == REJECT_REASON:
-        family = FAMILY_NAMES[live.packet.family]
-        return cause("family-not-captured", "rejected", where=live.location, family=family)
+        family = FAMILY_NAMES[traced.packet.family]
+        return cause("family-not-captured", "rejected", where=traced.location, family=family)
     if step is not None and is_own_step(step):
-        found = None if isinstance(step.rule.verdict, Drop) else mark_cause(live, text_of)
-        return found or cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
-    ports = _redirect_ports(live, other_traces)
-    over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
-    case = "redirected" if ports else "over lo" if over_lo else "answers" if live.packet.is_reply else ""
+        found = None if isinstance(step.rule.verdict, Drop) else mark_cause(traced, text_of)
+        return found or cause("excluded", "drop", where=traced.location, reason=step.rule.why or "by its settings")
+    ports = _redirect_ports(traced, others)
+    over_lo = LOOPBACK in (traced.packet.in_interface, traced.packet.out_interface)
+    case = "redirected" if ports else "over lo" if over_lo else "answers" if traced.packet.is_reply else ""
     subject = f"what goes to {ports}" if ports else subject
     text = f"a foreign rule or policy drops {subject}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {subject}: {words}"
     elif policy is not None:
         text = f"no rule accepts {subject}, and the chain's policy is DROP"
-    return cause("filtered", case, where=live.location, filter=text, port=ports)
+    return cause("filtered", case, where=traced.location, filter=text, port=ports)
 
 
-def mark_cause(live: Trace, text_of: TextOf) -> Cause | None:
+def mark_cause(traced: Trace, text_of: TextOf) -> Cause | None:
     """Return that a foreign rule changes the mark by which the capture tells packets apart, if one does."""
-    step = marking_step(live)
-    rule = step and (step.rule.why or text_of(step.rule, live.packet.family))
+    step = marking_step(traced)
+    rule = step and (step.rule.why or text_of(step.rule, traced.packet.family))
     return cause("foreign-rule", "mark", where=step.location, rule=rule) if step else None
 
 
-def drop_of_connection(live: Trace, text_of: TextOf, subject: str = "the packet") -> Cause:
+def drop_of_connection(traced: Trace, text_of: TextOf, subject: str = "the packet") -> Cause:
     """Return why a packet is dropped; ``unjudged`` where a rule that cannot be judged may accept it before."""
-    dropped = drop_cause(live, text_of, subject=subject)
-    return cause("unjudged", "drop", where=dropped.where, drop=dropped.message) if live.may_be_spared else dropped
+    dropped = drop_cause(traced, text_of, subject=subject)
+    return cause("unjudged", "drop", where=dropped.where, drop=dropped.message) if traced.may_be_spared else dropped
 
 
-def _redirect_ports(live: Trace, other_traces: Iterable[Trace]) -> str:
+def _redirect_ports(traced: Trace, others: Iterable[Trace]) -> str:
     """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
-    alike = [each for each in other_traces if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
-    ports = sorted({port for traced in (live, *alike) for port in _ports_of(traced)})
+    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(traced)]
+    ports = sorted({port for each in (traced, *alike) for port in _ports_of(each)})
     noun = "port" if len(ports) == 1 else "ports"
     return f"{noun} {' and '.join(map(str, ports))}" if ports else ""
 
 
-def _dropped_at(live: Trace) -> Location | None:
-    return live.location and live.location.replace(family=None)
+def _dropped_at(traced: Trace) -> Location | None:
+    return traced.location and traced.location.replace(family=None)
 
 
-def _ports_of(live: Trace) -> Iterator[int]:
+def _ports_of(traced: Trace) -> Iterator[int]:
     """Yield the port to which a client's or the app's packet was redirected; that of the proxy's own calls is not."""
-    for step in live.path:
-        is_call_of_proxy = live.packet.in_interface is None and REDIRECTED_BY.get(step.chain) == "proxy-inbound"
+    for step in traced.path:
+        is_call_of_proxy = traced.packet.in_interface is None and REDIRECTED_BY.get(step.chain) == "proxy-inbound"
         if isinstance(step.rule.verdict, Redirect) and not is_call_of_proxy:
             yield step.rule.verdict.port

@@ -71,7 +71,8 @@ def path_trees(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
-    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in HOOK_OF_DIRECTION)
+    tables = ((direction, _tables(situation, hook, families, text_of)) for direction, hook in HOOK_OF_DIRECTION)
+    return tuple(PathTree(direction, tuple(found)) for direction, found in tables)
 
 
 def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:

@@ -55,9 +55,9 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         yield cause(kind, where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
 
 
-def unjudged_programs(facts: PodFacts, live: Trace | None = None) -> Iterator[Cause]:
+def unjudged_programs(facts: PodFacts, traced: Trace | None = None) -> Iterator[Cause]:
     """Yield a note on each program and filter of an interface that may drop a connection; without one, any."""
-    used = (LOOPBACK, live.packet.in_interface, live.packet.out_interface) if live else None
+    used = (LOOPBACK, traced.packet.in_interface, traced.packet.out_interface) if traced else None
     for name, program, shown_by in facts.programs:
         if used is None or name in used:
             yield cause("unjudged", "program", where=name, name=name, what=program, shown_by=shown_by)
@@ -69,7 +69,7 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def can_stop_connection(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
+def can_stop_connection(fault: Cause, capture: Capture, traced: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
@@ -77,14 +77,14 @@ def can_stop_connection(fault: Cause, capture: Capture, live: Trace | None = Non
     """
     if fault.kind == "conntrack-nearly-full":
         return False
-    if live is None:
+    if traced is None:
         return fault.kind != "interface-missing"
-    interfaces = live.packet.in_interface, live.packet.out_interface
+    interfaces = traced.packet.in_interface, traced.packet.out_interface
     if fault.kind == "lo-down":
-        is_by_lo = capture.is_transparent or live.packet.in_interface is None
-        return LOOPBACK in interfaces or (is_by_lo and live.outcome in TO_PROXY)
+        is_by_lo = capture.is_transparent or traced.packet.in_interface is None
+        return LOOPBACK in interfaces or (is_by_lo and traced.outcome in TO_PROXY)
     if fault.kind == "ingress-filter":
-        return fault.where == live.packet.in_interface
+        return fault.where == traced.packet.in_interface
     return fault.kind != "interface-missing" or fault.where in interfaces
 
 
@@ -217,9 +217,9 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
             )
 
 
-def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
+def unreached_app_notes(traced: Trace, facts: PodFacts) -> Iterator[Cause]:
     """Yield a note if the app listens where the proxy does not call it: on an address like 127.0.0.1 alone."""
-    packet = live.packet
+    packet = traced.packet
     on_port = [
         listener
         for listener in facts.listeners or ()

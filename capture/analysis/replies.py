@@ -31,45 +31,45 @@ SENT_ON = "what the proxy sends on"
 MARKING = (SetMark, SaveMark, RestoreMark)
 
 
-def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
+def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
     """Yield the reply to the first packet of a connection, as a user sends it and as it comes in; over lo both.
 
     Nothing where the source of that packet is unknown.
     """
-    packet = live.packet
+    packet = traced.packet
     if packet.source is None:
         return
     back = Packet(
         packet.protocol,
         packet.source,
         packet.source_port or EPHEMERAL_PORT,
-        connection_mark=live.connection_mark,
+        connection_mark=traced.connection_mark,
         state="ESTABLISHED",
         is_reply=True,
     )
-    is_of_proxy = live.outcome in TO_PROXY
+    is_of_proxy = traced.outcome in TO_PROXY
     called = LOOPBACK_ADDRESSES[packet.family] if is_of_proxy and not packet.in_interface else packet.destination
-    port = packet.port if live.transparent else live.port
+    port = packet.port if traced.transparent else traced.port
     owner = back.replace(source=called, source_port=port, uid=uid, gid=gid)
     if packet.in_interface:
         yield owner.replace(out_interface=packet.in_interface)
-    elif live.outcome == "direct" and packet.out_interface != LOOPBACK:
-        called_at = live.address or packet.destination
-        yield back.replace(source=called_at, source_port=port, in_interface=live.interface or packet.out_interface)
+    elif traced.outcome == "direct" and packet.out_interface != LOOPBACK:
+        called_at = traced.address or packet.destination
+        yield back.replace(source=called_at, source_port=port, in_interface=traced.interface or packet.out_interface)
     else:
         yield owner.replace(out_interface=LOOPBACK)
         yield back.replace(source=packet.destination, source_port=packet.port, in_interface=LOOPBACK)
 
 
-def onward_packet(live: Trace, uid: int, gid: int) -> Packet | None:
+def onward_packet(traced: Trace, uid: int, gid: int) -> Packet | None:
     """Return what the proxy, a user and group, sends on: to others, or to the app; None if it sends nothing there.
 
     A transparent proxy calls the app from the client's address, with the mark of the capture.
     """
-    packet, step = live.packet.replace(uid=uid, gid=gid), live.step
-    if live.outcome == PROXY_OUTBOUND:
+    packet, step = traced.packet.replace(uid=uid, gid=gid), traced.step
+    if traced.outcome == PROXY_OUTBOUND:
         return None if packet.in_interface else packet
-    if live.outcome != PROXY_INBOUND or not packet.in_interface:
+    if traced.outcome != PROXY_INBOUND or not packet.in_interface:
         return None
     to_app = packet.replace(in_interface=None, out_interface=LOOPBACK)
     if step is not None and isinstance(step.rule.verdict, TransparentProxy):
@@ -94,22 +94,22 @@ def trace_with_flags(packet: Packet, situation: Situation) -> Trace:
     if traced.is_certain or packet.protocol != "tcp" or packet.flags is not None:
         return traced
     flags = (FIRST, *LATER) if packet.is_reply else LATER
-    ways = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
-    known = ways[0] if all(way.is_certain for way in ways) else traced
-    return next((way for way in ways if way.is_certain and way.outcome == "dropped"), known)
+    traces = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
+    known = traces[0] if all(each.is_certain for each in traces) else traced
+    return next((each for each in traces if each.is_certain and each.outcome == "dropped"), known)
 
 
-def lost_reply(live: Trace, situation: Situation) -> Trace | None:
-    """Return the way of a reply to a direct connection that is certainly lost; None if none is."""
-    if live.outcome != "direct":
+def lost_reply(traced: Trace, situation: Situation) -> Trace | None:
+    """Return the path of a reply to a direct connection that is certainly lost; None if none is."""
+    if traced.outcome != "direct":
         return None
-    is_tracked = untracking_step(live) is None
-    for packet in replies(live):
+    is_tracked = untracking_step(traced) is None
+    for packet in replies(traced):
         for reply in (packet,) if is_tracked else _untracked_replies(packet):
-            traced = trace_with_flags(reply, situation)
-            is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
-            if is_lost and traced.is_certain:
-                return traced
+            back = trace_with_flags(reply, situation)
+            is_lost = back.outcome == "dropped" or (back.outcome in TO_PROXY and not is_tracked)
+            if is_lost and back.is_certain:
+                return back
     return None
 
 
@@ -121,24 +121,24 @@ def _untracked_replies(reply: Packet) -> Iterator[Packet]:
     yield first if reply.protocol != "tcp" else first.replace(flags=LATER[-1])
 
 
-def lost_later_packets(live: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
+def lost_later_packets(traced: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
     """Yield how later packets and replies of a connection to the proxy, or to the app, are dropped, or may be."""
-    mark = live.packet.mark
-    for packet in (live.packet.replace(state="ESTABLISHED"), *replies_of_receiver(live, owner)):
-        traced = trace_with_flags(
+    mark = traced.packet.mark
+    for packet in (traced.packet.replace(state="ESTABLISHED"), *replies_of_receiver(traced, owner)):
+        later = trace_with_flags(
             packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
         )
-        mark = traced.mark  # which a reply keeps over lo
-        is_lost = traced.outcome == "dropped" or not (live.transparent or untracking_step(traced) is None)
-        is_lost |= packet.is_reply and traced.outcome in TO_PROXY  # whose socket is not transparent
-        if is_lost or not traced.is_certain:
-            yield traced
+        mark = later.mark  # which a reply keeps over lo
+        is_lost = later.outcome == "dropped" or not (later.transparent or untracking_step(later) is None)
+        is_lost |= packet.is_reply and later.outcome in TO_PROXY  # whose socket is not transparent
+        if is_lost or not later.is_certain:
+            yield later
 
 
-def replies_of_receiver(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
+def replies_of_receiver(traced: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
     """Yield a reply to a connection, of the proxy or of the app, as it leaves and as it comes in."""
     if owner is not None:
-        yield from replies(live, *(owner if live.outcome in TO_PROXY else ()))
+        yield from replies(traced, *(owner if traced.outcome in TO_PROXY else ()))
 
 
 def loss_text(reply: Trace) -> str:
@@ -152,14 +152,14 @@ def loss_text(reply: Trace) -> str:
     return f"its answers are taken for new {direction} connections, and go to port {reply.port}: the connection hangs"
 
 
-def untracked_text(live: Trace) -> str:
+def untracked_text(traced: Trace) -> str:
     """Return in words why a connection that is not tracked does not reach the proxy."""
-    return loss_text(live.lost_reply) if live.lost_reply else "nat rules see tracked connections only"
+    return loss_text(traced.lost_reply) if traced.lost_reply else "nat rules see tracked connections only"
 
 
-def marking_step(live: Trace) -> Step | None:
+def marking_step(traced: Trace) -> Step | None:
     """Return the foreign rule that changes a packet's mark, the last one; None if none does."""
-    found = (step for step in reversed(live.path) if isinstance(step.rule.verdict, MARKING))
+    found = (step for step in reversed(traced.path) if isinstance(step.rule.verdict, MARKING))
     return next((step for step in found if not (is_own_step(step) or _keeps_marks(step))), None)
 
 
@@ -170,12 +170,12 @@ def _keeps_marks(step: Step) -> bool:
     return step.table == MANGLE and (by_mark or verdict == SetMark(PROXY_TO_SELF_MARK))
 
 
-def untracking_step(live: Trace) -> Step | None:
+def untracking_step(traced: Trace) -> Step | None:
     """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
     untracking = (
-        step for step in live.path if isinstance(effective_verdict(step.rule), Untrack) and not is_own_step(step)
+        step for step in traced.path if isinstance(effective_verdict(step.rule), Untrack) and not is_own_step(step)
     )
-    return None if live.is_tracked else next(untracking, None)
+    return None if traced.is_tracked else next(untracking, None)
 
 
 def is_own_step(step: Step) -> bool:

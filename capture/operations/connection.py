@@ -54,16 +54,16 @@ from capture.state.socket_lb import connect_programs, owner_of, socket_translati
 class Connection(Value):
     """A connection on its way by the live rules, and what is known of its namespace."""
 
-    live: Trace
+    traced: Trace
     pod: ExaminedPod
     policies: tuple[IpsecPolicy, ...]
-    verified: Callable[[], Verified]
-    """Returns what verify finds, which takes long where rules are many."""
+    verify: Callable[[], Verified]
+    """Compares the namespace with the reference; takes long where rules are many."""
 
     @property
     def is_inbound(self) -> bool:
         """Return whether it comes in."""
-        return self.live.packet.in_interface is not None
+        return self.traced.packet.in_interface is not None
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -73,7 +73,7 @@ class Connection(Value):
     @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.live.packet, *replies_of_receiver(self.live, self.owner))
+        packets = (self.traced.packet, *replies_of_receiver(self.traced, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
 
@@ -81,7 +81,7 @@ def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
     of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.live)]
+    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.traced)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -90,12 +90,12 @@ def causes_of(connection: Connection) -> list[Cause]:
 
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
-    live, facts, capture = connection.live, connection.pod.facts, connection.pod.capture
-    if not live.is_certain:
-        yield _unjudged_cause(live)
-    yield from unreached_app_notes(live, facts)
+    traced, facts, capture = connection.traced, connection.pod.facts, connection.pod.capture
+    if not traced.is_certain:
+        yield _unjudged_cause(traced)
+    yield from unreached_app_notes(traced, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, live))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -120,29 +120,29 @@ def _second_set_cause(step: Step) -> Cause | None:
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(replies_of_receiver(connection.live, connection.owner), None)
-    if connection.live.outcome != DNS or connection.is_inbound or packet is None:
+    packet = next(replies_of_receiver(connection.traced, connection.owner), None)
+    if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, connection.pod.situation)
-    if zone_of(connection.live) == zone_of(answer):
+    if zone_of(connection.traced) == zone_of(answer):
         return
-    by_drift = (drift_cause(each, connection.verified(), "zone") for each in (connection.live, answer))
+    by_drift = (drift_cause(each, connection.verify(), "zone") for each in (connection.traced, answer))
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
 def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
-    live = connection.live
-    if live.outcome not in TO_PROXY:
+    traced = connection.traced
+    if traced.outcome not in TO_PROXY:
         return
-    following = list(lost_later_packets(live, connection.pod.situation, connection.owner))
-    lost = [_loss_cause(traced) for traced in following if traced.is_certain]
+    following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
+    lost = [_loss_cause(each) for each in following if each.is_certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
 def _discovery_losses(connection: Connection) -> Iterable[Cause]:
-    packet = connection.live.packet
-    if connection.live.outcome not in TO_PROXY:
+    packet = connection.traced.packet
+    if connection.traced.outcome not in TO_PROXY:
         return ()
     at_link = packet.destination if connection.is_inbound else packet.source
     return discovery_causes(at_link, packet.in_interface or packet.out_interface, connection.pod.situation)
@@ -155,8 +155,8 @@ def _ipsec_blocks(connection: Connection) -> Iterator[Cause]:
 
 def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
-    family, is_inbound = connection.live.packet.family, connection.is_inbound
-    if not is_inbound and connection.live.outcome not in TO_PROXY:
+    family, is_inbound = connection.traced.packet.family, connection.is_inbound
+    if not is_inbound and connection.traced.outcome not in TO_PROXY:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
@@ -169,10 +169,10 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
 
 def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
-    live, packet, reference = connection.live, connection.live.packet, connection.pod.reference
+    traced, packet, reference = connection.traced, connection.traced.packet, connection.pod.reference
     if reference is None or packet.family in reference.config.families:
         return
-    is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
+    is_let_pass = packet.protocol == "tcp" and traced.outcome == "direct" and traced.step is None
     if is_let_pass and packet.out_interface != LOOPBACK:
         fault = reject_fault(reference.config.families, reference.settings, has_table=False)
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
@@ -180,16 +180,16 @@ def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
 
 def _rule_faults(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
-    live = connection.live
-    if not live.is_order_known:
-        yield from (each for each in (_unjudged_cause(live),) if each.kind == "second-set")
+    traced = connection.traced
+    if not traced.is_order_known:
+        yield from (each for each in (_unjudged_cause(traced),) if each.kind == "second-set")
         return
-    complete = live.packet.replace(source_port=live.packet.source_port or EPHEMERAL_PORT)
+    complete = traced.packet.replace(source_port=traced.packet.source_port or EPHEMERAL_PORT)
     desired = trace_whole_path(complete, Situation(connection.pod.desired))
-    causes = list(causes_of_connection(live, desired, connection.pod.facts, connection.pod.capture, shown_rule))
+    causes = list(causes_of_connection(traced, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)
-    is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
-    by_drift = drift_cause(live, connection.verified()) if is_diverted or missing in causes else None
+    is_diverted = desired.outcome in TO_PROXY and traced.outcome in ("direct", "redirected")
+    by_drift = drift_cause(traced, connection.verify()) if is_diverted or missing in causes else None
     yield from (each for each in causes if by_drift is None or each != missing)
     if by_drift is not None:
         yield by_drift
@@ -197,14 +197,14 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
-    live, packet = connection.live, connection.live.packet
-    yield from unrouted_proxy_causes(live, connection.pod)
-    yield from link_causes(live)
+    traced, packet = connection.traced, connection.traced.packet
+    yield from unrouted_proxy_causes(traced, connection.pod)
+    yield from link_causes(traced)
     if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
-    is_redirected = live.outcome in TO_PROXY and not live.transparent
-    marks = (0,) if is_redirected else (0, live.mark) if live.transparent else ()
+    is_redirected = traced.outcome in TO_PROXY and not traced.transparent
+    marks = (0,) if is_redirected else (0, traced.mark) if traced.transparent else ()
     lost = lost_by_routing(packet, marks, is_redirected=is_redirected)
     if lost == "answers":
         yield no_route_cause(connection.pod.facts, packet.family, client)
@@ -213,15 +213,15 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
         yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
 
 
-def link_causes(live: Trace) -> Iterator[Cause]:
+def link_causes(traced: Trace) -> Iterator[Cause]:
     """Yield why what leaves the pod, from the proxy or as an answer, comes to nothing: by its source, or its next hop.
 
     IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
     """
-    packet = live.packet
+    packet = traced.packet
     target, name = packet.source if packet.in_interface else packet.destination, packet.in_interface
     name = name or packet.out_interface
-    if target is None or name == LOOPBACK or live.outcome not in (*TO_PROXY, "direct"):
+    if target is None or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
     address, flag = address_text(packet.family, target.first), "-6 " if packet.family == IPV6 else ""
     if packet.source == PASSTHROUGH_SOURCE[packet.family]:
@@ -231,13 +231,13 @@ def link_causes(live: Trace) -> Iterator[Cause]:
         yield cause("no-route", "neighbour", where=name, name=name, address=silent, flag=flag)
 
 
-def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:
+def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
-    packet = live.packet
+    packet = traced.packet
     destination = packet.destination if packet.in_interface is None else packet.source
-    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or destination is None or not pod.capture.uids:
+    if traced.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or destination is None or not pod.capture.uids:
         return
-    uid = next((each.uid for each in pod.facts.listeners or () if each.port == live.port), pod.capture.uids[0].first)
+    uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
         flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
@@ -263,41 +263,41 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
         yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
 
 
-def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified]) -> Iterator[Cause]:
+def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified]) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
-    packet = onward_packet(live, *owner) if owner else None
+    packet = onward_packet(traced, *owner) if owner else None
     if packet is None:
         return
-    way, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
-    if way.outcome == "dropped":
-        yield drop_of_connection(way, shown_rule, SENT_ON)
-    elif way.outcome == live.outcome:
-        yield _loop_cause(way, verified)
-    elif is_over_lo and way.is_marked != live.transparent:
+    sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
+    if sent.outcome == "dropped":
+        yield drop_of_connection(sent, shown_rule, SENT_ON)
+    elif sent.outcome == traced.outcome:
+        yield _loop_cause(sent, verify)
+    elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
-        yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
-    elif is_over_lo and way.fate.replace(is_marked=False) != Fate("direct"):
-        destination = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
-        if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first", "sent on", where=way.location, to=destination)
-    elif way.outcome == "direct":
-        following = list(lost_later_packets(way, situation, owner))
+        yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
+    elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
+        destination = f"{address_text(packet.family, (sent.address or packet.destination).first)} port {sent.port}"
+        if sent.step is None or not is_own_chain(sent.step.chain):  # else of a second set, which is a cause
+            yield cause("nat-first", "sent on", where=sent.location, to=destination)
+    elif sent.outcome == "direct":
+        following = list(lost_later_packets(sent, situation, owner))
         certain = [each for each in following if each.is_certain and (is_over_lo or each.outcome == "dropped")]
         lost = [_loss_cause(each, f"answers to {SENT_ON}" if each.packet.in_interface else SENT_ON) for each in certain]
-        yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.is_certain]
-        came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
+        yield from lost[:1] or [_unjudged_cause(each) for each in (sent, *following) if not each.is_certain]
+        came = [trace_whole_path(each, situation) for each in replies(sent)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.is_marked and not is_over_lo])
 
 
-def _loop_cause(way: Trace, verified: Callable[[], Verified]) -> Cause:
-    step, uid = way.step, way.packet.uid
+def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
+    step, uid = traced.step, traced.packet.uid
     if step is not None and not is_own_step(step):
         if second_set := _second_set_cause(step):
             return second_set
-        rule = step.rule.why or shown_rule(step.rule, way.packet.family)
+        rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
-    found = mark_cause(way, shown_rule) if way.transparent else drift_cause(way, verified(), "circle", uid=uid)
+    found = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
     return found or cause("rule-missing", "circle, any", uid=uid)
 
 
@@ -335,10 +335,10 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
 
 
 CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
-    (lambda each: () if each.is_inbound else socket_lb_causes(each.live.packet), False),
+    (lambda each: () if each.is_inbound else socket_lb_causes(each.traced.packet), False),
     (_reject_table_fault, False),
     (_rule_faults, False),
-    (lambda each: onward_causes(each.live, each.pod, each.verified), False),
+    (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
     (_zone_faults, True),
     (_later_losses, True),
     (_routing_losses, True),

@@ -231,22 +231,22 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
 def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | None) -> Diagnosis:
     reference, desired = pod.reference, pod.desired
     policies, unread = ipsec_policies()
-    live = live_trace(packet, pod.situation)
-    unread += unjudged_programs(pod.facts, live)
-    verified = cache(partial(verify, settings, prefer_recorded=settings is None))
-    connection = Connection(live, pod, tuple(policies), verified)
+    traced = live_trace(packet, pod.situation)
+    unread += unjudged_programs(pod.facts, traced)
+    compare = cache(partial(verify, settings, prefer_recorded=settings is None))
+    connection = Connection(traced, pod, tuple(policies), compare)
     candidates = causes_of(connection)
     if reference is not None:
-        candidates = [with_option_remedy(each, live.packet, reference) for each in candidates]
+        candidates = [with_option_remedy(each, traced.packet, reference) for each in candidates]
     else:
-        is_proven = partial(is_proven_without_record, live=live, own=desired)
+        is_proven = partial(is_proven_without_record, traced=traced, own=desired)
         candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
     doubts = [each for each in candidates if each.kind == "unjudged" or each == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
-    is_certain = live.is_certain and not (unread or doubts)
-    return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
+    is_certain = traced.is_certain and not (unread or doubts)
+    return Diagnosis(traced.packet, traced, tuple(causes), notes, is_certain)
 
 
 def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy]) -> Iterator[Cause]:
@@ -255,13 +255,13 @@ def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy]) -> Iterator[Cau
     for family in dict.fromkeys(address.family for address in facts.addresses):
         if family in facts.families_without_route or not pod.capture.captures(PROXY_OUTBOUND, family):
             continue
-        live = live_trace(USUAL_PACKET.replace(destination=OUTSIDE[family]), pod.situation)
-        if live.outcome == "no-route":
-            yield no_route_cause(facts, family, address_text(family, OUTSIDE[family].first), live.refusal)
+        traced = live_trace(USUAL_PACKET.replace(destination=OUTSIDE[family]), pod.situation)
+        if traced.outcome == "no-route":
+            yield no_route_cause(facts, family, address_text(family, OUTSIDE[family].first), traced.refusal)
         else:
-            yield from unrouted_proxy_causes(live, pod)
-            yield from () if unconnected_interface(facts) else link_causes(live)
-        policy = policy_for(live.packet, policies)
+            yield from unrouted_proxy_causes(traced, pod)
+            yield from () if unconnected_interface(facts) else link_causes(traced)
+        policy = policy_for(traced.packet, policies)
         if policy is not None and policy.is_blocking:
             yield cause("ipsec", policy=policy.words)
 
@@ -275,8 +275,8 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
 
 def _loop_causes(pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
-    for live in usual_traces(pod):
-        yield from onward_causes(live, pod, verify)
+    for traced in usual_traces(pod):
+        yield from onward_causes(traced, pod, verify)
 
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}

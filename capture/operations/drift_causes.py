@@ -75,9 +75,10 @@ def _in_words(heaviest: Difference, own: list[Difference], live: Ruleset, does: 
     return f"{kind}: {shown_rule(heaviest.rule, heaviest.family)}{does}", [each for each in own if each is not heaviest]
 
 
-def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:
+def drift_cause(traced: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:
     """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
-    difference = next(_differences_on_path(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
+    unexpected = next(_differences_on_path(traced, verified, "unexpected"), None)
+    difference = unexpected or _missing_rule(traced.packet, verified)
     if difference is None:
         return None
     rule = shown_rule(difference.rule, difference.family)

@@ -137,17 +137,17 @@ def uncaptured_cause() -> Cause:
     return cause("excluded", "live", what="no such connection")
 
 
-def is_proven_without_record(diagnosed: Cause, live: Trace, own: Ruleset) -> bool:
+def is_proven_without_record(diagnosed: Cause, traced: Trace, own: Ruleset) -> bool:
     """Return whether a cause holds by the live rules alone: none that is missing would have captured the connection."""
     rules = [*own.rules]
     if diagnosed.kind == "dns-not-captured":
         return not any(TO_DNS in rule.matches for rule in rules)
     if diagnosed.kind == "proxy-user":
-        to_itself = is_in_networks(live.packet.destination, (LOOPBACK_NETWORKS[live.packet.family],))
-        return to_itself or live.packet.out_interface != LOOPBACK
+        to_itself = is_in_networks(traced.packet.destination, (LOOPBACK_NETWORKS[traced.packet.family],))
+        return to_itself or traced.packet.out_interface != LOOPBACK
     if diagnosed.kind != "excluded":
         return True
-    deciding = (step.rule.matches for step in live.path if step.location == diagnosed.where)
+    deciding = (step.rule.matches for step in traced.path if step.location == diagnosed.where)
     matches = [match for match in next(deciding, ()) if not isinstance(match, Protocol)]
     both_ways = {match for rule in rules if isinstance(rule.verdict, Return) for match in rule.matches}
     left_alone = [OutInterface(match.name) for match in matches if isinstance(match, InInterface)]

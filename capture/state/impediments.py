@@ -72,7 +72,7 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
         needed: dict[Direction, Network] = {"outbound": loopback}
         if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
             needed["inbound"] = source
-        lost = {way: each for way, each in needed.items() if not _leads_to_lo(rtnetlink, each.shown)}
+        lost = {direction: end for direction, end in needed.items() if not _leads_to_lo(rtnetlink, end.shown)}
         if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(rtnetlink, IPV6))):
             # few pods without a global address of IPv6 have ::1, either
             continue
@@ -80,7 +80,7 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
         yield Impediment(
             "no-route",
-            "; ".join(f"{each.shown} {NOT_TO_LO[way]}" for way, each in lost.items()),
+            "; ".join(f"{end.shown} {NOT_TO_LO[direction]}" for direction, end in lost.items()),
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
             f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
             family=family,
@@ -102,8 +102,8 @@ def _outer_addresses(rtnetlink: NetlinkSocket, family: Family) -> list[Network]:
     return [each.address for each in listed if each.interface != LOOPBACK_INDEX]
 
 
-BOTH_WAYS: tuple[Direction, ...] = ("inbound", "outbound")
-LO_DOWN = Impediment("lo-down", LO_DOWN_MESSAGE, SET_LO_UP, directions=BOTH_WAYS)
+BOTH: tuple[Direction, ...] = ("inbound", "outbound")
+LO_DOWN = Impediment("lo-down", LO_DOWN_MESSAGE, SET_LO_UP, directions=BOTH)
 
 
 def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
@@ -195,7 +195,7 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
             f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
         )
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH_WAYS)
+        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:

@@ -69,15 +69,15 @@ def _attached_programs(
     for link in links:
         if link.has_xdp:
             yield link.name, "an XDP program", f"ip link show dev {link.name}"
-        for way, parent, attach_type in WAYS_OF_TC:
-            is_known = way == "ingress" and link.name in diverted
+        for direction, parent, attach_type in DIRECTIONS_OF_TC:
+            is_known = direction == "ingress" and link.name in diverted
             if not is_known and has_deciding_filter(rtnetlink, link.index, parent):
-                yield link.name, f"a tc filter ({way})", f"tc filter show dev {link.name} {way}"
+                yield link.name, f"a tc filter ({direction})", f"tc filter show dev {link.name} {direction}"
             if has_programs(link.index, attach_type):
-                yield link.name, f"a tcx program ({way})", f"bpftool net show dev {link.name}"
+                yield link.name, f"a tcx program ({direction})", f"bpftool net show dev {link.name}"
 
 
-WAYS_OF_TC = (("ingress", TC_H_INGRESS, BPF_TCX_INGRESS), ("egress", TC_H_EGRESS, BPF_TCX_EGRESS))
+DIRECTIONS_OF_TC = (("ingress", TC_H_INGRESS, BPF_TCX_INGRESS), ("egress", TC_H_EGRESS, BPF_TCX_EGRESS))
 
 
 def _pod_listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:

@@ -224,8 +224,8 @@ def way(
     return Trace(packet, outcome, port or packet.port, step, path, translated=to, is_tracked=is_tracked)
 
 
-def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
-    (only_one,) = causes_of_connection(live, desired, facts, capture, shown_rule)
+def found(traced: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
+    (only_one,) = causes_of_connection(traced, desired, facts, capture, shown_rule)
     return only_one
 
 
@@ -239,7 +239,7 @@ POLICY = BaseChain(
 
 
 @pytest.mark.parametrize(
-    ("live", "expected"),
+    ("traced", "expected"),
     [
         (way(OUT, "direct", FOREIGN), cause("foreign-rule", where=AT_FOREIGN)),
         (
@@ -319,12 +319,12 @@ POLICY = BaseChain(
         (way(OUT, "dropped"), cause("filtered", filter="a foreign rule or policy drops the packet")),
     ],
 )  # fmt: skip
-def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Cause) -> None:
-    assert found(live) == expected
+def test_why_a_connection_does_not_come_to_the_proxy(traced: Trace, expected: Cause) -> None:
+    assert found(traced) == expected
 
 
 @pytest.mark.parametrize(
-    ("live", "desired", "expected"),
+    ("traced", "desired", "expected"),
     [
         (way(OUT, "direct", FOREIGN), way(OUT, "direct", FOREIGN), cause("excluded", where=AT_FOREIGN, reason="")),
         (way(OUT, "direct", FOREIGN), way(OUT, "direct", OWN), cause("foreign-rule", where=AT_FOREIGN)),
@@ -341,8 +341,8 @@ def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Caus
         ),
     ],
 )  # fmt: skip
-def test_the_outcome_of_the_recorded_rules_counts(live: Trace, desired: Trace, expected: Cause) -> None:
-    assert found(live, desired) == expected
+def test_the_outcome_of_the_recorded_rules_counts(traced: Trace, desired: Trace, expected: Cause) -> None:
+    assert found(traced, desired) == expected
 
 
 def test_look_ups_and_families_that_the_settings_leave_out() -> None:
@@ -358,9 +358,9 @@ def test_look_ups_and_families_that_the_settings_leave_out() -> None:
 
 @pytest.mark.parametrize(("packet", "kind"), [(IN, "excluded"), (OUT, "foreign-rule")])
 def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> None:
-    live = way(packet, "direct", DIVERTED, FOREIGN)
-    assert found(live, capture=CAPTURE.replace(is_transparent=True)).kind == kind
-    assert found(live).kind == "foreign-rule"
+    traced = way(packet, "direct", DIVERTED, FOREIGN)
+    assert found(traced, capture=CAPTURE.replace(is_transparent=True)).kind == kind
+    assert found(traced).kind == "foreign-rule"
 
 
 TO_INBOUND = Step(NAT, "ISTIO_IN_REDIRECT", 1, Rule(Redirect(15006)))
@@ -368,7 +368,7 @@ TO_OUTBOUND = Step(NAT, "ISTIO_REDIRECT", 1, Rule(Redirect(15001)))
 
 
 @pytest.mark.parametrize(
-    ("live", "others", "what"),
+    ("traced", "others", "what"),
     [
         (way(IN, "dropped", TO_INBOUND, DROPS), [], "what goes to port 15006"),
         (way(OUT, "dropped", TO_OUTBOUND, DROPS), [], "what goes to port 15001"),
@@ -385,13 +385,13 @@ TO_OUTBOUND = Step(NAT, "ISTIO_REDIRECT", 1, Rule(Redirect(15001)))
         ),
     ],
 )
-def test_a_filter_behind_the_redirect_names_the_redirected_port(live: Trace, others: list[Trace], what: str) -> None:
+def test_a_filter_behind_the_redirect_names_the_redirected_port(traced: Trace, others: list[Trace], what: str) -> None:
     ports = what.partition("what goes to ")[2]
     expected = cause(
         "filtered", "redirected" if ports else "", where=AT_FOREIGN, filter=f"a foreign rule drops {what}: drop it",
         port=ports,
     )  # fmt: skip
-    assert drop_cause(live, shown_rule, others) == expected
+    assert drop_cause(traced, shown_rule, others) == expected
 
 
 def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> None:
@@ -407,7 +407,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
 
 
 @pytest.mark.parametrize(
-    ("live", "served", "expected"),
+    ("traced", "served", "expected"),
     [
         (way(IN, "proxy-inbound", OWN, port=15006), BOUND, None),
         (
@@ -476,8 +476,8 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         ),
     ],
 )  # fmt: skip
-def test_the_listener_where_the_packet_arrives_decides(live: Trace, served: Listener, expected: Cause | None) -> None:
-    causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, shown_rule))
+def test_the_listener_where_the_packet_arrives_decides(traced: Trace, served: Listener, expected: Cause | None) -> None:
+    causes = list(causes_of_connection(traced, None, FACTS.replace(listeners=(served,)), CAPTURE, shown_rule))
     assert causes == ([expected] if expected else [])
 
 
@@ -510,7 +510,7 @@ def test_a_listener_of_ipv4_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "bound", "found"),
+    ("traced", "bound", "found"),
     [
         (way(IN, "proxy-inbound", OWN, port=15006), "127.0.0.1", True),
         (way(IN, "proxy-inbound", OWN, port=15006), "10.0.0.1", False),
@@ -518,14 +518,14 @@ def test_a_listener_of_ipv4_alone() -> None:
         (way(OUT, "proxy-outbound", OWN, port=15001), "127.0.0.1", False),
     ],
 )
-def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str, *, found: bool) -> None:
-    app = listener(live.packet.port, uid=1000).replace(address=parse_address(bound).first.to_bytes(4, "big"))
+def test_an_app_that_listens_on_loopback_alone_is_a_note(traced: Trace, bound: str, *, found: bool) -> None:
+    app = listener(traced.packet.port, uid=1000).replace(address=parse_address(bound).first.to_bytes(4, "big"))
     expected = cause(
-        "not-listening", "app", where=f"port {live.packet.port}", port=live.packet.port, bound=bound,
-        arrive=address_text("ipv4", live.packet.destination.first),
+        "not-listening", "app", where=f"port {traced.packet.port}", port=traced.packet.port, bound=bound,
+        arrive=address_text("ipv4", traced.packet.destination.first),
     )  # fmt: skip
     other = listener(9999, uid=1000)
-    assert list(unreached_app_notes(live, FACTS.replace(listeners=(app, other)))) == [expected] * found
+    assert list(unreached_app_notes(traced, FACTS.replace(listeners=(app, other)))) == [expected] * found
 
 
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
@@ -582,7 +582,7 @@ def test_faults_of_the_whole_pod() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause_of_pod", "live", "is_stopped"),
+    ("cause_of_pod", "traced", "is_stopped"),
     [
         (LO_DOWN, None, True),
         (MISSING, None, False),
@@ -600,9 +600,9 @@ def test_faults_of_the_whole_pod() -> None:
     ],
 )  # fmt: skip
 def test_causes_of_the_pod_stop_the_connections_that_meet_them(
-    cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool
+    cause_of_pod: Cause, traced: Trace | None, *, is_stopped: bool
 ) -> None:
-    assert can_stop_connection(cause_of_pod, CAPTURE, live) is is_stopped
+    assert can_stop_connection(cause_of_pod, CAPTURE, traced) is is_stopped
 
 
 def test_tproxy_delivers_inbound_packets_over_lo() -> None:
