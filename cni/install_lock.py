@@ -60,7 +60,9 @@ def _lock(file: int, directory: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise InstallError(directory, "another installer is at work", "Wait for it to end.") from None
+                problem = f"another installer has held its lock for {INSTALL_TIMEOUT:g} s"
+                remedy = f"Wait for it to end; `fuser {directory}` names its process."
+                raise InstallError(directory, problem, remedy) from None
             time.sleep(0.02)
         else:
             return

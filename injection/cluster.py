@@ -6,6 +6,7 @@ import json
 import subprocess
 
 from capture.errors import CaptureError, ToolError, UnsupportedError
+from capture.model.text import shortened
 from capture.settings.pod import INIT_CONTAINER
 from capture.settings.settings import Settings
 from cni.decision import first_exemption
@@ -24,7 +25,7 @@ LIST_PODS_COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=jso
 
 
 def running_pod_reports() -> list[Report]:
-    """Return the findings about each pod that runs. ToolError or UnsupportedError if kubectl fails."""
+    """Return the findings about each pod that runs. Raises CaptureError if kubectl fails, or prints something else."""
     try:
         done = subprocess.run(LIST_PODS_COMMAND, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
@@ -37,13 +38,14 @@ def running_pod_reports() -> list[Report]:
 
 
 def _parsed_list(text: str) -> object:
-    """Return the list that kubectl prints; ToolError for anything else."""
+    """Return the list that kubectl prints; CaptureError for anything else."""
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError):
         listed = None
     if not isinstance(listed, dict) or not isinstance(listed.get("items"), list):
-        raise ToolError(" ".join(LIST_PODS_COMMAND), 0, "its output is not a list of objects")
+        message = f"`{' '.join(LIST_PODS_COMMAND)}` printed no list of objects: {shortened(text)!r}"
+        raise CaptureError(message, "Look what `kubectl` is in PATH, and what it prints.")
     return listed
 
 

@@ -25,7 +25,7 @@ def render(
     """
     config, _ = resolve(require_settings(settings, "render"), host_or_default(host, AnyPod(), "render"))
     if not isinstance(families, tuple) or not all(family in FAMILIES for family in families):
-        raise argument_error("render", "families", families, f"some of {FAMILIES}")
+        raise argument_error("render", "families", families, "a tuple with some of 'ipv4', 'ipv6'")
     if choice is not None and not isinstance(choice, BackendChoice):
         raise argument_error("render", "choice", choice, "what Applied.choice is")
     config = config.replace(families=tuple(family for family in config.families if family in families))

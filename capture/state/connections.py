@@ -43,6 +43,7 @@ CONNTRACK_STATES = {
 
 ALREADY_TRACKED = (errno.EEXIST, errno.EBUSY)
 """Refusals for connections that are tracked already, translated or further on than the socket was when listed."""
+TABLE_FULL = "conntrack's table is full; raise net.netfilter.nf_conntrack_max on the node"
 
 
 def count_captured(rulesets: Iterable[Ruleset]) -> int:
@@ -95,11 +96,12 @@ def track_open_connections(first_ruleset: Ruleset | None = None) -> tuple[str, .
                         conntrack.remove_entry(netfilter, entry.original)
             refused = conntrack.add_entries(netfilter, entries)
     except CaptureError as error:
-        return (f"existing connections may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
+        remedy = "to keep them, load tcp_diag and nf_conntrack_netlink on the node before the rules are applied"
+        return (f"existing connections may be cut: {error.message}; {remedy}",)
     failures = [refusal for refusal in refused if refusal.errno not in ALREADY_TRACKED]
     if not failures:
         return ()
-    reason = "conntrack's table is full" if failures[0].errno == errno.ENOMEM else os.strerror(failures[0].errno)
+    reason = TABLE_FULL if failures[0].errno == errno.ENOMEM else os.strerror(failures[0].errno)
     return (f"{len(failures)} of {len(entries)} existing connections may be cut: they cannot be tracked: {reason}",)
 
 

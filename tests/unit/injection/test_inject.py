@@ -652,8 +652,8 @@ def test_a_policy_is_made_for_the_requested_users_alone(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("printed", "code", "expected"),
     [
-        ("x", 1, "its output is not a list of objects"),
-        ('{"kind": "List", "items": 5}', 1, "its output is not a list of objects"),
+        ("x", 1, "--output=json` printed no list of objects: 'x\\n'\n  Look what `kubectl` is in PATH"),
+        ('{"kind": "List", "items": 5}', 1, "--output=json` printed no list of objects: "),
         (
             '{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": 5}}]}',
             0,

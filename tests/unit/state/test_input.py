@@ -30,12 +30,19 @@ def test_commands_do_not_read_without_end(words: str) -> None:
     assert "is longer than 64 MiB, which is the limit" in done.stderr
 
 
-@pytest.mark.parametrize("words", ["inject -f -", "sidecar -f -", "host apply"])
-def test_a_closed_standard_input_is_named(words: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("inject -f -", "cannot read standard input: it is closed\n"),
+        ("sidecar -f -", "cannot read standard input: it is closed\n"),
+        ("host apply", "there is no terminal"),
+    ],
+)
+def test_a_closed_standard_input_is_named(words: str, message: str) -> None:
     command = ["sh", "-c", f"exec {sys.executable} -m capture {words} <&-"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(("error: cannot read standard input: it is closed\n", "error: there is no terminal"))
+    assert done.stderr.startswith(f"error: {message}")
 
 
 def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
