@@ -25,13 +25,20 @@ from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit_queue import TURN_SECONDS, AuditQueue
-from cni.agent.examination import STATE_CAPTURED, STATE_LEFT_ALONE, STATE_UNKNOWN, Owners, PodState
+from cni.agent.examination import Owners
 from cni.agent.health import Health
 from cni.agent.kernel_events import KernelEvents
+from cni.agent.pod_state import (
+    GOOD_STATES,
+    STATE_CAPTURED,
+    STATE_HOST_NETWORK,
+    STATE_LEFT_ALONE,
+    STATE_UNKNOWN,
+    PodState,
+)
 from cni.agent.pods import Pods
 from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
-from cni.agent.status_text import GOOD_STATES
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
@@ -46,7 +53,6 @@ BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
 FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
-HOST_NETWORK = "host-network"
 
 
 class Observation(Value):
@@ -159,7 +165,7 @@ class Audit:
         sandbox = netns.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
         if not netns.path:
-            return PodState(HOST_NETWORK), UNOBSERVED, None
+            return PodState(STATE_HOST_NETWORK), UNOBSERVED, None
         if exemption := exemption_by_name(identity, self.configuration):
             return PodState(STATE_LEFT_ALONE, exemption.reason), UNOBSERVED, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)

@@ -199,7 +199,8 @@ def pods(socket: str, pod: str | None, form: str) -> int:
 
     Exit code 4 if something is wrong with one of them.
     """
-    from cni.agent.status_text import GOOD_STATES, POD_HANG, pod_lines
+    from cni.agent.pod_state import GOOD_STATES, STATE_UNKNOWN
+    from cni.agent.status_text import POD_HANG, pod_lines
 
     answer = _request(socket, {"get": "pods"} | _pod_question(pod or ""))
     listed = answer.get("pods") or []
@@ -210,7 +211,7 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     else:
         for line in pod_lines(listed):
             print_lines([line], POD_HANG)
-    return EXIT_DRIFT if any(each["state"] not in (*GOOD_STATES, "unknown") for each in listed) else 0
+    return EXIT_DRIFT if any(each["state"] not in (*GOOD_STATES, STATE_UNKNOWN) for each in listed) else 0
 
 
 @command(

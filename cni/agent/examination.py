@@ -16,7 +16,6 @@ from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.location import Cause
 from capture.model.routing import LoopbackAddress
 from capture.model.ruleset import Ruleset
-from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.nfnetlink import read_generation
 from capture.netlink.policy_rules import FIB_RULE_HDR_SIZE, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTM_GETRULE
@@ -30,13 +29,11 @@ from capture.state import record, routes
 from capture.state.files import content_of
 from capture.state.netns import InNamespace, enter_each
 from capture.state.pod_facts import ingress_redirects
+from cni.agent.pod_state import STATE_CAPTURED, STATE_LEFT_ALONE, STATE_UNKNOWN, PodState
 
 Owners = dict[tuple[int, int], bytes]
 """The listeners: by family and port, user and inode."""
 
-STATE_CAPTURED = "captured"
-STATE_LEFT_ALONE = "left-alone"
-STATE_UNKNOWN = "unknown"
 LEGACY_TABLES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 TABLE_OFFSET = 4
 """The offset of the table in struct rtmsg (linux/rtnetlink.h)."""
@@ -46,14 +43,6 @@ STARTING_CAUSES = ("not-listening",)
 """Causes that are no fault while a pod starts."""
 ROOT_CAUSES = ("lo-down", "ingress-filter", "no-rules", "second-set")
 """Causes that have others as their consequences, and so come first."""
-
-
-class PodState(Value):
-    """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with its text."""
-
-    name: str
-    message: str = ""
-    remedy: str = ""
 
 
 def audit_signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from capture import __version__
 from cni.agent.health import Health
-from cni.agent.status_text import GOOD_STATES
+from cni.agent.pod_state import GOOD_STATES
 
 COUNTERS = {
     "installs": ("capture_installs", "Installations of plugin or entry, by result", "result"),

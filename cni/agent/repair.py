@@ -22,11 +22,10 @@ from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import AuditedPod
 from cni.agent.backoff import Backoff
-from cni.agent.examination import STATE_UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
+from cni.agent.pod_state import GOOD_STATES, STATE_UNKNOWN, PodState
 from cni.agent.sandboxes import PodNamespace
-from cni.agent.status_text import GOOD_STATES
 from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import pod_from_object

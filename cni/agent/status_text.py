@@ -8,11 +8,10 @@ from typing import Any
 
 from capture.model.text import duration
 from capture.report.output import VerdictLine
+from cni.agent.pod_state import GOOD_STATES
 
 POD_HANG = 21
 """The column at which a pod begins in its line, after its state."""
-GOOD_STATES = ("captured", "left-alone", "host-network")
-"""States of pods that need no one."""
 
 
 def status_lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from cni.agent.audit import Audit, AuditedPod
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents, namespace_number
 from cni.agent.options import Options
+from cni.agent.pod_state import STATE_CAPTURED
 from cni.agent.pods import Pods
 from cni.agent.repair import Repair
 from cni.agent.runtime import Sandbox
@@ -241,7 +242,7 @@ def test_rules_of_iptables_are_noticed_as_well(watched: Watched, events: KernelE
 def test_a_pod_without_rules_is_found_and_one_with_them_is_captured(watched: Watched, proxy: None) -> None:
     assert watched.run_once() == "no-rules"
     apply(make_settings(), watched.pod.path)
-    assert watched.run_once({number(watched)}) == examination.STATE_CAPTURED
+    assert watched.run_once({number(watched)}) == STATE_CAPTURED
     assert watched.health.fact("pod_states") == {"captured": ["shop/web"]}
 
 

@@ -13,9 +13,9 @@ from cni import conf
 from cni.agent import api, repair
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import UNOBSERVED, AuditedPod
-from cni.agent.examination import STATE_CAPTURED, STATE_UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
+from cni.agent.pod_state import GOOD_STATES, STATE_CAPTURED, STATE_UNKNOWN, PodState
 from cni.agent.repair import EVENT_INTERVAL, MAX_REPAIR_PAUSE, Repair
 from cni.agent.runtime import Sandbox
 from cni.agent.sandboxes import PodNamespace
@@ -101,7 +101,7 @@ def test_by_default_a_pod_is_only_reported(scene: Scene, state: str, reason: str
     assert scene.applied == []
 
 
-@pytest.mark.parametrize("state", [STATE_CAPTURED, "left-alone", "host-network", STATE_UNKNOWN])
+@pytest.mark.parametrize("state", [*GOOD_STATES, STATE_UNKNOWN])
 @with_options(repair_running="apply", repair_starting="apply")
 def test_a_pod_that_is_well_or_unknown_is_not_repaired(scene: Scene, state: str) -> None:
     scene.repair(audited(state), READY)
