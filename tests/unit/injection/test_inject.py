@@ -156,6 +156,13 @@ def test_settings_that_the_plugin_cannot_know_are_written_out() -> None:
         InjectionError, match=r"f, document 1, line 13: Deployment default/nginx-deployment: --envoy-port"
     ):
         inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), parse_set(("envoy-port=16001",)))
+    with pytest.raises(InjectionError, match=r"--proxy-uid .*: invalid value '2000'"):
+        inject(
+            FILE_1,
+            "f",
+            Template(uses_plugin=True, fragment=SMALL),
+            parse_set(("proxy-uid=2000", "istio-inbound-interception-mode=TPROXY")),
+        )
 
 
 def test_a_status_port_that_only_the_plugin_leaves_alone_is_warned_of() -> None:
@@ -168,6 +175,29 @@ def test_a_status_port_that_only_the_plugin_leaves_alone_is_warned_of() -> None:
     assert [each for each in by_plugin if each not in by_init] == [
         "the CNI plugin leaves inbound port 15020 alone, whatever the status port is"
     ]
+
+
+def test_the_status_has_istios_keys_and_lists_stand_in_its_order() -> None:
+    text = FILE_1.replace("      containers:", "      restartPolicy: Always\n      containers:")
+    result = inject(text, "f", Template(), NOTHING).text
+    status = json.loads(template_of(result)["metadata"]["annotations"]["sidecar.istio.io/status"])
+
+    assert {"initContainers", "containers", "volumes", "imagePullSecrets", "revision"} < set(status)
+    positions = [result.index(f"\n      {key}:") for key in ("restartPolicy", "initContainers", "containers")]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("after", ["", "    name: app\n", "---\nkind: None\n"])
+def test_a_text_that_keeps_its_blank_lines_keeps_them(after: str) -> None:
+    """What is added comes after the blank lines of ``|+``, which are part of the text (YAML 1.2, section 8.1.1.2)."""
+    text = (
+        "kind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: app\n    command:\n    - |+\n      a\n\n\n"
+        + after
+    )
+    result = inject(text, "f", Template(fragment=SMALL, is_native=False), NOTHING).text
+
+    assert next(iter(yaml.safe_load_all(result)))["spec"]["containers"][0]["command"] == ["a\n\n\n"]
+    assert remove(result, "f") == text
 
 
 @pytest.mark.parametrize("given", ["", "REDIRECT"])
