@@ -144,12 +144,12 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     plain += [
         {
             "kind": "foreign",
-            "table": each.foreign_chain.table,
-            "chain": each.foreign_chain.chain.name,
-            "rule": _rule_text(each),
-            **_message_with_effect(each.effect, _foreign_text(each)),
+            "table": obstacle.foreign_chain.table,
+            "chain": obstacle.foreign_chain.chain.name,
+            "rule": _rule_text(obstacle),
+            **_message_with_effect(obstacle.effect, _foreign_text(obstacle)),
         }
-        for each in verified.obstacles
+        for obstacle in verified.obstacles
     ]
     plain += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return plain

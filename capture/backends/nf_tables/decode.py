@@ -289,7 +289,7 @@ class Program:
         from capture.backends.nf_tables.maps import cases_by_key  # our own sets have one field
 
         cases_found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
-        counts = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
+        counts = [len(action.cases) for action in (*self.conditions, *self.actions) if isinstance(action, native.Cases)]
         return cases_found if not counts else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
