@@ -74,9 +74,9 @@ class Compiler:
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
         before = (
-            each for leg in ("in", "out") for _, order in self.orders[leg] for each in order if not each.is_tracked
+            base for leg in ("in", "out") for _, order in self.orders[leg] for base in order if not base.is_tracked
         )
-        self.may_depend_on_tracking = any(is_about_tracking(rule) for each in before for rule in each.contents.rules)
+        self.may_depend_on_tracking = any(is_about_tracking(rule) for base in before for rule in base.contents.rules)
         """Whether rules before connection tracking may be about it."""
         self.lists = DecisionList(
             space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)

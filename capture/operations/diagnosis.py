@@ -142,7 +142,7 @@ def why(
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
+            causes = [fault for fault in of_pod if packet is None and can_stop_connection(fault, pod.capture)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:

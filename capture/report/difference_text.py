@@ -138,8 +138,8 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     ]
     plain += [_missing_as_plain(need) for need in verified.missing]
     plain += [
-        {"kind": "second set", **_message_with_effect(each.effect, _second_set_text(each))}
-        for each in verified.second_sets
+        {"kind": "second set", **_message_with_effect(second_set.effect, _second_set_text(second_set))}
+        for second_set in verified.second_sets
     ]
     plain += [
         {

@@ -256,8 +256,8 @@ class Program:
         if cases and not negated and len(cases) > 1:
             self._add(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
         elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
-            for each in alone:
-                self._add(each.replace(negated=negated))
+            for rule in alone:
+                self._add(rule.replace(negated=negated))
         else:
             self._add(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
         return True
