@@ -316,12 +316,13 @@ def ensure_written(driver: Driver, desired: Ruleset) -> None:
         return
     from capture.analysis.compare import differences  # not where all is well
     from capture.backends.iptables.render import shown_rule
+    from capture.model.text import plural
 
     differing = [difference for difference in differences(desired, driver.read()) if difference.is_own]
     if differing:
         first = differing[0]
         raise CaptureError(
-            f"the rules were written, but {len(differing)} of what was read back differ, the first: "
+            f"drift right after the rules were written: {plural(len(differing), 'difference')}, the first: "
             f"{first.location} ({first.kind}: {shown_rule(first.rule, first.family)})",
             "Another process changes this namespace at the same time, or the kernel did not store what was written.",
         )

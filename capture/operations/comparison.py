@@ -15,7 +15,7 @@ from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
-from capture.settings.options import OTHER_FAMILY
+from capture.settings.options import OTHER_FAMILY, PROFILE
 from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.netns import InNamespace
@@ -58,7 +58,14 @@ def verify(
         addresses = PodFromOutside().pod_addresses()
         recorded = record.read()
         own = recorded.ruleset if recorded else None
-        return _verify(build_ruleset(config), request, detect.detect(request), explicit, addresses, own)
+        verified = _verify(build_ruleset(config), request, detect.detect(request), explicit, addresses, own)
+        applied = recorded.settings[PROFILE] if recorded else config.profile
+        if applied == config.profile:
+            return verified
+        note = (
+            f"the applied profile is {applied}, and that of these options {config.profile}: add `--profile {applied}`"
+        )
+        return verified.replace(notes=(*verified.notes, note))
 
 
 def verify_recorded() -> Verified | None:

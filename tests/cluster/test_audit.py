@@ -25,13 +25,13 @@ def audited(cluster: Cluster) -> Iterator[Cluster]:
         cluster.install()
 
 
-def test_captured(audited: Cluster) -> None:
+def test_pods_of_the_mesh_are_known_as_captured(audited: Cluster) -> None:
     """Pods of the mesh are known as captured, the agent as of the node's network."""
     assert pod_state(audited, "client")["state"] == "captured"
     assert [each["state"] for each in pods(audited) if each["pod"].startswith("istio-capture/")] == ["host-network"]
 
 
-def test_rules_lost(audited: Cluster) -> None:
+def test_lost_rules_are_found_and_reported(audited: Cluster) -> None:
     """Rules that another program takes away: found within 5 s, told by an Event on the pod and a metric."""
     InPod(audited, "web")("nft", "flush", "ruleset")
     expect_state(audited, "web", "no-rules")
@@ -44,7 +44,7 @@ def test_rules_lost(audited: Cluster) -> None:
     expect_state(audited, "web", "captured")
 
 
-def test_started_in_a_gap(audited: Cluster) -> None:
+def test_a_pod_that_started_in_a_gap_is_found(audited: Cluster) -> None:
     """A pod that started while the entry was away: found within 5 s, and repaired in place where that is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
@@ -99,7 +99,7 @@ def test_a_deleted_rule_comes_back(audited: Cluster) -> None:
     expect_state(audited, "client", "captured")
 
 
-def test_late_family(audited: Cluster) -> None:
+def test_a_late_family_is_captured(audited: Cluster) -> None:
     """A global IPv6 address that comes late: within 5 s lo has ::6, by which connections come from the proxy."""
     if "ipv6" not in audited.families:
         pytest.skip("no IPv6 there")
@@ -114,7 +114,7 @@ def test_late_family(audited: Cluster) -> None:
     assert sides_passed(call_from_pod(audited, "web", f"[{mine}]")) == BOTH
 
 
-def test_second_set(audited: Cluster) -> None:
+def test_a_second_set_is_removed(audited: Cluster) -> None:
     """A second set of rules in the other backend: found within 5 s, and removed where repair is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
@@ -140,7 +140,7 @@ def test_a_listener_of_another_user_is_reported(audited: Cluster) -> None:
         expect_event(audited, "stranger", "CaptureBroken")
 
 
-def test_eviction(audited: Cluster) -> None:
+def test_an_eviction_waits_for_a_budget(audited: Cluster) -> None:
     """repair.running=evict: a PodDisruptionBudget holds the eviction up, and the pod is evicted when it allows that."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
@@ -164,7 +164,7 @@ def test_eviction(audited: Cluster) -> None:
     audited.kubectl("delete", "deployment", "evicted", "--wait")
 
 
-def test_taints(audited: Cluster) -> None:
+def test_our_taint_goes_and_others_stay(audited: Cluster) -> None:
     """The taint of a new node goes when pods are captured there, other taints stay, and pods start."""
     if audited.method == "manifest":
         pytest.skip("the manifest removes no taint")
@@ -182,7 +182,7 @@ def taints(cluster: Cluster) -> list[str]:
     return [taint["key"] for taint in cluster.get("node", NAME)["spec"].get("taints") or []]
 
 
-def test_why_by_kubectl(audited: Cluster) -> None:
+def test_why_and_verify_answer_for_a_pod_by_its_name(audited: Cluster) -> None:
     """`kubectl capture why POD` and `verify POD` answer for a pod by its name."""
     where = f"{address(audited, 'web')}:{APP_PORT}"
     assert "captured" in audited.kubectl_capture("why", "client", "tcp", where, "--uid", "1000")

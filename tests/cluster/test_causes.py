@@ -140,7 +140,7 @@ def kinds(cluster: Cluster, name: str, connection: tuple[str, ...]) -> list[str]
     return [cause["kind"] for cause in answer["causes"]] if "causes" in answer else [printed]
 
 
-def test_why(broken: Cluster) -> None:
+def test_why_names_the_cause_of_each_broken_pod(broken: Cluster) -> None:
     """`kubectl capture why POD tcp ...` names the cause in each of two dozen situations, and none in a sound pod."""
     family = broken.families[0]
     words = {

@@ -167,7 +167,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]:
 
 
 @pytest.mark.timeout(1800)
-def test_quiet(crowded: Crowded, record_property: Callable[[str, object], None]) -> None:
+def test_quiet_pods_cost_little(crowded: Crowded, record_property: Callable[[str, object], None]) -> None:
     """Five hundred pods, ten minutes without a change: below 1 % of a core and 120 MB (PSS), probes included."""
     time.sleep(min(60.0, SECONDS))
     share, size = crowded.share(SECONDS, lambda: None), crowded.proportional_size()
@@ -177,7 +177,7 @@ def test_quiet(crowded: Crowded, record_property: Callable[[str, object], None])
 
 
 @pytest.mark.timeout(1800)
-def test_churn(crowded: Crowded, record_property: Callable[[str, object], None]) -> None:
+def test_exchanged_pods_cost_little(crowded: Crowded, record_property: Callable[[str, object], None]) -> None:
     """Five hundred pods, of which one a second is exchanged for ten minutes: below 2 % of a core, probes included."""
 
     def churn() -> None:

@@ -43,14 +43,14 @@ def status(cluster: Cluster) -> dict[str, Any]:
     return first_object(cluster.in_agent(CAPTURE, "node", "status", "--format", "json", check=False))
 
 
-def test_loaded(cluster: Cluster) -> None:
+def test_ready_is_when_the_runtime_has_loaded_the_entry(cluster: Cluster) -> None:
     """The agent is ready when the runtime has loaded the entry, by the runtime's own word."""
     answer = status(cluster)
     assert "capture-cni" in answer["loaded"]["plugins"]
     assert answer["ready"]
 
 
-def test_privileges(cluster: Cluster) -> None:
+def test_the_agent_has_the_capabilities_of_the_audit(cluster: Cluster) -> None:
     """The agent's container is not privileged, and has the capabilities of the audit alone."""
     [made] = cluster.get("-n", NAMESPACE, "pods", "-l", "app=capture-agent")["items"]
     context = made["spec"]["containers"][0]["securityContext"]
@@ -58,7 +58,7 @@ def test_privileges(cluster: Cluster) -> None:
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "NET_BROADCAST"]}
 
 
-def test_rival(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_an_overwritten_entry_is_back_at_once(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
     """A program that rewrites the list five times a minute: each time the entry is back within 20 ms, and counted."""
     before = status(cluster)["counts"]
     gaps = []
@@ -79,7 +79,7 @@ def gap(cluster: Cluster) -> float:
     return (cluster.list_file.stat().st_ctime_ns - cluster.written) / 1e9
 
 
-def test_faster_rival(cluster: Cluster) -> None:
+def test_a_faster_rival_is_named(cluster: Cluster) -> None:
     """A faster one: the agent backs off, is not ready, and an Event and the status name the rival; then peace comes."""
     if cluster.runtime or len(cluster.families) < 2:
         pytest.skip("one kind of node is enough")
@@ -94,7 +94,7 @@ def test_faster_rival(cluster: Cluster) -> None:
     wait_until(lambda: status_by_socket(cluster).get("ready"), 150, "the conflict does not end")
 
 
-def test_token_renewal(cluster: Cluster) -> None:
+def test_the_credentials_are_private_and_accepted(cluster: Cluster) -> None:
     """The plugin's credentials: private, out of the runtime's directory, and accepted by the API server."""
     folder = cluster.disk / "etc-cni" / "istio-capture"
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
@@ -106,7 +106,7 @@ def test_token_renewal(cluster: Cluster) -> None:
     assert "forbidden" in cluster.run([kubectl, kubeconfig, "get", "secrets", "-A"], check=False)
 
 
-def test_daemons_die(cluster: Cluster) -> None:
+def test_pods_stay_captured_when_containerd_and_kubelet_die(cluster: Cluster) -> None:
     """Containerd and kubelet die under running pods: the same pods, still captured."""
     cluster.apply(quiet("survivor"))
     ready(cluster, "survivor")
@@ -184,7 +184,7 @@ def restart_agent(cluster: Cluster) -> None:
     cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
 
 
-def test_agent_killed(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_killing_the_agent_loses_no_pod(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
     """The agent is killed every second while a hundred pods start: all are captured, none takes longer than 10 s."""
     only_dual_stack(cluster, newer=False)
 
@@ -200,7 +200,7 @@ def test_agent_killed(cluster: Cluster, record_property: Callable[[str, object],
     assert starts.are_quick, starts
 
 
-def test_update(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_a_rolling_update_opens_no_gap(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
     """Rolling updates of the agent while a hundred pods start: all captured, none in more than 10 s, no gap."""
     only_dual_stack(cluster, newer=True)
     gone: list[float] = []
@@ -233,7 +233,7 @@ mv -T ..data_new ..data
 """As kubelet renews a token: one rename."""
 
 
-def test_rotation(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+def test_exchanging_the_token_loses_no_pod(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
     """The token is exchanged while a hundred pods start that need it: all captured, none takes longer than 10 s."""
     only_dual_stack(cluster, newer=False)
     tokens: set[str] = set()
@@ -268,7 +268,7 @@ def only_dual_stack(cluster: Cluster, *, newer: bool) -> None:
         pytest.skip("one kind of node is enough")
 
 
-def test_api_server_away(cluster: Cluster) -> None:
+def test_pods_start_while_the_api_server_is_away(cluster: Cluster) -> None:
     """The API server is away: static pods start, those of the mesh captured by what the agent or runtime knows."""
     manifest = cluster.disk / "manifests" / "static.json"
     cluster.kill("kube-apiserver")
@@ -303,7 +303,7 @@ def test_pods_are_captured_after_a_reboot(cluster: Cluster) -> None:
     wait_until(lambda: status_by_socket(cluster).get("ready"), 60, "the agent does not come back")
 
 
-def test_size(cluster: Cluster) -> None:
+def test_the_agent_needs_less_than_120_mb(cluster: Cluster) -> None:
     """The agent's memory: all its processes together stay below 120 MB (PSS)."""
     pids = cluster.run(["pgrep", "-f", "capture node agent"]).split()
     total = 0

@@ -32,20 +32,20 @@ def mesh(cluster: Cluster) -> Iterator[Cluster]:
     cluster.kubectl("delete", "pod,service,job,deployment", "-l", "app", "--grace-period=1", "--wait")
 
 
-def test_pod_to_pod(mesh: Cluster) -> None:
+def test_a_call_from_pod_to_pod_passes_both_proxies(mesh: Cluster) -> None:
     """From the mesh to the mesh, each family of the cluster: through both proxies."""
     for family in mesh.families:
         answer = call_from_pod(mesh, "client", address(mesh, "web", family))
         assert (sides_passed(answer), answer["peer"][0] in PROXIED_FROM) == (BOTH, True)
 
 
-def test_service(mesh: Cluster) -> None:
+def test_a_call_to_a_service_passes_both_proxies(mesh: Cluster) -> None:
     """By the address of a Service, each family: through both proxies."""
     for family in mesh.families:
         assert sides_passed(call_from_pod(mesh, "client", service_address(mesh, "web", family))) == BOTH
 
 
-def test_edges_of_the_mesh(mesh: Cluster) -> None:
+def test_a_call_over_the_edge_of_the_mesh_passes_one_proxy(mesh: Cluster) -> None:
     """Into the mesh, out of it, and outside it: one proxy, one proxy, none."""
     assert sides_passed(call_from_pod(mesh, "plain", address(mesh, "web"))) == [IN]
     assert sides_passed(call_from_pod(mesh, "client", address(mesh, "other"))) == [OUT]
@@ -54,7 +54,7 @@ def test_edges_of_the_mesh(mesh: Cluster) -> None:
     assert answer["peer"][0].removeprefix("::ffff:") == address(mesh, "plain").strip("[]")
 
 
-def test_tproxy(mesh: Cluster) -> None:
+def test_tproxy_keeps_the_address_of_the_client(mesh: Cluster) -> None:
     """TPROXY, each family: in through the proxy with the client's own address kept, and out through it."""
     for family in mesh.families:
         answer = call_from_pod(mesh, "plain", address(mesh, "transparent", family))
@@ -63,13 +63,13 @@ def test_tproxy(mesh: Cluster) -> None:
         assert sides_passed(call_from_pod(mesh, "transparent", address(mesh, "web", family))) == BOTH
 
 
-def test_native_sidecar(mesh: Cluster) -> None:
+def test_a_native_sidecar_is_passed_in_and_out(mesh: Cluster) -> None:
     """A native sidecar: in and out."""
     assert sides_passed(call_from_pod(mesh, "client", address(mesh, "native"))) == BOTH
     assert sides_passed(call_from_pod(mesh, "native", address(mesh, "web"))) == BOTH
 
 
-def test_init_containers(mesh: Cluster) -> None:
+def test_an_init_container_needs_a_native_sidecar_before_it(mesh: Cluster) -> None:
     """An init container after a native sidecar passes it; before an ordinary one it is refused, since captured."""
     url = f"http://{address(mesh, 'web')}:{APP_PORT}/"
     early = container("early", ["/usr/bin/sh", "-c", f"curl -gsS -m5 '{url}'; echo rc=$?"])
@@ -79,7 +79,7 @@ def test_init_containers(mesh: Cluster) -> None:
     assert "rc=7" in mesh.kubectl("logs", "early", "-c", "early")
 
 
-def test_dns(mesh: Cluster) -> None:
+def test_look_ups_reach_the_proxy_where_dns_is_captured(mesh: Cluster) -> None:
     """ISTIO_META_DNS_CAPTURE: questions by UDP and TCP reach the proxy's port; in other pods they do not."""
     program = (
         "import socket, struct; q = b'\\0\\1\\1\\0\\0\\1' + bytes(6) + b'\\3any\\4mesh\\0\\0\\1\\0\\1';"
@@ -95,32 +95,32 @@ def test_dns(mesh: Cluster) -> None:
     assert "b'\\n{-C'" not in mesh.kubectl("exec", "web", "-c", "app", "--", *command, check=False)
 
 
-def test_opting_out(mesh: Cluster) -> None:
+def test_a_pod_that_opts_out_has_no_proxy_in_the_way(mesh: Cluster) -> None:
     """The label or the annotation inject=false: neither side has a proxy in the way."""
     for name in ("label", "annotation"):
         assert sides_passed(call_from_pod(mesh, name, address(mesh, "other"))) == NONE
         assert sides_passed(call_from_pod(mesh, "plain", address(mesh, name))) == NONE
 
 
-def test_excluded_ports(mesh: Cluster) -> None:
+def test_excluded_ports_pass_no_proxy(mesh: Cluster) -> None:
     """ExcludeInboundPorts and excludeOutboundPorts."""
     assert sides_passed(call_from_pod(mesh, "client", address(mesh, "skipin"))) == [OUT]
     assert sides_passed(call_from_pod(mesh, "skipout", address(mesh, "web"))) == [IN]
 
 
-def test_host_network(mesh: Cluster) -> None:
+def test_a_pod_of_the_nodes_network_is_untouched(mesh: Cluster) -> None:
     """A pod of the node's network: untouched, and in touch with the mesh both ways."""
     assert sides_passed(call_from_pod(mesh, "host", address(mesh, "web"))) == [IN]
     assert sides_passed(call_from_pod(mesh, "client", address(mesh, "host"), HOST_PORT)) in ([OUT], NONE)
 
 
-def test_proxy_of_another_user(mesh: Cluster) -> None:
+def test_a_proxy_of_another_user_is_passed(mesh: Cluster) -> None:
     """A proxy that runs as another user than 1337."""
     assert sides_passed(call_from_pod(mesh, "user2000", address(mesh, "web"))) == BOTH
     assert sides_passed(call_from_pod(mesh, "client", address(mesh, "user2000"))) == BOTH
 
 
-def test_no_capabilities(mesh: Cluster) -> None:
+def test_neither_app_nor_proxy_has_a_capability(mesh: Cluster) -> None:
     """Neither application nor proxy has a capability."""
     for of in ("app", "istio-proxy"):
         answer = mesh.kubectl("exec", "web", "-c", of, "--", "/usr/bin/grep", "CapEff", "/proc/self/status")
@@ -142,7 +142,7 @@ def test_the_validation_container_proves_the_capture(mesh: Cluster) -> None:
     mesh.kubectl("wait", "pod", "validated", "--for=condition=Ready", "--timeout=60s")
 
 
-def test_jobs(mesh: Cluster) -> None:
+def test_jobs_end_in_the_mesh_and_outside_of_it(mesh: Cluster) -> None:
     """Jobs in the mesh and outside of it."""
     url = f"http://{address(mesh, 'web')}:{APP_PORT}/"
     command = ["/usr/bin/sh", "-c", f"sleep 2; curl -gsS -m10 '{url}'"]
@@ -154,7 +154,7 @@ def test_jobs(mesh: Cluster) -> None:
         assert f'"x-capture-proxy": {expected}' in mesh.kubectl("logs", f"job/{name}", "-c", "app")
 
 
-def test_bad_annotations(mesh: Cluster) -> None:
+def test_a_pod_with_an_unreadable_annotation_does_not_start(mesh: Cluster) -> None:
     """A pod whose annotation cannot be read does not start, and its event names annotation and value."""
     answer = ""
     mesh.apply(pod("bad", annotations={f"{TRAFFIC}/excludeOutboundPorts": "80x"}))
@@ -166,7 +166,7 @@ def test_bad_annotations(mesh: Cluster) -> None:
     mesh.kubectl("delete", "pod", "bad", "--force", "--grace-period=0")
 
 
-def test_user_namespaces(mesh: Cluster) -> None:
+def test_a_pod_with_a_user_namespace_is_captured(mesh: Cluster) -> None:
     """A pod with hostUsers: false, where the runtime has them."""
     if mesh.runtime is None:
         pytest.skip("containerd 1 has no user namespaces")
@@ -176,7 +176,7 @@ def test_user_namespaces(mesh: Cluster) -> None:
     assert sides_passed(call_from_pod(mesh, "userns", address(mesh, "web"))) == BOTH
 
 
-def test_many_at_once(mesh: Cluster) -> None:
+def test_forty_pods_at_once_are_captured_and_leave_nothing(mesh: Cluster) -> None:
     """Forty pods of the mesh at once: all captured, and nothing of them is left."""
     mesh.apply(deployment("many", 40, pause_proxy=True, command=["/pause", "-P"]))
     mesh.kubectl("rollout", "status", "deployment/many", "--timeout=180s", timeout=200)

@@ -23,7 +23,7 @@ def test_a_node_that_is_not_chosen_is_uninstalled(cluster: Cluster) -> None:
     cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=60s")
 
 
-def test_uninstall(cluster: Cluster) -> None:
+def test_an_uninstalled_node_is_as_it_was(cluster: Cluster) -> None:
     """Uninstalled, the node is as it was, and pods that run end cleanly."""
     wait = ["/pause", "-P"]
     cluster.apply(pod("last", pause_proxy=True, command=wait), pod("last-plain", mesh=False, command=wait))

@@ -310,6 +310,8 @@ def test_every_program_says_profile_and_families_and_where_both_come_from(netns:
         assert run(namespace, "capture", *command).stderr == f"{applied}\n"
         assert json.loads(run(namespace, "capture", *command, "--format", "json").stdout)
 
+    note = "note: the applied profile is 1.30, and that of these options 1.8: add `--profile 1.30`"
+    assert note in run(namespace, "capture", "verify", "-p", "15001", code=4).stdout.splitlines()
     default = "profile 1.8 (default), families IPv4 and IPv6 (both, default)"
     assert run(namespace, "capture", "render", "--backend", "nftables").stderr == f"{default}\n"
     assert run(namespace, "capture", "trace", *packet, "--from-options").stderr == f"{default}\n"

@@ -24,7 +24,9 @@ def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     with pod.entered():
         live = driver.read()
         assert not driver.has_exactly(desired)
-        with pytest.raises(CaptureError, match=r"2 of what was read back differ, the first: .* \(unexpected: "):
+        with pytest.raises(
+            CaptureError, match=r"drift right after the rules were written: 2 differences, the first: .* \(unexpected: "
+        ):
             ensure_written(driver, desired)
 
     assert [difference.kind for difference in differences(desired, live)] == ["unexpected", "unexpected"]

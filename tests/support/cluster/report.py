@@ -37,13 +37,15 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "test_the_plugin_is_tried_as_a_runtime_calls_it", "test_a_plugin_that_does_not_answer_gets_no_entry",
         "test_half_a_bundle_is_refused_and_what_is_installed_stays",
     ),
-    "Ready is what the runtime itself has loaded": ("test_ready_is_what_the_runtime_has_loaded", "test_loaded"),
-    "A rival's rewrite is answered within 20 ms, and counted": ("test_rival",),
+    "Ready is what the runtime itself has loaded": (
+        "test_ready_is_what_the_runtime_has_loaded", "test_ready_is_when_the_runtime_has_loaded_the_entry",
+    ),
+    "A rival's rewrite is answered within 20 ms, and counted": ("test_an_overwritten_entry_is_back_at_once",),
     "Pods that started in a gap are found from their namespace, and repaired": (
-        "test_started_in_a_gap", "test_a_pod_without_rules_is_found_and_one_with_them_is_captured",
+        "test_a_pod_that_started_in_a_gap_is_found", "test_a_pod_without_rules_is_found_and_one_with_them_is_captured",
     ),
     "A faster rival: back-off, not ready, an Event with its name": (
-        "test_faster_rival", "test_more_losses_are_answered_later_and_later_up_to_a_minute",
+        "test_a_faster_rival_is_named", "test_more_losses_are_answered_later_and_later_up_to_a_minute",
     ),
     "A list of our own follows the main one, and goes with it": (
         "test_a_list_of_our_own_follows_the_main_one", "test_a_list_of_our_own_goes_with_the_main_one",
@@ -55,7 +57,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "The directory's parent is watched": ("test_a_directory_that_is_moved_away_and_made_again_is_watched_again",),
     "Files of ours are private, durable, and out of the runtime's directory": (
         "test_the_plugins_credentials_are_for_root_alone",
-        "test_mode_and_owner_of_a_list_are_kept", "test_token_renewal",
+        "test_mode_and_owner_of_a_list_are_kept", "test_the_credentials_are_private_and_accepted",
     ),
     "Directories of each platform": (
         "test_k3s_has_directories_of_its_own", "test_the_arguments_are_those_of_the_program",
@@ -67,34 +69,39 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ),
     "Token and CA reach the plugin at once; their end is a metric": (
         "test_a_renewed_token_reaches_the_plugin_at_once", "test_a_token_is_short_when_kubelet_should_have_renewed_it",
-        "test_rotation",
+        "test_exchanging_the_token_loses_no_pod",
     ),
     "A token that is refused is read again": ("test_a_token_that_was_renewed_is_used",),
-    "Rolling updates open no gap": ("test_update", "test_the_newest_agent_acts"),
+    "Rolling updates open no gap": ("test_a_rolling_update_opens_no_gap", "test_the_newest_agent_acts"),
     "Uninstall by the chart's hook or with the DaemonSet; on doubt nothing goes": (
-        "test_uninstall", "test_a_node_that_is_not_chosen_is_uninstalled",
+        "test_an_uninstalled_node_is_as_it_was", "test_a_node_that_is_not_chosen_is_uninstalled",
         "test_only_a_daemon_set_that_is_certainly_gone_is_gone",
     ),
     "The plugin stays for the attachments made with it": ("test_the_plugin_goes_with_the_last_pod_that_remembers_it",),
     "Drain and reboot: pods are captured though the agent comes last": ("test_pods_are_captured_after_a_reboot",),
-    "Taints of new nodes go, others stay, none is put on": ("test_taints",),
+    "Taints of new nodes go, others stay, none is put on": ("test_our_taint_goes_and_others_stay",),
     "The API server is away: annotations decide, the agent goes on": (
-        "test_api_server_away", "test_no_fault_makes_it_ask_more_than_twice_a_second",
+        "test_pods_start_while_the_api_server_is_away", "test_no_fault_makes_it_ask_more_than_twice_a_second",
         "test_while_the_api_server_is_away_nothing_is_certain",
     ),
     "Killed at any moment: what is on disk is all it needs": (
-        "test_agent_killed", "test_a_killed_agent_leaves_everything_for_the_next_one",
+        "test_killing_the_agent_loses_no_pod", "test_a_killed_agent_leaves_everything_for_the_next_one",
     ),
     "Five hundred pods: memory, CPU, and the API server's cache in place of etcd": (
-        "test_quiet", "test_churn", "test_a_list_comes_from_the_cache_and_reduced",
+        "test_quiet_pods_cost_little", "test_exchanged_pods_cost_little",
+        "test_a_list_comes_from_the_cache_and_reduced",
     ),
-    "No privilege beyond the audit's": ("test_privileges", "test_the_agent_has_no_privilege"),
+    "No privilege beyond the audit's": (
+        "test_the_agent_has_the_capabilities_of_the_audit", "test_the_agent_has_no_privilege",
+    ),
     "A drift, a late family, a second set, a wrong listener: found within 5 s": (
-        "test_a_deleted_rule_comes_back", "test_late_family", "test_second_set",
+        "test_a_deleted_rule_comes_back", "test_a_late_family_is_captured", "test_a_second_set_is_removed",
         "test_a_listener_of_another_user_is_reported",
     ),
-    "Evictions respect budgets, and mean the very pod": ("test_eviction", "test_only_the_very_pod_is_evicted"),
-    "Every cause is named for a pod by its name": ("test_why",),
+    "Evictions respect budgets, and mean the very pod": (
+        "test_an_eviction_waits_for_a_budget", "test_only_the_very_pod_is_evicted",
+    ),
+    "Every cause is named for a pod by its name": ("test_why_names_the_cause_of_each_broken_pod",),
     "SELinux: the agent's type": (),
 }  # fmt: skip
 """The requirements of the agent; each test named here exists (tests/unit/deploy/test_requirements.py)."""

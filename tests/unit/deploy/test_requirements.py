@@ -20,9 +20,9 @@ def test_every_test_that_it_names_exists() -> None:
 def test_a_run_of_some_rows_keeps_what_is_known_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = ["dual-stack, containerd 1", "IPv4, containerd 1"]
     rows = {
-        "tests/cluster/test_node.py::test_rival": "A rival",
+        "tests/cluster/test_node.py::test_an_overwritten_entry_is_back_at_once": "A rival",
         "tests/cluster/test_node.py::test_new": "A new row",
-        "tests/cluster/test_crowd.py::test_quiet": "Ten minutes",
+        "tests/cluster/test_crowd.py::test_quiet_pods_cost_little": "Ten minutes",
     }
     ids = [kind.replace(" ", "-").replace(",", "") for kind in kinds]
 
