@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import CHANGED_MATCH, UNKNOWN_FATE, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import effective_verdict, losing_rule
-from capture.analysis.outcome import Fate, PendingFate, redirect_outcome
+from capture.analysis.outcome import PROXY_INBOUND, Fate, PendingFate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import ABSENT, PROTOCOL_RANGES, Field, PacketSpace
 from capture.model import ruleset as model
@@ -283,7 +283,7 @@ class PathCompiler:
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return node
-        to_proxy = self._fate_node(Fate("proxy-inbound", ports[0]))
+        to_proxy = self._fate_node(Fate(PROXY_INBOUND, ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.has_mark("first", mark, model.ALL_BITS))
             is_tcp = self.space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])

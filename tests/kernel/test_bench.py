@@ -18,7 +18,7 @@ def test_a_program_that_takes_upstreams_arguments_is_timed_in_both_modes() -> No
     programs = upstream.init_programs({upstream.IPTABLES: f"{INIT} istio-iptables"})
     results = interleaved({"nothing": lambda _: Command(["true"])} | programs, 1)
     assert list(results) == ["nothing", "Istio's init program, iptables", "Istio's init program, nftables"]
-    assert all(results[name].wall > results["nothing"].wall for name in programs)
+    assert all(results[name].cpu > results["nothing"].cpu for name in programs)  # also on a machine with other work
     failing = upstream.init_programs({upstream.IPTABLES: f"{INIT} --no-such-flag"})
     with pytest.raises(SystemExit, match="unknown flag --no-such-flag"):
         interleaved(failing, 1)
