@@ -45,7 +45,7 @@ def add_entry(
     """Put the entry into a file; return the file that has it then, and what has changed."""
     plugins = with_entry_after_others(network, entry, replaced)
     types = [plugin.get("type") for plugin in network.plugins]
-    changes = [FileChange(network.path, f"entry of {each} replaced") for each in types if each in replaced]
+    changes = [FileChange(network.path, f"entry of {name} replaced") for name in types if name in replaced]
     if network.is_list:
         change = "entry changed" if network.entries else "entry added"
         changes += rewrite(network, plugins, change, is_urgent=is_urgent)

@@ -89,7 +89,7 @@ def selected_network(
     Raises ``InstallError``: the file that counts is broken.
     """
     if choice.runtime == "containerd" and not choice.network:
-        allowed = (each for each in networks.read_networks(conf_dir) if not (but_own and each.is_our_own))
+        allowed = (network for network in networks.read_networks(conf_dir) if not (but_own and network.is_our_own))
         return next(allowed, None)
     taken = networks.choose_network(
         _foreign_lists(conf_dir) if but_own else networks.read_candidates(conf_dir), choice

@@ -67,7 +67,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
 def findings_of_this_node() -> tuple[Finding, ...]:
     """Return the findings about this node; none if it has neither the plugin nor its entry."""
     runtime = runtimes.detect()
-    bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
+    bin_dirs = [directory for directory in runtime.bin_dirs if os.path.exists(os.path.join(directory, PLUGIN))]
     if not os.path.isdir(runtime.conf_dir):
         return ()
     node_state = examine_node((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)

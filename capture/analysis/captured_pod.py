@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.meaning import is_in_spans
-from capture.analysis.outcome import REDIRECTED_BY, Outcome
+from capture.analysis.outcome import PROXY_INBOUND, REDIRECTED_BY, Outcome
 from capture.model.addresses import FAMILIES, Family, Network
 from capture.model.ruleset import Jump, OwnerGid, OwnerUid
 from capture.model.values import Value
@@ -81,7 +81,7 @@ def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:
 def proxy_id_ranges(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
     for rule in ruleset.rules:
-        if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":
+        if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == PROXY_INBOUND:
             for match in rule.matches:
                 if isinstance(match, kind) and not match.negated:
                     yield from ((span.first, span.last) for span in match.ids)

@@ -15,7 +15,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import cause
 from capture.analysis.meaning import is_in_spans, rejects
-from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
+from capture.analysis.outcome import DNS, PROXY_INBOUND, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.analysis.replies import is_own_step, marking_step, untracked_text, untracking_step
 from capture.analysis.trace import Step, Trace
@@ -187,6 +187,6 @@ def _dropped_at(traced: Trace) -> Location | None:
 def _ports_of(traced: Trace) -> Iterator[int]:
     """Yield the port to which a client's or the app's packet was redirected; that of the proxy's own calls is not."""
     for step in traced.path:
-        is_call_of_proxy = traced.packet.in_interface is None and REDIRECTED_BY.get(step.chain) == "proxy-inbound"
+        is_call_of_proxy = traced.packet.in_interface is None and REDIRECTED_BY.get(step.chain) == PROXY_INBOUND
         if isinstance(step.rule.verdict, Redirect) and not is_call_of_proxy:
             yield step.rule.verdict.port

@@ -104,7 +104,7 @@ class ChainCompiler:
         else:
             then = self._fates_by_verdict(verdict, self.path.reason(self, f"{position}", rule), after)
         occurrence, is_native = self._occurrence_key(position), self.base_chain.is_native
-        early = [each for each in rule.matches if isinstance(each, TRACKING_MATCHES) and not self.is_tracked]
+        early = [match for match in rule.matches if isinstance(match, TRACKING_MATCHES) and not self.is_tracked]
         later = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
         matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import CHANGED_MATCH, UNKNOWN_FATE, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import effective_verdict, losing_rule
-from capture.analysis.outcome import Fate, PendingFate, redirect_outcome
+from capture.analysis.outcome import PROXY_INBOUND, Fate, PendingFate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import ABSENT, PROTOCOL_RANGES, Field, PacketSpace
 from capture.model import ruleset as model
@@ -74,9 +74,9 @@ class Compiler:
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
         before = (
-            each for leg in ("in", "out") for _, order in self.orders[leg] for each in order if not each.is_tracked
+            base for leg in ("in", "out") for _, order in self.orders[leg] for base in order if not base.is_tracked
         )
-        self.may_depend_on_tracking = any(is_about_tracking(rule) for each in before for rule in each.contents.rules)
+        self.may_depend_on_tracking = any(is_about_tracking(rule) for base in before for rule in base.contents.rules)
         """Whether rules before connection tracking may be about it."""
         self.lists = DecisionList(
             space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)
@@ -283,7 +283,7 @@ class PathCompiler:
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return node
-        to_proxy = self._fate_node(Fate("proxy-inbound", ports[0]))
+        to_proxy = self._fate_node(Fate(PROXY_INBOUND, ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.has_mark("first", mark, model.ALL_BITS))
             is_tcp = self.space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["tcp"])

@@ -118,7 +118,7 @@ class Culprits:
     def _effect_on_replies(self) -> Iterator[tuple[int, Effect]]:
         """Yield the rule that drops replies to what the proxy sends to others, which no capture is for."""
         packet = reply_to_proxy(self.whole.network, self.family) if self._foreign else None
-        before, after = (packet and trace_with_flags(packet, each) for each in (self.desired, self.whole))
+        before, after = (packet and trace_with_flags(packet, situation) for situation in (self.desired, self.whole))
         if not packet or not before or not after or before.outcome == "dropped" or after.outcome != "dropped":
             return
         change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.is_certain)

@@ -132,9 +132,9 @@ def _family_judgement(
     culprits = Culprits(family, reference, whole, foreign)
     certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
-        each
-        for each in culprits.without_effect
-        if isinstance(each, Difference) or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
+        found
+        for found in culprits.without_effect
+        if isinstance(found, Difference) or (found.rule is not None and not isinstance(found.rule.verdict, LET_PASS))
     ]
 
     if own:

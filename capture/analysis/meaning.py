@@ -90,7 +90,7 @@ def _match_of_pod(test: model.Match, family: Family, network: PodNetwork) -> mod
     """
     match test:
         case LocalAddress(kind, negated) if network.local is not None:
-            own = tuple(each for each in (*network.own, *network.local) if each.family == family)
+            own = tuple(address for address in (*network.own, *network.local) if address.family == family)
             # The network is in the kernel's table of local routes as soon as ``lo`` is up.
             return kind((LOOPBACK_NETWORKS[family], *own), negated)
         case NoWayBack(negated) if family in network.families_with_return_route:

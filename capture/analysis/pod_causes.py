@@ -288,7 +288,7 @@ def _misconfigured_listener_causes(
 
 def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
     """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
-    alike = {each.port for each in facts.listeners or () if each.uid == listener.uid}
+    alike = {other.port for other in facts.listeners or () if other.uid == listener.uid}
     ports = sorted({port, *(number for _, _, number in capture.ports if number in alike)})
     noun = f"port {port}" if len(ports) == 1 else f"ports {' and '.join(map(str, ports))}"
     listeners_run = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"

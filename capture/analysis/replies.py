@@ -96,7 +96,7 @@ def trace_with_flags(packet: Packet, situation: Situation) -> Trace:
     flags = (FIRST, *LATER) if packet.is_reply else LATER
     traces = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
     known = traces[0] if all(each.is_certain for each in traces) else traced
-    return next((each for each in traces if each.is_certain and each.outcome == "dropped"), known)
+    return next((trace for trace in traces if trace.is_certain and trace.outcome == "dropped"), known)
 
 
 def lost_reply(traced: Trace, situation: Situation) -> Trace | None:

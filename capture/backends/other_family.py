@@ -20,7 +20,7 @@ from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules,
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS
+from capture.model.addresses import FAMILY_NUMBERS, IPV6
 from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
@@ -131,7 +131,7 @@ def _reject_expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
-            equals(u8(FAMILY_NUMBERS["ipv6"])),
+            equals(u8(FAMILY_NUMBERS[IPV6])),
             load_meta(nf.NFT_META_L4PROTO),
             equals(u8(PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),

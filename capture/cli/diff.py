@@ -56,7 +56,7 @@ def diff(first: str, second: str, form: str) -> int:
         comparison = Comparison(family, *(Situation(family_ruleset(each, family)) for each in captures))
         effects += sorted(comparison.effects(), key=lambda each: each.weight)
     if form == "json":
-        plain = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
+        plain = [{"family": effect.family, **(effect_as_plain(effect) or {})} for effect in effects]
         print_json({"equal": not effects, "differences": plain})
     elif not effects:
         print_lines([VerdictLine("equal: both captures treat every connection alike")])

@@ -10,7 +10,7 @@ linux/xfrm.h::
 from __future__ import annotations
 
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_BY_NUMBER, Network
+from capture.model.addresses import FAMILY_BY_NUMBER, IPV4, Network
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number
 from capture.netlink.sockets import NetlinkSocket
@@ -86,7 +86,7 @@ def _decoded_policy(body: bytes) -> IpsecPolicy:
 
 def _decoded_network(body: bytes, offset: int, prefix: int) -> Network:
     family = FAMILY_BY_NUMBER[_family_number(body)]
-    size = 4 if family == "ipv4" else 16
+    size = 4 if family == IPV4 else 16
     return Network(family, int.from_bytes(body[offset : offset + size], "big"), body[prefix])
 
 

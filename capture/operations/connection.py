@@ -81,7 +81,7 @@ def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
     of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.traced)]
+    causes = [fault for fault in of_pod if can_stop_connection(fault, pod.capture, connection.traced)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -95,7 +95,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, traced))
+    yield from (fault for fault in causes_of_pod(facts, capture) if not can_stop_connection(fault, capture, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -126,7 +126,7 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
     answer = trace_whole_path(packet, connection.pod.situation)
     if zone_of(connection.traced) == zone_of(answer):
         return
-    by_drift = (drift_cause(each, connection.verify(), "zone") for each in (connection.traced, answer))
+    by_drift = (drift_cause(trace, connection.verify(), "zone") for trace in (connection.traced, answer))
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
@@ -161,7 +161,7 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
     of_family = (each for each in impediments(desired) if each.family in (None, family))
-    yield from (each for each in of_family if direction in each.directions and each != LO_DOWN)
+    yield from (impediment for impediment in of_family if direction in impediment.directions and impediment != LO_DOWN)
     for need in routes.missing_parts(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
@@ -283,11 +283,11 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
             yield cause("nat-first", "sent on", where=sent.location, to=destination)
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
-        certain = [each for each in following if each.is_certain and (is_over_lo or each.outcome == "dropped")]
-        lost = [_loss_cause(each, f"answers to {SENT_ON}" if each.packet.in_interface else SENT_ON) for each in certain]
-        yield from lost[:1] or [_unjudged_cause(each) for each in (sent, *following) if not each.is_certain]
+        certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
+        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.in_interface else SENT_ON) for loss in certain]
+        yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(sent)] if pod.capture.is_transparent else []
-        yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.is_marked and not is_over_lo])
+        yield from filter(None, [mark_cause(reply, shown_rule) for reply in came if reply.is_marked and not is_over_lo])
 
 
 def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:

@@ -142,7 +142,7 @@ def why(
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
+            causes = [fault for fault in of_pod if packet is None and can_stop_connection(fault, pod.capture)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
@@ -237,11 +237,11 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     connection = Connection(traced, pod, tuple(policies), compare)
     candidates = causes_of(connection)
     if reference is not None:
-        candidates = [with_option_remedy(each, traced.packet, reference) for each in candidates]
+        candidates = [with_option_remedy(candidate, traced.packet, reference) for candidate in candidates]
     else:
         is_proven = partial(is_proven_without_record, traced=traced, own=desired)
         candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
-    doubts = [each for each in candidates if each.kind == "unjudged" or each == uncaptured_cause()]
+    doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)

@@ -217,7 +217,7 @@ def other_servers_notes(reference: Reference | None, namespace: Namespace) -> It
     except OSError:
         return
     lines = text.decode(errors="replace").splitlines()
-    others = [each for each in parse_name_servers(lines) if each not in reference.config.name_servers]
+    others = [server for server in parse_name_servers(lines) if server not in reference.config.name_servers]
     if others:
         servers, captured = (
             ", ".join(address_text(each.family, each.first) for each in listed)

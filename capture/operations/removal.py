@@ -81,7 +81,7 @@ def _deletion_by_handle(kind: str, table: str, chain: str, position: int) -> str
     number = next(number for number, name in nf.NFT_FAMILIES.items() if name == kind)
     with open_nfnetlink() as netfilter:
         rules = [decode_fields(attributes) for attributes in read_rules(netfilter, number, table)]
-    in_chain = [each for each in rules if decode_text(each[nf.NFTA_RULE_CHAIN]) == chain]
+    in_chain = [rule for rule in rules if decode_text(rule[nf.NFTA_RULE_CHAIN]) == chain]
     if not 0 < position <= len(in_chain):
         return ""
     handle = decode_number(in_chain[position - 1][nf.NFTA_RULE_HANDLE])

@@ -138,18 +138,18 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     ]
     plain += [_missing_as_plain(need) for need in verified.missing]
     plain += [
-        {"kind": "second set", **_message_with_effect(each.effect, _second_set_text(each))}
-        for each in verified.second_sets
+        {"kind": "second set", **_message_with_effect(second_set.effect, _second_set_text(second_set))}
+        for second_set in verified.second_sets
     ]
     plain += [
         {
             "kind": "foreign",
-            "table": each.foreign_chain.table,
-            "chain": each.foreign_chain.chain.name,
-            "rule": _rule_text(each),
-            **_message_with_effect(each.effect, _foreign_text(each)),
+            "table": obstacle.foreign_chain.table,
+            "chain": obstacle.foreign_chain.chain.name,
+            "rule": _rule_text(obstacle),
+            **_message_with_effect(obstacle.effect, _foreign_text(obstacle)),
         }
-        for each in verified.obstacles
+        for obstacle in verified.obstacles
     ]
     plain += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.ownership import own_positions, without_foreign_rules
 from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
@@ -173,7 +173,7 @@ def as_json(dumped: Dumped, shown: list[ShownTable]) -> dict[str, object]:
         "as_asked": None if verified is None else verified.holds,
         "certain": None if verified is None else verified.is_certain,
         "differences": [] if verified is None else differences_as_plain(verified),
-        "rejected_families": ["ipv6"] * dumped.rejects_ipv6,
+        "rejected_families": [IPV6] * dumped.rejects_ipv6,
         "tables": [_table_as_json(part) for part in shown],
     }
 

@@ -72,7 +72,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave via {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
     lost = (f"{route.consequence}; {route.message}" for route in traced.missing_routes)
-    yield from (VerdictLine(f"but {each}", "but") for each in (*lost, *traced.impediments))
+    yield from (VerdictLine(f"but {impediment}", "but") for impediment in (*lost, *traced.impediments))
     if traced.outcome == "no-route":
         return
     step = traced.step

@@ -7,7 +7,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 
 from __future__ import annotations
 
-from capture.model.addresses import Family, Network, is_decimal, merge_ranges, network_parts, parse_network
+from capture.model.addresses import IPV4, Family, Network, is_decimal, merge_ranges, network_parts, parse_network
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT, PROXY_TO_SELF_MARK
 from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
@@ -169,7 +169,7 @@ def user_or_group(text: str) -> str | Span:
 def ipv4_loopback(text: str) -> Network:
     """Return a network within 127.0.0.0/8. A wider one would exempt real destinations from capture."""
     parsed = parse_network(text)
-    if parsed.family != "ipv4" or not parsed.is_loopback:
+    if parsed.family != IPV4 or not parsed.is_loopback:
         raise ValueError(text)
     return parsed
 

@@ -77,7 +77,7 @@ def _all_leaves_by(interface: int, rtnetlink: NetlinkSocket, family: Family) -> 
     number = FAMILY_NUMBERS[family]
     with suppress(UnsupportedError):
         rules = read_policy_rules(rtnetlink, number)
-        interfaces = {each.interface for each in read_routes(rtnetlink, number) if each.table != RT_TABLE_LOCAL}
+        interfaces = {route.interface for route in read_routes(rtnetlink, number) if route.table != RT_TABLE_LOCAL}
         is_usual = not any(rule.selector or rule.mask or rule.is_inverted for rule in rules)
         leaves_by_others = not interfaces <= {interface, LOOPBACK_INDEX}
         return is_usual and not leaves_by_others and outgoing_interface(rtnetlink, number) == interface

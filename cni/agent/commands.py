@@ -232,7 +232,7 @@ def run_in_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     from capture.cli.group import capture, run_click
 
     named_pods = _request(socket, {"get": "pods"} | _pod_question(pod)).get("pods") or []
-    path = next((each["namespace_path"] for each in named_pods if each["namespace_path"]), "")
+    path = next((named_pod["namespace_path"] for named_pod in named_pods if named_pod["namespace_path"]), "")
     if not path:
         raise CaptureError(
             f"the agent of this node has no network namespace for {pod}", "`capture node pods` lists what it knows."

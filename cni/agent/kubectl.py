@@ -182,7 +182,7 @@ def selector_of(owner: dict[str, Any]) -> str:
     terms = [f"{key}={value}" for key, value in labels.items()]
     forms = {"In": "{0} in ({1})", "NotIn": "{0} notin ({1})", "Exists": "{0}", "DoesNotExist": "!{0}"}
     expressions = [] if is_labels else selector.get("matchExpressions") or []
-    terms += [forms[each["operator"]].format(each["key"], ",".join(each.get("values") or ())) for each in expressions]
+    terms += [forms[term["operator"]].format(term["key"], ",".join(term.get("values") or ())) for term in expressions]
     return ",".join(terms)
 
 

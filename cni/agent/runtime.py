@@ -98,7 +98,7 @@ def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | No
 
 def _loaded_network(plain: dict[str, Any]) -> LoadedNetwork:
     """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
-    networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
+    networks = [network["Config"] for network in plain.get("Networks") or [] if network.get("IFName") != "lo"]
     config = networks[0] if networks else {}
     return LoadedNetwork(
         plugins=tuple(plugin["Network"]["type"] for plugin in config.get("Plugins") or []),

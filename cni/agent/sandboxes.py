@@ -57,7 +57,7 @@ class Sandboxes:
 
         The runtime is queried if no live sandbox of the pod is known, and there should be one.
         """
-        known = [self._by_sandbox[each] for each in self._of_pods.get((namespace, name), ())]
+        known = [self._by_sandbox[sandbox_id] for sandbox_id in self._of_pods.get((namespace, name), ())]
         for netns in known:
             if not netns.is_there:
                 self._drop(netns.sandbox.id)

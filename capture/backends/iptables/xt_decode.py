@@ -21,7 +21,7 @@ from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
-from capture.model.addresses import BITS
+from capture.model.addresses import BITS, IPV4, IPV6
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 from capture.model.values import Value
@@ -44,7 +44,7 @@ NO_SET = NativeSet(0, 0, (), (), is_understood=False)
 """A set whose look-ups are not understood: iptables writes none."""
 
 # Places in headers: RFC 791 3.1, RFC 8200 3
-PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
+PROTOCOL_OFFSETS: dict[Family, int] = {IPV4: 9, IPV6: 6}
 """The protocol's place in the header: ip6tables compared it there up to 1.8.2."""
 
 FRAGMENT_OFFSET = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
@@ -175,7 +175,7 @@ class XtProgram(Program):
             return Among(L4PROTO, ((value, value),), negated)
         from capture.model import foreign  # no rule of ours has one
 
-        if (header, mask) == FRAGMENT_OFFSET and self._of_family == "ipv4" and not value:
+        if (header, mask) == FRAGMENT_OFFSET and self._of_family == IPV4 and not value:
             return model.UnknownMatch("-f" if negated else "! -f", foreign.LaterFragment(not negated))
         if header == TCP_FLAGS_HEADER:
             flags = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.model.addresses import FAMILY_NUMBERS
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
 
@@ -62,7 +62,7 @@ class OtherRegister(Register):
 
 ETHER_TYPE = Register("meta protocol")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
-FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
+FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS[IPV4], b"\x86\xdd": FAMILY_NUMBERS[IPV6]}
 """linux/if_ether.h"""
 
 
@@ -147,7 +147,7 @@ LAYOUTS = {
 }
 """The addresses of each family by their place in the header."""
 # Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.
-LAYOUTS["ipv4"].insert(0, (native.L4PROTO, 9))
+LAYOUTS[IPV4].insert(0, (native.L4PROTO, 9))
 
 
 def header_fields(

@@ -12,8 +12,8 @@ NFT_FAMILIES = {NFPROTO_INET: "inet", FAMILY_NUMBERS[IPV4]: "ip", FAMILY_NUMBERS
 """The families of tables in nft's words."""
 
 # Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
-SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}
-DESTINATION_OFFSETS: dict[Family, int] = {"ipv4": 16, "ipv6": 24}
+SOURCE_OFFSETS: dict[Family, int] = {IPV4: 12, IPV6: 8}
+DESTINATION_OFFSETS: dict[Family, int] = {IPV4: 16, IPV6: 24}
 
 # enum nf_tables_msg_types
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2

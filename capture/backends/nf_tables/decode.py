@@ -16,7 +16,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Family
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, IPV4, Family
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -256,8 +256,8 @@ class Program:
         if cases and not negated and len(cases) > 1:
             self._add(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
         elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
-            for each in alone:
-                self._add(each.replace(negated=negated))
+            for rule in alone:
+                self._add(rule.replace(negated=negated))
         else:
             self._add(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
         return True
@@ -289,7 +289,7 @@ class Program:
         from capture.backends.nf_tables.maps import cases_by_key  # our own sets have one field
 
         cases_found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
-        counts = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
+        counts = [len(action.cases) for action in (*self.conditions, *self.actions) if isinstance(action, native.Cases)]
         return cases_found if not counts else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
@@ -332,7 +332,7 @@ class Program:
         from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation_to  # no rule of ours has one
 
         word, otherwise = NAT_WORDS[decode_number(fields[nf.NFTA_NAT_TYPE])]
-        family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), IPV4)
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._content(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]

@@ -129,7 +129,7 @@ def unknown_condition(condition: native.Condition) -> model.UnknownMatch:
     """Return a condition on a field, or on several by a set, that the model has no match for."""
     test, is_pure = None, True
     if isinstance(condition, native.Cases):
-        is_pure = all(getattr(each, "is_pure", True) for conditions, _ in condition.cases for each in conditions)
+        is_pure = all(getattr(part, "is_pure", True) for conditions, _ in condition.cases for part in conditions)
     elif isinstance(condition, native.Among) and condition.field == native.L4PROTO:
         names = tuple(NFT_PROTOCOL_NAMES.get(first, str(first)) for first, last in condition.ranges if first == last)
         test = foreign.Protocols(names, condition.negated) if len(names) == len(condition.ranges) else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Family
+from capture.model.addresses import BITS, IPV4, IPV6, Family
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -33,8 +33,8 @@ SKGID = "meta skgid"
 MARK = "meta mark"
 CT_MARK = "ct mark"
 CT_STATE = "ct state"
-SADDR: dict[Family, str] = {"ipv4": "ip saddr", "ipv6": "ip6 saddr"}
-DADDR: dict[Family, str] = {"ipv4": "ip daddr", "ipv6": "ip6 daddr"}
+SADDR: dict[Family, str] = {IPV4: "ip saddr", IPV6: "ip6 saddr"}
+DADDR: dict[Family, str] = {IPV4: "ip daddr", IPV6: "ip6 daddr"}
 SPORT: dict[model.ProtocolName, str] = {"tcp": "tcp sport", "udp": "udp sport"}
 DPORT: dict[model.ProtocolName, str] = {"tcp": "tcp dport", "udp": "udp dport"}
 

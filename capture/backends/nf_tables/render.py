@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import native
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_BY_NUMBER, Network, address_text, networks_in_range
+from capture.model.addresses import FAMILY_BY_NUMBER, IPV4, IPV6, Network, address_text, networks_in_range
 from capture.model.conventions import MAX_PORT, PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 
@@ -138,7 +138,7 @@ def _cases_text(cases: native.Cases) -> str:
 
 
 def _tproxy_text(action: native.TproxyStatement) -> str:
-    family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
+    family = {None: "", IPV4: "ip ", IPV6: "ip6 "}[action.family]
     return f"tproxy {family}to :{action.port}"
 
 

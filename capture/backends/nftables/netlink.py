@@ -173,7 +173,7 @@ def _is_same_set(netfilter: NetlinkSocket, table: str, name: str, desired: Among
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
     if (flags, size) != (sets.set_flags(desired), FIELD_SIZES[desired.field]):
         return False
-    live_elements = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
+    live_elements = b"".join([decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for message in messages])
     elements = sets.set_elements(desired)
     if flags & nf.NFT_SET_INTERVAL:
         return live_elements == b"".join(reversed(elements))

@@ -63,7 +63,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
         *pod_findings(_diagnosed_pod(namespace, is_recorded=is_recorded)),
-        *(each.replace(topic=NODE_TOPIC) for each in _plugin_findings("cni.status:findings_of_this_node")),
+        *(finding.replace(topic=NODE_TOPIC) for finding in _plugin_findings("cni.status:findings_of_this_node")),
         identity_finding(namespace_id(), is_host_namespace=is_host()),
         *namespace_findings(addresses, own_users=facts.has_own_users),
         record_finding(fault, is_recorded=is_recorded),
