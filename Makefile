@@ -20,15 +20,13 @@ demo: ## Capture a pod and show requests pass a real Envoy; VERBOSE=1 for all ta
 
 test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 for one process
 	@scripts/setup test
-	@$(MAKE) --no-print-directory lint
-	@# Compiled here, tests are not compiled by each worker.
-	@env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/pytest --collect-only -qq >/dev/null
+	@# Meanwhile the tests are compiled: once, and not by each worker.
+	@env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/pytest --collect-only -qq >/dev/null & \
+		$(MAKE) --no-print-directory lint; status=$$?; wait; exit $$status
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm and not cluster" $(ARGS)
 
 test-vm: ## Boot small virtual machines whose netfilter is made of modules: kernel tests there, and each module missing
 	@scripts/setup test-vm
-	@# Compiled here, tests are not compiled by each worker.
-	@env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/pytest --collect-only -qq >/dev/null
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m vm tests/vm $(ARGS)
 
 test-cluster: bundle ## Boot Kubernetes nodes of four kinds, install the agent, run every row of docs/tested.md and write it

@@ -279,6 +279,22 @@ class Pod(Namespace):
         # Container runtimes let every user of a pod listen on low ports.
         self.sysctl("net.ipv4.ip_unprivileged_port_start", 0)
 
+    def wait_for_own_route(self, timeout: float = 5.0) -> None:
+        """Return when the IPv6 address has its local route, which the kernel adds a moment later (addrconf_dad_work).
+
+        Raises TimeoutError.
+        """
+        give_up = time.monotonic() + timeout
+        while self.ipv6 and not self._has_own_route():
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"no local route to {self.ipv6} in {self.name} after {timeout} s")
+            time.sleep(0.001)
+
+    def _has_own_route(self) -> bool:
+        destination = f"{socket.inet_pton(socket.AF_INET6, self.ipv6).hex()} 80 "
+        with self.entered(), open("/proc/thread-self/net/ipv6_route", encoding="ascii") as routes:
+            return any(line.startswith(destination) for line in routes)
+
     def route_through(self, gateway: Pod) -> None:
         """Make the other pod the default route of every family both have."""
         for own, other in ((self.ipv4, gateway.ipv4), (self.ipv6, gateway.ipv6)):
@@ -357,6 +373,8 @@ class NamespaceFactory:
                 one.add_address(address)
         pod.route_through(peer)
         peer.route_through(pod)
+        pod.wait_for_own_route()
+        peer.wait_for_own_route()
         return PodPair(pod, peer)
 
     def close(self) -> None:
