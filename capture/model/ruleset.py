@@ -43,11 +43,7 @@ TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 SHOWN_TABLES: tuple[TableName, ...] = (NAT, MANGLE, RAW)
 """In the order in which they matter to a reader."""
 
-PREROUTING = "PREROUTING"
-INPUT = "INPUT"
-FORWARD = "FORWARD"
-OUTPUT = "OUTPUT"
-POSTROUTING = "POSTROUTING"
+PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"
 
 BUILT_IN_CHAINS: dict[TableName, tuple[str, ...]] = {
     RAW: (PREROUTING, OUTPUT),

@@ -346,7 +346,6 @@ def clean(
     require_seconds(lock_timeout, "clean")
     if warn is not None and not callable(warn):
         raise argument_error("clean", "warn", warn, "a function that takes a text")
-
     with InNamespace(namespace):
         refuse_node(allowed=allow_host, verb="clean")
         with NamespaceLock(lock_timeout) as lock:
