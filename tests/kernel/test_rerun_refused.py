@@ -33,6 +33,8 @@ def test_the_earlier_rules_are_written_back(pod_pair: PodPair, earlier: Texts) -
     driver = RestoreDriver("nft")
     if earlier:
         pod.call(operations.apply, settings(earlier, BY_RESTORE))
+    for position in ("-I", "-A"):  # foreign rules stay, and each stays one
+        pod.run(["iptables-nft", "-t", "nat", position, "OUTPUT", "-d", "198.51.100.1", "-j", "RETURN"])
     let_another_own(pod, "ip6 nat")
     before = pod.call(driver.read)
 
