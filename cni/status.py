@@ -262,7 +262,7 @@ def show(status: Status) -> None:
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
         print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
-    print_findings(status.findings)
+    print_findings(finding for finding in status.findings if finding is not fault)
     if plain["entry"] is not None:
         print_lines([f"entry: {encode_json(plain['entry'])}"])
     if plain["decisions"]:

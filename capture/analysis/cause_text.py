@@ -167,7 +167,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         "all",
     ): """\
         {what} is captured: {options}
-        If it should be captured, change {names}: `capture apply --recorded` takes it.""",
+        If it should be captured, change that{change}.""",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\

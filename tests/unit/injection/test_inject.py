@@ -595,6 +595,10 @@ def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.Captur
     assert run(["inject", "-f", str(source)]) == 0
     piped.write_bytes(capfdbinary.readouterr().out)
     assert piped.read_bytes() == injected.read_bytes()
+    assert run(["inject", "-f", str(piped)]) == 0
+    again = capfdbinary.readouterr()
+    assert again.out == piped.read_bytes()
+    assert b"Deployment default/nginx-deployment: unchanged: injected already" in again.err
     assert run(["inject", "-f", str(piped), "--remove"]) == 0
     assert capfdbinary.readouterr().out == text.encode()
 
