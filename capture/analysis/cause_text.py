@@ -212,11 +212,8 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         Restrict the rule to what it is for: node-local DNS caches write such rules.""",
     ("foreign-rule", "pod"): f"a {{does}}: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
     ("nat-first", "pod"): f"a {{does}}, to another address or port: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
-    ("nat-first", ""): f"""\
-        a foreign rule precedes ours, and sends the connection to {{address}} port {{port}}
-        {PUT_BEHIND}""",
+    ("nat-first", ""): f"a foreign rule precedes ours, and sends the connection to {{to}}\n{PUT_BEHIND}",
     ("nat-first", "behind"): f"a foreign rule behind ours translates the destination, to {{to}}\n{RESTRICT_RULE}",
-    ("nat-first", "port"): f"a foreign rule translates the destination first, to port {{port}}\n{PUT_BEHIND}",
     ("nat-first", "sent on"): f"""\
         a foreign rule sends the proxy's calls to the app elsewhere, to {{to}}
         {RESTRICT_RULE}""",
@@ -261,13 +258,16 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         no process listens on {port}, to which {kind} connections are sent; the proxy runs, and listens on tcp {others}
         See why it has not opened this port, too: `kubectl logs POD -c istio-proxy`.""",
     ("not-listening", "full"): """\
-        the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
+        the proxy does not accept: {waiting} waiting on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
+    ("not-listening", "waiting"): """\
+        the proxy has not accepted {waiting} on {port} yet
+        Look again: while that number stays, the proxy hangs (`kubectl logs POD -c istio-proxy`, its CPU limit).""",
     ("not-listening", "stopped"): """\
         process {process}, which listens on {port}, is stopped (SIGSTOP): what it should accept hangs
         Find out who stopped it, or let it run: `kill -CONT {process}`.""",
     ("not-listening", "some full"): """\
-        {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
+        {full} of {sockets} sockets on {port} take no more, with {waiting} waiting: what falls to those hangs
         Find out why that thread or process of the proxy hangs (`kubectl logs POD -c istio-proxy`), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}

@@ -26,6 +26,7 @@ from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_P
 from capture.model.location import Cause
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
+from capture.model.text import plural
 from capture.netlink.interfaces import Link
 from capture.netlink.sock_diag import Listener
 
@@ -200,11 +201,16 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
 
 
 def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
+    """Yield notes: one port for both directions, a proxy that is slow, listeners of its user as an app has them."""
     inbound, outbound = ({port for to, _, port in capture.ports if to == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND))
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
-    expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
+    of_rules = {port for _, _, port in capture.ports}
+    for listener in facts.listeners or ():
+        if listener.port in of_rules and listener.waiting and not listener.is_full:
+            where, waiting = f"tcp port {listener.port}", plural(listener.waiting, "connection")
+            yield cause("not-listening", "waiting", where=where, port=where, waiting=waiting)
+    expected = (*of_rules, *SIDECAR_PORTS)
     for uid in sorted({each.uid for each in proxy_listeners(facts, capture)}):
         ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
@@ -276,7 +282,8 @@ def _misconfigured_listener_causes(
         yield cause("not-listening", "stopped", where=where, port=where, process=process)
     elif full:
         case = "full" if len(full) == len(serving) else "some full"
-        words = {"waiting": sum(each.waiting for each in full), "full": len(full), "sockets": len(serving)}
+        waiting = plural(sum(each.waiting for each in full), "connection")
+        words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, port)

@@ -205,7 +205,8 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     client = address_text(packet.family, packet.source.first) if packet.source else ""
     is_redirected = traced.outcome in TO_PROXY and not traced.transparent
     marks = (0,) if is_redirected else (0, traced.mark) if traced.transparent else ()
-    lost = lost_by_routing(packet, marks, is_redirected=is_redirected)
+    port = traced.port if is_redirected and traced.port else packet.port
+    lost = lost_by_routing(packet, marks, port, is_redirected=is_redirected)
     if lost == "answers":
         yield no_route_cause(connection.pod.facts, packet.family, client)
     elif lost:

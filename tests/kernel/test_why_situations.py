@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -498,6 +499,20 @@ BROKEN: dict[str, BrokenPod] = {
     "routes refuse the answers of the proxy": BrokenPod(
         "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", is_of_pod=True
     ),
+    "routes refuse the answers from the proxy's port": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 sport 15006 prohibit", goes="in"
+    ),
+    "a foreign redirect to one of several ports": BrokenPod(
+        "nat-first",
+        breaks="iptables -t nat -I OUTPUT -p tcp -j REDIRECT --to-ports 15002-15003",
+        message="a foreign rule precedes ours, and sends the connection to port 15003, or elsewhere",
+    ),
+    "a foreign choice of two addresses": BrokenPod(
+        "nat-first",
+        breaks="nft 'add table ip x; add chain ip x c { type nat hook output priority -110; };"
+        " add rule ip x c tcp dport 80 dnat to numgen random mod 2 map { 0 : 203.0.113.77, 1 : 203.0.113.78 }'",
+        message="or elsewhere",
+    ),
     "the destination is prohibited": BrokenPod(
         "no-route",
         breaks="ip route add prohibit 203.0.113.0/24",
@@ -625,6 +640,23 @@ def kept(recorded: Record | None, changed: set[Option[Any]]) -> tuple[dict[str, 
     assert recorded is not None
     left = {*recorded.settings.explicit}.difference(changed, option.BACKEND_OPTIONS)
     return {each.name: recorded.settings.text(each) for each in left}, recorded.backend, recorded.variant
+
+
+def test_a_proxy_that_accepts_nothing_is_noted_while_connections_wait(pod_pair: PodPair) -> None:
+    """Its queue is not full yet: the app's connections are made, and nobody reads what they send."""
+    pod, _ = pod_pair
+    operations.apply(given("--backend nftables"), pod.path)
+    with pod.entered():
+        silent = [
+            socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True) for port in (15001, 15006)
+        ]
+    assert why(pod).notes == ()
+    outcome = pod.client(1000).connect(ELSEWHERE, 80, timeout=0.3)
+    (note,) = why(pod).notes
+    for listener in silent:
+        listener.close()
+    assert outcome.kind.name == "SILENT"
+    assert note.message == "the proxy has not accepted 1 connection on tcp port 15001 yet"
 
 
 def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(pod_pair: PodPair) -> None:

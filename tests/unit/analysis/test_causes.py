@@ -244,7 +244,7 @@ POLICY = BaseChain(
         (way(OUT, "direct", FOREIGN), cause("foreign-rule", where=AT_FOREIGN)),
         (
             way(OUT, "direct", FOREIGN, to=MOVED, port=81),
-            cause("nat-first", where=AT_FOREIGN, address="10.0.0.9", port=81),
+            cause("nat-first", where=AT_FOREIGN, to="10.0.0.9 port 81"),
         ),
         (
             way(OUT, "direct", OWN, FOREIGN, to=MOVED, port=81),
@@ -283,7 +283,7 @@ POLICY = BaseChain(
         ),
         (way(OUT, "redirected", OWN, port=1), cause("second-set", "decides", where=AT_OWN, port=1)),
         (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first", "behind", where=AT_FOREIGN, to="port 1")),
-        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", "port", where=AT_FOREIGN, port=1)),
+        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", where=AT_FOREIGN, to="port 1")),
         (way(IN, "redirected", TO_SOCKET, port=1), cause("foreign-rule", where=TO_SOCKET.location)),
         (
             way(OUT, "direct", OWN).replace(lost_reply=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
@@ -455,13 +455,13 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006).replace(waiting=4097, backlog=4096),
-            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=4097),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting="4097 connections"),
         ),
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006).replace(waiting=1),
-            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=1),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting="1 connection"),
         ),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
@@ -490,7 +490,9 @@ def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
     port, full = "tcp port 15006", listener(15006).replace(waiting=2, backlog=1)
     shared = FACTS.replace(listeners=(listener(15006), full))
     causes = list(causes_of_connection(way(IN, "proxy-inbound", OWN, port=15006), None, shared, CAPTURE, shown_rule))
-    assert causes == [cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting=2)]
+    assert causes == [
+        cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting="2 connections")
+    ]
 
 
 def test_the_process_behind_a_socket_is_stopped() -> None:
