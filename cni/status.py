@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
 from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
-from capture.state.json_text import JsonError, decode_json, encode_json
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
@@ -260,7 +260,7 @@ def show(status: Status) -> None:
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
         print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
-    print_findings(status.findings)
+    print_findings(finding for finding in status.findings if finding is not fault)
     if plain["entry"] is not None:
         print_lines([f"entry: {encode_json(plain['entry'])}"])
     if plain["decisions"]:

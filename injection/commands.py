@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
+from capture.cli.input import origin_of, read_input
 from capture.cli.options import command, format_option
 from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_DONE
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.settings import Settings
-from capture.state.input import origin_of, read_input
 from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
 from injection.inject import Result
@@ -136,21 +136,22 @@ def _inject_files(
     reports: list[Report] = []
     for name in filenames:
         origin = origin_of(name)
-        result = inject_text(read_input(name), origin, template, base, namespace)
+        text = read_input(name)
+        result = inject_text(text, origin, template, base, namespace)
         texts.append(result.text)
         reports += [report(origin, outcome, template) for outcome in result.outcomes]
         if not is_quiet:
-            _summarise(origin, result)
+            _summarise(origin, result, "injected" if result.text != text else "unchanged: injected already")
     return texts, reports
 
 
-def _summarise(origin: str, result: Result) -> None:
-    """Print on stderr what became of each workload of a file."""
+def _summarise(origin: str, result: Result, done: str) -> None:
+    """Print on stderr what became of each workload of a file; of one that gets a sidecar, ``done``."""
     if not result.outcomes:
         click.echo(f"{origin}: no workload", err=True)
     for outcome in result.outcomes:
         where = f"{origin}: {outcome.workload}"
-        click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
+        click.echo(f"{where}: {done if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
         warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 

@@ -192,7 +192,7 @@ def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: 
     assert all(f" --conf-dir {node.conf_dir}" in remedy for remedy in remedies), remedies
     assert all(each["remedy"][:1] != "`" or " " in each["remedy"].rpartition("`")[2] for each in found.values()), found
     text = node.run("status").output
-    assert message in text
+    assert [message in line for line in text.splitlines() if f" {name}: " in line].count(True) == 1
     assert text.startswith("broken: ")
     assert text.count("broken: ") == 1
 

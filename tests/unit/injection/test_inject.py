@@ -209,7 +209,7 @@ def test_an_empty_mode_is_a_redirection(given: str) -> None:
 def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
     template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capture.state.pod_host.RESOLV_CONF", str(tmp_path / "none"))
+    monkeypatch.setattr("capture.system.pod_host.RESOLV_CONF", str(tmp_path / "none"))
     text = annotated("proxy.istio.io/config", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', A: b}")
     rules, proxy = template_of(inject(text, "f", template, NOTHING).text)["spec"]["initContainers"]
 
@@ -595,6 +595,10 @@ def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.Captur
     assert run(["inject", "-f", str(source)]) == 0
     piped.write_bytes(capfdbinary.readouterr().out)
     assert piped.read_bytes() == injected.read_bytes()
+    assert run(["inject", "-f", str(piped)]) == 0
+    again = capfdbinary.readouterr()
+    assert again.out == piped.read_bytes()
+    assert b"Deployment default/nginx-deployment: unchanged: injected already" in again.err
     assert run(["inject", "-f", str(piped), "--remove"]) == 0
     assert capfdbinary.readouterr().out == text.encode()
 

@@ -9,7 +9,7 @@ from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sockets import has_ipv6
-from capture.state.files import content_of
+from capture.system.files import content_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
