@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import UnsupportedError
 from capture.netlink.attributes import Fields, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.sockets import NetlinkSocket
 
@@ -45,7 +45,7 @@ def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list
     query = bytes(4) + u32(interface) + bytes(4) + u32(parent) + bytes(4)
     try:
         bodies = rtnetlink.dump(RTM_GETTFILTER, query, f"list the filters of interface {interface}")
-    except (KernelError, UnsupportedError):
+    except UnsupportedError:
         return []
     return [decode_fields(body[TCMSG_SIZE:]) for body in bodies]
 
