@@ -169,9 +169,12 @@ def has_tcp_sockets() -> bool:
 
 
 def _has_sockets(path: str) -> bool:
-    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` means; True without one."""
+    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` means.
+
+    True where that of IPv4 cannot be read, False where that of IPv6 cannot: a kernel without IPv6 has none.
+    """
     counts = [line.split()[2] for line in content_of(path).splitlines() if line.startswith((b"TCP:", b"TCP6:"))]
-    return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])  # a kernel without IPv6 has no such file
+    return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])
 
 
 CONNTRACK_SYSCTLS = "/proc/sys/net/netfilter/nf_conntrack_"
