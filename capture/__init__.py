@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from capture.settings.keywords import make_settings
     from capture.settings.settings import Settings
-    from capture.state.pod_host import PodFromInside, PodFromOutside
+    from capture.system.pod_host import PodFromInside, PodFromOutside
 
 _HOMES = {
     "capture.analysis.compare": ("Difference",),
@@ -61,7 +61,7 @@ _HOMES = {
         "Applied", "Dumped", "LiveSet", "Verified", "apply", "captured_connections", "clean", "dump", "render",
         "trace_packet", "verify",
     ),
-    "capture.state.pod_host": ("PodFromInside", "PodFromOutside"),
+    "capture.system.pod_host": ("PodFromInside", "PodFromOutside"),
     "capture.settings.keywords": ("make_settings",),
     "capture.settings.settings": ("Settings",),
 }  # fmt: skip

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from capture.errors import CaptureError
+from capture.model.json_text import JsonError, decode_json
 from capture.state.directory import make_private
-from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
 from cni.kubeconfig import (
     CLUSTER_FIELDS,

@@ -14,8 +14,8 @@ import binascii
 import time
 
 from capture.model.addresses import is_decimal
-from capture.state.files import read_file
-from capture.state.json_text import JsonError, decode_json
+from capture.model.json_text import JsonError, decode_json
+from capture.system.files import read_file
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.http_response import (

@@ -12,9 +12,9 @@ Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sect
 
 from __future__ import annotations
 
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.text import printable, shortened
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from capture.model.values import Value
-from capture.state.files import content_of, names_in
+from capture.system.files import content_of, names_in
 from cni.networks import ListChoice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"

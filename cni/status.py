@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
 from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
-from capture.state.json_text import JsonError, decode_json, encode_json
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list

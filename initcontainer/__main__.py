@@ -18,8 +18,8 @@ from capture.settings import options
 from capture.settings.config import resolve
 from capture.settings.families import link_local_note
 from capture.settings.settings import Settings, from_environment, with_flags
-from capture.state.netns import InNamespace
-from capture.state.pod_host import PodFromInside, PodFromOutside
+from capture.system.netns import InNamespace
+from capture.system.pod_host import PodFromInside, PodFromOutside
 from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested
 from initcontainer.printer import Printer
 from initcontainer.upstream_flags import newer_mesh

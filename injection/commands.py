@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
+from capture.cli.input import origin_of, read_input
 from capture.cli.options import command, format_option
 from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_DONE
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.settings import Settings
-from capture.state.input import origin_of, read_input
 from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
 from injection.inject import Result

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from capture.cli.input import origin_of, read_input
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.conventions import HEALTH_PORT, METRICS_PORT
 from capture.model.values import Value
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_all_dns
-from capture.state.input import origin_of, read_input
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 from injection.pods import Workload
 from injection.settings import BY_ENVIRONMENT, PodSettings
 from injection.shape import FRAGMENT_SHAPE, misfits

@@ -16,8 +16,8 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.pod import with_all_dns
 from capture.settings.settings import Settings, with_flags
 from capture.state import record
-from capture.state.netns import InNamespace
-from capture.state.pod_host import AnyPod
+from capture.system.netns import InNamespace
+from capture.system.pod_host import AnyPod
 from sidecar import endpoints
 from sidecar.bootstrap import MeshObjects, destinations, read_mesh_objects, render_bootstrap
 from sidecar.documents import Document, read_files

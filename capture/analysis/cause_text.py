@@ -7,9 +7,11 @@ fault, its second one the remedy. Words in braces are filled in where the cause 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.location import Cause, Location
+from capture.model.text import enumerated
 
 REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
@@ -276,10 +278,10 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused
         Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.""",
     ("not-listening", "family"): """\
-        the listener on {port} takes {other} only, and {family} is captured, too
+        what listens on {port} takes {other} only, and {family} is captured, too
         Let the proxy listen on {any_address} as well{alternative}.""",
     ("not-listening", "address"): """\
-        the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
+        what listens on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
         Let the proxy listen on {any_address}.""",
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
@@ -324,4 +326,24 @@ def machine_remedy(remedy: str) -> str:
 def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
     message, remedy = (line.strip().format(**words) for line in CAUSE_TEXTS[kind, case].splitlines())
-    return Cause(kind, message, remedy, where or "")
+    return Cause(kind, message, remedy, where or "", case, words)
+
+
+LISTED_WORDS = ("port", "kind", "bound", "arrive", "any_address")
+"""What may differ between causes that are one fault."""
+
+
+def as_one(causes: Iterable[Cause]) -> Iterator[Cause]:
+    """Yield causes, those that are one fault as one: a proxy that is gone misses all its ports, in both families."""
+    faults: dict[object, list[Cause]] = {}
+    for each in causes:
+        others = [word for word in each.words.items() if word[0] not in LISTED_WORDS]
+        faults.setdefault((each.kind, each.case, *others), []).append(each)
+    for first, *more in faults.values():
+        words = {name: _listed(each.words[name] for each in (first, *more)) for name in first.words}
+        where = _listed(each.where for each in (first, *more))
+        yield cause(first.kind, first.case, where=where, **words) if more else first
+
+
+def _listed(values: Iterable[object]) -> str:
+    return enumerated(dict.fromkeys(map(str, values)), "and")

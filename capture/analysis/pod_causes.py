@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import cause
+from capture.analysis.cause_text import as_one, cause
 from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Trace
@@ -142,12 +142,14 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if of_pod and of_pod.isdisjoint(capture.families):
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured", "pod", where=name, family=name)
+    found: list[Cause] = []
     for outcome, family, port in capture.ports:
         if outcome == DNS and family == IPV4:
-            yield from causes_at_port(facts, capture, outcome, port, family, "udp")
+            found += causes_at_port(facts, capture, outcome, port, family, "udp")
         # What is redirected arrives at lo: without another interface, too.
         elif outcome != DNS and (family in of_pod or (not of_pod and outcome == PROXY_OUTBOUND)):
-            yield from causes_at_port(facts, capture, outcome, port, family)
+            found += causes_at_port(facts, capture, outcome, port, family)
+    yield from as_one(found)
 
 
 # --- one port ------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from capture.operations import diagnosis
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_on_stderr
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
-from capture.state.node import evidence_of_node
-from capture.state.pod_facts import listening_tcp_ports
+from capture.system.node import evidence_of_node
+from capture.system.pod_facts import listening_tcp_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

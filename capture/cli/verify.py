@@ -14,7 +14,7 @@ from capture.report.output import print_json
 from capture.report.target import with_target
 from capture.report.terminal import print_lines
 from capture.report.verified_text import verified_as_plain, verified_lines
-from capture.state.proxy_admin import is_url
+from capture.system.proxy_admin import is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.values import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class Location(Value):
     """A rule's table, chain and position there, which counts from 1; without a position, a whole chain.
@@ -40,7 +44,12 @@ class Cause(Value):
     That is the location of a rule, which the words lack, or the name of what they are about: an interface, a port.
     """
 
+    not_compared = ("case", "words")
+
     kind: str
     message: str
     remedy: str
     where: Location | str = ""
+    case: str = ""
+    words: Mapping[str, object] = {}  # never changed
+    """What filled in the text that ``kind`` and ``case`` name."""

@@ -29,9 +29,9 @@ from capture.state import record, routes
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
-from capture.state.netns import InNamespace, has_tcp_sockets, is_own_user_namespace, refuse_host
-from capture.state.node import refuse_node
 from capture.state.record import Journal, Record
+from capture.system.netns import InNamespace, has_tcp_sockets, is_own_user_namespace, refuse_host
+from capture.system.node import refuse_node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _apply(
         detected = detect.detect(request_of(settings), desired)
         choice = detected.choice
         if not detected.has_own_users:
-            from capture.state.user_namespace import require_known_ids  # most pods share the node's users
+            from capture.system.user_namespace import require_known_ids  # most pods share the node's users
 
             require_known_ids(settings, config)
         existing = _read_existing(detected, desired)
@@ -303,7 +303,7 @@ def _driver_with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
 
 def _capture_both_ways(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
     """Capture in the old and in the new way until every packet in flight has met one of them; return the live rules."""
-    from capture.state.barrier import wait_for_packets_in_flight  # not in a new pod
+    from capture.system.barrier import wait_for_packets_in_flight  # not in a new pod
 
     driver.write(both, live, recorded)
     wait_for_packets_in_flight()

@@ -47,8 +47,8 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.state.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
-from capture.state.socket_lb import connect_programs, owner_of, socket_translation
+from capture.system.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
+from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 
 class Connection(Value):

@@ -43,9 +43,9 @@ from capture.settings.options import (
 from capture.settings.pod import PROXY_PORTS
 from capture.settings.settings import Settings
 from capture.state import record
-from capture.state.files import read_file
-from capture.state.pod_host import PodFromInside, parse_name_servers
-from capture.state.pod_network import read_pod_network
+from capture.system.files import read_file
+from capture.system.pod_host import PodFromInside, parse_name_servers
+from capture.system.pod_network import read_pod_network
 
 Uncaptured = tuple[Outcome, list[Family], str]
 

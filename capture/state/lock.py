@@ -14,7 +14,7 @@ import errno
 import time
 
 from capture.model.text import printable
-from capture.state.files import content_of, open_files, process_ids
+from capture.system.files import content_of, open_files, process_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import os
 
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.routing import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
@@ -18,10 +19,9 @@ from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state.directory import STATE_DIRECTORY, make_private, require_private
-from capture.state.files import content_of, write_whole
 from capture.state.host_answers import HostAnswers
-from capture.state.json_text import JsonError, decode_json, encode_json
-from capture.state.netns import namespace_id
+from capture.system.files import content_of, write_whole
+from capture.system.netns import namespace_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

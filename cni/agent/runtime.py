@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from capture.model.json_text import JsonError, decode_json
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
 

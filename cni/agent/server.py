@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from capture.state.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import JsonError, decode_json, encode_json
 
 Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 

@@ -294,6 +294,10 @@ def test_a_capture_is_applied_changed_and_removed(
     assert run(namespace, "capture", "dump").stdout.endswith(
         "\n# in sync: live rules match the applied configuration\n"
     )
+    many = run(namespace, "capture", "apply", *flags, "-d", ",".join(map(str, range(100, 140, 2)))).stdout
+    listed = json.loads(run(namespace, "capture", "dump", "--format", "json").stdout)["tables"]
+    count = sum(len(chain["rules"]) for table in listed for chain in table["chains"])
+    assert many.startswith(f"applied: {count} rules for IPv4 and IPv6")
     assert run(namespace, "capture", "clean").stdout.startswith("removed: ")
     assert run(namespace, "capture", "clean").stdout == "nothing to remove\n"
     if variant != "legacy":  # tables of legacy iptables stay, once they were there

@@ -48,7 +48,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS
 from capture.settings.settings import ExplicitValue, Settings
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case

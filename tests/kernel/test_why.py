@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from capture.state import record
-from capture.state.netns import namespace_id
+from capture.system.netns import namespace_id
 from pytest_netns import Pod, PodPair
 from support.processes.our_programs import run_program
 from support.runtimes.cni_calls import call, configuration

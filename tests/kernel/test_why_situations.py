@@ -36,7 +36,7 @@ from capture.report.target import with_target
 from capture.settings import options as option
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
-from capture.state.pod_host import PodFromInside
+from capture.system.pod_host import PodFromInside
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree

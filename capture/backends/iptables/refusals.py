@@ -25,7 +25,7 @@ from capture.errors import CaptureError, KernelError, MissingFeatureError, Privi
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_nfnetlink
-from capture.state.capabilities import missing_capabilities
+from capture.system.capabilities import missing_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

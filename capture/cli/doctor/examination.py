@@ -29,11 +29,12 @@ from capture.report.terminal import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.keywords import make_settings
-from capture.state import capabilities, record
+from capture.state import record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
-from capture.state.kernel_modules import ModuleInventory, can_load_modules, look_up_modules
-from capture.state.netns import is_host, namespace_id
-from capture.state.pod_host import AnyPod, PodFromInside
+from capture.system import capabilities
+from capture.system.kernel_modules import ModuleInventory, can_load_modules, look_up_modules
+from capture.system.netns import is_host, namespace_id
+from capture.system.pod_host import AnyPod, PodFromInside
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""

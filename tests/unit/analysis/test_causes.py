@@ -127,7 +127,7 @@ def test_one_listener_for_both_families_serves_both() -> None:
     both = tuple(listener(port, family=AF_INET6, is_dual=True) for port in (15001, 15006))
     assert kinds(causes_of_proxy(FACTS.replace(listeners=both), CAPTURE)) == []
     only_ipv6 = tuple(each.replace(is_dual=False) for each in both)
-    assert kinds(causes_of_proxy(FACTS.replace(listeners=only_ipv6), CAPTURE)) == ["not-listening"] * 2
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=only_ipv6), CAPTURE)) == ["not-listening"]
 
 
 def test_a_proxy_on_other_ports_is_named_with_them() -> None:
@@ -671,10 +671,17 @@ def test_a_pod_of_a_family_that_is_not_captured() -> None:
 
 def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
     causes = causes_of_proxy(FACTS.replace(listeners=()), DNS_OF_IPV4)
-    assert list(causes) == [
-        cause("not-listening", where=where, port=where, kind=kind)
-        for where, kind in (("tcp port 15001", "outbound"), ("tcp port 15006", "inbound"), ("udp port 15053", "DNS"))
-    ]
+    ports = "tcp port 15001, tcp port 15006 and udp port 15053"
+    assert list(causes) == [cause("not-listening", where=ports, port=ports, kind="outbound, inbound and DNS")]
+
+
+def test_a_proxy_on_loopback_alone_is_one_fault_with_all_that_it_misses() -> None:
+    at_loopback = tuple(listener(port).replace(address=bytes((127, 0, 0, 1))) for port in (15001, 15006))
+    ports = "tcp port 15006 and tcp port 15001"
+    assert list(causes_of_proxy(FACTS.replace(listeners=at_loopback), CAPTURE)) == [
+        cause("not-listening", "address", where=ports, port=ports, kind="inbound and outbound", bound="127.0.0.1",
+              arrive="10.0.0.1, ::1 and fd00::1", any_address="0.0.0.0 and ::"),
+    ]  # fmt: skip
 
 
 def test_every_text_is_used_with_the_words_that_it_needs() -> None:

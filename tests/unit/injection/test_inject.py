@@ -210,7 +210,7 @@ def test_an_empty_mode_is_a_redirection(given: str) -> None:
 def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
     template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capture.state.pod_host.RESOLV_CONF", str(tmp_path / "none"))
+    monkeypatch.setattr("capture.system.pod_host.RESOLV_CONF", str(tmp_path / "none"))
     text = annotated("proxy.istio.io/config", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', A: b}")
     rules, proxy = template_of(inject(text, "f", template, NOTHING).text)["spec"]["initContainers"]
 

@@ -39,7 +39,7 @@ def test_flags_arguments_and_annotations_give_the_same(
 ) -> None:
     servers = tmp_path / "resolv.conf"  # those of this machine are not the pod's
     servers.write_text("nameserver 192.0.2.1\n")
-    monkeypatch.setattr("capture.state.pod_host.RESOLV_CONF", str(servers))
+    monkeypatch.setattr("capture.system.pod_host.RESOLV_CONF", str(servers))
     init, annotated = tmp_path / "init.yaml", tmp_path / "annotated.yaml"
     init.write_text(INIT.format(mode=mode))
     annotated.write_text(ANNOTATED.format(mode=mode))

@@ -22,8 +22,8 @@ from capture.settings.config import resolve
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from capture.state.host_answers import HostAnswers, RecordingHost
-from capture.state.netns import namespace_id
 from capture.state.record import Record, as_json, from_json
+from capture.system.netns import namespace_id
 from pytest_netns import NamespaceFactory, require
 from support.captures.fake_pod import POD, FakePod, Texts, explicit
 
@@ -354,6 +354,12 @@ class TestNamespaces:
     def test_a_new_namespace_never_has_the_record_of_one_that_is_gone(self) -> None:
         """Inode numbers come again; the kernel's cookie does not."""
         require(os.geteuid() == 0, "only root may have a network namespace")
-        command = ["unshare", "--net", sys.executable, "-c", "from capture.state.netns import *; print(namespace_id())"]
+        command = [
+            "unshare",
+            "--net",
+            sys.executable,
+            "-c",
+            "from capture.system.netns import *; print(namespace_id())",
+        ]
         identities = [subprocess.check_output(command, text=True).strip() for _ in range(5)]
         assert len({identity.split("-")[1] for identity in identities}) == 5

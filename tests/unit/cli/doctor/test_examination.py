@@ -13,7 +13,7 @@ from capture.errors import UnsupportedError
 from capture.model.location import Cause
 from capture.operations.diagnosis import Diagnosis
 from capture.report.terminal import Finding
-from capture.state.kernel_modules import ModuleInventory
+from capture.system.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import findings_of_this_node

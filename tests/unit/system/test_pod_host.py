@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from capture.model.addresses import parse_address
-from capture.state import pod_host
-from capture.state.pod_host import AnyPod, PodFromInside, PodFromOutside, choose_primary, parse_name_servers
+from capture.system import pod_host
+from capture.system.pod_host import AnyPod, PodFromInside, PodFromOutside, choose_primary, parse_name_servers
 
 RESOLV_CONF = """
 # nameserver 192.0.2.1

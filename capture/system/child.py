@@ -6,7 +6,7 @@ import os
 
 from capture import errors
 from capture.errors import CaptureError
-from capture.state.json_text import decode_json, encode_json
+from capture.model.json_text import decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

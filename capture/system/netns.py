@@ -12,7 +12,7 @@ import os
 import sys
 
 from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError, UnsupportedError
-from capture.state.files import content_of
+from capture.system.files import content_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
