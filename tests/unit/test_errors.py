@@ -19,7 +19,7 @@ from capture.errors import (
     UnsupportedError,
     ValidationError,
 )
-from capture.state.child import decode_error, encode_error
+from capture.system.child import decode_error, encode_error
 
 EXIT_CODES: dict[type[CaptureError], int] = {
     CaptureError: 1,
