@@ -175,13 +175,11 @@ def _kubeconfig_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
         return
     try:
         config = kubernetes.read_kubeconfig(path)
+        kubernetes.require_usable(config)
     except CniError as error:
         yield Finding("pods", "kubeconfig", "error", error.message, error.details)
         return
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
-    for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
-        if file and not os.path.isfile(file):
-            yield Finding("pods", name, "error", f"{file} is missing", "Put it there, or correct the kubeconfig.")
     if config.token_file or config.token:
         yield _token_finding(config.token_file or path, "" if config.token_file else config.token)
 
@@ -214,7 +212,7 @@ def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
     if not log_file:
         return
     try:
-        with open(log_file, "rb") as file:
+        with open(os.open(log_file, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO could wait for ever
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_END))
             lines = file.read().splitlines()
     except OSError:

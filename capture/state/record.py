@@ -20,7 +20,7 @@ from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state.directory import STATE_DIRECTORY, make_private, require_private
 from capture.state.host_answers import HostAnswers
-from capture.system.files import content_of, write_whole
+from capture.system.files import content_of, read_file, write_whole
 from capture.system.netns import namespace_id
 
 TYPE_CHECKING = False
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from capture.state.sysctls import Sysctl
 
 RECORD_VERSION = 1
+MAX_RECORD = 16 * 1024 * 1024
+"""Bytes; with all annotations of a pod a record has half a megabyte."""
 KNOWN_WRITERS = {
     "backend": ("iptables", "nftables"),
     "driver": ("netlink", "restore", "iptc", "libnftables"),
@@ -210,8 +212,7 @@ def why_unusable(directory: str = STATE_DIRECTORY) -> str:
 
 def _record_in_file(path: str) -> Record | str:
     try:
-        with open(path, "rb", buffering=0) as file:
-            return from_json(file.read().decode())
+        return from_json(read_file(path, MAX_RECORD).decode())
     except FileNotFoundError:
         return ""
     except OSError as error:

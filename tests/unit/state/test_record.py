@@ -23,6 +23,7 @@ from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from capture.state.host_answers import HostAnswers, RecordingHost
 from capture.state.record import Record, as_json, from_json
+from capture.system.files import content_of
 from capture.system.netns import namespace_id
 from pytest_netns import NamespaceFactory, require
 from support.captures.fake_pod import POD, FakePod, Texts, explicit
@@ -213,8 +214,9 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: it is not UTF-8"
     path.unlink()
-    path.mkdir()
-    assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: Is a directory"
+    os.mkfifo(path)
+    assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: it is not a regular file"
+    assert content_of(str(path)) == b"", "nor is it waited for"
 
 
 def test_a_record_without_what_came_later_is_read() -> None:
