@@ -36,7 +36,6 @@ MAX_STDIN_BYTES = 8 * 1024 * 1024
 
 # Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
 INCOMPATIBLE_VERSION = 1
-UNSUPPORTED_FIELD = 2
 UNKNOWN_CONTAINER = 3
 INVALID_ENVIRONMENT = 4
 IO_FAILURE = 5

@@ -46,8 +46,8 @@ class BackendChoice(Value):
 
     @property
     def place_text(self) -> str:
-        """Return the place in words: "iptables nft", "nftables"."""
-        return f"{self.backend} {self.variant}".rstrip()
+        """Return the place in words: "iptables-nft", "nftables"."""
+        return f"{self.backend}-{self.variant}".rstrip("-")
 
 
 class SetLocation(Value):
@@ -174,7 +174,7 @@ def _unusable_remedy(facts: HostFacts, unusable: dict[tuple[Variant, str], list[
 
 def _unusable_reasons(unusable: dict[tuple[Variant, str], list[str]]) -> Iterator[str]:
     for (variant, why), drivers in unusable.items():
-        yield f"{', '.join(drivers)} ({variant}): {why}"
+        yield f"{', '.join(drivers)} (iptables-{variant}): {why}"
 
 
 def _iptables_drivers(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:

@@ -46,7 +46,7 @@ def requested_backend(request: BackendRequest) -> str:
     backend = "iptables" if request.variant else backend
     if request.variant and request.variant not in VARIANTS_BY_DRIVER.get(request.driver, VARIANTS):
         fitting = enumerated(driver for driver, variants in VARIANTS_BY_DRIVER.items() if request.variant in variants)
-        expected = f"{fitting} for the variant {request.variant} of iptables"
+        expected = f"{fitting} for iptables-{request.variant}"
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     return backend
 

@@ -114,7 +114,7 @@ def _second_set_cause(step: Step) -> Cause | None:
     location = step.base_chain and step.base_chain.place
     if not location or not (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
         return None
-    place = " ".join(filter(None, location))
+    place = "-".join(filter(None, location))
     return cause("second-set", where=place, place=place)
 
 

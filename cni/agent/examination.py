@@ -23,7 +23,7 @@ from capture.netlink.routing import RTM_GETROUTE, RTMSG_SIZE
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
-from capture.operations.diagnosis import why
+from capture.operations import why
 from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.system.files import content_of

@@ -185,7 +185,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks=SECOND_SET.replace("iptables-nft", "iptables-legacy"),
         has_traffic=False,
         is_of_pod=True,
-        message="a second set of capture rules is in iptables legacy",
+        message="a second set of capture rules is in iptables-legacy",
     ),
     "a second set that sends the proxy's connections back": BrokenPod(
         "second-set",

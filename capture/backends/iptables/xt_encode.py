@@ -81,13 +81,14 @@ def encode_verdict(rule: model.Rule, family: Family) -> bytes:
 
 
 def _packed(kind: str, name: str, structure: bytes) -> bytes:
+    revision = xt_layouts.REVISIONS[name]
     return make.framed(
-        (kind, name, len(structure)),
+        (kind, name, revision, len(structure)),
         structure,
         lambda structure: make.expression(
             kind,
             attribute(nf.NFTA_MATCH_NAME, c_string(name)),
-            attribute(nf.NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
+            attribute(nf.NFTA_MATCH_REV, u32be(revision)),
             attribute(nf.NFTA_MATCH_INFO, structure),
         ),
     )
