@@ -137,8 +137,8 @@ class Installation:
             self._was_in_place = False
         except (CaptureError, OSError) as error:
             self._was_in_place = False
-            is_ours = isinstance(error, CaptureError)
-            self._report_failure("entry", error if is_ours else install_error_for(error, self.options.conf_dir))
+            explained = install_error_for(error, self.options.conf_dir) if isinstance(error, OSError) else error
+            self._report_failure("entry", explained)
 
     def _restore_entry(self, now: float) -> None:
         changes = installer.put_entry(self._desired_configuration(), is_urgent=True)
