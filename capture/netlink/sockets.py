@@ -37,10 +37,12 @@ NO_ANSWER = messages.Refusal(errno.EAGAIN, "the kernel gave no answer")
 
 
 def has_ipv6() -> bool:
-    """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
+    """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not. Raises OSError."""
     try:
         _socket.socket(_socket.AF_INET6, _socket.SOCK_DGRAM).close()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # nor would it make any other
+            raise
         return False
     return True
 
