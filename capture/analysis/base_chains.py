@@ -43,8 +43,8 @@ BEYOND = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Hooks at which nat translates sources: SNAT and MASQUERADE change the sender's address for the receiver; DNAT cannot
-be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of their chains
-those of POSTROUTING are read that have SNAT, which may be to an address of another host."""
+be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of these nat chains
+only those at POSTROUTING with SNAT are read: that may be to an address of another host."""
 
 
 class BaseChain(Value):

@@ -67,8 +67,6 @@ def _line_rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]
 
 
 class _FamilyExplanation:
-    """The statements about one family."""
-
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
         self.family = family
         self.situation = situation

@@ -10,7 +10,7 @@
 nat sees the first packet of a connection, once: a packet that passed nat OUTPUT does not
 meet nat PREROUTING when it comes back over ``lo``, and after the first rule that translates the destination no
 other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
-it stays in the pod. The nat chains of INPUT and POSTROUTING translate sources, which nothing here depends on. Foreign
+it stays in the pod. nat at INPUT and POSTROUTING translates sources: only SNAT counts (``losing_rule``). Foreign
 chains are met where ``base_chains`` has them. A redirected connection is lost, too, if its later packets are dropped.
 """
 
