@@ -364,9 +364,9 @@ def _is_captured(fate: Hashable) -> bool:
 
 
 def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hashable:
-    """Return what happens to packets of the proxy; a loop is one that went past it and comes back to it.
+    """Return the change of packets of the proxy, as a loop if they went past it and now come back to it.
 
-    Its calls to its own pod do not, where they come in through it as any other; what it passes on to the app does.
+    Its calls to its own pod may come in through it, as any other call; what it passes on to the app may not.
     """
     if not isinstance(value, FateChange) or value.before.outcome != "direct" or value.after is None:
         return value
@@ -374,7 +374,7 @@ def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hash
 
 
 def _fate_change(values: list[Hashable]) -> FateChange | None:
-    """Return one value for all that are possible for some packets."""
+    """Return the change of packets for which each of some values is possible."""
     pairs = [value for value in values if isinstance(value, tuple)]
     if not pairs:
         return None

@@ -150,7 +150,7 @@ class _FamilyExplanation:
 
 @functools.lru_cache(maxsize=16)  # one process examines many pods, or one again and again, with the same settings
 def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
-    """Return to which ports of the proxy connections are sent that come in or leave the pod, by their outcome.
+    """Return the ports of the proxy to which connections into and out of the pod are sent, by their outcome.
 
     Those over ``lo`` do not count: whatever the settings leave out, the proxy's calls to its own pod are captured.
     """

@@ -51,7 +51,7 @@ def effective_verdict(rule: model.Rule) -> model.Verdict:
 
 
 def losing_rule(verdict: TranslateSource, network: PodNetwork) -> model.Rule:
-    """Return the rule that drops what another source loses: nothing, if it is an address of this namespace.
+    """Return the rule that drops what a new source loses; it matches nothing if that is an address of this namespace.
 
     Redirected packets go to 127.0.0.1, from where no answer has a route to another host: IPv4 lets no such source out
     of ``lo`` (ip_route_output_key_hash_rcu in net/ipv4/route.c).
@@ -73,7 +73,7 @@ def has_no_effect(verdict: model.Verdict, *, is_certain: bool, is_tracked: bool)
 
 
 def modelled_matches(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
-    """Yield matches, those that the model lacks as others that together mean the same, where there are such."""
+    """Yield matches; in place of one that the model lacks, those that mean the same, where there are such."""
     for match in matches:
         test = match.test if isinstance(match, model.UnknownMatch) else None
         if isinstance(test, AddressRanges):
