@@ -55,7 +55,7 @@ def measure(counts: tuple[int, ...], seconds: float, rounds: int) -> list[Rate]:
                     rate = float(
                         pod.run([str(programs["client"]), peer.ipv4, str(PORT), str(seconds)], timeout=60).stdout
                     )
-                    taken.setdefault((f"{backend} {variant}".strip(), count), []).append(rate)
+                    taken.setdefault((f"{backend}-{variant}".rstrip("-"), count), []).append(rate)
             print(f"\rdata path: {number + 1}/{rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return [Rate(backend, count, statistics.median(rates)) for (backend, count), rates in sorted(taken.items())]

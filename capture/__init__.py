@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         UnsupportedError,
         ValidationError,
     )
+    from capture.model.location import Cause
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
     from capture.operations import (
         Applied,
+        Diagnosis,
         Dumped,
         LiveSet,
         Verified,
@@ -43,10 +45,11 @@ if TYPE_CHECKING:
         render,
         trace_packet,
         verify,
+        why,
     )
     from capture.settings.keywords import make_settings
     from capture.settings.settings import Settings
-    from capture.state.pod_host import PodFromInside, PodFromOutside
+    from capture.system.pod_host import PodFromInside, PodFromOutside
 
 _HOMES = {
     "capture.analysis.compare": ("Difference",),
@@ -55,23 +58,24 @@ _HOMES = {
         "CaptureError", "ConfigurationError", "HostNamespaceError", "KernelError", "NamespaceError", "PrivilegeError",
         "ToolError", "UnsupportedError", "ValidationError",
     ),
+    "capture.model.location": ("Cause",),
     "capture.model.packet": ("Packet",),
     "capture.model.ruleset": ("Ruleset",),
     "capture.operations": (
-        "Applied", "Dumped", "LiveSet", "Verified", "apply", "captured_connections", "clean", "dump", "render",
-        "trace_packet", "verify",
+        "Applied", "Diagnosis", "Dumped", "LiveSet", "Verified", "apply", "captured_connections", "clean", "dump",
+        "render", "trace_packet", "verify", "why",
     ),
-    "capture.state.pod_host": ("PodFromInside", "PodFromOutside"),
+    "capture.system.pod_host": ("PodFromInside", "PodFromOutside"),
     "capture.settings.keywords": ("make_settings",),
     "capture.settings.settings": ("Settings",),
 }  # fmt: skip
 """The interface: where each name is defined."""
 
 __all__ = [
-    "Applied", "CaptureError", "ConfigurationError", "Difference", "Dumped", "HostNamespaceError", "KernelError",
-    "LiveSet", "NamespaceError", "Packet", "PodFromInside", "PodFromOutside", "PrivilegeError", "Ruleset", "Settings",
-    "Step", "ToolError", "Trace", "UnsupportedError", "ValidationError", "Verified", "apply", "captured_connections",
-    "clean", "dump", "make_settings", "render", "trace_packet", "verify",
+    "Applied", "CaptureError", "Cause", "ConfigurationError", "Diagnosis", "Difference", "Dumped", "HostNamespaceError",
+    "KernelError", "LiveSet", "NamespaceError", "Packet", "PodFromInside", "PodFromOutside", "PrivilegeError",
+    "Ruleset", "Settings", "Step", "ToolError", "Trace", "UnsupportedError", "ValidationError", "Verified", "apply",
+    "captured_connections", "clean", "dump", "make_settings", "render", "trace_packet", "verify", "why",
 ]  # fmt: skip
 
 
@@ -79,9 +83,7 @@ def __getattr__(name: str) -> object:
     """Import a name of the interface when it is used for the first time (PEP 562)."""
     from capture.lazy import import_name
 
-    found = import_name(globals(), _HOMES, name)
-    __import__("capture.report.result_text")
-    return found
+    return import_name(globals(), _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import _socket
 import os
 import time
 
-from capture.state.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -88,8 +88,8 @@ def _containers_with_plugin(results: str) -> Iterator[str]:
     """Yield the containers whose configuration names the plugin, as libcni remembers them."""
     from binascii import a2b_base64
 
-    from capture.state.files import content_of, names_in
-    from capture.state.json_text import JsonError, decode_json
+    from capture.model.json_text import JsonError, decode_json
+    from capture.system.files import content_of, names_in
 
     for name in names_in(results):
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.model.conventions import PROXY_ID
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy
-from capture.state.capabilities import ESCAPES
+from capture.system.capabilities import ESCAPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import Any
 
+from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, narrow_mode
 from cni import atomic_files, entries, networks
@@ -44,14 +45,22 @@ def install(plugin: str, bin_dir: str, desired: DesiredConfiguration) -> list[Fi
     in such a directory the whole directory is taken. It has to answer VERSION where it lies before it gets its name.
     The entry goes into the list that a runtime takes (``choice``), or, as the last one, into a copy of that list.
     Doing it again changes nothing.
-    Raise ``InstallError`` if that cannot be done; the network configuration is then what it was.
+    Raise ``InstallError`` if that cannot be done; the network configuration is then what it was, and no plugin is left
+    where none was.
     """
     with installer_lock(desired.conf_dir, bin_dir):
         clean_up(desired.conf_dir, bin_dir)
         # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
         is_tightened = narrow_mode(STATE_DIRECTORY)
         changes = [FileChange(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
-        return changes + install_plugin(plugin, bin_dir) + _put_entry(desired)
+        is_first = not os.path.lexists(os.path.join(bin_dir, PLUGIN))
+        changes += install_plugin(plugin, bin_dir)
+        try:
+            return changes + _put_entry(desired)
+        except (CaptureError, OSError):
+            if is_first:
+                remove_plugin(bin_dir)
+            raise
 
 
 def put_entry(desired: DesiredConfiguration, *, is_urgent: bool = False) -> list[FileChange]:

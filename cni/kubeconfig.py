@@ -7,8 +7,8 @@ Source of the fields: Kubernetes, ``client-go/tools/clientcmd/api/v1``.
 
 from __future__ import annotations
 
+from capture.model.json_text import JsonError, decode_json
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json
 from cni.codes import BAD_KUBECONFIG
 from cni.protocol import CniError, shown
 

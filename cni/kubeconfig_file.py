@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from capture.errors import CaptureError
+from capture.model.json_text import JsonError, decode_json
 from capture.state.directory import make_private
-from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
 from cni.kubeconfig import (
     CLUSTER_FIELDS,
@@ -22,7 +22,7 @@ from cni.kubeconfig import (
     parse_kubeconfig,
     unusable_kubeconfig,
 )
-from cni.kubernetes import read_named_file, server_of
+from cni.kubernetes import read_named_file, require_usable
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
@@ -43,8 +43,7 @@ def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange]
         text = read_named_file(path, path).decode("utf-8", "replace")
         json_text = _json_text(text, path)
         kubeconfig = parse_kubeconfig(json_text, path)
-        server_of(kubeconfig)
-        _require_files(kubeconfig)
+        require_usable(kubeconfig)
     except CniError as error:
         raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
     if json_text is text:
@@ -109,13 +108,6 @@ def _require_bounded(value: Any, remaining: list[int]) -> None:
         raise ValueError(MAX_KUBECONFIG_VALUES)
     for nested in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _require_bounded(nested, remaining)
-
-
-def _require_files(kubeconfig: Kubeconfig) -> None:
-    for path in (kubeconfig.authority_file, kubeconfig.token_file, kubeconfig.certificate_file, kubeconfig.key_file):
-        if path and not read_named_file(path, kubeconfig.path):
-            problem = f"{path}, which it names, is empty"
-            raise unusable_kubeconfig(kubeconfig.path, problem, "Write it first: it is read for each pod.")
 
 
 def as_json(config: Kubeconfig) -> bytes:

@@ -14,8 +14,8 @@ import binascii
 import time
 
 from capture.model.addresses import is_decimal
-from capture.state.files import read_file
-from capture.state.json_text import JsonError, decode_json
+from capture.model.json_text import JsonError, decode_json
+from capture.system.files import read_file
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.http_response import (
@@ -113,6 +113,11 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
     return server
 
 
+def require_usable(kubeconfig: Kubeconfig) -> None:
+    """Raise ``CniError`` unless its server, its certificates and its token can be used, as they are now."""
+    _Query(kubeconfig, "").current_token()
+
+
 class _Query:
     """A GET of one path, with all that is needed to repeat it."""
 
@@ -142,7 +147,7 @@ class _Query:
 
     def _send_once(self, deadline: float) -> bytes:
         """Send the request once and return the body of the response; raise ``CniError`` for any status but 200."""
-        token = self._current_token()
+        token = self.current_token()
         name = self.kubeconfig.tls_server_name or self.server.host
         try:
             response = https.exchange(self.server, self.tls, name, self._request(token), deadline)
@@ -150,11 +155,11 @@ class _Query:
             raise self._connection_error(error) from None
         if response.status == OK:
             return response.body
-        if response.status == UNAUTHORIZED_STATUS and token != self._current_token():
+        if response.status == UNAUTHORIZED_STATUS and token != self.current_token():
             raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_RETRY_PAUSE)
         raise self._refusal_error(response)
 
-    def _current_token(self) -> str:
+    def current_token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
         config = self.kubeconfig
         token = config.token

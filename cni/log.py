@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from capture.state.json_text import encode_json
+from capture.model.json_text import encode_json
 from cni import keys
 from cni.protocol import Request, one_line
 

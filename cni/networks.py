@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from capture.model.json_text import JsonError, decode_json
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json
 from cni import atomic_files
 from cni.atomic_files import Snapshot
 from cni.install_error import InstallError, unexpected

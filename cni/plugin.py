@@ -176,7 +176,7 @@ def _desired_settings(request: Request, configuration: Configuration, log: Plugi
 
 def _warn_of_full_table(log: PluginLog) -> None:
     """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
-    from capture.state.netns import read_connection_counts
+    from capture.system.netns import read_connection_counts
 
     tracked, most = read_connection_counts()
     if tracked <= most // 2:
@@ -192,7 +192,7 @@ def _warn_of_full_table(log: PluginLog) -> None:
 
 def _apply(request: Request, settings: Settings) -> Applied:
     from capture.operations.applying import apply_here
-    from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
+    from capture.system.netns import InNamespace, namespace_id, own_namespace, refuse_host
 
     host = _pod_host(request)
     own = own_namespace()
@@ -250,7 +250,7 @@ def _is_lo_up() -> bool:
 def _pod_host(request: Request) -> Host:
     """Return the pod as seen from outside, with the addresses that it is to have."""
     from capture.settings.families import global_addresses
-    from capture.state.pod_host import PodFromOutside
+    from capture.system.pod_host import PodFromOutside
 
     addresses = _addresses_of(request)
 
@@ -286,7 +286,7 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 def _check(request: Request, configuration: Configuration, log: PluginLog) -> None:
     from capture.operations.comparison import verify_recorded
     from capture.state import record
-    from capture.state.netns import InNamespace
+    from capture.system.netns import InNamespace
 
     with InNamespace(request.namespace), log.step("verify"):
         verified = verify_recorded()
@@ -340,7 +340,7 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
     """
     from capture.backends import detect
     from capture.operations.arguments import request_of
-    from capture.state.capabilities import missing_capabilities
+    from capture.system.capabilities import missing_capabilities
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(protocol.NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")

@@ -11,9 +11,9 @@ All of it is pure. The order of the sources is in ``cni.sources``.
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
-from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sect
 
 from __future__ import annotations
 
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.text import printable, shortened
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ MAX_STDIN_BYTES = 8 * 1024 * 1024
 
 # Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
 INCOMPATIBLE_VERSION = 1
-UNSUPPORTED_FIELD = 2
 UNKNOWN_CONTAINER = 3
 INVALID_ENVIRONMENT = 4
 IO_FAILURE = 5

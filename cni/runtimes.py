@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from capture.model.values import Value
-from capture.state.files import content_of, names_in
+from capture.system.files import content_of, names_in
 from cni.networks import ListChoice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
@@ -40,7 +40,7 @@ class Runtime(Value):
 
     name: RuntimeName
     evidence: str
-    """The file that shows that it is this one; empty: none does."""
+    """The file or the flag that shows that it is this one; empty: nothing does."""
     network: str = ""
     """The network that its configuration names."""
     conf_dir: str = CONF_DIR

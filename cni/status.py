@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
 from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
-from capture.state.json_text import JsonError, decode_json, encode_json
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
@@ -175,13 +175,11 @@ def _kubeconfig_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
         return
     try:
         config = kubernetes.read_kubeconfig(path)
+        kubernetes.require_usable(config)
     except CniError as error:
         yield Finding("pods", "kubeconfig", "error", error.message, error.details)
         return
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
-    for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
-        if file and not os.path.isfile(file):
-            yield Finding("pods", name, "error", f"{file} is missing", "Put it there, or correct the kubeconfig.")
     if config.token_file or config.token:
         yield _token_finding(config.token_file or path, "" if config.token_file else config.token)
 
@@ -214,7 +212,7 @@ def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
     if not log_file:
         return
     try:
-        with open(log_file, "rb") as file:
+        with open(os.open(log_file, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO could wait for ever
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_END))
             lines = file.read().splitlines()
     except OSError:
@@ -262,7 +260,7 @@ def show(status: Status) -> None:
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
         print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
-    print_findings(status.findings)
+    print_findings(finding for finding in status.findings if finding is not fault)
     if plain["entry"] is not None:
         print_lines([f"entry: {encode_json(plain['entry'])}"])
     if plain["decisions"]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import binascii
 
+from capture.model.json_text import JsonError, decode_json
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json
 
 LOW_LIFETIME_SHARE = 0.1
 """Part of a token's life that is left when something is wrong with its renewal: kubelet renews at 0.2."""

@@ -11,8 +11,8 @@ import os
 import subprocess
 from typing import Any
 
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_json, encode_json
 
 CALL_TIMEOUT = 20.0
 """Seconds: what usually takes milliseconds may take some while a node boots."""

@@ -18,8 +18,8 @@ from capture.settings import options
 from capture.settings.config import resolve
 from capture.settings.families import link_local_note
 from capture.settings.settings import Settings, from_environment, with_flags
-from capture.state.netns import InNamespace
-from capture.state.pod_host import PodFromInside, PodFromOutside
+from capture.system.netns import InNamespace
+from capture.system.pod_host import PodFromInside, PodFromOutside
 from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested
 from initcontainer.printer import Printer
 from initcontainer.upstream_flags import newer_mesh
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     namespace = settings[options.NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[options.CNI_MODE] else PodFromInside(environ)
     if settings[options.CLEANUP_ONLY]:
-        _show_removed_capture(settings, namespace, host, printer)
+        _show_recorded_capture(namespace, printer)
         _clean(settings, namespace, printer)
         return EXIT_DONE
     _show_start(settings, namespace, host, printer)
@@ -100,10 +100,10 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
             printer.show(note)
 
 
-def _show_removed_capture(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    """Print the start line of the recorded capture that is to be removed, if it has a meaning here."""
+def _show_recorded_capture(namespace: str | None, printer: Printer) -> None:
+    """Print the start line of the recorded capture, which is to be removed, if it has a meaning here."""
     try:
-        reference = operations.read_reference(None, namespace) or operations.read_reference(settings, namespace, host)
+        reference = operations.read_reference(None, namespace)
     except ConfigurationError:
         return
     if reference is not None:

@@ -13,7 +13,7 @@ from capture.netlink.interfaces import add_address
 from capture.netlink.links import add_default_route, add_veth, interface_index, remove_link, set_up
 from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import open_rtnetlink
-from capture.state.netns import CLONE_NEWNET, CURRENT, InNamespace
+from capture.system.netns import CLONE_NEWNET, CURRENT, InNamespace
 
 PROBE_INTERFACE = "capture-probe"
 """Of the interface in the pod, as long as the probe lasts."""

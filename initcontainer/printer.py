@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 import time
 
+from capture.model.json_text import encode_json
 from capture.report import output
 from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
 from capture.settings.parsers import LOG_LEVELS
-from capture.state.json_text import encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from capture.model.packet import Packet
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.settings.config import CaptureConfig
-from capture.state.capabilities import missing_capabilities
-from capture.state.pod_network import NO_ROUTE, with_route
+from capture.system.capabilities import missing_capabilities
+from capture.system.pod_network import NO_ROUTE, with_route
 from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, OutsideNamespace
 
 Side = Literal["outbound", "inbound"]

@@ -20,9 +20,9 @@ from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_text import endpoint_text
-from capture.state.capabilities import missing_capabilities
-from capture.state.child import run_in_child
-from capture.state.netns import InNamespace
+from capture.system.capabilities import missing_capabilities
+from capture.system.child import run_in_child
+from capture.system.netns import InNamespace
 from initcontainer.probes import Probe, Proof
 
 TOKEN_BYTES = 16

@@ -32,8 +32,8 @@ from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
 from capture.settings.settings import Settings
 from capture.state.impediments import impediments
-from capture.state.netns import InNamespace
 from capture.state.routes import missing_parts
+from capture.system.netns import InNamespace
 from initcontainer.outside import OutsideNamespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
 from initcontainer.prover import Prover

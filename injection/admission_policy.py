@@ -353,7 +353,7 @@ def _names_of(annotation: str) -> tuple[str, ...]:
 
 
 def _injection_condition() -> str:
-    """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; no pod gets two."""
+    """Return who gets a sidecar: those whom Istio's webhooks select, then ``decision.decide``; no pod gets two."""
     inject, label, revision = INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
     own = f"('{inject}' in variables.labels ? string(variables.labels['{inject}']) : '')"
     word = f"('{inject}' in variables.labels ? {own} : {_first_annotation((inject,), '')})"

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
+from capture.cli.input import origin_of, read_input
 from capture.cli.options import command, format_option
 from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_DONE
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.settings import Settings
-from capture.state.input import origin_of, read_input
 from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
 from injection.inject import Result
@@ -84,12 +84,14 @@ def inject(
     Everything else stays byte for byte, comments and layout included. A second run changes nothing; --remove restores
     the original.
     """
-    _require_consistent(filenames, check=check, cluster=cluster, policy=policy)
+    _require_consistent(
+        filenames, output, cluster=cluster, kinds={"--check": check, "--remove": removes, "--policy": policy}
+    )
     if cluster:
         from injection.cluster import running_pod_reports
 
         _print_check(running_pod_reports(), form)
-    elif removes and not policy:
+    elif removes:
         _write_result([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
     else:
         base, namespace = parse_set(given.pop("sets")), given.pop("namespace")
@@ -105,13 +107,20 @@ def inject(
     return EXIT_DONE
 
 
-def _require_consistent(filenames: tuple[str, ...], *, check: bool, cluster: bool, policy: bool) -> None:
+def _require_consistent(
+    filenames: tuple[str, ...], output: str | None, *, cluster: bool, kinds: dict[str, bool]
+) -> None:
     """Raise UsageError for flags that do not go together, and where there is nothing to inject."""
-    if cluster and (filenames or not check):
+    chosen = [flag for flag, is_given in kinds.items() if is_given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{chosen[0]} and {chosen[1]} exclude each other")
+    if output is not None and kinds["--check"]:
+        raise click.UsageError("--check writes nothing: leave out -o")
+    if cluster and (filenames or not kinds["--check"]):
         raise click.UsageError("--cluster needs --check, and takes no files")
-    if policy and filenames:
+    if kinds["--policy"] and filenames:
         raise click.UsageError("--policy takes no files: it is about pods to come")
-    if not (cluster or policy or filenames):
+    if not (cluster or kinds["--policy"] or filenames):
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
 
 
@@ -136,21 +145,22 @@ def _inject_files(
     reports: list[Report] = []
     for name in filenames:
         origin = origin_of(name)
-        result = inject_text(read_input(name), origin, template, base, namespace)
+        text = read_input(name)
+        result = inject_text(text, origin, template, base, namespace)
         texts.append(result.text)
         reports += [report(origin, outcome, template) for outcome in result.outcomes]
         if not is_quiet:
-            _summarise(origin, result)
+            _summarise(origin, result, "injected" if result.text != text else "unchanged: injected already")
     return texts, reports
 
 
-def _summarise(origin: str, result: Result) -> None:
-    """Print on stderr what became of each workload of a file."""
+def _summarise(origin: str, result: Result, done: str) -> None:
+    """Print on stderr what became of each workload of a file; of one that gets a sidecar, ``done``."""
     if not result.outcomes:
         click.echo(f"{origin}: no workload", err=True)
     for outcome in result.outcomes:
         where = f"{origin}: {outcome.workload}"
-        click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
+        click.echo(f"{where}: {done if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
         warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 

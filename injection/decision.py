@@ -1,4 +1,4 @@
-"""Which pods get a sidecar: by the API server's selectors, and by the injector's rules for a pod.
+"""Which pods get a sidecar: labels of the API server's selectors, and the injector's rules for a pod.
 
 Both are Istio's (``manifests/charts/istio-control/istio-discovery/templates/mutatingwebhook.yaml`` and
 ``pkg/kube/inject/inject.go``, injectRequired): labels and annotations mean what they mean there. Pure.
@@ -11,8 +11,6 @@ from typing import Any
 
 from capture.model.values import Value
 from cni.decision import INJECT
-
-Texts = Mapping[str, str]
 
 INJECTION_LABEL = "istio-injection"
 REVISION_LABEL = "istio.io/rev"
@@ -28,25 +26,6 @@ class InjectionDecision(Value):
     inject: bool
     reason: str
     warnings: tuple[str, ...] = ()
-
-
-def is_selected(namespace_labels: Texts, pod_labels: Texts, revision: str = DEFAULT_REVISION) -> bool:
-    """Return whether the API server hands the pod to the injector.
-
-    The namespace's label counts first, and its older label (``istio-injection``) before its revision; only a namespace
-    that has neither leaves it to the pod's labels. A value that is neither true nor false decides nothing.
-    No program calls this: tests compare the policy's CEL with it.
-    """
-    own = pod_labels.get(INJECT)
-    if own == "false":
-        return False
-    if INJECTION_LABEL in namespace_labels:
-        return namespace_labels[INJECTION_LABEL] == "enabled" and revision == DEFAULT_REVISION
-    if REVISION_LABEL in namespace_labels:
-        return namespace_labels[REVISION_LABEL] == revision
-    if REVISION_LABEL in pod_labels:
-        return pod_labels[REVISION_LABEL] == revision
-    return own == "true" and revision == DEFAULT_REVISION
 
 
 def decide(metadata: Mapping[str, Any], spec: Mapping[str, Any], namespace: str) -> InjectionDecision:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from capture.cli.input import origin_of, read_input
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.conventions import HEALTH_PORT, METRICS_PORT
 from capture.model.values import Value
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_all_dns
-from capture.state.input import origin_of, read_input
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 from injection.pods import Workload
 from injection.settings import BY_ENVIRONMENT, PodSettings
 from injection.shape import FRAGMENT_SHAPE, misfits
@@ -105,8 +105,8 @@ def read_fragment(name: str) -> Fragment:
         (each for each in names if each in (INIT_CONTAINER, VALIDATION_CONTAINER) or names.count(each) > 1), None
     )
     if taken not in (None, PROXY_CONTAINER):
-        ours = f"neither {INIT_CONTAINER} nor {VALIDATION_CONTAINER}"
-        raise InjectionError(f"{origin_of(name)}: the name {taken} is taken: expected each name once, and {ours}")
+        others = f"neither {INIT_CONTAINER} nor {VALIDATION_CONTAINER}"
+        raise InjectionError(f"{origin_of(name)}: the name {taken} is taken: expected each name once, and {others}")
     if len(proxies) != 1:
         raise InjectionError(f"{origin_of(name)}: expected one container {PROXY_CONTAINER}, found {len(proxies)}")
     if not proxies[0].get("image"):

@@ -8,7 +8,7 @@ from typing import Any
 from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelling_warnings, with_all_dns
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 from cni.escapes import escape_warnings
 from injection.plan import InjectionPlan
 from injection.pods import RUNS_TO_COMPLETION, Workload, containers_of

@@ -205,7 +205,7 @@ def install_capture(pod: Pod) -> None:
 def show(pod: Pod, results: list[Result]) -> None:
     """Print the pod's table, Envoy's log and a line for each request; with VERBOSE=1 all tables and each trace."""
     dump = ["capture", "dump", *([] if VERBOSE else ["--family", "ipv4", "--table", "nat"])]
-    heading(f"$ {shlex.join(dump)}")
+    heading(f"$ {shlex.join(dump)}    # after the requests below")
     print(run_program(pod, dump), end="")
     if VERBOSE:
         heading("Which rule decides")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from capture.settings.options import NETWORK_NAMESPACE, OPTIONS, Option
-from capture.state.node import NAMED_NAMESPACES
+from capture.system.node import NAMED_NAMESPACES
 from initcontainer.arguments import SUBCOMMAND
 
 FLAGS = [option for option in OPTIONS if option.flag]

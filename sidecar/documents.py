@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+from capture.cli.input import origin_of, read_input
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import shortened
 from capture.model.values import Value
-from capture.state.input import origin_of, read_input
 from sidecar.fields import FieldError, Fields
 
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"

@@ -7,9 +7,11 @@ fault, its second one the remedy. Words in braces are filled in where the cause 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.location import Cause, Location
+from capture.model.text import enumerated
 
 REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
@@ -167,7 +169,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         "all",
     ): """\
         {what} is captured: {options}
-        If it should be captured, change {names}: `capture apply --recorded` takes it.""",
+        If it should be captured, change that{change}.""",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\
@@ -212,11 +214,8 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         Restrict the rule to what it is for: node-local DNS caches write such rules.""",
     ("foreign-rule", "pod"): f"a {{does}}: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
     ("nat-first", "pod"): f"a {{does}}, to another address or port: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
-    ("nat-first", ""): f"""\
-        a foreign rule precedes ours, and sends the connection to {{address}} port {{port}}
-        {PUT_BEHIND}""",
+    ("nat-first", ""): f"a foreign rule precedes ours, and sends the connection to {{to}}\n{PUT_BEHIND}",
     ("nat-first", "behind"): f"a foreign rule behind ours translates the destination, to {{to}}\n{RESTRICT_RULE}",
-    ("nat-first", "port"): f"a foreign rule translates the destination first, to port {{port}}\n{PUT_BEHIND}",
     ("nat-first", "sent on"): f"""\
         a foreign rule sends the proxy's calls to the app elsewhere, to {{to}}
         {RESTRICT_RULE}""",
@@ -261,13 +260,16 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         no process listens on {port}, to which {kind} connections are sent; the proxy runs, and listens on tcp {others}
         See why it has not opened this port, too: `kubectl logs POD -c istio-proxy`.""",
     ("not-listening", "full"): """\
-        the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
+        the proxy does not accept: {waiting} waiting on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
+    ("not-listening", "waiting"): """\
+        the proxy has not accepted {waiting} on {port} yet
+        Look again: while that number stays, the proxy hangs (`kubectl logs POD -c istio-proxy`, its CPU limit).""",
     ("not-listening", "stopped"): """\
         process {process}, which listens on {port}, is stopped (SIGSTOP): what it should accept hangs
         Find out who stopped it, or let it run: `kill -CONT {process}`.""",
     ("not-listening", "some full"): """\
-        {full} of {sockets} sockets on {port} take no more, {waiting} connections wait: what falls to those hangs
+        {full} of {sockets} sockets on {port} take no more, with {waiting} waiting: what falls to those hangs
         Find out why that thread or process of the proxy hangs (`kubectl logs POD -c istio-proxy`), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
@@ -276,10 +278,10 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused
         Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.""",
     ("not-listening", "family"): """\
-        the listener on {port} takes {other} only, and {family} is captured, too
+        what listens on {port} takes {other} only, and {family} is captured, too
         Let the proxy listen on {any_address} as well{alternative}.""",
     ("not-listening", "address"): """\
-        the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
+        what listens on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
         Let the proxy listen on {any_address}.""",
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
@@ -324,4 +326,24 @@ def machine_remedy(remedy: str) -> str:
 def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
     message, remedy = (line.strip().format(**words) for line in CAUSE_TEXTS[kind, case].splitlines())
-    return Cause(kind, message, remedy, where or "")
+    return Cause(kind, message, remedy, where or "", case, words)
+
+
+LISTED_WORDS = ("port", "kind", "bound", "arrive", "any_address")
+"""What may differ between causes that are one fault."""
+
+
+def as_one(causes: Iterable[Cause]) -> Iterator[Cause]:
+    """Yield causes, those that are one fault as one: a proxy that is gone misses all its ports, in both families."""
+    faults: dict[object, list[Cause]] = {}
+    for each in causes:
+        others = [word for word in each.words.items() if word[0] not in LISTED_WORDS]
+        faults.setdefault((each.kind, each.case, *others), []).append(each)
+    for first, *more in faults.values():
+        words = {name: _listed(each.words[name] for each in (first, *more)) for name in first.words}
+        where = _listed(each.where for each in (first, *more))
+        yield cause(first.kind, first.case, where=where, **words) if more else first
+
+
+def _listed(values: Iterable[object]) -> str:
+    return enumerated(dict.fromkeys(map(str, values)), "and")

@@ -55,11 +55,11 @@ def causes_of_connection(
         arrival = traced.outcome, traced.port, packet.family, packet.protocol
         yield from causes_at_port(facts, capture, *arrival, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(traced, capture):
-        yield cause("nat-first", "behind", where=traced.location, to=f"port {traced.port}")
+        yield cause("nat-first", "behind", where=traced.location, to=_translation_text(traced))
     elif not is_translated(traced):
         yield cause("foreign-rule", where=traced.location)
     else:
-        yield cause("nat-first", "port", where=traced.location, port=traced.port)
+        yield cause("nat-first", where=traced.location, to=_translation_text(traced))
 
 
 def is_translated(traced: Trace) -> bool:
@@ -129,10 +129,13 @@ def _own_steps_before(traced: Trace, capture: Capture) -> list[Step]:
 def _foreign_rule_cause(traced: Trace, *, is_behind: bool) -> Cause:
     if traced.address is None:
         return cause("foreign-rule", where=traced.location)
-    address = address_text(traced.address.family, traced.address.first)
-    if is_behind:
-        return cause("nat-first", "behind", where=traced.location, to=f"{address} port {traced.port}")
-    return cause("nat-first", where=traced.location, address=address, port=traced.port)
+    return cause("nat-first", "behind" if is_behind else "", where=traced.location, to=_translation_text(traced))
+
+
+def _translation_text(traced: Trace) -> str:
+    """Return to which address and port rules send a packet; that of a range, or of a choice, is one of several."""
+    address = f"{address_text(traced.address.family, traced.address.first)} " if traced.address else ""
+    return f"{address}port {traced.port}{'' if traced.is_certain else ', or elsewhere'}"
 
 
 def drop_cause(traced: Trace, text_of: TextOf, others: Iterable[Trace] = (), subject: str = "the packet") -> Cause:
@@ -156,7 +159,8 @@ def drop_cause(traced: Trace, text_of: TextOf, others: Iterable[Trace] = (), sub
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {subject}: {words}"
     elif policy is not None:
         text = f"no rule accepts {subject}, and the chain's policy is DROP"
-    return cause("filtered", case, where=traced.location, filter=text, port=ports)
+    protocol = traced.packet.protocol
+    return cause("filtered", case, where=traced.location, filter=text, port=ports, protocol=protocol)
 
 
 def mark_cause(traced: Trace, text_of: TextOf) -> Cause | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import cause
+from capture.analysis.cause_text import as_one, cause
 from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Trace
@@ -26,6 +26,7 @@ from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_P
 from capture.model.location import Cause
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
+from capture.model.text import plural
 from capture.netlink.interfaces import Link
 from capture.netlink.sock_diag import Listener
 
@@ -141,12 +142,14 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if of_pod and of_pod.isdisjoint(capture.families):
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured", "pod", where=name, family=name)
+    found: list[Cause] = []
     for outcome, family, port in capture.ports:
         if outcome == DNS and family == IPV4:
-            yield from causes_at_port(facts, capture, outcome, port, family, "udp")
+            found += causes_at_port(facts, capture, outcome, port, family, "udp")
         # What is redirected arrives at lo: without another interface, too.
         elif outcome != DNS and (family in of_pod or (not of_pod and outcome == PROXY_OUTBOUND)):
-            yield from causes_at_port(facts, capture, outcome, port, family)
+            found += causes_at_port(facts, capture, outcome, port, family)
+    yield from as_one(found)
 
 
 # --- one port ------------------------------------------------------------------------------------
@@ -200,11 +203,16 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
 
 
 def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
+    """Yield notes: one port for both directions, a proxy that is slow, listeners of its user as an app has them."""
     inbound, outbound = ({port for to, _, port in capture.ports if to == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND))
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
-    expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
+    of_rules = {port for _, _, port in capture.ports}
+    for listener in facts.listeners or ():
+        if listener.port in of_rules and listener.waiting and not listener.is_full:
+            where, waiting = f"tcp port {listener.port}", plural(listener.waiting, "connection")
+            yield cause("not-listening", "waiting", where=where, port=where, waiting=waiting)
+    expected = (*of_rules, *SIDECAR_PORTS)
     for uid in sorted({each.uid for each in proxy_listeners(facts, capture)}):
         ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
@@ -276,7 +284,8 @@ def _misconfigured_listener_causes(
         yield cause("not-listening", "stopped", where=where, port=where, process=process)
     elif full:
         case = "full" if len(full) == len(serving) else "some full"
-        words = {"waiting": sum(each.waiting for each in full), "full": len(full), "sockets": len(serving)}
+        waiting = plural(sum(each.waiting for each in full), "connection")
+        words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, port)

@@ -148,8 +148,7 @@ def loss_text(reply: Trace) -> str:
     step = untracking_step(reply)
     if reply.outcome not in TO_PROXY and step is not None:
         return f"{step.location} keeps its answers out of connection tracking: the connection hangs"
-    direction = "inbound" if reply.outcome == PROXY_INBOUND else "outbound"
-    return f"its answers are taken for new {direction} connections, and go to port {reply.port}: the connection hangs"
+    return f"its answers go to port {reply.port}: the connection hangs"
 
 
 def untracked_text(traced: Trace) -> str:

@@ -87,6 +87,6 @@ class DriverForOtherUsers:
         self._act_as_owner(lambda: self._driver.clean(live, recorded))
 
     def _act_as_owner(self, work: Callable[[], None]) -> None:
-        from capture.state.user_namespace import act_as_owner  # few pods have users of their own
+        from capture.system.user_namespace import act_as_owner  # few pods have users of their own
 
         act_as_owner(work, starts_programs=self._driver.name != "netlink")

@@ -1,7 +1,7 @@
-"""What this host, kernel and namespace can do, and what is there. Facts are gathered by reading only.
+"""What this host, kernel and namespace can do, and what is there. Gathering facts changes no rules.
 
-Nothing here makes a table, and no legacy program is started in a namespace without legacy tables: it would make them,
-and the next detection would answer differently.
+The kernel may load a module. Nothing here makes a table, and no legacy program is started in a namespace without
+legacy tables: it would make them, and the next detection would answer differently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, TABLES_BY_NAME, Ruleset, TableName
 from capture.model.values import Value
 from capture.netlink.nfnetlink import has_extension, open_nfnetlink, read_generation
-from capture.state.netns import is_own_user_namespace
+from capture.system.netns import is_own_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ class HostFacts(Value):
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
     def uses(self, flavour: Flavour, *, own: bool = False) -> int:
-        """Return how many live rules a flavour has; with ``own``, how many of the capture."""
+        """Return how many rules, and jumps to chains, a flavour has; with ``own``, those of the capture."""
         return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
 def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
-    """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
+    """Return the facts of the host and of the namespace we are in, without what a request does not need."""
     nf_tables, nft_compat, chains, hindrance = _read_nf_tables(desired)
     try:
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
@@ -123,7 +123,7 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
 def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[FlavourModules]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
     from capture.backends.needed_modules import needed_modules  # where a request leaves the backend open
-    from capture.state.kernel_modules import look_up_modules
+    from capture.system.kernel_modules import look_up_modules
 
     families = families_here() if desired is None else desired.families
     for flavour in flavours:
@@ -192,7 +192,7 @@ def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
 def _legacy_support() -> LegacySupport:
     if has_legacy(IPV4):
         return "present"
-    from capture.state import kernel_modules  # where a request leaves the backend open
+    from capture.system import kernel_modules  # where a request leaves the backend open
 
     inventory = kernel_modules.look_up_modules(("iptable_nat",))
     if not inventory.is_indexed:

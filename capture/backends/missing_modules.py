@@ -8,7 +8,7 @@ from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules
 from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
 from capture.netlink.sockets import has_ipv6
-from capture.state import kernel_modules
+from capture.system import kernel_modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

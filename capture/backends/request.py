@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS
 from capture.errors import ConfigurationError
-from capture.model.text import any_of
+from capture.model.text import enumerated
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -32,12 +32,12 @@ class BackendRequest(Value):
 
 
 def requested_backend(request: BackendRequest) -> str:
-    """Return the backend that a request names or implies, or "". Raises ConfigurationError if the two differ."""
+    """Return the backend that a request names or implies, or "". Raises ConfigurationError if it contradicts itself."""
     requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
     named = f"the backend {requested} ({request.backend_origin})" if requested else f"the driver {request.driver}"
     if requested and request.driver and requested not in implied:
-        expected = f"{any_of(DRIVERS[requested])} with {named}"
+        expected = f"{enumerated(DRIVERS[requested])} with {named}"
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
@@ -45,8 +45,8 @@ def requested_backend(request: BackendRequest) -> str:
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
     if request.variant and request.variant not in VARIANTS_BY_DRIVER.get(request.driver, VARIANTS):
-        fitting = any_of(driver for driver, variants in VARIANTS_BY_DRIVER.items() if request.variant in variants)
-        expected = f"{fitting} for the variant {request.variant} of iptables"
+        fitting = enumerated(driver for driver, variants in VARIANTS_BY_DRIVER.items() if request.variant in variants)
+        expected = f"{fitting} for iptables-{request.variant}"
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     return backend
 

@@ -12,6 +12,7 @@ from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import family_ruleset
 from capture.cli.group import usage_text
+from capture.cli.input import STDIN, read_input
 from capture.cli.options import CaptureCommand, capture_options, command, flags_of, format_option
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationError
@@ -26,8 +27,7 @@ from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import Settings, with_flags
-from capture.state.input import STDIN, read_input
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 
 DUMP_FILE = "a file written by `capture dump --format json`"
 OPTIONS_OR_DUMP = ParameterType(str, f"options of the capture in quotes, or {DUMP_FILE}")

@@ -17,12 +17,11 @@ from capture.cli.parameter_types import number_type
 from capture.cli.why import print_diagnosis
 from capture.errors import CaptureError
 from capture.model.conventions import SSH_PORT
-from capture.operations import diagnosis
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_on_stderr
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
-from capture.state.node import evidence_of_node
-from capture.state.pod_facts import listening_tcp_ports
+from capture.system.node import evidence_of_node
+from capture.system.pod_facts import listening_tcp_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def status(form: str) -> int:
 
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
-    diagnosed = diagnosis.why(is_machine=True)
+    diagnosed = operations.why(is_machine=True)
     print_start_line(operations.read_reference(), form)
     return print_diagnosis(diagnosed, form, "this machine")
 

@@ -18,9 +18,9 @@ from capture.report.option_text import by_topic, flags_text, help_text
 from capture.report.output import print_on_stderr, warn
 from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, RULE_OPTIONS, Option
 from capture.settings.settings import Settings, from_environment, with_flags
-from capture.state.files import names_in
-from capture.state.netns import path_of_process
-from capture.state.node import NAMED_NAMESPACES
+from capture.system.files import names_in
+from capture.system.netns import path_of_process
+from capture.system.node import NAMED_NAMESPACES
 
 GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""
@@ -245,7 +245,7 @@ def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> N
     """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
     from capture.analysis.cause_text import REAPPLY_OR_RECREATE, RECREATE  # where nothing is applied only
     from capture.report.target import with_target
-    from capture.state.node import evidence_of_host
+    from capture.system.node import evidence_of_host
 
     if namespace is None and evidence_of_host() is not None:
         warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])

@@ -15,8 +15,8 @@ from capture.model.ruleset import CONNECTION_STATES
 from capture.report.output import warn
 from capture.settings.config_warnings import missing_interface
 from capture.settings.parsers import interface, packet_mark, port
-from capture.state.netns import InNamespace
-from capture.state.pod_host import PodFromInside
+from capture.system.netns import InNamespace
+from capture.system.pod_host import PodFromInside
 
 
 def _parse_endpoint(text: str) -> tuple[Network, int]:

@@ -12,8 +12,8 @@ from capture.report.output import print_json, print_on_stderr, warn
 from capture.settings.config import Host, resolve
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 from capture.settings.settings import Settings
-from capture.state.netns import InNamespace
-from capture.state.pod_host import AnyPod
+from capture.system.netns import InNamespace
+from capture.system.pod_host import AnyPod
 
 
 @command(

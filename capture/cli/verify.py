@@ -14,7 +14,7 @@ from capture.report.output import print_json
 from capture.report.target import with_target
 from capture.report.terminal import print_lines
 from capture.report.verified_text import verified_as_plain, verified_lines
-from capture.state.proxy_admin import is_url
+from capture.system.proxy_admin import is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def verify(
     verified = verified.part(family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
-        from capture.operations.diagnosis import check_proxy  # not where milliseconds count
-
-        causes = check_proxy(proxy_admin, settings if options.flags_of(ctx) else None, namespace)
+        causes = operations.check_proxy(proxy_admin, settings if options.flags_of(ctx) else None, namespace)
     print_start_line(operations.read_reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(with_target(verified_as_plain(verified, causes), namespace))

@@ -10,7 +10,6 @@ from capture import operations
 from capture.cli.options import capture_options, command, flags_of, format_option, namespace_options, settings_of
 from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
-from capture.operations import diagnosis
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
@@ -18,7 +17,7 @@ from capture.report.target import with_target
 from capture.report.terminal import print_lines
 
 if TYPE_CHECKING:
-    from capture.operations.diagnosis import Diagnosis
+    from capture.operations import Diagnosis
 
 
 def _parameters() -> list[click.Parameter]:
@@ -51,7 +50,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
         raise click.UsageError("name a protocol and a destination, such as tcp 203.0.113.9:80, or neither", ctx)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = settings_of(ctx) if flags_of(ctx) else None
-    diagnosed = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
+    diagnosed = operations.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     print_start_line(operations.read_reference(settings, namespace, operations.host_of(namespace)), form)
     return print_diagnosis(diagnosed.with_commands(lambda remedy: with_target(remedy, namespace)), form)
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.values import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class Location(Value):
     """A rule's table, chain and position there, which counts from 1; without a position, a whole chain.
@@ -37,10 +41,15 @@ class Location(Value):
 class Cause(Value):
     """One reason: its kind, the fault in words, what to do about it, and where it is.
 
-    That is the location of a rule, which the words lack, or the name of what they are about: an interface, a port.
+    ``where`` is the location of a rule, which the message lacks, or the name of what it is about: an interface, a port.
     """
+
+    not_compared = ("case", "words")
 
     kind: str
     message: str
     remedy: str
     where: Location | str = ""
+    case: str = ""
+    words: Mapping[str, object] = {}  # never changed
+    """What fills the braces of the text that ``kind`` and ``case`` name."""

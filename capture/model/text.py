@@ -50,10 +50,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def any_of(names: Iterable[str]) -> str:
-    """Return names as alternatives: ``netlink, restore or iptc``."""
+def enumerated(names: Iterable[str], conjunction: str = "or") -> str:
+    """Return names as in a sentence: ``netlink, restore or iptc``."""
     *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def closest_name(name: str, known: Iterable[str]) -> str:

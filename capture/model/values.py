@@ -68,7 +68,7 @@ set_field = object.__setattr__
 """Sets a field while a value is made; afterwards none can be set."""
 
 STR_BY_CLASS: dict[type, Callable[[Any], str]] = {}
-"""For each class what makes the text of ``str()``; ``capture.report.result_text`` fills it for the library's users."""
+"""For each class what makes the text of ``str()``; ``capture.report.result_text`` fills it when one is asked for."""
 
 
 class Value(metaclass=ValueType):
@@ -125,6 +125,8 @@ class Value(metaclass=ValueType):
         return hash(self._identity(self))
 
     def __str__(self) -> str:
+        if not STR_BY_CLASS:
+            __import__("capture.report.result_text")  # it knows all results, and this module none
         words = STR_BY_CLASS.get(type(self))
         return words(self) if words else repr(self)
 

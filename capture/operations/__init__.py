@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from capture.operations.applying import Applied, apply, captured_connections, clean, cut_by_cleaning
     from capture.operations.arguments import host_of, request_of
     from capture.operations.comparison import Reference, dump, read_reference, verify
+    from capture.operations.diagnosis import Diagnosis, check_proxy, why
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
     from capture.operations.tracing import impediments_of, situation_of, trace, trace_packet
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 HOMES = {
     "capture.operations.applying": ("Applied", "apply", "captured_connections", "clean", "cut_by_cleaning"),
     "capture.operations.comparison": ("Reference", "dump", "read_reference", "verify"),
+    "capture.operations.diagnosis": ("Diagnosis", "check_proxy", "why"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "SecondSet", "Verified"),
     "capture.operations.arguments": ("host_of", "request_of"),
@@ -26,9 +28,9 @@ HOMES = {
 """Where each name is defined."""
 
 __all__ = [
-    "Applied", "Dumped", "LiveSet", "Reference", "SecondSet", "Verified", "apply", "captured_connections", "clean",
-    "cut_by_cleaning", "dump", "host_of", "impediments_of", "read_reference", "render", "request_of", "situation_of",
-    "trace", "trace_packet", "verify",
+    "Applied", "Diagnosis", "Dumped", "LiveSet", "Reference", "SecondSet", "Verified", "apply",
+    "captured_connections", "check_proxy", "clean", "cut_by_cleaning", "dump", "host_of", "impediments_of",
+    "read_reference", "render", "request_of", "situation_of", "trace", "trace_packet", "verify", "why",
 ]  # fmt: skip
 
 

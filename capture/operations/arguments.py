@@ -17,8 +17,8 @@ from capture.settings.options import (
 from capture.settings.settings import ExplicitValue
 from capture.state import record
 from capture.state.directory import STATE_DIRECTORY
-from capture.state.netns import Path
-from capture.state.pod_host import PodFromInside, PodFromOutside
+from capture.system.netns import Path
+from capture.system.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from capture.settings.families import global_addresses, judge_families
 from capture.settings.options import OTHER_FAMILY, PROFILE
 from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
-from capture.state.netns import InNamespace
-from capture.state.pod_host import PodFromInside, PodFromOutside
+from capture.system.netns import InNamespace
+from capture.system.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _with_judgement(
 ) -> Verified:
     """Return what was found, with what differences, foreign rules and second sets do to packets."""
     from capture.analysis.judgement import judge
-    from capture.state.pod_network import read_pod_network
+    from capture.system.pod_network import read_pod_network
 
     network = read_pod_network()
     judged = judge(

@@ -47,8 +47,8 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.state.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
-from capture.state.socket_lb import connect_programs, owner_of, socket_translation
+from capture.system.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
+from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 
 class Connection(Value):
@@ -114,7 +114,7 @@ def _second_set_cause(step: Step) -> Cause | None:
     location = step.base_chain and step.base_chain.place
     if not location or not (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
         return None
-    place = " ".join(filter(None, location))
+    place = "-".join(filter(None, location))
     return cause("second-set", where=place, place=place)
 
 
@@ -198,14 +198,17 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
     traced, packet = connection.traced, connection.traced.packet
-    yield from unrouted_proxy_causes(traced, connection.pod)
+    unrouted = list(unrouted_proxy_causes(traced, connection.pod))
+    yield from unrouted
     yield from link_causes(traced)
-    if not connection.is_inbound:
+    if not connection.is_inbound or unrouted:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
     is_redirected = traced.outcome in TO_PROXY and not traced.transparent
     marks = (0,) if is_redirected else (0, traced.mark) if traced.transparent else ()
-    lost = lost_by_routing(packet, marks, is_redirected=is_redirected)
+    port = traced.port if is_redirected and traced.port else packet.port
+    uid = connection.owner[0] if connection.owner and traced.outcome in TO_PROXY else None
+    lost = lost_by_routing(packet, marks, port, uid, is_redirected=is_redirected)
     if lost == "answers":
         yield no_route_cause(connection.pod.facts, packet.family, client)
     elif lost:

@@ -76,10 +76,10 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.settings import Settings
 from capture.state import attachments
-from capture.state.capabilities import escapes_of
-from capture.state.netns import InNamespace, own_namespace
-from capture.state.node import evidence_of_host
-from capture.state.pod_facts import read_facts
+from capture.system.capabilities import escapes_of
+from capture.system.netns import InNamespace, own_namespace
+from capture.system.node import evidence_of_host
+from capture.system.pod_facts import read_facts
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
@@ -162,7 +162,7 @@ def why(
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
     """Return where Envoy's listeners, read from its admin interface, do not fit the capture. Raises CaptureError."""
     from capture.analysis.envoy_listeners import causes_of_listeners, listeners_of
-    from capture.state.proxy_admin import read_config_dump
+    from capture.system.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
         pod = _examine_pod(settings, namespace, live_situation())

@@ -43,9 +43,9 @@ from capture.settings.options import (
 from capture.settings.pod import PROXY_PORTS
 from capture.settings.settings import Settings
 from capture.state import record
-from capture.state.files import read_file
-from capture.state.pod_host import PodFromInside, parse_name_servers
-from capture.state.pod_network import read_pod_network
+from capture.system.files import read_file
+from capture.system.pod_host import PodFromInside, parse_name_servers
+from capture.system.pod_network import read_pod_network
 
 Uncaptured = tuple[Outcome, list[Family], str]
 
@@ -100,8 +100,8 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
             () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)
         )  # it names those of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
-        names = " and ".join(each.partition(" ")[0] for each in options)
-        yield cause("excluded", "all", what=connections, options=", ".join(options), names=names)
+        change = _change_text(options)
+        yield cause("excluded", "all", what=connections, options=", ".join(options), change=change)
     if restrictions and capture.ports:
         yield cause("excluded", "pod", options=", ".join(restrictions))
 
@@ -197,6 +197,13 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     return option in SELECTIONS and settings.text(option) != option.default
 
 
+def _change_text(given: Sequence[str]) -> str:
+    """Return how to change the first of the options that has a flag, from texts that begin with the name."""
+    flag = next((name for name in (each.partition(" ")[0] for each in given) if name.startswith("--")), "")
+    template = "in the pod's template; for a pod that runs, " if "(annotation " in " ".join(given) else ""
+    return f": {template}`capture apply --recorded {flag} VALUE`" if flag else ""
+
+
 def _has_no_name_server(reference: Reference) -> bool:
     """Return whether DNS is to be captured for the pod's own name servers, and none was known."""
     return reference.settings[REDIRECT_DNS] and not reference.config.captures_dns
@@ -236,7 +243,7 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
         excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return excluded.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        return excluded.replace(remedy=f"If it should be captured, change {' or '.join(given)}{_change_text(given)}.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

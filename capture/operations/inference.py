@@ -17,7 +17,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import ExplicitValue, Settings
-from capture.state.pod_host import PodFromOutside
+from capture.system.pod_host import PodFromOutside
 
 SSH = str(SSH_PORT)
 

@@ -10,7 +10,7 @@ from capture.operations.arguments import host_or_default, request_of
 from capture.rules import build_ruleset
 from capture.settings.config import Host, resolve
 from capture.settings.settings import Settings, require_settings
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 
 
 def render(

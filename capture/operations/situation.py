@@ -70,7 +70,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
         filters = read_legacy_filters()
         chains += filters or ()
         if filters is None:
-            doubts.append("there are filters of iptables-legacy, and no iptables-legacy-save to read them")
+            doubts.append("there are filters of iptables-legacy, and no iptables-legacy-save reads them")
     second = tuple(chain for chain in chains if _is_own(chain))
     return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
@@ -100,7 +100,7 @@ def _is_own(chain: BaseChain) -> bool:
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:
     """Return all that decides on packets, for a rule set that is in a place; ``needs`` are the routes it depends on."""
-    from capture.state.pod_network import read_pod_network
+    from capture.system.pod_network import read_pod_network
 
     return Situation(
         ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),

@@ -32,8 +32,8 @@ from capture.settings.parsers import interface
 from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
-from capture.state.netns import InNamespace
-from capture.state.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
+from capture.system.netns import InNamespace
+from capture.system.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
 
 IpAddress = IPv4Address | IPv6Address
 Parsed = TypeVar("Parsed")

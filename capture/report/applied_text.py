@@ -70,12 +70,11 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
 
 
 def _count_rules(applied: Applied) -> int:
-    return sum(
-        len([*chain.rules_for(family)])
-        for table in applied.ruleset.tables
-        for chain in table.chains
-        for family in applied.ruleset.families
-    )
+    """Return how many rules the kernel has: iptables has no lists."""
+    from capture.backends.iptables.plan import as_written
+
+    ruleset = as_written(applied.ruleset) if applied.choice.backend == "iptables" else applied.ruleset
+    return sum(rule.family in (None, family) for rule in ruleset.rules for family in ruleset.families)
 
 
 def applied_text(applied: Applied) -> VerdictLine:

@@ -36,7 +36,8 @@ def effect_text(effect: Effect | None, effect_context: str = "") -> str:
     unshown = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {unshown} more" if unshown > 0 else "")
     hangs = ", and hangs" if effect.after.lost_reply else ""
-    after = f"{fate_text(effect.after.fate)}{hangs}" if effect.is_certain else "?"
+    elsewhere = ", or elsewhere" if effect.after.translated and not effect.after.is_certain else ""
+    after = f"{fate_text(effect.after.fate)}{elsewhere}{hangs}" if effect.is_certain else "?"
     packets = f"{effect_context}: {regions}" if effect_context else regions
     return f" ({packets}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
 

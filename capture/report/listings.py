@@ -32,9 +32,7 @@ class ShownTable(Value):
     @property
     def heading(self) -> str:
         """Return where this is, in words."""
-        choice = self.live_set.choice
-        variant = f" ({choice.variant})" if choice.variant else ""
-        return f"# {choice.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
+        return f"# {self.live_set.choice.place_text}, {FAMILY_NAMES[self.family]}, table {self.table}"
 
 
 def shown_tables(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Profile = Literal["1.8", "1.30"]
 
     class Host(Protocol):
-        """The facts that ``resolve`` needs. ``capture.state.pod_host`` has the real ones."""
+        """The facts that ``resolve`` needs. ``capture.system.pod_host`` has the real ones."""
 
         def user_id(self, name: str) -> int | None:
             """Return the id of a user, or None if there is none of that name."""

@@ -117,16 +117,16 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
         if option is None:
             similar = closest_name(name, OPTIONS_BY_KEYWORD)
             hint = f"; did you mean {similar!r}?" if similar else ""
-            raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
+            raise ConfigurationError("make_settings()", name, "name", f"an option of docs/options.md{hint}")
         if value is not None:
             explicit[option] = ExplicitValue(_option_text(option, name, value), f"the argument {name}")
     return Settings(explicit).checked()
 
 
 def _option_text(option: Option[Any], name: str, value: object) -> str:
-    text = _scalar_text(value)
+    text = _scalar_text(option, value)
     if text is None and isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray | memoryview):
-        entries = [_scalar_text(entry) for entry in value]
+        entries = [_scalar_text(option, entry) for entry in value]
         if None not in entries:
             text = ",".join(entry for entry in entries if entry is not None)
     if text is None:
@@ -134,10 +134,10 @@ def _option_text(option: Option[Any], name: str, value: object) -> str:
     return text
 
 
-def _scalar_text(value: object) -> str | None:
-    """Return the text of one value; None for a list, and for what no option can mean (bytes, floats, None)."""
+def _scalar_text(option: Option[Any], value: object) -> str | None:
+    """Return the text of one value; None for a list, and for what the option cannot mean (bytes, floats, None)."""
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return str(value).lower() if option.is_switch else None
     if isinstance(value, str | int | IpObject):
         try:
             return str(value)

@@ -1,1 +1,1 @@
-"""What a capture needs and records, apart from rules."""
+"""What a capture keeps, and what it changes apart from rules: records, lock, routes, switches of the kernel."""

@@ -20,11 +20,11 @@ from __future__ import annotations
 import os
 
 from capture.errors import StateDirectoryError
+from capture.model.json_text import JsonError, decode_json, encode_json
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, is_private, make_private
-from capture.state.files import content_of, names_in, remove_file, write_whole
-from capture.state.json_text import JsonError, decode_json, encode_json
+from capture.system.files import content_of, names_in, remove_file, write_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import stat
 import time
 
 from capture.errors import StateDirectoryError
-from capture.state.files import names_in, remove_file
+from capture.system.files import names_in, remove_file
 
 STATE_DIRECTORY = "/run/istio-capture"
 PRIVATE_MODE = 0o700

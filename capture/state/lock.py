@@ -14,7 +14,7 @@ import errno
 import time
 
 from capture.model.text import printable
-from capture.state.files import content_of, open_files, process_ids
+from capture.system.files import content_of, open_files, process_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class NamespaceLock:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
+            self._socket.close()
             raise
         return True
 

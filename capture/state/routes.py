@@ -13,7 +13,7 @@ from capture.netlink.interfaces import add_address, is_loopback_up, read_address
 from capture.netlink.policy_rules import has_mark_rule, read_policy_rules, remove_mark_rule, set_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, read_routes, remove_local_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
-from capture.state.files import content_of
+from capture.system.files import content_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 
 from capture.model.values import Value
-from capture.state.files import content_of, names_in
+from capture.system.files import content_of, names_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

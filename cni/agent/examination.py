@@ -23,12 +23,12 @@ from capture.netlink.routing import RTM_GETROUTE, RTMSG_SIZE
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
-from capture.operations.diagnosis import why
+from capture.operations import why
 from capture.settings.settings import Settings
 from capture.state import record, routes
-from capture.state.files import content_of
-from capture.state.netns import InNamespace, enter_each
-from capture.state.pod_facts import ingress_redirects
+from capture.system.files import content_of
+from capture.system.netns import InNamespace, enter_each
+from capture.system.pod_facts import ingress_redirects
 from cni.agent.pod_state import STATE_CAPTURED, STATE_LEFT_ALONE, STATE_UNKNOWN, PodState
 
 Owners = dict[tuple[int, int], bytes]

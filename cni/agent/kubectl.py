@@ -19,9 +19,9 @@ import click
 from capture.cli.group import reporter, requests_json, run_with_progress
 from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_FAILED, CaptureError
+from capture.model.json_text import JsonError, decode_json
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
-from capture.state.json_text import JsonError, decode_json
 
 CAPTURE_PROGRAM = "/usr/libexec/istio-capture/capture"
 """The program in the agent's image."""

@@ -21,8 +21,8 @@ import sys
 import threading
 import time
 
-from capture.state.capabilities import missing_capabilities
-from capture.state.netns import own_namespace
+from capture.system.capabilities import missing_capabilities
+from capture.system.netns import own_namespace
 from cni import conf, deferred_removal
 from cni.agent import runtime as runtimes
 from cni.agent import uninstall

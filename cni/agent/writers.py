@@ -11,7 +11,7 @@ import os
 import struct
 
 from capture.errors import CaptureError
-from capture.state.files import content_of
+from capture.system.files import content_of
 from cni import install as installer
 
 UNKNOWN_PROGRAM = "an unknown program"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from capture import apply, clean, make_settings
-from capture.state.netns import InNamespace
+from capture.system.netns import InNamespace
 from cni import conf
 from cni.agent import api, examination, pod_warnings
 from cni.agent.agent_log import AgentLog

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from capture.state import barrier
+from capture.system import barrier
 
 MEMBARRIER_CMD_QUERY = 0  # linux/membarrier.h
 

@@ -610,8 +610,8 @@ def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: 
 
 
 HANGS = "the connection hangs"
-TO_INBOUND = f"its answers are taken for new inbound connections, and go to port 15006: {HANGS}"
-TO_OUTBOUND = f"its answers are taken for new outbound connections, and go to port 15001: {HANGS}"
+TO_INBOUND = f"its answers go to port 15006: {HANGS}"
+TO_OUTBOUND = f"its answers go to port 15001: {HANGS}"
 REJECT = ("--ip-families", "ipv4", "--other-family", "reject")
 HANGING = {
     "not tracked": ((), "iptables -t raw -A OUTPUT -p tcp --dport 80 -j NOTRACK", "out", TO_INBOUND),

@@ -42,8 +42,8 @@ def test_the_proxy_is_the_user_of_the_environment(netns: NamespaceFactory) -> No
 def test_the_output_ends_with_the_rules(netns: NamespaceFactory) -> None:
     printed = init(netns()).stdout
 
-    assert "applied: 38 rules for IPv4 and IPv6, backend iptables nft" in printed
-    assert "# iptables (nft), IPv6, table nat\nChain PREROUTING" in printed
+    assert "applied: 38 rules for IPv4 and IPv6, backend iptables-nft" in printed
+    assert "# iptables-nft, IPv6, table nat\nChain PREROUTING" in printed
     assert printed.endswith("\n# in sync: live rules match the applied configuration\n")
 
 

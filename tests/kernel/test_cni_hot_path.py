@@ -68,10 +68,9 @@ def test_version_costs_the_protocol_alone(pod_pair: PodPair) -> None:
     imported = imports_of("VERSION", pod_pair.pod, configuration({}))
     assert {name for name in imported if name.startswith(("capture.", "cni."))} == {
         "capture.model",
+        "capture.model.json_text",
         "capture.model.text",
         "capture.model.values",
-        "capture.state",
-        "capture.state.json_text",
         "cni.__main__",
         "cni.protocol",
     }

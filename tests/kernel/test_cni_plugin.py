@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from capture.state.directory import STATE_DIRECTORY
-from capture.state.netns import namespace_id
 from capture.state.record import record_path
+from capture.system.netns import namespace_id
 from cni import codes, protocol
 from cni.conf import ANNOTATIONS_CAPABILITY
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair

@@ -10,9 +10,9 @@ import pytest
 
 from capture.errors import EXIT_FAILED, EXIT_UNSUPPORTED, EXIT_USAGE, HostNamespaceError, NamespaceError, PrivilegeError
 from capture.operations import clean
-from capture.state import netns as capture_netns
-from capture.state.netns import CURRENT, InNamespace, namespace_id, path_of_process, refuse_host
-from capture.state.pod_host import PodFromInside
+from capture.system import netns as capture_netns
+from capture.system.netns import CURRENT, InNamespace, namespace_id, path_of_process, refuse_host
+from capture.system.pod_host import PodFromInside
 from pytest_netns import Namespace, NamespaceFactory, require
 
 Veth = Callable[[Namespace, Namespace], None]
@@ -98,7 +98,7 @@ class TestEntered:
         program = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
 from capture.errors import PrivilegeError
-from capture.state.netns import InNamespace
+from capture.system.netns import InNamespace
 for path in ("/proc/self/ns/net", {path!r}):
     try:
         with InNamespace(path):
@@ -144,7 +144,7 @@ class TestHost:
         program = """
 import sys
 from capture.errors import HostNamespaceError
-from capture.state.netns import InNamespace, refuse_host
+from capture.system.netns import InNamespace, refuse_host
 for path in (sys.argv[1], None):
     with InNamespace(path):
         try:

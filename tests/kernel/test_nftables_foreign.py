@@ -32,7 +32,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.options import INTERCEPTION_MODE
 from capture.settings.settings import Settings
-from capture.state.pod_network import read_pod_network
+from capture.system.pod_network import read_pod_network
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 from support.captures.settings import DRIVERS, settings
 from support.processes.our_programs import run_program

@@ -27,9 +27,9 @@ from capture.settings.options import (
     UID_PORT_EXCLUSIONS,
 )
 from capture.settings.settings import ExplicitValue, Settings
-from capture.state.netns import is_own_user_namespace
-from capture.state.pod_facts import read_facts
-from capture.state.user_namespace import act_as_owner
+from capture.system.netns import is_own_user_namespace
+from capture.system.pod_facts import read_facts
+from capture.system.user_namespace import act_as_owner
 from pytest_netns import NamespaceFactory, PodPair
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration
 
@@ -67,7 +67,7 @@ def test_the_owner_of_a_namespace_is_recognised(pair: PodPair) -> None:
     pod, peer = pair
     assert not pod.call(is_own_user_namespace)
     assert peer.call(is_own_user_namespace)
-    inside = [sys.executable, "-c", "from capture.state.netns import *; print(is_own_user_namespace())"]
+    inside = [sys.executable, "-c", "from capture.system.netns import *; print(is_own_user_namespace())"]
     seen = subprocess.check_output(["unshare", "--user", "--map-root-user", *inside], text=True)
     assert seen == "False\n"  # the owner is above: not shown
     assert subprocess.check_output(["unshare", "--user", "--net", "--map-root-user", *inside], text=True) == "True\n"

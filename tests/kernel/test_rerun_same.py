@@ -6,8 +6,8 @@ import pytest
 
 from capture import operations
 from capture.netlink.nfnetlink import open_nfnetlink, read_generation
-from capture.state.netns import namespace_id
 from capture.state.record import record_path
+from capture.system.netns import namespace_id
 from pytest_netns import PodPair
 from support.captures.settings import APP_PORT, DRIVERS, OUTSIDE, VARIANTS, Texts, settings
 from support.processes.namespace_state import namespace_state

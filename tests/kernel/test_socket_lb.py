@@ -14,7 +14,7 @@ from capture import make_settings, operations
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations import diagnosis
-from capture.state import socket_lb
+from capture.system import socket_lb
 from pytest_netns import Pod, PodPair, require
 from support.processes.our_programs import run_program
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from capture.report.target import with_target
 from capture.settings import options as option
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
-from capture.state.pod_host import PodFromInside
+from capture.system.pod_host import PodFromInside
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
@@ -184,7 +185,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks=SECOND_SET.replace("iptables-nft", "iptables-legacy"),
         has_traffic=False,
         is_of_pod=True,
-        message="a second set of capture rules is in iptables legacy",
+        message="a second set of capture rules is in iptables-legacy",
     ),
     "a second set that sends the proxy's connections back": BrokenPod(
         "second-set",
@@ -498,6 +499,23 @@ BROKEN: dict[str, BrokenPod] = {
     "routes refuse the answers of the proxy": BrokenPod(
         "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", is_of_pod=True
     ),
+    "routes refuse the answers from the proxy's port": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 sport 15006 prohibit", goes="in"
+    ),
+    "a foreign redirect to one of several ports": BrokenPod(
+        "nat-first",
+        breaks="iptables -t nat -I OUTPUT -p tcp -j REDIRECT --to-ports 15002-15003",
+        message="a foreign rule precedes ours, and sends the connection to port 15003, or elsewhere",
+    ),
+    "a foreign choice of two addresses": BrokenPod(
+        "nat-first",
+        breaks="nft 'add table ip x; add chain ip x c { type nat hook output priority -110; };"
+        " add rule ip x c tcp dport 80 dnat to numgen random mod 2 map { 0 : 203.0.113.77, 1 : 203.0.113.78 }'",
+        message="or elsewhere",
+    ),
+    "routes refuse the answers of other users than the proxy": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 uidrange 0-1336 prohibit", is_of_pod=True
+    ),
     "the destination is prohibited": BrokenPod(
         "no-route",
         breaks="ip route add prohibit 203.0.113.0/24",
@@ -627,6 +645,23 @@ def kept(recorded: Record | None, changed: set[Option[Any]]) -> tuple[dict[str, 
     return {each.name: recorded.settings.text(each) for each in left}, recorded.backend, recorded.variant
 
 
+def test_a_proxy_that_accepts_nothing_is_noted_while_connections_wait(pod_pair: PodPair) -> None:
+    """Its queue is not full yet: the app's connections are made, and nobody reads what they send."""
+    pod, _ = pod_pair
+    operations.apply(given("--backend nftables"), pod.path)
+    with pod.entered():
+        silent = [
+            socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True) for port in (15001, 15006)
+        ]
+    assert why(pod).notes == ()
+    outcome = pod.client(1000).connect(ELSEWHERE, 80, timeout=0.3)
+    (note,) = why(pod).notes
+    for listener in silent:
+        listener.close()
+    assert outcome.kind.name == "SILENT"
+    assert note.message == "the proxy has not accepted 1 connection on tcp port 15001 yet"
+
+
 def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(pod_pair: PodPair) -> None:
     """A rule of nft by its handle; of iptables, whose numbers change, one of a chain, by its number in the kernel."""
     pod, peer = pod_pair
@@ -739,6 +774,35 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(run_program(pod, "capture", "dump", "--format", "json").stdout)["certain"] is False
     assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
+
+
+@pytest.mark.parametrize("name", ["lo", "eth0"])
+def test_a_queue_that_loses_packets_is_named(pod_pair: PodPair, name: str) -> None:
+    """As netem of a chaos experiment, which this kernel need not have: no rule sees what is lost."""
+    pod, peer = pod_pair
+    peer.own_every_address()
+    one_proxy(pod)
+    operations.apply(given(""), pod.path)
+    pod.run(["tc", "qdisc", "add", "dev", name, "root", "blackhole"])
+    for sent in (None, packet(BrokenPod("", goes="in"), pod_pair)):
+        found = why(pod, sent)
+        assert found.verdict == "cannot be told"
+        assert f"the queueing discipline blackhole of {name}" in "".join(note.message for note in found.notes)
+    client = peer.client() if name == "eth0" else pod.client(uid=1000)
+    assert client.connect(pod.ipv4 if name == "eth0" else ELSEWHERE, APP_PORT, timeout=0.3).label != "proxy"
+
+
+@pytest.mark.parametrize(
+    "rule", ["ipproto udp prohibit", "uidrange 0-0 prohibit", "uidrange 0-1336 prohibit", "sport 15001 prohibit"]
+)
+def test_a_policy_rule_for_others_stops_no_connection_that_comes_in(pod_pair: PodPair, rule: str) -> None:
+    pod, peer = pod_pair
+    one_proxy(pod)
+    operations.apply(given(""), pod.path)
+    pod.ip(f"rule add pref 100 {rule}")
+    assert why(pod, packet(BrokenPod("", goes="in"), pod_pair)).causes == ()
+    assert peer.client().connect(pod.ipv4, APP_PORT, timeout=1).label == "proxy"
+    assert rule.startswith("uidrange") or why(pod).causes == ()
 
 
 def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:

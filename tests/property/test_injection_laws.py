@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from capture.model.ruleset import only
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.settings import Settings
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 from injection.inject import Result, inject
 from injection.pods import POD_PATHS, workloads
 from injection.remove import remove

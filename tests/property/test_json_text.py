@@ -6,7 +6,7 @@ from typing import NoReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.state.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import JsonError, decode_json, encode_json
 
 # Lone surrogates are characters of a JSON string too, when they are escaped.
 characters = st.characters() | st.characters(categories=["Cs"])

@@ -176,7 +176,7 @@ AT_ONCE = 30
 
 
 def test_many_pods_at_once_are_all_captured_and_none_waits_for_anothers_lock(node: Node, run_pod: RunPod) -> None:
-    """All the while a program holds the lock of iptables (legacy): in a pod's own namespace it is not needed."""
+    """All the while a program holds the lock of iptables-legacy: in a pod's own namespace it is not needed."""
     node.start(["flock", "/run/xtables.lock", "sleep", "120"], "flock.log")
     peer = run_pod("peer")
     (there4, there6), outside = peer.addresses(), namespace_of(node, peer)

@@ -137,8 +137,8 @@ def require_captured(node: Node, pod: InitPod, inside: Namespace) -> None:
     [
         (ON_NOTHING, [], "driver netlink"),
         (ON_NOTHING, ["--native-nftables"], "backend nftables, driver netlink"),
-        (ON_IPTABLES, ["--driver", "restore"], "backend iptables nft, driver restore"),
-        (ON_IPTABLES, ["--force-iptables-binary", "legacy"], "backend iptables legacy, driver restore"),
+        (ON_IPTABLES, ["--driver", "restore"], "backend iptables-nft, driver restore"),
+        (ON_IPTABLES, ["--force-iptables-binary", "legacy"], "backend iptables-legacy, driver restore"),
     ],
     ids=["scratch", "nftables", "iptables-nft", "iptables-legacy"],
 )
@@ -180,7 +180,7 @@ def test_an_image_on_a_base_by_debootstrap_has_its_programs(
     pod.add_init(*ARGUMENTS, "--driver", "restore", image=image)
     require_captured(node, pod, pod.start())
 
-    assert "backend iptables nft, driver restore" in pod.explicit()
+    assert "backend iptables-nft, driver restore" in pod.explicit()
     look = ["run", "--rm", "--pod", pod.name, "--cap-drop", "all", "--cap-add", "NET_ADMIN", "--entrypoint", "iptables"]
     assert "Chain ISTIO-OUTPUT (1 references)" in podman(*look, image, "-t", "nat", "-nvL").stdout
 

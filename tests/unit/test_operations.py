@@ -11,7 +11,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import OPTIONS, OTHER_FAMILY
 from capture.settings.settings import ExplicitValue, Settings, from_environment
-from capture.state.pod_host import PodFromInside
+from capture.system.pod_host import PodFromInside
 from initcontainer.arguments import parse_arguments
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS

@@ -20,7 +20,7 @@ from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import from_environment
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 from vm.guest import Finished, Guest, kernel
 
 TYPE_CHECKING = False

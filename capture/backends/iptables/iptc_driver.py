@@ -22,7 +22,7 @@ from capture.backends.iptables.refusals import program_refusal
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
-from capture.state.child import run_in_child
+from capture.system.child import run_in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

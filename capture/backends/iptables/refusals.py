@@ -25,7 +25,7 @@ from capture.errors import CaptureError, KernelError, MissingFeatureError, Privi
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_nfnetlink
-from capture.state.capabilities import missing_capabilities
+from capture.system.capabilities import missing_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
 
 
 def gives_no_reason(complaint: str) -> bool:
-    """Return whether a program names the line and no more: so iptables-legacy ends when a module fails to load another.
+    """Return whether a program names a line and no reason, as in "iptables-restore: line 14 failed".
 
-    As in "iptables-restore: line 14 failed": nothing but its words tells that.
+    iptables-legacy ends so when a module fails to load another one.
     """
     words = complaint.strip()
     return ": line " in words and words.endswith(" failed") and "\n" not in words

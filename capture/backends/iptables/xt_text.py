@@ -72,13 +72,18 @@ def _extension_text(
 
 
 def _bytes_text(structure: bytes) -> str:
-    """Return bytes in hexadecimal without the zeros at the end; of many the first, and what tells them from others."""
+    """Return bytes in hexadecimal without the zeros at the end; of many the first, and what tells them from others.
+
+    Of many, the names in them as well: of a list of addresses (recent), a counter (hashlimit), a file (bpf).
+    """
     data = structure.rstrip(b"\0")
     if len(data) <= MAX_SHOWN_BYTES:
         return f"0x{data.hex()}" if data else ""
-    from binascii import crc32  # the match u32 has 2 KB, and few pods have such rules
+    import re  # few pods have such rules, of which u32 has 2 KB
+    from binascii import crc32
 
-    return f"0x{data[:MAX_SHOWN_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
+    names = "".join(f"{name.decode()}, " for name in re.findall(rb"[\w./-]{3,}(?=\0)", structure))
+    return f"{names}0x{data[:MAX_SHOWN_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
 
 
 def _packed_address_text(field: bytes, family: Family) -> str:

@@ -13,7 +13,7 @@ from capture.report.output import print_json
 from capture.report.target import with_target
 from capture.report.terminal import Finding, columns, print_findings, print_lines
 from capture.state.directory import STATE_DIRECTORY, is_private
-from capture.state.netns import InNamespace
+from capture.system.netns import InNamespace
 
 
 @command(

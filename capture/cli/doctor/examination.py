@@ -9,6 +9,7 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from capture import operations
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record
 from capture.backends import detect
 from capture.backends.detect import SetLocation
@@ -22,18 +23,18 @@ from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.conventions import APPLY_RECORDED
 from capture.netlink.ipsec import IpsecPolicy, read_policies
-from capture.operations import diagnosis
-from capture.operations.diagnosis import Diagnosis
+from capture.operations import Diagnosis
 from capture.report.diagnosis_text import message_with_location
 from capture.report.terminal import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.keywords import make_settings
-from capture.state import capabilities, record
+from capture.state import record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
-from capture.state.kernel_modules import ModuleInventory, can_load_modules, look_up_modules
-from capture.state.netns import is_host, namespace_id
-from capture.state.pod_host import AnyPod, PodFromInside
+from capture.system import capabilities
+from capture.system.kernel_modules import ModuleInventory, can_load_modules, look_up_modules
+from capture.system.netns import is_host, namespace_id
+from capture.system.pod_host import AnyPod, PodFromInside
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""
@@ -93,7 +94,7 @@ def _diagnosed_pod(namespace: str | None, *, is_recorded: bool) -> Diagnosis | C
     Where missing privileges hide that, return why.
     """
     try:
-        pod_diagnosis = diagnosis.why(namespace=namespace)
+        pod_diagnosis = operations.why(namespace=namespace)
     except CaptureError as error:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in pod_diagnosis.causes)

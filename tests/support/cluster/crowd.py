@@ -23,7 +23,7 @@ from lightkube import ApiError, Client, KubeConfig
 from lightkube.generic_resource import create_namespaced_resource
 
 from capture import apply, make_settings
-from capture.state.netns import InNamespace
+from capture.system.netns import InNamespace
 from cni.agent import protobuf
 
 POD = create_namespaced_resource("", "v1", "Pod", "pods")

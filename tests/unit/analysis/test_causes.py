@@ -73,7 +73,7 @@ TELL_CAUSES = (
     "operations/diagnosis",
     "operations/exclusions",
     "operations/drift_causes",
-    "state/pod_network",
+    "system/pod_network",
 )
 FROM_DICTIONARIES = dict.fromkeys(("family", "other", "any_address", "bound", "arrive", "mode", "transparent"), "x")
 """Words that causes take from dictionaries."""
@@ -127,7 +127,7 @@ def test_one_listener_for_both_families_serves_both() -> None:
     both = tuple(listener(port, family=AF_INET6, is_dual=True) for port in (15001, 15006))
     assert kinds(causes_of_proxy(FACTS.replace(listeners=both), CAPTURE)) == []
     only_ipv6 = tuple(each.replace(is_dual=False) for each in both)
-    assert kinds(causes_of_proxy(FACTS.replace(listeners=only_ipv6), CAPTURE)) == ["not-listening"] * 2
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=only_ipv6), CAPTURE)) == ["not-listening"]
 
 
 def test_a_proxy_on_other_ports_is_named_with_them() -> None:
@@ -244,7 +244,7 @@ POLICY = BaseChain(
         (way(OUT, "direct", FOREIGN), cause("foreign-rule", where=AT_FOREIGN)),
         (
             way(OUT, "direct", FOREIGN, to=MOVED, port=81),
-            cause("nat-first", where=AT_FOREIGN, address="10.0.0.9", port=81),
+            cause("nat-first", where=AT_FOREIGN, to="10.0.0.9 port 81"),
         ),
         (
             way(OUT, "direct", OWN, FOREIGN, to=MOVED, port=81),
@@ -283,7 +283,7 @@ POLICY = BaseChain(
         ),
         (way(OUT, "redirected", OWN, port=1), cause("second-set", "decides", where=AT_OWN, port=1)),
         (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first", "behind", where=AT_FOREIGN, to="port 1")),
-        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", "port", where=AT_FOREIGN, port=1)),
+        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", where=AT_FOREIGN, to="port 1")),
         (way(IN, "redirected", TO_SOCKET, port=1), cause("foreign-rule", where=TO_SOCKET.location)),
         (
             way(OUT, "direct", OWN).replace(lost_reply=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
@@ -455,13 +455,13 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006).replace(waiting=4097, backlog=4096),
-            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=4097),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting="4097 connections"),
         ),
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006).replace(waiting=1),
-            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=1),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting="1 connection"),
         ),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
@@ -490,7 +490,9 @@ def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
     port, full = "tcp port 15006", listener(15006).replace(waiting=2, backlog=1)
     shared = FACTS.replace(listeners=(listener(15006), full))
     causes = list(causes_of_connection(way(IN, "proxy-inbound", OWN, port=15006), None, shared, CAPTURE, shown_rule))
-    assert causes == [cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting=2)]
+    assert causes == [
+        cause("not-listening", "some full", where=port, port=port, full=1, sockets=2, waiting="2 connections")
+    ]
 
 
 def test_the_process_behind_a_socket_is_stopped() -> None:
@@ -669,10 +671,17 @@ def test_a_pod_of_a_family_that_is_not_captured() -> None:
 
 def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
     causes = causes_of_proxy(FACTS.replace(listeners=()), DNS_OF_IPV4)
-    assert list(causes) == [
-        cause("not-listening", where=where, port=where, kind=kind)
-        for where, kind in (("tcp port 15001", "outbound"), ("tcp port 15006", "inbound"), ("udp port 15053", "DNS"))
-    ]
+    ports = "tcp port 15001, tcp port 15006 and udp port 15053"
+    assert list(causes) == [cause("not-listening", where=ports, port=ports, kind="outbound, inbound and DNS")]
+
+
+def test_a_proxy_on_loopback_alone_is_one_fault_with_all_that_it_misses() -> None:
+    at_loopback = tuple(listener(port).replace(address=bytes((127, 0, 0, 1))) for port in (15001, 15006))
+    ports = "tcp port 15006 and tcp port 15001"
+    assert list(causes_of_proxy(FACTS.replace(listeners=at_loopback), CAPTURE)) == [
+        cause("not-listening", "address", where=ports, port=ports, kind="inbound and outbound", bound="127.0.0.1",
+              arrive="10.0.0.1, ::1 and fd00::1", any_address="0.0.0.0 and ::"),
+    ]  # fmt: skip
 
 
 def test_every_text_is_used_with_the_words_that_it_needs() -> None:

@@ -41,7 +41,7 @@ def test_netlink_is_not_taken_without_compat() -> None:
     facts = KERNEL.replace(has_nft_compat=False, programs=WITH_EVERYTHING.programs)
     assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
     assert choose(facts, BackendRequest("auto", "netlink")) == BackendChoice("nftables", "netlink", "")
-    with pytest.raises(UnsupportedError, match=r"netlink \(nft\): nf_tables of this kernel takes no matches"):
+    with pytest.raises(UnsupportedError, match=r"netlink \(iptables-nft\): nf_tables of this kernel takes no matches"):
         choose(facts, BackendRequest("iptables", "netlink"))
 
 
@@ -52,7 +52,7 @@ def test_our_rules_in_legacy_are_followed() -> None:
 
 
 def test_netlink_knows_no_legacy_tables() -> None:
-    with pytest.raises(ConfigurationError, match="expected restore or iptc for the variant legacy of iptables"):
+    with pytest.raises(ConfigurationError, match="expected restore or iptc for iptables-legacy"):
         choose(KERNEL, BackendRequest("iptables", "netlink", "legacy"))
 
 

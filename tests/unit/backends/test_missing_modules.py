@@ -18,8 +18,8 @@ from capture.errors import CaptureError, KernelError, MissingFeatureError, ToolE
 from capture.model import ruleset
 from capture.model.addresses import FAMILIES
 from capture.settings import options as option
-from capture.state import kernel_modules
-from capture.state.kernel_modules import ModuleInventory, look_up_modules
+from capture.system import kernel_modules
+from capture.system.kernel_modules import ModuleInventory, look_up_modules
 from support.captures.fake_pod import Texts, ruleset_of
 from support.rules.vocabulary import kinds_of
 

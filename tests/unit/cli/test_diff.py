@@ -8,9 +8,9 @@ from click.testing import CliRunner, Result
 
 from capture.backends.iptables.render import shown_rule
 from capture.cli.diff import diff
+from capture.cli.input import InputError
 from capture.errors import CaptureError
 from capture.report.listings import ruleset_of_dump
-from capture.state.input import InputError
 
 
 def run(*arguments: str, stdin: str = "") -> Result:

@@ -12,6 +12,7 @@ from cni import conf, kubernetes
 from cni.commands import cni_group
 from cni.conf import AgentPod
 from cni.runtimes import Runtime
+from support.cluster.fake_kubernetes import authority
 from support.runtimes.fake_plugin import write_plugin
 
 NEWEST = {"profile": "1.30", "log_file": "/var/log/istio-capture/cni.log"}
@@ -65,8 +66,8 @@ KUBECONFIG: dict[str, Any] = {
 
 def write_kubeconfig(directory: Path) -> str:
     """Write a kubeconfig and what it names; return its path."""
-    (directory / "ca.crt").write_text("a certificate")
-    (directory / "token").write_text("a token")
+    (directory / "ca.crt").write_bytes(authority("kubernetes").pem)
+    (directory / "token").write_text("a.token\n")
     (directory / "kubeconfig").write_text(json.dumps(KUBECONFIG))
     return str(directory / "kubeconfig")
 
@@ -145,7 +146,10 @@ BOMB = "a: &a [1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}]\n" for a, b in ("a
         (lambda directory: (directory / "kubeconfig").write_text(BOMB), "neither JSON nor YAML"),
         (lambda directory: (directory / "kubeconfig").write_text("a: [b"), "line 1: "),
         (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, cannot be read: No such file"),
-        (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
+        (lambda directory: (directory / "token").write_text(""), "token is empty"),
+        (lambda directory: (directory / "token").write_text("two words"), "characters that no token has"),
+        (lambda directory: (directory / "ca.crt").write_text("no PEM"), "its certificates cannot be used"),
+        (lambda directory: (directory / "ca.crt").write_text(""), "its certificates cannot be used"),
         (lambda directory: with_server(directory, "10.0.0.1:6443"), "expected https://ADDRESS:PORT"),
         (lambda directory: with_server(directory, "http://10.0.0.1"), "would send the token in clear text"),
     ],
@@ -309,6 +313,11 @@ def test_the_network_that_is_named_gets_the_entry(node: Node) -> None:
     assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
     done = node.run("install", "--network", "missing")
     assert "its name is pods, not missing" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["containerd", "crio"])
+def test_a_runtime_that_is_named_needs_no_evidence(node: Node, name: str) -> None:
+    assert f"runtime: {name} (--runtime)" in node.run("status", "--runtime", name).stdout
 
 
 def test_a_runtime_without_annotations_and_no_other_source_is_refused(

@@ -22,7 +22,7 @@ def test_every_key_is_explained() -> None:
 
 
 def test_the_examples_are_what_the_plugin_takes() -> None:
-    from capture.state.json_text import decode_json
+    from capture.model.json_text import decode_json
 
     examples = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert len(examples) == 3

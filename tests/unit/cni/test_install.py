@@ -406,6 +406,23 @@ def test_without_a_network_there_is_nothing_to_be_chained_to(node: Node) -> None
         node.install()
     assert refused.value.path == str(node.conf_dir)
     assert "after the main network plugin" in refused.value.remedy
+    assert [*node.bin_dir.iterdir()] == []
+
+
+def test_a_plugin_that_was_there_stays_where_no_entry_can_be_written(node: Node) -> None:
+    node.write("10-main.conflist", network(BRIDGE))
+    node.install()
+    (node.conf_dir / "10-main.conflist").unlink()
+    with pytest.raises(InstallError, match=r"no network configuration in it"):
+        node.install()
+    assert (node.bin_dir / "capture-cni").exists()
+
+
+def test_no_plugin_is_left_where_the_list_cannot_be_written(node: Node) -> None:
+    node.write(f"{'1' * 240}.conflist", network(BRIDGE))  # a temporary file next to it has too long a name
+    with pytest.raises(InstallError, match="File name too long"):
+        node.install()
+    assert node.plugins() == []
 
 
 def test_a_link_to_nothing_is_named(node: Node) -> None:

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cni.commands import cni_group
+from support.cluster.fake_kubernetes import authority
 from support.runtimes.fake_plugin import ANSWER
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
@@ -54,7 +55,7 @@ class Node:
         (self.conf_dir / "10-main.conflist").write_text(json.dumps(MAIN))
         (self.bin_dir / "bridge").touch()
         (root / "token").write_text(token(1800))
-        (root / "ca.crt").write_text("a certificate")
+        (root / "ca.crt").write_bytes(authority("kubernetes").pem)
         cluster = {"server": "https://10.0.0.1:6443", "certificate-authority": "ca.crt"}
         (root / "kubeconfig").write_text(
             json.dumps(
@@ -173,9 +174,10 @@ def with_an_ended_token(node: Node) -> None:
         (without_api_server, "STATUS", "no answer in time (code 51)"),
         (with_an_ended_token, "token", "has ended 10 min ago"),
         (with_an_ended_token_in_the_kubeconfig, "token", "has ended 10 min ago"),
-        (lambda node: (node.root / "token").unlink(), "token", "No such file"),
+        (lambda node: (node.root / "token").unlink(), "kubeconfig", "token, which it names, cannot be read"),
         (lambda node: (node.root / "kubeconfig").unlink(), "kubeconfig", "No such file"),
-        (lambda node: (node.root / "ca.crt").unlink(), "certificate authority", "ca.crt is missing"),
+        (lambda node: (node.root / "ca.crt").unlink(), "kubeconfig", "ca.crt, which it names, cannot be read"),
+        (lambda node: (node.root / "ca.crt").write_text("no PEM"), "kubeconfig", "its certificates cannot be used"),
     ],
 )
 def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: str, message: str) -> None:
@@ -190,7 +192,7 @@ def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: 
     assert all(f" --conf-dir {node.conf_dir}" in remedy for remedy in remedies), remedies
     assert all(each["remedy"][:1] != "`" or " " in each["remedy"].rpartition("`")[2] for each in found.values()), found
     text = node.run("status").output
-    assert message in text
+    assert [message in line for line in text.splitlines() if f" {name}: " in line].count(True) == 1
     assert text.startswith("broken: ")
     assert text.count("broken: ") == 1
 

@@ -1,6 +1,6 @@
 import pytest
 
-from capture.model.text import any_of, closest_name, duration, plural, shortened
+from capture.model.text import closest_name, duration, enumerated, plural, shortened
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_a_name_that_means_something_else_is_not_close(name: str, other: str) ->
         (shortened("a" * 300, 30), "a" * 10 + "... (300 characters)"),
         (plural(0, "rule"), "0 rules"),
         (plural(1, "rule"), "1 rule"),
-        (any_of(["netlink"]), "netlink"),
-        (any_of(["netlink", "restore", "iptc"]), "netlink, restore or iptc"),
+        (enumerated(["netlink"]), "netlink"),
+        (enumerated(["netlink", "restore", "iptc"]), "netlink, restore or iptc"),
         (duration(0.4), "0 s"),
         (duration(119), "119 s"),
         (duration(120), "2 min"),

@@ -134,7 +134,7 @@ def test_plain_values_mean_the_same() -> None:
     }
     assert (plumbing["kind"], plumbing["what"], plumbing["family"]) == ("plumbing", "route", "ipv4")
     assert second["kind"] == "second set"
-    assert second["message"] == f"a second set of capture rules is in iptables legacy{SAYS}"
+    assert second["message"] == f"a second set of capture rules is in iptables-legacy{SAYS}"
 
 
 def test_a_note_is_no_difference() -> None:

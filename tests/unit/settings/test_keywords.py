@@ -42,12 +42,22 @@ def test_a_value_that_cannot_be_used_names_the_argument() -> None:
     assert caught.value.value == "10.0.0.0/8,nonsense"
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"proxy_uid": True}, {"proxy_uid": [1337, False]}, {"redirect_dns": 1.0}, {"inbound_ports": b"80"}]
+)
+def test_a_value_of_another_kind_is_refused_with_the_argument(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigurationError) as caught:
+        make_settings(**wrong)
+    assert (caught.value.origin, caught.value.value) == (f"the argument {name}", repr(wrong[name]))
+
+
 def test_a_name_that_is_no_option_is_refused_with_the_one_that_may_be_meant() -> None:
     wrong: dict[str, Any] = {"proxy_prot": 1}
     with pytest.raises(ConfigurationError, match=r"did you mean 'proxy_port'"):
         make_settings(**wrong)
     unlike: dict[str, Any] = {"zzz": 1}
-    with pytest.raises(ConfigurationError, match=r"the name of an option$"):
+    with pytest.raises(ConfigurationError, match=r"invalid value 'zzz': expected an option of docs/options.md$"):
         make_settings(**unlike)
 
 

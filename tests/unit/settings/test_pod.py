@@ -13,7 +13,7 @@ from capture.settings.options import Option
 from capture.settings.parsers import Selection
 from capture.settings.pod import ANNOTATED_OPTIONS, ANNOTATION_NAMES, MAX_MISSPELT, Pod, Proxy, pod_settings
 from capture.settings.settings import ExplicitValue, Settings
-from capture.state.pod_host import AnyPod
+from capture.system.pod_host import AnyPod
 
 TRAFFIC = "traffic.sidecar.istio.io/"
 PROXY_PORTS = (15020, 15021, 15090)

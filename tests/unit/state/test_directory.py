@@ -15,8 +15,8 @@ from capture.settings.settings import Settings
 from capture.state import attachments, directory, record
 from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import HostAnswers
-from capture.state.netns import namespace_id
 from capture.state.record import Record
+from capture.system.netns import namespace_id
 from pytest_netns import require
 
 FACTS = HostAnswers(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=())

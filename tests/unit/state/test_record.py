@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from capture.settings.config import resolve
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from capture.state.host_answers import HostAnswers, RecordingHost
-from capture.state.netns import namespace_id
 from capture.state.record import Record, as_json, from_json
+from capture.system.files import content_of
+from capture.system.netns import namespace_id
 from pytest_netns import NamespaceFactory, require
 from support.captures.fake_pod import POD, FakePod, Texts, explicit
 
@@ -74,6 +76,13 @@ class TestHostAnswers:
         assert (facts.users, facts.groups, facts.proxy_user) == ({"envoy": 1500}, {"java": 202}, "envoy")
         assert facts.families == ("ipv4", "ipv6")
         assert facts.servers == (parse_address("10.96.0.10"), parse_address("fd00::a"))
+
+    def test_each_name_is_looked_up_once(self) -> None:
+        looked_up: list[str] = []
+        host = RecordingHost(FakePod())
+        host._host = SimpleNamespace(user_id=looked_up.append, group_id=looked_up.append)
+        assert [host.user_id("a"), host.user_id("a"), host.group_id("b"), host.group_id("b")] == [None] * 4
+        assert looked_up == ["a", "b"]
 
     def test_an_unknown_name_is_remembered_as_such(self) -> None:
         assert applied({}, POD).answers.users == {"istio-proxy": None}
@@ -166,6 +175,7 @@ FAULTS = {
     "a name that was never looked up": "--proxy-uid (x): invalid value 'no-such-name': expected user ids",
     "no facts": "'users' in it is missing or unknown",
     "a family of its own": "'ipv5' in it is missing or unknown",
+    "a route of no family": "'ipv5' in it is missing or unknown",
     "cut short": "it is not JSON (line 1 column",
     "another version": "it is of version 2, and this program reads version 1",
     "an empty object": "'version' in it is missing or unknown",
@@ -188,14 +198,25 @@ def test_a_text_that_is_no_record_is_none_and_its_fault_is_named(name: str, tmp_
     )
 
 
+def test_a_defect_of_ours_is_no_fault_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(record, "build_ruleset", fail)
+    monkeypatch.setattr(record, "_recent_records", {})
+    with pytest.raises(TypeError, match="a defect"):
+        from_json(as_json(PLAIN))
+
+
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = Path(record.record_path(namespace_id(), str(tmp_path)))
     assert record.why_unusable(str(tmp_path)) == ""
     path.write_bytes(b"\xff")
     assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: it is not UTF-8"
     path.unlink()
-    path.mkdir()
-    assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: Is a directory"
+    os.mkfifo(path)
+    assert record.why_unusable(str(tmp_path)) == f"the record {path} cannot be used: it is not a regular file"
+    assert content_of(str(path)) == b"", "nor is it waited for"
 
 
 def test_a_record_without_what_came_later_is_read() -> None:
@@ -335,6 +356,12 @@ class TestNamespaces:
     def test_a_new_namespace_never_has_the_record_of_one_that_is_gone(self) -> None:
         """Inode numbers come again; the kernel's cookie does not."""
         require(os.geteuid() == 0, "only root may have a network namespace")
-        command = ["unshare", "--net", sys.executable, "-c", "from capture.state.netns import *; print(namespace_id())"]
+        command = [
+            "unshare",
+            "--net",
+            sys.executable,
+            "-c",
+            "from capture.system.netns import *; print(namespace_id())",
+        ]
         identities = [subprocess.check_output(command, text=True).strip() for _ in range(5)]
         assert len({identity.split("-")[1] for identity in identities}) == 5

@@ -270,6 +270,8 @@ def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
     one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
     assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
     assert one != other, "two rules are told apart by what is not shown, too"
+    recent = b"\x3c\0\0\0\3\0\0\0\4\0" + b"ssh-brute".ljust(200, b"\0") + b"\1"
+    assert match_text("recent", 1, recent, IPV4).startswith("-m recent [ revision 1, ssh-brute, 0x3c0000000300")
 
 
 @pytest.mark.parametrize(

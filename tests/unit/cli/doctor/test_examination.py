@@ -13,7 +13,7 @@ from capture.errors import UnsupportedError
 from capture.model.location import Cause
 from capture.operations.diagnosis import Diagnosis
 from capture.report.terminal import Finding
-from capture.state.kernel_modules import ModuleInventory
+from capture.system.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import findings_of_this_node
@@ -43,7 +43,7 @@ def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
     ]
     assert {finding.state for finding in found} == {"ok"}
     assert can_work(found)
-    assert "backend: auto takes iptables nft with the driver " in "".join(texts(found, "ok"))
+    assert "backend: auto takes iptables-nft with the driver " in "".join(texts(found, "ok"))
 
 
 def refused(*_: object) -> NoReturn:
@@ -132,7 +132,7 @@ def test_our_sets_that_are_live() -> None:
     other = SetLocation(BackendChoice("nftables", "netlink", ""), families=("inet",))
 
     assert texts(examination.live_set_findings([one]), "note") == [
-        "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
+        "live rules: rules of the capture are in iptables-nft (ipv4, ipv6)"
     ]
     assert texts(examination.live_set_findings([one, other]), "warning") == [
         "live rules: there are several rule sets of the capture; expected one"

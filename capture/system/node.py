@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from capture.errors import HostNamespaceError
-from capture.state.files import content_of, names_in, process_ids
-from capture.state.netns import is_host, own_namespace, refuse_host
+from capture.system.files import content_of, names_in, process_ids
+from capture.system.netns import is_host, own_namespace, refuse_host
 
 NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "containerd", "crio")
 """As the kernel names their processes (comm in proc(5))."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from capture.model.addresses import IPV4, IPV6, Family, address_text
 from capture.model.packet import Packet
 from capture.model.values import Value
-from capture.state.files import content_of
+from capture.system.files import content_of
 
 # linux/bpf.h
 BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_QUERY = 13, 15, 16

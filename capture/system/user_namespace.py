@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
-from capture.state.child import decode_error, encode_error, run_in_child
-from capture.state.files import content_of, names_in
-from capture.state.netns import CLONE_NEWUSER, call_setns, is_own_user_namespace, open_owner
+from capture.system.child import decode_error, encode_error, run_in_child
+from capture.system.files import content_of, names_in
+from capture.system.netns import CLONE_NEWUSER, call_setns, is_own_user_namespace, open_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ S_IFREG, S_IFMT = 0o100000, 0o170000
 
 
 def content_of(path: str) -> bytes:
-    """Return what a file holds; nothing if it cannot be read.
+    """Return what a file holds; nothing if it cannot be read, or is a FIFO, which could wait for ever.
 
     A file object would cost four system calls more, in a process that reads a dozen files of /proc.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return b""
     try:

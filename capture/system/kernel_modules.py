@@ -10,7 +10,7 @@ import os
 
 from capture.model.values import Value
 from capture.netlink.sockets import has_ipv6
-from capture.state.files import content_of, names_in
+from capture.system.files import content_of, names_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from capture.state.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import JsonError, decode_json, encode_json
 
 # text, why it is no JSON, line, column
 NOT_JSON = [
@@ -77,7 +77,7 @@ def test_a_value_that_json_cannot_express_is_not_written() -> None:
 
 IMPORTS = """
 import sys
-from capture.state.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import JsonError, decode_json, encode_json
 encode_json(decode_json('{"a": [1, 2.5, "x"]}'))
 print(*sorted({"re", "json", "json.decoder", "enum", "functools"} & set(sys.modules)))
 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.state.files import content_of
+from capture.system.files import content_of
 
 CAPABILITY_NUMBERS = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 """linux/capability.h"""

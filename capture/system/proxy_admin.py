@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from capture.errors import CaptureError
-from capture.state.input import MAX_INPUT_BYTES
 
 ADMIN_TIMEOUT = 5.0
 """Seconds."""
+MAX_DUMP_BYTES = 64 * 1024 * 1024
 
 
 def is_url(text: str) -> bool:
@@ -51,7 +51,7 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
         answer = connection.getresponse()
         if answer.status != http.client.OK:
             raise ValueError(f"it answers {answer.status} {answer.reason}")
-        dump = json.loads(answer.read(MAX_INPUT_BYTES))
+        dump = json.loads(answer.read(MAX_DUMP_BYTES))
     finally:
         connection.close()
     if not isinstance(dump, dict):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.state.files import content_of, names_in, open_files, process_ids, write_whole
+from capture.system.files import content_of, names_in, open_files, process_ids, write_whole
 
 
 def test_an_unreadable_file_is_empty(tmp_path: Path) -> None:

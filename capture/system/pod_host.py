@@ -9,6 +9,7 @@ from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sockets import has_ipv6
+from capture.system.files import content_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,12 +75,7 @@ class PodFromInside:
         """Return the servers that resolv.conf(5) names; IPv6 ones without their zone."""
         if self.servers:
             return self.servers
-        try:
-            with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
-                lines = file.readlines()
-        except OSError:
-            return ()
-        return tuple(parse_name_servers(lines))
+        return tuple(parse_name_servers(content_of(RESOLV_CONF).decode("utf-8", "replace").splitlines()))
 
 
 def choose_primary(addresses: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.state.input import InputError, read_input
+from capture.cli.input import InputError, read_input
 
 
 def test_a_device_without_end_is_refused_at_the_limit() -> None:
