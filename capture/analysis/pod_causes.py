@@ -22,7 +22,7 @@ from capture.model.addresses import (
     Network,
     address_text,
 )
-from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_PORTS
+from capture.model.conventions import PROTOCOL_BY_NUMBER, PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_PORTS
 from capture.model.location import Cause
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
@@ -278,7 +278,7 @@ def _misconfigured_listener_causes(
 
     Of sockets that share a port (SO_REUSEPORT) a hash chooses one, whether it is full or not.
     """
-    where = f"tcp port {port}"
+    where = f"{PROTOCOL_BY_NUMBER[serving[0].protocol]} port {port}"
     full = [each for each in serving if each.is_full]
     process = next((process for inode, process in facts.stopped_by_inode if inode in {s.inode for s in serving}), "")
     if process:
@@ -289,14 +289,14 @@ def _misconfigured_listener_causes(
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
-        yield _wrong_user_cause(serving[0], facts, capture, port)
+        yield _wrong_user_cause(serving[0], facts, capture, port, where)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
         yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)
 
 
-def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
+def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int, where: str) -> Cause:
     """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
     alike = {other.port for other in facts.listeners or () if other.uid == listener.uid}
     ports = sorted({port, *(number for _, _, number in capture.ports if number in alike)})
@@ -307,7 +307,7 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, por
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
     case = "TPROXY" if capture.is_transparent else ""
     words = {"what": listeners_run, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
-    return cause("proxy-wrong-user", case, where=f"tcp {noun}", **words)
+    return cause("proxy-wrong-user", case, where=where if len(ports) == 1 else f"tcp {noun}", **words)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
