@@ -213,8 +213,9 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
             where, waiting = f"tcp port {listener.port}", plural(listener.waiting, "connection")
             yield cause("not-listening", "waiting", where=where, port=where, waiting=waiting)
     expected = (*of_rules, *SIDECAR_PORTS)
-    for uid in sorted({each.uid for each in proxy_listeners(facts, capture)}):
-        ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
+    of_proxy = proxy_listeners(facts, capture)
+    for uid in sorted({each.uid for each in of_proxy}):
+        ports = sorted({each.port for each in of_proxy if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
     for listener in facts.listeners or ():

@@ -133,7 +133,7 @@ def parse_network(text: str) -> Network:
 
 
 def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
-    """Return what a network is made of that ``text`` names, and whether host bits were set and are cleared.
+    """Return the parts of the network that ``text`` names, and whether host bits were set, which are cleared.
 
     A single address is a network of one. Raises ValueError for anything else.
     """
@@ -180,7 +180,7 @@ def merge_ranges(ranges_in_any_order: Iterable[tuple[int, int]]) -> list[tuple[i
 
 
 def gaps(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
-    """Return what lies between ``low`` and ``high`` in none of some ranges, which are in order and apart."""
+    """Return the parts of ``low`` to ``high`` that are in none of the ranges, which are in order and apart."""
     free = []
     for first, last in ranges:
         if first > low:

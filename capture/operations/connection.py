@@ -110,7 +110,6 @@ def _unjudged_cause(traced: Trace) -> Cause:
 
 
 def _second_set_cause(step: Step) -> Cause | None:
-    """Return that a rule is one of a second set, if it is."""
     location = step.base_chain and step.base_chain.place
     if not location or not (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
         return None

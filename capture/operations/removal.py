@@ -1,6 +1,6 @@
 """How a foreign rule is removed, for the remedies of ``why``: by its number with iptables, by its handle with nft.
 
-A policy is not: the chain accepts what goes to the proxy.
+A policy stays; its chain is to accept what goes to the proxy.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _overridden_options(settings: Settings) -> Iterator[tuple[Option[Any], str]]
 
 
 def _proxy_not_first(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield that a later user is the proxy: calls over ``lo`` of others than the first return (``proxy_rules``)."""
+    """Yield that the proxy is not the first user: only the first is captured over ``lo`` (``proxy_rules``)."""
     is_proxy = [_contains(users, only(PROXY_ID)) for users in config.proxy_uids]
     if any(is_proxy) and not is_proxy[0]:
         fault = f"names {PROXY_ID} after another user: the proxy's calls to its own pod are then not captured"
