@@ -293,25 +293,21 @@ def _misconfigured_listener_causes(
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
-        yield _wrong_user_cause(serving[0], facts, capture, port)
+        yield _wrong_user_cause(serving[0], facts, capture, where)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
         yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)
 
 
-def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
-    """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
-    alike = {other.port for other in facts.listeners or () if other.uid == listener.uid}
-    ports = sorted({port, *(number for _, _, number in capture.ports if number in alike)})
-    noun = f"port {port}" if len(ports) == 1 else f"ports {' and '.join(map(str, ports))}"
-    listeners_run = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
+def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, where: str) -> Cause:
+    """Return that the owner of a listener is captured."""
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
     group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
     case = "TPROXY" if capture.is_transparent else ""
-    words = {"what": listeners_run, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
-    return cause("proxy-wrong-user", case, where=f"tcp {noun}", **words)
+    words = {"port": where, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
+    return cause("proxy-wrong-user", case, where=where, **words)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
