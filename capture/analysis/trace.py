@@ -7,8 +7,8 @@
                `-> raw PREROUTING -> mangle PREROUTING -> INPUT -> socket
     inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> INPUT -> socket
 
-nat sees the first packet of a connection, once: a packet that passed nat OUTPUT does not
-meet nat PREROUTING when it comes back over ``lo``, and after the first rule that translates the destination no
+nat sees the first packet of a connection, once: what comes in over ``lo`` has passed nat
+OUTPUT, and does not meet nat PREROUTING; after the first rule that translates the destination no
 other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
 it stays in the pod. The nat chains of INPUT and POSTROUTING translate sources, which nothing here depends on. Foreign
 chains are met where ``base_chains`` has them. A redirected connection is lost, too, if its later packets are dropped.
@@ -94,6 +94,8 @@ class Trace(Value):
     """The way of a reply to a direct connection that does not arrive, if that was looked for."""
     refusal: str = ""
     """As what routing refuses a packet for which there is no route, such as "blackhole"; "" where none leads there."""
+    is_applied: bool = True
+    """Whether there are rules of a capture."""
     is_order_known: bool = True
     """Whether it fares alike in each order that base chains of one priority may have."""
 
@@ -264,7 +266,7 @@ class _Passage:
         return base_chain.is_tracked or self._comes_back()
 
     def _comes_back(self) -> bool:
-        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_reply)
+        return self.packet.in_interface == LOOPBACK
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""

@@ -94,6 +94,14 @@ def test_a_packet_that_stays_in_the_pod_is_direct(family: str) -> None:
 
 
 @FAMILIES
+def test_what_comes_in_over_lo_was_sent_by_the_pod_and_meets_no_nat_again(family: str) -> None:
+    """nf_nat_inet_fn() leaves a connection that was given its destination at OUTPUT (nf_nat_initialized)."""
+    packet = inbound(LOCALHOST[family], 82).replace(in_interface="lo")
+    captured = CaptureConfig(rerouted_interfaces=("lo",))
+    assert outcome(CaptureConfig(), packet) == outcome(captured, packet) == ("direct", 82)
+
+
+@FAMILIES
 def test_excluded_ports_and_networks_are_direct(family: str) -> None:
     network = parse_network("203.0.113.0/24" if family == "ipv4" else "2001:db8::/32")
     config = CaptureConfig(
