@@ -44,15 +44,15 @@ BEYOND = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Hooks at which nat translates sources: SNAT and MASQUERADE change the sender's address for the receiver; DNAT cannot
-be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of their chains
-those of POSTROUTING are read that have SNAT, which may be to an address of another host."""
+be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of these nat chains
+only those at POSTROUTING with SNAT are read: that may be to an address of another host."""
 
 
 class BaseChain(Value):
     """A base chain on a packet's way: of the capture (``is_own``), foreign, or of a second capture.
 
-    ``table`` is what listings call its table, nft(8) for example "ip filter". ``contents`` are its rules in the terms
-    of our model, and what nft(8) calls foreign ones as ``why``: the base chain first, then those that one can jump to.
+    ``table`` is what listings call its table, nft(8) for example "ip filter". ``contents`` has the base chain, then
+    those that one can jump to, in the terms of our model; foreign rules have their words of nft(8) as ``why``.
     """
 
     table: str

@@ -169,7 +169,7 @@ def _is_dropping(effect: Effect | None) -> bool:
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
-    """Return the routes and addresses that the rules need and the namespace lacks."""
+    """Return the cause for a route or an address that the rules need and the namespace lacks."""
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing", "address", where=LOOPBACK, message=need.message)
     table = f"table {need.policy.table}"

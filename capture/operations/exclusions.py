@@ -98,7 +98,7 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
         options = _options_against(outcome, families, settings, facts) or restrictions
         kept = (
             () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)
-        )  # it names those of the other family
+        )  # which names those of the other one
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         change = _change_text(options)
         yield cause("excluded", "all", what=connections, options=", ".join(options), change=change)

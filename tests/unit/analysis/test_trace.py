@@ -94,11 +94,15 @@ def test_a_packet_that_stays_in_the_pod_is_direct(family: str) -> None:
 
 
 @FAMILIES
-def test_what_comes_in_over_lo_was_sent_by_the_pod_and_meets_no_nat_again(family: str) -> None:
-    """nf_nat_inet_fn() leaves a connection that was given its destination at OUTPUT (nf_nat_initialized)."""
-    packet = inbound(LOCALHOST[family], 82).replace(in_interface="lo")
-    captured = CaptureConfig(rerouted_interfaces=("lo",))
-    assert outcome(CaptureConfig(), packet) == outcome(captured, packet) == ("direct", 82)
+@pytest.mark.parametrize("state", ["NEW", "ESTABLISHED"])
+def test_what_comes_in_over_lo_has_passed_nat_already(family: str, state: str) -> None:
+    """Rules of nat do not meet it, those of mangle do."""
+    over_lo = inbound(LOCALHOST[family], state=state).replace(in_interface="lo")
+    mangle = Table(MANGLE, (Chain(PREROUTING, (Rule(Drop()),)),))
+
+    assert outcome(CaptureConfig(), over_lo) == ("direct", 80)
+    assert outcome(CaptureConfig(rerouted_interfaces=("lo",)), over_lo) == ("direct", 80)
+    assert trace(Ruleset(("ipv4", "ipv6"), (mangle,)), over_lo).outcome == "dropped"
 
 
 @FAMILIES
