@@ -263,7 +263,7 @@ class Program:
         return True
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
-        """Do what a map leads to, or load it. Without cases it has no words, or may change."""
+        """Act by the verdicts of a map, or load its data. A map without cases has no words, or may change."""
         from capture.backends.nf_tables.maps import MAX_KEY_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
 
         data = [(key, decode_fields(each)) for key, each in cases]
