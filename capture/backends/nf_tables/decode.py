@@ -255,7 +255,7 @@ class Program:
         alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
         if cases and not negated and len(cases) > 1:
             self._add(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
-        elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
+        elif cases and len(alone) == len(cases):  # one case, or, negated, none of several
             for rule in alone:
                 self._add(rule.replace(negated=negated))
         else:
