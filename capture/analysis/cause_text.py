@@ -315,12 +315,12 @@ _RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
 
 def remedy_without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
-    return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
+    return _RECORDED.sub(lambda matched: APPLY_SETTINGS + (f" and{matched[1]}" if matched[1] else ""), remedy)
 
 
 def machine_remedy(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
-    return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
+    return _RECORDED.sub(lambda matched: f"{matched[0][:-1]} --allow-host`", remedy)
 
 
 def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
@@ -336,13 +336,13 @@ LISTED_WORDS = ("port", "kind", "bound", "arrive", "any_address")
 def as_one(causes: Iterable[Cause]) -> Iterator[Cause]:
     """Yield causes, those that are one fault as one: a proxy that is gone misses all its ports, in both families."""
     faults: dict[object, list[Cause]] = {}
-    for each in causes:
-        others = [word for word in each.words.items() if word[0] not in LISTED_WORDS]
-        faults.setdefault((each.kind, each.case, *others), []).append(each)
-    for first, *more in faults.values():
-        words = {name: _listed(each.words[name] for each in (first, *more)) for name in first.words}
-        where = _listed(each.where for each in (first, *more))
-        yield cause(first.kind, first.case, where=where, **words) if more else first
+    for single in causes:
+        others = [word for word in single.words.items() if word[0] not in LISTED_WORDS]
+        faults.setdefault((single.kind, single.case, *others), []).append(single)
+    for alike in faults.values():
+        words = {name: _listed(each.words[name] for each in alike) for name in alike[0].words}
+        where = _listed(each.where for each in alike)
+        yield cause(alike[0].kind, alike[0].case, where=where, **words) if len(alike) > 1 else alike[0]
 
 
 def _listed(values: Iterable[object]) -> str:
