@@ -61,6 +61,11 @@ class CaptureError(Exception):
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 
 
+def system_error(error: OSError) -> CaptureError:
+    """Return the error for a system call that failed, such as for want of descriptors."""
+    return CaptureError(f"{error.filename or 'a call of the kernel failed'}: {error.strerror or error}")
+
+
 class ConfigurationError(CaptureError):
     """A value that cannot be used: which option, the value, where it came from, what is expected."""
 

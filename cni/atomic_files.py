@@ -98,7 +98,7 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
         new = snapshot(temporary)
         if snapshot(old.path) != old:
             raise ChangedMeanwhileError(old.path)
-        if _try_to_exchange(temporary, old.path):
+        if try_to_exchange(temporary, old.path):
             _undo_unless_it_was(old, new, temporary)
         else:
             os.rename(temporary, old.path)
@@ -125,7 +125,7 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     placed = new
     while True:
         back = snapshot(displaced)
-        if not _try_to_exchange(displaced, old.path) or snapshot(displaced) == placed:
+        if not try_to_exchange(displaced, old.path) or snapshot(displaced) == placed:
             raise ChangedMeanwhileError(old.path)
         placed = back
 
@@ -256,7 +256,7 @@ def _wait_for_writers(path: str) -> None:
         os.close(file)
 
 
-def _try_to_exchange(first: str, second: str) -> bool:
+def try_to_exchange(first: str, second: str) -> bool:
     """Let two files change places, at once; return False where kernel or file system cannot."""
     import ctypes
 

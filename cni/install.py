@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import Any
 
+from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, narrow_mode
 from cni import atomic_files, entries, networks
@@ -56,7 +57,7 @@ def install(plugin: str, bin_dir: str, desired: DesiredConfiguration) -> list[Fi
         changes += install_plugin(plugin, bin_dir)
         try:
             return changes + _put_entry(desired)
-        except InstallError:
+        except (CaptureError, OSError):
             if is_first:
                 remove_plugin(bin_dir)
             raise

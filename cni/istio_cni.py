@@ -65,7 +65,7 @@ def read_entry(network: ConfigurationFile) -> IstioEntry:
 
 
 def replaced_entry(network: ConfigurationFile, original: ConfigurationFile) -> IstioEntry:
-    """Return the entry of Istio's plugin that ours has replaced, so that a second run keeps what the first one did.
+    """Return the entry of Istio's plugin that our own has replaced, so that a second run keeps what the first one did.
 
     Istio's uninstallation removes its kubeconfig: what was made from it remains.
     """

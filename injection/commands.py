@@ -84,12 +84,14 @@ def inject(
     Everything else stays byte for byte, comments and layout included. A second run changes nothing; --remove restores
     the original.
     """
-    _require_consistent(filenames, check=check, cluster=cluster, policy=policy)
+    _require_consistent(
+        filenames, output, cluster=cluster, kinds={"--check": check, "--remove": removes, "--policy": policy}
+    )
     if cluster:
         from injection.cluster import running_pod_reports
 
         _print_check(running_pod_reports(), form)
-    elif removes and not policy:
+    elif removes:
         _write_result([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
     else:
         base, namespace = parse_set(given.pop("sets")), given.pop("namespace")
@@ -105,13 +107,20 @@ def inject(
     return EXIT_DONE
 
 
-def _require_consistent(filenames: tuple[str, ...], *, check: bool, cluster: bool, policy: bool) -> None:
+def _require_consistent(
+    filenames: tuple[str, ...], output: str | None, *, cluster: bool, kinds: dict[str, bool]
+) -> None:
     """Raise UsageError for flags that do not go together, and where there is nothing to inject."""
-    if cluster and (filenames or not check):
+    chosen = [flag for flag, is_given in kinds.items() if is_given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{chosen[0]} and {chosen[1]} exclude each other")
+    if output is not None and kinds["--check"]:
+        raise click.UsageError("--check writes nothing: leave out -o")
+    if cluster and (filenames or not kinds["--check"]):
         raise click.UsageError("--cluster needs --check, and takes no files")
-    if policy and filenames:
+    if kinds["--policy"] and filenames:
         raise click.UsageError("--policy takes no files: it is about pods to come")
-    if not (cluster or policy or filenames):
+    if not (cluster or kinds["--policy"] or filenames):
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
 
 

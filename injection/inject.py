@@ -111,20 +111,24 @@ def _line_of(root: Node, workload: Workload, message: str) -> int:
 def _workload_outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
     _require_pod_shape(workload)
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
-    if not decision.inject:
-        return WorkloadOutcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
-    templates = [name.strip() for name in workload.annotations.get(TEMPLATES_ANNOTATION, SIDECAR).split(",")]
-    if SIDECAR not in templates:
-        reason = f"annotation {TEMPLATES_ANNOTATION} names {', '.join(templates)}"
-        return WorkloadOutcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
-    if STATUS_ANNOTATION in workload.annotations:
-        reason = f"another injector has been here: annotation {STATUS_ANNOTATION}"
+    reason = _reason_against(workload) if decision.inject else decision.reason
+    if reason:
         return WorkloadOutcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     plan = make_plan(workload, template, base)
     warnings = [*decision.warnings, *warnings_of(workload, plan)]
     if template.uses_plugin and plan.settings.is_plugin_excluding_more:
         warnings.append("the CNI plugin leaves inbound port 15020 alone, whatever the status port is")
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
+
+
+def _reason_against(workload: Workload) -> str:
+    """Return why a pod that is to get a sidecar cannot have it; "" if it can."""
+    templates = [name.strip() for name in workload.annotations.get(TEMPLATES_ANNOTATION, SIDECAR).split(",")]
+    if SIDECAR not in templates:
+        return f"annotation {TEMPLATES_ANNOTATION} names {', '.join(templates)}"
+    if STATUS_ANNOTATION in workload.annotations:
+        return f"another injector has been here: annotation {STATUS_ANNOTATION}"
+    return "" if workload.pod["spec"].get("containers") else "it has no containers"
 
 
 def _require_items(document: object, origin: str) -> None:

@@ -174,7 +174,7 @@ def merged(added: Any, users: Any) -> Any:
     """
     users = {key: value for key, value in users.items() if value is not None}
     replaced = {key for fields in ALTERNATIVES if not users.keys().isdisjoint(fields) for key in fields}
-    replaced |= {ours for field, value, ours in CONTRADICTED if field in users and users[field] == value}
+    replaced |= {own for field, value, own in CONTRADICTED if field in users and users[field] == value}
     result = copy.deepcopy({key: value for key, value in added.items() if key not in replaced})
     for key, value in users.items():
         if key == "image" and value in (AUTO, ""):

@@ -105,8 +105,8 @@ def read_fragment(name: str) -> Fragment:
         (each for each in names if each in (INIT_CONTAINER, VALIDATION_CONTAINER) or names.count(each) > 1), None
     )
     if taken not in (None, PROXY_CONTAINER):
-        ours = f"neither {INIT_CONTAINER} nor {VALIDATION_CONTAINER}"
-        raise InjectionError(f"{origin_of(name)}: the name {taken} is taken: expected each name once, and {ours}")
+        others = f"neither {INIT_CONTAINER} nor {VALIDATION_CONTAINER}"
+        raise InjectionError(f"{origin_of(name)}: the name {taken} is taken: expected each name once, and {others}")
     if len(proxies) != 1:
         raise InjectionError(f"{origin_of(name)}: expected one container {PROXY_CONTAINER}, found {len(proxies)}")
     if not proxies[0].get("image"):

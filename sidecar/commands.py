@@ -98,6 +98,8 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     documents = read_files(filenames)
     mesh_objects = read_mesh_objects(documents)
     pod, document = _pod(mesh_objects, documents, name)
+    if name and namespace is None and mesh_objects.pods and document is None:
+        raise CaptureError(f"no pod {name} among the files", "Without any pod there, the options describe it.")
     config = _pod_config(ctx, namespace, document)
     path = path_for_envoy or (os.path.abspath(directory) if directory else "")
     plain = render_bootstrap(

@@ -159,7 +159,8 @@ def drop_cause(traced: Trace, text_of: TextOf, others: Iterable[Trace] = (), sub
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {subject}: {words}"
     elif policy is not None:
         text = f"no rule accepts {subject}, and the chain's policy is DROP"
-    return cause("filtered", case, where=traced.location, filter=text, port=ports)
+    protocol = traced.packet.protocol
+    return cause("filtered", case, where=traced.location, filter=text, port=ports, protocol=protocol)
 
 
 def mark_cause(traced: Trace, text_of: TextOf) -> Cause | None:

@@ -41,7 +41,7 @@ PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6
 """127.0.0.6 and ::6: the address from which the proxy calls the app for connections it passes through unchanged."""
 
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
-"""What ``verify``, ``dump`` and ``why`` conclude where there are none."""
+"""What programs conclude where there are none."""
 NO_IPV4 = "IPv4 has no rules of the capture, which every capture has"
 LO_DOWN_MESSAGE = "the interface lo is down: redirected connections are delivered over it"
 APPLY_RECORDED = "`capture apply --recorded`"

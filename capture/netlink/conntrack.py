@@ -82,8 +82,8 @@ class TrackedConnection(Value):
 def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
     """Track connections, each in a TCP_CONNTRACK_... state, as if they had been since they began; no NAT.
 
-    Those that are tracked already get the state, and keep their translation. Returns why the kernel refused
-    some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
+    Those that are tracked already get the state, and keep their translation. Return why the kernel refused some;
+    without the capability NET_ADMIN there is one refusal (EPERM) for each datagram.
     """
     refused: list[Refusal] = []
     task = "track open connections"
@@ -113,7 +113,7 @@ def read_entries(netfilter: NetlinkSocket) -> Iterator[TrackedConnection]:
 
 
 def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
-    """Forget a connection; return whether it was there."""
+    """Forget a connection; return whether the kernel did: not if it has ended already."""
     body = nfgenmsg(_family_of_packed(original.source)) + _flow_attributes(CTA_TUPLE_ORIG, original)
     try:
         netfilter.request(IPCTNL_MSG_CT_DELETE, 0, body, "forget a tracked connection")

@@ -88,9 +88,10 @@ def read_generation(netfilter: NetlinkSocket) -> int:
 
 
 def read_consistently(netfilter: NetlinkSocket, task: str, read: Callable[[], T]) -> tuple[T, int]:
-    """Return what is read while no program changes the ruleset, and the generation that it is of.
+    """Return what ``read`` returns while no program changes the ruleset, and the generation of that.
 
-    It is read again if something goes before what is in it was read (ENOENT). Raises as ``read`` and ``ruleset_busy``.
+    A table that is deleted before its contents are read (ENOENT) means to read again. Raises as ``read``, and
+    ``ruleset_busy``.
     """
     for _ in range(ATTEMPTS):
         generation = read_generation(netfilter)

@@ -14,6 +14,7 @@ import errno
 
 from capture.errors import KernelError
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
+from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
@@ -135,8 +136,8 @@ OUTSIDE_ADDRESSES = ("198.51.100.1", "2001:db8::1")
 
 
 def outgoing_interface(rtnetlink: NetlinkSocket, family: int) -> int:
-    """Return the index of the interface by which packets of a family leave this namespace; 0 if none leads out."""
-    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6]).interface
+    """Return the index of the interface by which TCP of a family leaves this namespace; 0 if none leads out."""
+    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], protocol=IPPROTO_TCP).interface
 
 
 def look_up_route(

@@ -1,5 +1,6 @@
-"""Filters of traffic control (tc(8)), which drop or send elsewhere what passes an interface, where no rule sees it.
+"""Filters and queues of traffic control (tc(8)), which drop or send elsewhere what passes an interface.
 
+No rule sees that.
 A filter has actions, and "mirred" is the one that hands a packet to another interface (tc-mirred(8))::
 
     RTM_NEWTFILTER  kind, options -> actions -> number -> kind "mirred", options -> struct tc_mirred
@@ -9,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import UnsupportedError
 from capture.netlink.attributes import Fields, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h
-RTM_GETTFILTER = 46
+RTM_GETQDISC, RTM_GETTFILTER = 38, 46
 TCMSG_SIZE = 20
 TCA_KIND, TCA_OPTIONS = 1, 2
 
@@ -23,6 +24,9 @@ TC_H_INGRESS, TC_H_EGRESS = 0xFFFF_FFF2, 0xFFFF_FFF3
 
 ACTIONS_OF = {"u32": 7, "matchall": 2, "flower": 3, "basic": 3, "fw": 4}
 """linux/pkt_cls.h, TCA_..._ACT: where each kind of filter keeps its actions."""
+
+LOSSY_QDISCS = ("netem", "blackhole", "plug")
+"""Queueing disciplines that are made to lose or hold packets: chaos experiments write the first (tc-netem(8))."""
 
 TCA_ACT_KIND, TCA_ACT_OPTIONS = 1, 2
 TCA_MIRRED_PARMS = 2
@@ -43,11 +47,23 @@ def has_deciding_filter(rtnetlink: NetlinkSocket, interface: int, parent: int) -
 
 def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list[Fields]:
     query = bytes(4) + u32(interface) + bytes(4) + u32(parent) + bytes(4)
+    task = f"list the filters of interface {interface}"
+    return [decode_fields(body[TCMSG_SIZE:]) for body in _dump(rtnetlink, RTM_GETTFILTER, query, task)]
+
+
+def read_lossy_qdiscs(rtnetlink: NetlinkSocket) -> Iterator[tuple[int, str]]:
+    """Yield the queueing disciplines that lose packets by design: the index of the interface, and the kind."""
+    for body in _dump(rtnetlink, RTM_GETQDISC, bytes(TCMSG_SIZE), "list queueing disciplines"):
+        kind = decode_text(decode_fields(body[TCMSG_SIZE:]).get(TCA_KIND, b""))
+        if kind in LOSSY_QDISCS:
+            yield decode_host_number(body[4:8]), kind
+
+
+def _dump(rtnetlink: NetlinkSocket, kind: int, query: bytes, task: str) -> list[bytes]:
     try:
-        bodies = rtnetlink.dump(RTM_GETTFILTER, query, f"list the filters of interface {interface}")
-    except (KernelError, UnsupportedError):
+        return rtnetlink.dump(kind, query, task)
+    except UnsupportedError:
         return []
-    return [decode_fields(body[TCMSG_SIZE:]) for body in bodies]
 
 
 def _is_deciding(filter_fields: Fields) -> bool:

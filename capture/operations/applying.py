@@ -154,11 +154,10 @@ def _apply(
             replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
             changed |= replaced | _remove_other_sets(existing)
             changed |= _reject_other_family(config, detected)  # last: what it rejected may be captured now
-        except CaptureError as error:
-            journal.roll_back(existing.recorded, desired)
-            from capture.backends.missing_modules import with_missing_modules  # where something failed
-
-            raise with_missing_modules(error, desired, choice.variant or "nftables") from error
+        except BaseException as error:  # an interrupt, too
+            _roll_back(journal, existing, detected, desired)
+            _explain(error, desired, choice)
+            raise
         restored = not desired.policy_routes and journal.restore_sysctls()
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
@@ -166,6 +165,24 @@ def _apply(
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
     warnings = [*warnings, *losses, *_impediment_warnings(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
+
+
+def _roll_back(journal: Journal, existing: ExistingState, detected: Detected, desired: Ruleset) -> None:
+    """Keep the earlier record; without earlier rules nothing would need the routes, or name them."""
+    try:
+        if not detected.live_sets:
+            routes.remove(desired)
+    except (CaptureError, OSError):
+        pass  # the error of the change is the one to tell
+    journal.roll_back(existing.recorded, desired)
+
+
+def _explain(error: BaseException, desired: Ruleset, choice: BackendChoice) -> None:
+    """Raise a better error if the kernel lacks modules for what failed."""
+    if isinstance(error, CaptureError):
+        from capture.backends.missing_modules import with_missing_modules  # where something failed
+
+        raise with_missing_modules(error, desired, choice.variant or "nftables") from error
 
 
 def _reject_other_family(config: CaptureConfig, detected: Detected) -> bool:
@@ -230,7 +247,7 @@ def _replace_rules(
         return False, ()
     try:
         losses = _write_without_escape(existing, config, desired)
-    except CaptureError:
+    except BaseException:
         _write_back(existing, desired)
         raise
     ensure_written(existing.driver, desired)
@@ -256,7 +273,7 @@ def _write_back(existing: ExistingState, desired: Ruleset) -> None:
             driver.write(earlier, live, desired)
         elif live != earlier:
             driver.clean(live, desired)
-    except CaptureError:
+    except (CaptureError, OSError):
         pass  # the error of the first write is the one to tell; the next run completes the change
 
 
@@ -341,12 +358,12 @@ def clean(
 
     Raises CaptureError and its kinds; then some rules may be left, and the next call removes them.
     """
-    from capture.backends.other_family import update_reject_table
-
     require_seconds(lock_timeout, "clean")
     if warn is not None and not callable(warn):
         raise argument_error("clean", "warn", warn, "a function that takes a text")
     with InNamespace(namespace):
+        from capture.backends.other_family import update_reject_table
+
         refuse_node(allowed=allow_host, verb="clean")
         with NamespaceLock(lock_timeout) as lock:
             for warning in lock.warnings:

@@ -198,15 +198,17 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
     traced, packet = connection.traced, connection.traced.packet
-    yield from unrouted_proxy_causes(traced, connection.pod)
+    unrouted = list(unrouted_proxy_causes(traced, connection.pod))
+    yield from unrouted
     yield from link_causes(traced)
-    if not connection.is_inbound:
+    if not connection.is_inbound or unrouted:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
     is_redirected = traced.outcome in TO_PROXY and not traced.transparent
     marks = (0,) if is_redirected else (0, traced.mark) if traced.transparent else ()
     port = traced.port if is_redirected and traced.port else packet.port
-    lost = lost_by_routing(packet, marks, port, is_redirected=is_redirected)
+    uid = connection.owner[0] if connection.owner and traced.outcome in TO_PROXY else None
+    lost = lost_by_routing(packet, marks, port, uid, is_redirected=is_redirected)
     if lost == "answers":
         yield no_route_cause(connection.pod.facts, packet.family, client)
     elif lost:

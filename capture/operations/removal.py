@@ -1,7 +1,11 @@
-"""How a foreign rule is removed, for the remedies of ``why``: by its number with iptables, by its handle with nft."""
+"""How a foreign rule is removed, for the remedies of ``why``: by its number with iptables, by its handle with nft.
+
+A policy is not: the chain accepts what goes to the proxy.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from shlex import join, quote
 
@@ -41,7 +45,9 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
         if cause.kind not in REMOVABLE_KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
             return cause
         if not where.position:  # a policy
-            return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)}")
+            command = _acceptance_command(cause, choice)
+            accepting = f" For {cause.words['port']}: `{entering}{command}`." if command else ""
+            return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)}{accepting}")
         command = _removal_command(where, choice)
         is_stable = command.startswith("nft") or where.chain_location not in numbered
         numbered.add(where.chain_location)
@@ -61,20 +67,41 @@ def _writer_text(cause: Cause) -> str:
 
 def _removal_command(rule: Location, choice: BackendChoice) -> str:
     """Return the command that removes a rule; "" if the rule is gone meanwhile."""
-    table, of_iptables, variant = rule.table.partition(" of iptables")
-    kind, _, name = table.partition(" ")
-    own, is_further = TABLES_BY_NAME.get(table), name in FURTHER_TABLES
-    if own and not of_iptables and choice.backend == "nftables":
-        chain = load_driver(choice).read().chain(own, rule.chain)
-        numbers = [n for n, each in enumerate(chain.rules if chain else (), 1) if each.family in (None, rule.family)]
-        position = dict(enumerate(numbers, 1)).get(rule.position, 0)
-        native_chain = BASE_CHAIN_NAMES.get(rule.chain, rule.chain)
-        return _deletion_by_handle("inet", NATIVE_TABLE_NAMES[own], native_chain, position)
-    family = FAMILIES_OF_TABLES.get(kind) if is_further else rule.family
-    if family is None or (name and not is_further):
+    iptables, own = _iptables_command(rule, choice), TABLES_BY_NAME.get(rule.table)
+    if iptables:
+        return join((*iptables, "-D", rule.chain, str(rule.position)))
+    if not own:
+        kind, _, name = rule.table.partition(" ")
         return _deletion_by_handle(kind, name, rule.chain, rule.position)
+    chain = load_driver(choice).read().chain(own, rule.chain)
+    numbers = [n for n, each in enumerate(chain.rules if chain else (), 1) if each.family in (None, rule.family)]
+    position = dict(enumerate(numbers, 1)).get(rule.position, 0)
+    return _deletion_by_handle("inet", NATIVE_TABLE_NAMES[own], BASE_CHAIN_NAMES.get(rule.chain, rule.chain), position)
+
+
+def _acceptance_command(policy: Cause, choice: BackendChoice) -> str:
+    """Return the command by which a chain with a policy accepts the ports of the proxy; "" if it drops others."""
+    where, ports = policy.where, re.findall(r"\d+", str(policy.words.get("port", "")))
+    if not ports or not isinstance(where, Location):
+        return ""
+    protocol, iptables = str(policy.words["protocol"]), _iptables_command(where, choice)
+    if iptables:
+        accepted = ("-p", protocol, "-m", "multiport", "--dports", ",".join(ports), "-j", "ACCEPT")
+        return join((*iptables, "-I", where.chain, *accepted))
+    test = protocol, "dport", f"{{ {', '.join(ports)} }}"
+    return join(("nft", "insert", "rule", *where.table.split(), where.chain, *test, "accept"))
+
+
+def _iptables_command(place: Location, choice: BackendChoice) -> tuple[str, ...]:
+    """Return how a command of iptables for a table begins; () where nft alone shows the table."""
+    table, of_iptables, variant = place.table.partition(" of iptables")
+    kind, _, name = table.partition(" ")
+    is_further, is_native = name in FURTHER_TABLES, choice.backend == "nftables" and not of_iptables
+    family = FAMILIES_OF_TABLES.get(kind) if is_further else place.family
+    if family is None or (name and not is_further) or (is_native and table in TABLES_BY_NAME):
+        return ()
     variant = variant.lstrip("-") or ("nft" if name or of_iptables else choice.variant)
-    return join((f"{PROGRAM_NAMES[family]}-{variant}", "-t", name or table, "-D", rule.chain, str(rule.position)))
+    return f"{PROGRAM_NAMES[family]}-{variant}", "-t", name or table
 
 
 def _deletion_by_handle(kind: str, table: str, chain: str, position: int) -> str:

@@ -117,7 +117,7 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
         if option is None:
             similar = closest_name(name, OPTIONS_BY_KEYWORD)
             hint = f"; did you mean {similar!r}?" if similar else ""
-            raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
+            raise ConfigurationError("make_settings()", name, "name", f"an option of docs/options.md{hint}")
         if value is not None:
             explicit[option] = ExplicitValue(_option_text(option, name, value), f"the argument {name}")
     return Settings(explicit).checked()

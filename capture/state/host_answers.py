@@ -71,10 +71,14 @@ class RecordingHost:
         self._has_ipv6: bool | None = None
 
     def user_id(self, name: str) -> int | None:
-        return self.users.setdefault(name, self._host.user_id(name))
+        if name not in self.users:
+            self.users[name] = self._host.user_id(name)
+        return self.users[name]
 
     def group_id(self, name: str) -> int | None:
-        return self.groups.setdefault(name, self._host.group_id(name))
+        if name not in self.groups:
+            self.groups[name] = self._host.group_id(name)
+        return self.groups[name]
 
     def default_proxy_user(self) -> str:
         return self._host.default_proxy_user()

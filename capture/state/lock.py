@@ -64,6 +64,7 @@ class NamespaceLock:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
+            self._socket.close()
             raise
         return True
 

@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
     from capture.state.sysctls import Sysctl
 
@@ -100,15 +101,18 @@ def from_json(text: str) -> Record | str:
         plain = decode_json(text)
         if plain["version"] != RECORD_VERSION:
             return f"it is of version {plain['version']!r}, and this program reads version {RECORD_VERSION}"
-        record = _decoded_record(plain)
+        settings, answers, others = _decoded_parts(plain)
     except JsonError as error:
         return f"it is not JSON ({error})"
-    except ConfigurationError as error:
-        return error.message
     except KeyError as error:
         return f"{error.args[0]!r} in it is missing or unknown"
     except (AttributeError, TypeError, ValueError):
         return "a value in it is unknown or of the wrong type"
+    try:
+        config, _ = resolve(settings, answers)
+    except ConfigurationError as error:
+        return error.message
+    record = Record(settings, answers, build_ruleset(config), **others)
     for oldest in list(_recent_records)[: 1 - MAX_RECENT_RECORDS]:  # threads share them: one step, no iteration
         _recent_records.pop(oldest, None)
     _recent_records[text] = record
@@ -119,7 +123,8 @@ _recent_records: dict[str, Record] = {}
 MAX_RECENT_RECORDS = 16
 
 
-def _decoded_record(plain: dict[str, Any]) -> Record:
+def _decoded_parts(plain: dict[str, Any]) -> tuple[Settings, HostAnswers, dict[str, Any]]:
+    """Return what a rule set is made of, and the other fields of a record."""
     settings = Settings(
         {
             OPTIONS_BY_NAME[name]: ExplicitValue(*map(_require_text, explicit))
@@ -127,15 +132,14 @@ def _decoded_record(plain: dict[str, Any]) -> Record:
         },
         knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
     )
-    answers = _decoded_answers(plain["facts"])
-    config, _ = resolve(settings, answers)
-    return Record(
+    return (
         settings,
-        answers,
-        build_ruleset(config),
-        stale_routes=tuple(_decoded_route(*route) for route in plain.get("stale_routes", ())),
-        sysctls=_decoded_sysctls(plain.get("sysctls", {})),
-        **{how: words[words.index(plain[how])] for how, words in KNOWN_WRITERS.items()},
+        _decoded_answers(plain["facts"]),
+        {
+            "stale_routes": tuple(_decoded_route(*route) for route in plain.get("stale_routes", ())),
+            "sysctls": _decoded_sysctls(plain.get("sysctls", {})),
+            **{how: words[words.index(plain[how])] for how, words in KNOWN_WRITERS.items()},
+        },
     )
 
 
@@ -143,11 +147,11 @@ def _decoded_answers(plain: dict[str, Any]) -> HostAnswers:
     return HostAnswers(
         users=_decoded_ids(plain["users"]),
         groups=_decoded_ids(plain["groups"]),
-        proxy_user=plain["proxy_user"],
-        families=tuple(plain["families"]),
+        proxy_user=_require_text(plain["proxy_user"]),
+        families=tuple(map(_require_family, plain["families"])),
         ipv6=plain["ipv6"],
         servers=tuple(parse_address(server) for server in plain["name_servers"]),
-        primary=FAMILIES[FAMILIES.index(plain["primary"])] if plain.get("primary") is not None else None,
+        primary=None if plain.get("primary") is None else _require_family(plain["primary"]),
     )
 
 
@@ -166,7 +170,13 @@ def _decoded_sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
 def _decoded_route(family: Any, mark: object, table: object) -> PolicyRoute:
     if not isinstance(mark, int) or not isinstance(table, int):
         raise ValueError(mark, table)  # noqa: TRY004  # what is wrong with a record is a ValueError
-    return PolicyRoute(FAMILIES[FAMILIES.index(family)], mark, table)
+    return PolicyRoute(_require_family(family), mark, table)
+
+
+def _require_family(value: Any) -> Family:
+    if value not in FAMILIES:
+        raise KeyError(value)
+    return FAMILIES[FAMILIES.index(value)]
 
 
 def _require_text(value: object) -> str:

@@ -53,15 +53,13 @@ def _run_in_child(work: Callable[[], str], describe: Callable[[BaseException], s
 def encode_error(error: BaseException) -> str:
     """Return an error as text, of which ``decode_error`` makes a CaptureError again."""
     if isinstance(error, CaptureError):
-        return encode_json([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
-    return encode_json(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
+        return encode_json([type(error).__name__, vars(error)])
+    return encode_json(["CaptureError", {"message": f"{type(error).__name__}: {error}", "remedy": ""}])
 
 
 def decode_error(text: str) -> CaptureError:
-    """Return the error of the child; each kind makes its message in its own way, so this one is put together."""
-    kind, message, remedy, number = decode_json(text)
-    error: CaptureError = CaptureError.__new__(getattr(errors, kind, CaptureError))
-    CaptureError.__init__(error, message, remedy)
-    if number:
-        vars(error)["errno"] = number
+    """Return the error of the child with all its attributes; each kind would make its message anew, from others."""
+    kind, attributes = decode_json(text)
+    error: CaptureError = CaptureError.__new__(getattr(errors, kind, CaptureError), attributes["message"])
+    vars(error).update(attributes)
     return error

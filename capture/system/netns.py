@@ -11,7 +11,14 @@ import errno
 import os
 import sys
 
-from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError, UnsupportedError
+from capture.errors import (
+    CaptureError,
+    HostNamespaceError,
+    NamespaceError,
+    PrivilegeError,
+    UnsupportedError,
+    system_error,
+)
 from capture.system.files import content_of
 
 TYPE_CHECKING = False
@@ -40,7 +47,8 @@ ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
 class InNamespace:
     """A context in which the calling thread is in the namespace at ``path``; without a path, where it is.
 
-    Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN.
+    Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN. Every verb works
+    in such a context: an OSError that leaves it becomes a CaptureError.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -59,11 +67,12 @@ class InNamespace:
         self._home = home
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._home < 0:
-            return
-        home, self._home = self._home, -1
-        _enter_namespace(home, CURRENT)
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._home >= 0:
+            home, self._home = self._home, -1
+            _enter_namespace(home, CURRENT)
+        if isinstance(error, OSError):
+            raise system_error(error) from error
 
 
 def enter_each(paths: Iterable[str]) -> Iterator[str]:
@@ -169,9 +178,12 @@ def has_tcp_sockets() -> bool:
 
 
 def _has_sockets(path: str) -> bool:
-    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` means; True without one."""
+    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` means.
+
+    True where that of IPv4 cannot be read, False where that of IPv6 cannot: a kernel without IPv6 has none.
+    """
     counts = [line.split()[2] for line in content_of(path).splitlines() if line.startswith((b"TCP:", b"TCP6:"))]
-    return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])  # a kernel without IPv6 has no such file
+    return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])
 
 
 CONNTRACK_SYSCTLS = "/proc/sys/net/netfilter/nf_conntrack_"
@@ -210,7 +222,8 @@ def _open_namespace(path: str) -> int:
         remedy = "Run as root with the capability SYS_PTRACE, in the user namespace of that process or above (proc(5))."
         raise PrivilegeError(f"open {path}", remedy if path.startswith("/proc/") else "") from None
     except OSError as error:
-        raise NamespaceError(path, os.strerror(error.errno or 0)) from None
+        is_limit = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the path
+        raise system_error(error) if is_limit else NamespaceError(path, os.strerror(error.errno or 0)) from None
 
 
 def _missing_namespace(path: str) -> NamespaceError:

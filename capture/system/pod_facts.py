@@ -15,7 +15,13 @@ from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.sockets import NetlinkSocket
-from capture.netlink.traffic_control import TC_H_EGRESS, TC_H_INGRESS, has_deciding_filter, read_redirects
+from capture.netlink.traffic_control import (
+    TC_H_EGRESS,
+    TC_H_INGRESS,
+    has_deciding_filter,
+    read_lossy_qdiscs,
+    read_redirects,
+)
 from capture.system.files import content_of, open_files, process_ids
 from capture.system.netns import read_connection_counts
 from capture.system.socket_lb import BPF_TCX_EGRESS, BPF_TCX_INGRESS, has_programs
@@ -66,6 +72,9 @@ def _attached_programs(
     rtnetlink: NetlinkSocket, links: Sequence[Link], diverted: Container[str]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
+    names = {link.index: link.name for link in links}
+    for index, kind in read_lossy_qdiscs(rtnetlink):
+        yield names[index], f"the queueing discipline {kind}", f"tc qdisc show dev {names[index]}"
     for link in links:
         if link.has_xdp:
             yield link.name, "an XDP program", f"ip link show dev {link.name}"

@@ -85,12 +85,12 @@ def _all_leaves_by(interface: int, rtnetlink: NetlinkSocket, family: Family) -> 
 
 
 def lost_by_routing(
-    packet: Packet, marks: Iterable[int], port: int, *, is_redirected: bool
+    packet: Packet, marks: Iterable[int], port: int, uid: int | None, *, is_redirected: bool
 ) -> Literal["", "interface", "inbound", "answers"]:
     """Return what loses a packet that comes in: its interface has no address, it is refused, or the answers are.
 
     It is refused if it is with each of the marks: the kernel validates a source without one, if not told otherwise.
-    ``port`` is where it is answered.
+    ``port`` is where it is answered, by a listener of user ``uid``.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
@@ -107,7 +107,7 @@ def lost_by_routing(
             return "inbound"
         ports = port, packet.source_port or 0
         protocol = PROTOCOL_NUMBERS[packet.protocol]
-        answer = look_up_route(rtnetlink, client, target, protocol=protocol, ports=ports) if client else None
+        answer = look_up_route(rtnetlink, client, target, 0, uid, protocol, ports) if client else None
         is_refused = answer is not None and answer.kind in REFUSING_KINDS
     return "answers" if is_refused else ""
 

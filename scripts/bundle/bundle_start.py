@@ -52,7 +52,7 @@ class Linker(Loader):
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> Spec | None:
-        """Import a module of ours with what it imports; say where an extension is; find no others."""
+        """Import a module of our own with what it imports; say where an extension is; find no others."""
         if name in GROUPS:
             _import_all((name,))
             spec = sys.modules[name].__spec__ = Spec(name, LINKER)

@@ -16,7 +16,6 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.backends.nf_tables import expressions
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
@@ -543,7 +542,6 @@ class TestWhatTheKernelLacks:
         self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
     ) -> None:
         monkeypatch.setitem(xt_layouts.REVISIONS, name, 77)
-        monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
             netns().call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
         assert f"`modprobe -a xt_{name}`" in raised.value.remedy

@@ -151,3 +151,23 @@ def test_a_process_that_may_leave_the_capture_is_noted(pod_pair: PodPair) -> Non
         "NET_ADMIN (it can change the rules), NET_RAW (it can send frames past the rules (AF_PACKET))"
     )
     assert why(pod, *OUT[:2], "--as-pid", str(plain.pid))["notes"] == []
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        "iptables -P INPUT DROP",
+        "iptables-legacy -P INPUT DROP",
+        "nft add table inet wall; nft 'add chain inet wall in { type filter hook input priority 0; policy drop; }'",
+    ],
+)
+def test_a_policy_that_drops_what_is_redirected_has_the_command_that_accepts_it(pod_pair: PodPair, breaks: str) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    pod.run(["sh", "-ec", breaks])
+    dropped = "what goes to port 15001, and the chain's policy is DROP"
+    (cause,) = (each for each in why(pod, *OUT)["causes"] if dropped in each["says"])
+
+    pod.run(["sh", "-ec", cause["remedy"].rpartition("For port 15001: `")[2].rstrip("`.")])
+
+    assert all(dropped not in each["says"] for each in why(pod, *OUT)["causes"])

@@ -513,6 +513,9 @@ BROKEN: dict[str, BrokenPod] = {
         " add rule ip x c tcp dport 80 dnat to numgen random mod 2 map { 0 : 203.0.113.77, 1 : 203.0.113.78 }'",
         message="or elsewhere",
     ),
+    "routes refuse the answers of other users than the proxy": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 uidrange 0-1336 prohibit", is_of_pod=True
+    ),
     "the destination is prohibited": BrokenPod(
         "no-route",
         breaks="ip route add prohibit 203.0.113.0/24",
@@ -771,6 +774,35 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(run_program(pod, "capture", "dump", "--format", "json").stdout)["certain"] is False
     assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
+
+
+@pytest.mark.parametrize("name", ["lo", "eth0"])
+def test_a_queue_that_loses_packets_is_named(pod_pair: PodPair, name: str) -> None:
+    """As netem of a chaos experiment, which this kernel need not have: no rule sees what is lost."""
+    pod, peer = pod_pair
+    peer.own_every_address()
+    one_proxy(pod)
+    operations.apply(given(""), pod.path)
+    pod.run(["tc", "qdisc", "add", "dev", name, "root", "blackhole"])
+    for sent in (None, packet(BrokenPod("", goes="in"), pod_pair)):
+        found = why(pod, sent)
+        assert found.verdict == "cannot be told"
+        assert f"the queueing discipline blackhole of {name}" in "".join(note.message for note in found.notes)
+    client = peer.client() if name == "eth0" else pod.client(uid=1000)
+    assert client.connect(pod.ipv4 if name == "eth0" else ELSEWHERE, APP_PORT, timeout=0.3).label != "proxy"
+
+
+@pytest.mark.parametrize(
+    "rule", ["ipproto udp prohibit", "uidrange 0-0 prohibit", "uidrange 0-1336 prohibit", "sport 15001 prohibit"]
+)
+def test_a_policy_rule_for_others_stops_no_connection_that_comes_in(pod_pair: PodPair, rule: str) -> None:
+    pod, peer = pod_pair
+    one_proxy(pod)
+    operations.apply(given(""), pod.path)
+    pod.ip(f"rule add pref 100 {rule}")
+    assert why(pod, packet(BrokenPod("", goes="in"), pod_pair)).causes == ()
+    assert peer.client().connect(pod.ipv4, APP_PORT, timeout=1).label == "proxy"
+    assert rule.startswith("uidrange") or why(pod).causes == ()
 
 
 def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:

@@ -19,6 +19,7 @@ from capture.errors import (
     UnsupportedError,
     ValidationError,
 )
+from capture.system.child import decode_error, encode_error
 
 EXIT_CODES: dict[type[CaptureError], int] = {
     CaptureError: 1,
@@ -80,6 +81,22 @@ SENTENCES: list[tuple[CaptureError, str]] = [
 @pytest.mark.parametrize(("error", "sentence"), SENTENCES)
 def test_each_error_is_a_sentence(error: CaptureError, sentence: str) -> None:
     assert str(error) == sentence
+
+
+@pytest.mark.parametrize("kind", EXIT_CODES)
+def test_an_error_of_a_child_comes_back_with_all_it_knows(kind: type[CaptureError]) -> None:
+    made: dict[type[CaptureError], CaptureError] = {
+        ConfigurationError: ConfigurationError("--proxy-uid", "5", "command line", "a user"),
+        HostNamespaceError: HostNamespaceError(),
+        KernelError: KernelError("add a rule", errno.EINVAL),
+        StateDirectoryError: StateDirectoryError("/run/x", "is a link"),
+        ToolError: ToolError("nft", 1, "no", "Look."),
+        NotProvenError: NotProvenError(["inbound"]),  # type: ignore[arg-type]  # JSON has no tuples
+        NamespaceError: NamespaceError("/x", "is none"),
+    }
+    error = made.get(kind) or kind("it broke")
+    again = decode_error(encode_error(error))
+    assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
 
 
 @pytest.mark.parametrize("error", [HostNamespaceError(), PrivilegeError("do it"), NamespaceError("/x", "is none")])

@@ -55,7 +55,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "test_under_crio_the_entry_is_in_the_list_that_crio_takes",
     ),
     "The directory's parent is watched": ("test_a_directory_that_is_moved_away_and_made_again_is_watched_again",),
-    "Files of ours are private, durable, and out of the runtime's directory": (
+    "Our own files are private, durable, and out of the runtime's directory": (
         "test_the_plugins_credentials_are_for_root_alone",
         "test_mode_and_owner_of_a_list_are_kept", "test_the_credentials_are_private_and_accepted",
     ),

@@ -73,7 +73,7 @@ TELL_CAUSES = (
     "operations/diagnosis",
     "operations/exclusions",
     "operations/drift_causes",
-    "state/pod_network",
+    "system/pod_network",
 )
 FROM_DICTIONARIES = dict.fromkeys(("family", "other", "any_address", "bound", "arrive", "mode", "transparent"), "x")
 """Words that causes take from dictionaries."""

@@ -239,9 +239,7 @@ class TestWhatAKernelCanShow:
         redirects = foreign_chain(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
         sees = foreign_chain(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)
         drops = Situation(DEFAULT, (redirects, sees))
-        assert found(Situation(DEFAULT, (redirects,)), drops) == [] or all(
-            each.packet.port == 9 for each in found(Situation(DEFAULT, (redirects,)), drops)
-        )
+        assert {each.packet.port for each in found(Situation(DEFAULT, (redirects,)), drops)} == {9}
 
     def test_a_loop_of_jumps_ends(self) -> None:
         live = before(DEFAULT, (Rule(Jump("round")),))

@@ -21,17 +21,21 @@ from capture.analysis.foreign_effects import (
     other_consequences,
 )
 from capture.analysis.judgement import judge
+from capture.model.addresses import parse_network
 from capture.model.foreign import Protocols
 from capture.model.ruleset import (
     ALL_BITS,
+    INPUT,
     MANGLE,
     NAT,
     OUTPUT,
     PREROUTING,
     Accept,
     Chain,
+    ConnectionState,
     DestinationPort,
     Drop,
+    Mark,
     OutInterface,
     OwnerUid,
     Protocol,
@@ -40,6 +44,8 @@ from capture.model.ruleset import (
     Rule,
     SaveMark,
     SetMark,
+    Source,
+    SourcePort,
     Table,
     TransparentProxy,
     UnknownMatch,
@@ -139,6 +145,17 @@ def test_the_consequence_of_a_rule_in_a_few_words(
     assert consequence(effect) == words
 
 
+def test_of_rules_that_drop_answers_together_the_one_that_drops_is_named() -> None:
+    answers = Protocol("tcp"), SourcePort((only(80),)), ConnectionState(("ESTABLISHED",))
+    marks, drops = Rule(SetMark(7), answers), Rule(Drop(), (Mark(7),))
+    others = tuple(
+        BaseChain("ip other", ("ipv4",), hook, priority, False, Table(MANGLE, (Chain(hook, (rule,), "ACCEPT"),)))
+        for hook, priority, rule in ((PREROUTING, -140, marks), (INPUT, 0, drops))
+    )
+    found = judge(ruleset_of({}), ruleset_of({}), others, PodNetwork(), is_native=False)
+    assert [each.rule for each in found.obstacles] == [drops]
+
+
 def test_consequences_that_are_not_those_of_the_first_are_in_brackets() -> None:
     (dropped,), (passed,) = effects_of({}, ALL, is_nat=False), effects_of({}, PASSED, is_nat=True)
     assert other_consequences(dropped, [dropped, None]) == ""
@@ -156,6 +173,7 @@ def test_consequences_that_are_not_those_of_the_first_are_in_brackets() -> None:
         (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv4"), WITHOUT_EFFECT),
         (Rule(Accept(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), WITHOUT_EFFECT),
         (Rule(Drop(), (Protocol("udp"),), family="ipv6"), WITHOUT_EFFECT),
+        (Rule(Drop(), (Source((parse_network("fe80::/64"),)),), family="ipv6"), STOPS_DISCOVERY),
         (None, WITHOUT_EFFECT),
     ],
 )

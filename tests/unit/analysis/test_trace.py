@@ -17,6 +17,7 @@ from capture.model.ruleset import (
     PREROUTING,
     Accept,
     Chain,
+    ConnectionState,
     Destination,
     DestinationPort,
     Drop,
@@ -271,6 +272,14 @@ def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
     traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (doubtful,))
 
     assert [step.table for step in traced.path if not step.is_certain] == ["ip other"]
+
+
+def test_a_rule_that_cannot_be_judged_counts_where_it_meets_later_packets_alone() -> None:
+    later = Rule(Drop(), (ConnectionState(("ESTABLISHED",)), foreign_match("-m time --timestart 08:00")))
+    packet, doubtful = outbound(ELSEWHERE["ipv4"], 443), next_to(later, priority=0)
+    traced = trace(build_ruleset(CaptureConfig()), packet, (doubtful,))
+
+    assert (traced.outcome, [step.rule for step in traced.path if not step.is_certain]) == ("proxy-outbound", [later])
 
 
 def test_a_step_names_the_table_of_a_foreign_chain() -> None:

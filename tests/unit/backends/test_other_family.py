@@ -4,6 +4,9 @@ from contextlib import nullcontext
 import pytest
 
 from capture.backends import other_family
+from capture.backends.nf_tables.constants import NFPROTO_INET
+from capture.backends.nf_tables.listing import FoundTable
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.errors import KernelError
 
 
@@ -12,7 +15,7 @@ def refuse_to_remove(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KernelError(task, number)
 
     monkeypatch.setattr(other_family, "open_nfnetlink", nullcontext)
-    monkeypatch.setattr(other_family, "_has_table", lambda _: True)
+    monkeypatch.setattr(other_family, "read_tables", lambda *_: [FoundTable(NFPROTO_INET, REJECT_TABLE)])
     monkeypatch.setattr(other_family, "commit", commit)
 
 

@@ -39,7 +39,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     recorded(os, "rename", lambda old, new: f"rename to {Path(new).suffix or 'name'}")
     recorded(os, "link", lambda old, new: "link to name")
     recorded(os, "unlink", lambda path: f"unlink {Path(path).suffix or 'name'}")
-    recorded(atomic_files, "_try_to_exchange", lambda one, other: "exchange")
+    recorded(atomic_files, "try_to_exchange", lambda one, other: "exchange")
     return done
 
 
@@ -58,7 +58,7 @@ def test_the_disk_has_the_content_before_readers_and_the_name_before_the_return(
 
 
 def test_where_files_cannot_change_places_it_is_a_rename(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_files, "_try_to_exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic_files, "try_to_exchange", lambda one, other: False)
     old = snapshot(str(file))
     atomic_files.replace(old, b"new")
     assert file.read_text() == "new"
@@ -95,7 +95,7 @@ def test_a_file_that_has_changed_since_is_left_as_it_is(file: Path, change: Call
 
 def test_two_rivals_in_a_row_and_the_newest_wins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One comes between comparison and exchange, another before the exchange is undone."""
-    exchange, contents = atomic_files._try_to_exchange, ["first", "second"]
+    exchange, contents = atomic_files.try_to_exchange, ["first", "second"]
 
     def rival_before(one: str, other: str) -> bool:
         if contents:
@@ -103,7 +103,7 @@ def test_two_rivals_in_a_row_and_the_newest_wins(file: Path, monkeypatch: pytest
             file.with_name("rival").rename(file)
         return exchange(one, other)
 
-    monkeypatch.setattr(atomic_files, "_try_to_exchange", rival_before)
+    monkeypatch.setattr(atomic_files, "try_to_exchange", rival_before)
     with pytest.raises(ChangedMeanwhileError):
         atomic_files.replace(snapshot(str(file)), b"ours")
     assert file.read_text() == "second"

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -617,6 +618,34 @@ def test_the_output_may_be_a_file_a_link_or_no_file_at_all(tmp_path: Path) -> No
         assert reader.communicate()[0] == real.read_bytes()
     assert fifo.is_fifo()
     assert sorted(tmp_path.iterdir()) == sorted((source, link, real, fifo))
+
+
+FLAGS_FOR_ONE_THING = {"--check": [], "--remove": [], "--policy": [], "-o": ["FILE"]}
+
+
+@pytest.mark.parametrize(("one", "other"), [*combinations(FLAGS_FOR_ONE_THING, 2)])
+def test_two_things_to_do_are_refused_and_with_an_output_file_one_is_done(
+    one: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in.yaml", tmp_path / "out.yaml"
+    source.write_text(FILE_1)
+    output.write_text("kept")
+    files = [] if "--policy" in (one, other) else ["-f", str(source)]
+    code = run(["inject", *files, *(str(output) if word == "FILE" else word for flag in (one, other)
+                                    for word in (flag, *FLAGS_FOR_ONE_THING[flag]))])  # fmt: skip
+    is_done = other == "-o" and one != "--check"
+    assert (code, output.read_text() == "kept") == (0 if is_done else 2, not is_done)
+    assert is_done or re.search("exclude each other|leave out -o", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("spec", ["{}", "{containers: []}", "{containers: null}"])
+def test_a_pod_without_containers_stays_as_it_is(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.yaml"
+    source.write_text(f"kind: Pod\nmetadata: {{name: x}}\nspec: {spec}\n")
+    assert run(["inject", "-f", str(source)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == source.read_text()
+    assert "Pod default/x: skipped: it has no containers" in printed.err
 
 
 CHECKED = (

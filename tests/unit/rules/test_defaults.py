@@ -170,3 +170,4 @@ def test_every_rule_says_why_it_is_there() -> None:
     rules = [rule for table in ruleset.tables for chain in table.chains for rule in chain.rules]
     assert [rule for rule in rules if not rule.why] == []
     assert all(rule.why.isascii() and '"' not in rule.why and len(rule.why) < 100 for rule in rules)
+    assert {"DNS", "outbound DNS"} < {rule.why for rule in rules}

@@ -82,3 +82,13 @@ def test_arguments_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture[s
 def test_a_text_that_is_no_pods_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sidecar", "--pod", name]) == 2
     assert f"--pod: invalid value {name!r}: expected NAMESPACE/NAME" in capsys.readouterr().err
+
+
+def test_a_pod_that_is_not_among_those_of_the_files_is_no_pod_with_the_usual_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(INIT.format(mode="TPROXY"))
+
+    assert run(["sidecar", "-f", str(file), "--pod", "n/other"]) == 1
+    assert "error: no pod n/other among the files" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +76,13 @@ class TestHostAnswers:
         assert (facts.users, facts.groups, facts.proxy_user) == ({"envoy": 1500}, {"java": 202}, "envoy")
         assert facts.families == ("ipv4", "ipv6")
         assert facts.servers == (parse_address("10.96.0.10"), parse_address("fd00::a"))
+
+    def test_each_name_is_looked_up_once(self) -> None:
+        looked_up: list[str] = []
+        host = RecordingHost(FakePod())
+        host._host = SimpleNamespace(user_id=looked_up.append, group_id=looked_up.append)
+        assert [host.user_id("a"), host.user_id("a"), host.group_id("b"), host.group_id("b")] == [None] * 4
+        assert looked_up == ["a", "b"]
 
     def test_an_unknown_name_is_remembered_as_such(self) -> None:
         assert applied({}, POD).answers.users == {"istio-proxy": None}
@@ -167,6 +175,7 @@ FAULTS = {
     "a name that was never looked up": "--proxy-uid (x): invalid value 'no-such-name': expected user ids",
     "no facts": "'users' in it is missing or unknown",
     "a family of its own": "'ipv5' in it is missing or unknown",
+    "a route of no family": "'ipv5' in it is missing or unknown",
     "cut short": "it is not JSON (line 1 column",
     "another version": "it is of version 2, and this program reads version 1",
     "an empty object": "'version' in it is missing or unknown",
@@ -187,6 +196,16 @@ def test_a_text_that_is_no_record_is_none_and_its_fault_is_named(name: str, tmp_
     assert record.why_unusable(str(path.parent)).startswith(
         f"the record {path} cannot be used: {FAULTS.get(name, WRONG_VALUE)}"
     )
+
+
+def test_a_defect_of_ours_is_no_fault_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(record, "build_ruleset", fail)
+    monkeypatch.setattr(record, "_recent_records", {})
+    with pytest.raises(TypeError, match="a defect"):
+        from_json(as_json(PLAIN))
 
 
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
