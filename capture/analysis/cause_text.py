@@ -94,8 +94,11 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the pod has no route to {address}, or a policy rule refuses it: the connection fails before any rule decides
         Look at `ip {flag}route`, `ip {flag}rule` and `ip {flag}addr` in the pod's namespace.""",
     ("no-route", "refused"): """\
-        a {refusal} route or policy rule of the pod refuses {address}: the connection fails before any rule decides
+        a route or policy rule of type {refusal} refuses {address}: the connection fails before any rule decides
         `ip {flag}rule` and `ip {flag}route show table all` in the pod's namespace list it: remove or restrict it.""",
+    ("no-route", "group"): """\
+        TCP has no connections to {address}, a {refusal} address: connect() fails before any rule decides
+        Name the address of one host.""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
         Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
@@ -117,6 +120,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "inbound"): """\
         the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
+    ("no-route", "martian"): """\
+        the kernel drops what comes in via {name} from {address}: no other host may have that address (martian source)
+        Give what sends it an address of its own.""",
     ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
     ("route-missing", "taken"): f"""\
         {{message}}; another default route is in its place

@@ -28,6 +28,7 @@ from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
 from capture.model.text import plural
 from capture.netlink.interfaces import Link
+from capture.netlink.routing import GROUP_KINDS
 from capture.netlink.sock_diag import Listener
 
 CONNECTION_KINDS: dict[str, str] = {PROXY_OUTBOUND: "outbound", PROXY_INBOUND: "inbound", DNS: "DNS"}
@@ -104,12 +105,15 @@ def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: 
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
-    flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
-    if refusal:
-        return cause("no-route", "refused", address=address, flag=flag, refusal=refusal)
-    if family in facts.families_without_route:
-        return cause("no-route", "default", flag=flag, family=name)
-    return cause("no-route", address=address, flag=flag)
+    if family in facts.families_without_route and not refusal:
+        return cause("no-route", "default", flag="-6 " if family == IPV6 else "", family=FAMILY_NAMES[family])
+    return refusal_cause(family, address, refusal)
+
+
+def refusal_cause(family: Family, address: str, refusal: str) -> Cause:
+    """Return that no route leads to an address, or which kind of route refuses it."""
+    case = "group" if refusal in GROUP_KINDS.values() else "refused" if refusal else ""
+    return cause("no-route", case, address=address, flag="-6 " if family == IPV6 else "", refusal=refusal)
 
 
 def down_interface(facts: PodFacts) -> str | None:

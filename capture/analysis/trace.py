@@ -7,11 +7,11 @@
                `-> raw PREROUTING -> mangle PREROUTING -> INPUT -> socket
     inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> INPUT -> socket
 
-nat sees the first packet of a connection, once: a packet that passed nat OUTPUT does not
-meet nat PREROUTING when it comes back over ``lo``, and after the first rule that translates the destination no
-other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
-it stays in the pod. nat at INPUT and POSTROUTING translates sources: only SNAT counts (``losing_rule``). Foreign
-chains are met where ``base_chains`` has them. A redirected connection is lost, too, if its later packets are dropped.
+nat sees the first packet of a connection, once: what comes in over ``lo`` was sent by the pod, passed nat OUTPUT, and
+does not meet nat PREROUTING; after the first rule that translates the destination no other is tried (nf_nat_core.c).
+A redirect in OUTPUT makes the destination the loopback address; in PREROUTING it stays in the pod. nat at INPUT and
+POSTROUTING translates sources: only SNAT counts (``losing_rule``). Foreign chains are met where ``base_chains`` has
+them. A redirected connection is lost, too, if its later packets are dropped.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class _Passage:
         return base_chain.is_tracked or self._comes_back()
 
     def _comes_back(self) -> bool:
-        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_reply)
+        return self.packet.in_interface == LOOPBACK
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""

@@ -74,6 +74,12 @@ class Network(Value):
         return self.first == 1
 
     @property
+    def unmapped(self) -> Network:
+        """Return the IPv4 address that IPv6 sockets write as ::ffff:10.0.0.1 (RFC 4291 2.5.5.2), else this one."""
+        is_mapped = self.prefix == BITS[IPV6] and self.first >> 32 == 0xFFFF
+        return Network(IPV4, self.first & 0xFFFF_FFFF, 32) if is_mapped else self
+
+    @property
     def is_link_local(self) -> bool:
         """Return whether the network starts in 169.254.0.0/16 or fe80::/10 (RFC 3927, RFC 4291 2.5.6)."""
         if self.family == IPV4:

@@ -94,10 +94,10 @@ def doubt_about(traced: Trace) -> str:
 
 def _verdict_line(traced: Trace) -> VerdictLine:
     if traced.outcome == "no-route":
+        from capture.analysis.pod_causes import refusal_cause  # verify words no traces
+
         where = address_text(traced.packet.family, traced.packet.destination.first)
-        refused = f"a {traced.refusal} route or policy rule refuses {where}"
-        none = refused if traced.refusal else f"the namespace has no route to {where}, or a policy rule refuses it"
-        return VerdictLine(f"no route: {none}; the connection fails before any rule decides")
+        return VerdictLine(f"no route: {refusal_cause(traced.packet.family, where, traced.refusal).message}")
     if traced.translated is not None:
         where = fate_text(traced.fate.replace(address=traced.address))
         return VerdictLine(f"{where.replace('direct to', 'direct, to')}, which is not the proxy", traced.outcome)

@@ -78,6 +78,8 @@ def _options_without_effect(settings: Settings, config: CaptureConfig) -> Iterat
         is_changed = option in settings.explicit and settings[option] != option.parse(option.default)
         if is_changed and settings[needed] != value:
             yield option, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
+    if LOOPBACK in config.rerouted_interfaces:
+        yield options.REROUTED_INTERFACES, "has no effect on lo: OUTPUT has decided on what comes in there"
     if IPV6 not in config.families:
         for networks in options.NETWORK_OPTIONS:
             if {each.family for each in _entries(settings, networks)} == {IPV6}:

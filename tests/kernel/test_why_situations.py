@@ -519,7 +519,7 @@ BROKEN: dict[str, BrokenPod] = {
     "the destination is prohibited": BrokenPod(
         "no-route",
         breaks="ip route add prohibit 203.0.113.0/24",
-        message="a prohibit route or policy rule of the pod refuses 203.0.113.9: the connection fails",
+        message="a route or policy rule of type prohibit refuses 203.0.113.9: the connection fails",
     ),
     "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
     "another agent flushed nat": BrokenPod(
