@@ -52,7 +52,8 @@ def trace(
     """
     with InNamespace(namespace):
         if settings is None:
-            return live_trace(packet, live_situation())
+            situation = live_situation()
+            return live_trace(packet, situation).replace(is_applied=situation.has_capture)
         situation = _desired_situation(settings, namespace, host)
         if packet.family not in situation.ruleset.families:
             situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
