@@ -34,7 +34,7 @@ MAX_LOCK_TIMEOUT = 86_400
 
 
 def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
-    """Return the host that knows users and name servers: by files here without a namespace, else by ``servers`` alone."""
+    """Return the host that knows users and name servers: by files without a namespace, else by ``servers`` alone."""
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 
