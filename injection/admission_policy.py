@@ -245,7 +245,6 @@ class _Policy:
         return f"variables.mode == 'TPROXY' ? {proxies['TPROXY']} : {proxies['REDIRECT']}"
 
     def _patch_list(self) -> str:
-        """Return the list of patches, or an empty one."""
         container = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
         captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(container)}"
         missing = _is_missing(PROXY_CONTAINER)

@@ -21,12 +21,19 @@ from capture.system.pod_host import PodFromInside
 
 def _parse_endpoint(text: str) -> tuple[Network, int]:
     host, port_text = _split_endpoint(text)
-    return parse_address(host), port(port_text)
+    return _parse_host(host), port(port_text)
 
 
 def _parse_source(text: str) -> tuple[Network, int | None]:
     host, port_text = _split_endpoint(text)
-    return parse_address(host), port(port_text) if port_text else None
+    return _parse_host(host), port(port_text) if port_text else None
+
+
+def _parse_host(text: str) -> Network:
+    address = parse_address(text)
+    if address.unmapped != address:
+        warn([f"{text}: connections to it are IPv4, to {address.unmapped.shown}"])
+    return address.unmapped
 
 
 ID_TYPE = number_type(0, MAX_ID)
@@ -115,6 +122,8 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         with InNamespace(ctx.params["namespace"]):
             missing = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
         warn([f"{'--in' if comes_in else '--out'}: {missing}"] if missing else [])
+    if comes_in == LOOPBACK:
+        warn(["--in: what comes in over lo was sent by the pod, where nat decides on it: trace it without --in, too"])
     return Packet(
         protocol,
         destination,

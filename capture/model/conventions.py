@@ -27,7 +27,7 @@ TRAFFIC_PORTS = (15001, 15006)
 """Of these, where Istio's Envoy takes captured connections: outbound and inbound ones."""
 
 STATUS_PORT, HEALTH_PORT, METRICS_PORT = 15020, 15021, 15090
-"""Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""
+"""Inbound ports of the proxy itself, left alone by default: metrics of the agent, health, metrics of Envoy."""
 
 # Istio's design of DNS and TPROXY
 DNS_PORT = 53
@@ -36,7 +36,7 @@ AGENT_DNS_PORT = 15053
 ISTIO_MARK, ISTIO_ROUTE_TABLE = 1337, 133
 """The defaults for the mark of a transparent proxy, and for the table with its routes."""
 PROXY_TO_SELF_MARK = 1338
-"""0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""
+"""0x53a marks what a transparent proxy sends to its own pod; with the proxy's own mark it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
 """127.0.0.6 and ::6: the address from which the proxy calls the app for connections it passes through unchanged."""
 

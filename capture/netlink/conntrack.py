@@ -49,7 +49,7 @@ STATUS_BY_TCP_STATE = {
     TCP_CONNTRACK_SYN_RECV: IPS_CONFIRMED | IPS_SEEN_REPLY,
     TCP_CONNTRACK_ESTABLISHED: IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED,
 }
-"""An entry is in the table (confirmed) before its status is set: to take that away is refused (EBUSY)."""
+"""The kernel confirms an entry before it sets the status, and refuses one without that bit (EBUSY)."""
 
 MAX_ENTRIES = 100
 """Entries in one datagram. Each refusal takes a place in the receive buffer, whose default has room for some 250."""
@@ -126,7 +126,7 @@ def _family_of_packed(address: bytes) -> int:
     return AF_INET if len(address) == 4 else AF_INET6
 
 
-# Whether packets fit the window cannot be judged by who has not seen the connection begin.
+# Tracking that did not see the connection begin cannot judge whether packets fit the window.
 BE_LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struct nf_ct_tcp_flags: flags, mask
 
 

@@ -118,9 +118,9 @@ def begin_batch(sequence: int, generation: int | None) -> bytes:
 def _wait_for_commits(netfilter: NetlinkSocket, generation: int, task: str) -> None:
     """Wait until changes that the kernel is making are whole, with their number.
 
-    It exchanges the rules shortly before or behind the number, and may pause in between (nf_tables_commit in
-    nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
-    (nf_tables_valid_genid); the next request skips the refusal, by its sequence number.
+    It exchanges the rules shortly before or after the number, and may pause in between (nf_tables_commit in
+    nf_tables_api.c). A batch waits for the end of that. This one is for a generation that does not exist, so that it is
+    refused then (nf_tables_valid_genid); the next request skips the refusal by its sequence number.
     """
     netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), task)
 

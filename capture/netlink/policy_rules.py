@@ -50,7 +50,7 @@ ROUTING_TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "l
 class PolicyRule(Value):
     """A policy rule: its mark, the networks and the incoming interface that it tests, and ``others`` in words.
 
-    ``is_inverted`` turns all that it tests round: it is for packets for which that does not hold.
+    If ``is_inverted``, it is for packets for which these tests do not all hold.
     """
 
     preference: int

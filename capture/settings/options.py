@@ -92,7 +92,6 @@ OUTPUT_TOPIC = "Output"
 def _switch(
     flag: str, help_text: str, *, short: str = "", environment: tuple[str, ...] = (), topic: str = "Capture"
 ) -> Option[bool]:
-    """Return an option that is on or off; off is the default."""
     return Option(
         flag, "false", parsers.boolean, "true or false (or 1, 0, t, f)", help_text,
         short=short, environment=environment, topic=topic, is_switch=True,
@@ -115,7 +114,7 @@ INBOUND_CAPTURE_PORT = Option(
 )  # fmt: skip
 INBOUND_TUNNEL_PORT = Option(
     "inbound-tunnel-port", "15008", parsers.port, "a port (1-65535)",
-    "The proxy's tunnel port, never redirected.",
+    "The proxy's tunnel port: REDIRECT leaves it alone, TPROXY does not.",
     short="e", metavar="PORT", topic=PORT_TOPIC,
 )  # fmt: skip
 PROXY_UID = Option(
