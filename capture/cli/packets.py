@@ -21,12 +21,17 @@ from capture.system.pod_host import PodFromInside
 
 def _parse_endpoint(text: str) -> tuple[Network, int]:
     host, port_text = _split_endpoint(text)
-    return parse_address(host), port(port_text)
+    return _parse_host(host), port(port_text)
 
 
 def _parse_source(text: str) -> tuple[Network, int | None]:
     host, port_text = _split_endpoint(text)
-    return parse_address(host), port(port_text) if port_text else None
+    return _parse_host(host), port(port_text) if port_text else None
+
+
+def _parse_host(text: str) -> Network:
+    """Return an address; one of IPv4 is that in the form of IPv6, too, as ss(8) shows it for sockets of both."""
+    return parse_address(text.removeprefix("::ffff:") if "." in text else text)
 
 
 ID_TYPE = number_type(0, MAX_ID)
