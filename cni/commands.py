@@ -199,9 +199,9 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
 
 
 def _named_runtime(name: str) -> Runtime:
-    if name == "crio":
-        return runtimes.crio()
-    return runtimes.detect() if name == "auto" else runtimes.containerd(evidence="--runtime")
+    if name == "auto":
+        return runtimes.detect()
+    return (runtimes.crio if name == "crio" else runtimes.containerd)(evidence="--runtime")
 
 
 def _chosen_paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:

@@ -116,7 +116,7 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
-    """Return the sources; those that there are, unless the configuration chooses."""
+    """Return the sources that the configuration names; else the runtime, and the API server with a kubeconfig."""
     expected = f"a list of one or more of {', '.join(map(repr, POD_SOURCES))}, each once"
     sources = keys.texts(configuration, "pod_sources", expected)
     if sources is None:

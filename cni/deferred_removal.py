@@ -25,7 +25,7 @@ LAST_POD_TIMEOUT, PAUSE = 20.0, 0.2
 
 
 def schedule_removal(bin_dir: str, removal_file: str = REMOVAL_FILE, results: str = RESULTS) -> list[str]:
-    """Remove the plugin if no pod remembers it, else let it go with the last one; return what was removed."""
+    """Remove the plugin if libcni's results name no pod that remembers it, else later; return what was removed."""
     if any(_containers_with_plugin(results)) or not os.path.isdir(results):
         os.makedirs(os.path.dirname(removal_file), mode=0o700, exist_ok=True)
         with open(removal_file, "w", encoding="utf-8") as file:

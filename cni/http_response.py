@@ -40,7 +40,7 @@ class HttpResponse(Value):
 
 
 def require_http(received: bytes | bytearray) -> None:
-    """Raise NotHttpError if this cannot be the beginning of an answer, or of one that is too long."""
+    """Raise NotHttpError unless this may be the beginning of an answer, and is not too long for one."""
     if not HTTP_VERSION.startswith(received[: len(HTTP_VERSION)]) or len(received) > 2 * MAX_BODY:
         raise NotHttpError
 

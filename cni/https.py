@@ -125,8 +125,8 @@ def exchange(
             secured = tls._wrap_socket(plain, False, name)  # type: ignore[attr-defined]  # noqa: SLF001  # without the module ssl
             secured.do_handshake()
             write, read = secured.write, secured.read
-        plain.settimeout(seconds_until(deadline))
         while request:
+            plain.settimeout(seconds_until(deadline))
             request = request[write(request) :]
         return http_response.parse_response(_read_all(plain, read, deadline))
     finally:

@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import Any
 
+from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, narrow_mode
 from cni import atomic_files, entries, networks
@@ -56,7 +57,7 @@ def install(plugin: str, bin_dir: str, desired: DesiredConfiguration) -> list[Fi
         changes += install_plugin(plugin, bin_dir)
         try:
             return changes + _put_entry(desired)
-        except InstallError:
+        except (CaptureError, OSError):
             if is_first:
                 remove_plugin(bin_dir)
             raise
@@ -99,9 +100,8 @@ def selected_network(
     if choice.runtime == "containerd" and not choice.network:
         allowed = (network for network in networks.read_networks(conf_dir) if not (but_own and network.is_our_own))
         return next(allowed, None)
-    taken = networks.choose_network(
-        _foreign_lists(conf_dir) if but_own else networks.read_candidates(conf_dir), choice
-    ).taken
+    lists = _foreign_lists(conf_dir) if but_own else networks.read_candidates(conf_dir)
+    taken = networks.choose_network(lists, choice).taken
     return taken.network if taken else None
 
 
@@ -112,9 +112,8 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
         return taken
     lists = _foreign_lists(conf_dir)
     if lists:
-        reasons = "; ".join(
-            f"{os.path.basename(path)} {why}" for path, why in networks.choose_network(lists, choice).reasons
-        )
+        found = networks.choose_network(lists, choice).reasons
+        reasons = "; ".join(f"{os.path.basename(path)} {why}" for path, why in found)
         raise InstallError(conf_dir, f"the runtime would use none of these: {reasons}", "Repair one of them first.")
     raise InstallError(
         conf_dir,

@@ -5,7 +5,7 @@
                      └────────────┼────────────────────────────────────────────<──┘ until the deadline
                                   └─ 401, 403, a wrong certificate, no API ────────> error at once
 
-Nothing is imported from here unless a pod has to be looked up: loading OpenSSL costs some milliseconds.
+The plugin imports this only where a pod has to be looked up: loading OpenSSL costs some milliseconds.
 """
 
 from __future__ import annotations

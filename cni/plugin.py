@@ -140,7 +140,6 @@ def _save_decision(request: Request, decision: str, reason: str, kind: str = "")
 
 
 def _desired_settings(request: Request, configuration: Configuration, log: PluginLog) -> Settings | Exemption:
-    """Return the settings for the pod, or why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
         name = request.arguments.get("K8S_POD_NAME") or request.container_id
@@ -235,7 +234,7 @@ def wait_for_loopback() -> None:
 
 
 def _is_lo_up() -> bool:
-    """Return whether ``lo`` is up. That ``::1`` is there is quickly seen, and nearly always so."""
+    """Return whether ``lo`` is up: in nearly every pod it has ``::1`` then, which a look at a file shows."""
     try:
         with open(IPV6_ADDRESSES_FILE, "rb", buffering=0) as listed:
             if IPV6_LOOPBACK_LINE in listed.read():

@@ -67,7 +67,7 @@ class CniError(Exception):
 
 
 class Request(Value):
-    """The runtime's request, checked. What a command does not take is empty."""
+    """The runtime's request, checked as far as its command takes it."""
 
     command: str
     version: str
@@ -204,7 +204,6 @@ def _decode_configuration(stdin: bytes) -> dict[str, Any]:
 
 
 def _version_of(configuration: dict[str, Any]) -> str:
-    """Return the version of a configuration."""
     version = configuration.get("cniVersion", IMPLIED_VERSION)
     if not isinstance(version, str):
         raise CniError(

@@ -40,7 +40,7 @@ class Runtime(Value):
 
     name: RuntimeName
     evidence: str
-    """The file that shows that it is this one; empty: none does."""
+    """The file or the flag that shows that it is this one; empty: nothing does."""
     network: str = ""
     """The network that its configuration names."""
     conf_dir: str = CONF_DIR

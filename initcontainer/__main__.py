@@ -88,7 +88,7 @@ def _read_settings(arguments: Sequence[str], environ: Mapping[str, str], printer
 
 
 def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    """Print which profile and which families, and where both come from."""
+    """Print profile and families, where both come from, and what may surprise about them."""
     with InNamespace(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
@@ -115,8 +115,7 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
     printer.warn(applied.warnings)
     printer.show(f"{applied_text(applied)}\n")
     dumped = operations.dump(namespace)
-    # With a read-only root file system, as pods should have it, nothing could be recorded.
-    # Where no record can be kept, the settings are what was applied.
+    # With a read-only root file system, as pods should have it, no record is kept: the settings are what was applied.
     verified = dumped.verified or operations.verify(settings, namespace, host).replace(from_record=True)
     printer.show("\n".join(listings.listing_lines([*listings.shown_tables(dumped)], verified, is_whole=True)))
 

@@ -147,7 +147,7 @@ def _destinations(config: CaptureConfig, family: Family, own: Iterable[Network])
 
 
 def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
-    """Yield who we are and whom else we may be, of those who dial: inbound the proxy, outbound any other user."""
+    """Yield as whom we may dial, first as ourselves: inbound as the proxy, outbound as any other user."""
     is_inbound = side == "inbound"
     uids = [span.first for span in config.proxy_uids] if is_inbound else ORDINARY_IDS
     groups = config.proxy_gids if is_inbound else config.owner_groups.entries

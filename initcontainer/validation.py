@@ -87,7 +87,6 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
 def _connection_proofs(
     settings: Settings, host: Host, config: CaptureConfig, chooser: ProbeChooser, namespaces: ExitStack
 ) -> list[Proof]:
-    """Return what connections proved, and what they could not."""
     sides = [*captured_sides(config)]
     chosen = [chooser.choose(side, family) for family in chooser.families() for side in sides]
     if not sides:
@@ -104,7 +103,6 @@ def _connection_proofs(
 
 
 def _outside_probes(chooser: ProbeChooser, namespaces: ExitStack) -> list[Probe | Proof]:
-    """Return a connection from outside for each family, or why there is none."""
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
         outside = namespaces.enter_context(OutsideNamespace(families))

@@ -243,7 +243,6 @@ class _Policy:
         return f"variables.mode == 'TPROXY' ? {proxies['TPROXY']} : {proxies['REDIRECT']}"
 
     def _patch_list(self) -> str:
-        """Return the list of patches, or an empty one."""
         first = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
         captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(first)}"
         missing = _is_missing(PROXY_CONTAINER)

@@ -173,17 +173,17 @@ def _print_check(reports: Sequence[Report], form: str) -> None:
 
 def _write_result(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
-    content = _joined_documents(texts).encode()
+    content = _joined_documents(texts)
     if form == "json":
         plain = [each.as_plain() for each in workloads]
-        print_json({"workloads": plain, "output": output, "manifest": None if output else _joined_documents(texts)})
+        print_json({"workloads": plain, "output": output, "manifest": None if output else content})
     elif output is None:
-        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.write(content.encode())
         sys.stdout.buffer.flush()
     if output is None:
         return
     try:
-        _replace_file(content, output)
+        _replace_file(content.encode(), output)
     except OSError as error:
         raise InjectionError(f"cannot write {output}: {error.strerror}") from None
 

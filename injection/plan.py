@@ -109,7 +109,6 @@ def _own_number(context: Mapping[str, Any], field: str) -> int:
 
 
 def _single_id(base: Settings, option: Any, default: int) -> int:
-    """Return the one user or group of the proxy."""
     if option not in base.explicit or not base.text(option):
         return default
     text = base.text(option)

@@ -69,7 +69,7 @@ def _rewritten_text(text: str, documents: list[tuple[Node, Any]]) -> str:
     return apply_edits(text, edits)
 
 
-def own_status(workload: Workload, location: str = "") -> dict[str, Any] | None:
+def own_status(workload: Workload, location: str) -> dict[str, Any] | None:
     """Return the status annotation if we wrote it."""
     try:
         status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
@@ -108,10 +108,10 @@ class _Remover:
     def _remove_annotations(self) -> None:
         metadata = child(self._pod, "metadata")
         annotations = child(metadata, "annotations")
-        alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
-        if self._remove_whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
-            return
         is_only_added = self._is_only_added(annotations)
+        alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
+        if self._remove_whole(self._pod, "metadata", metadata, alone and is_only_added):
+            return
         if annotations is None or self._remove_whole(metadata, "annotations", annotations, is_only_added):
             return
         for name in self._annotations:

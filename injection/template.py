@@ -19,8 +19,8 @@ from capture.system.pod_host import AnyPod
 from injection.pods import Workload
 from injection.settings import BY_ENVIRONMENT, PodSettings
 from injection.shape import FRAGMENT_SHAPE, misfits
-from sidecar.bootstrap import MeshObjects, render_bootstrap
-from sidecar.documents import documents, load_yaml
+from sidecar.bootstrap import MeshObjects, read_mesh_objects, render_bootstrap
+from sidecar.documents import load_yaml, read_files
 from sidecar.fields import Fields
 from sidecar.objects import MeshPod
 
@@ -38,7 +38,7 @@ CONFINED_CONTEXT = {"allowPrivilegeEscalation": False, "seccompProfile": {"type"
 
 
 class InjectionError(CaptureError):
-    """A pod that cannot be injected, or a file that cannot be."""
+    """A pod that cannot be injected, or a file that cannot be used for it."""
 
     exit_code = EXIT_USAGE
 
@@ -116,9 +116,7 @@ def read_fragment(name: str) -> Fragment:
 
 def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
     """Return the mesh objects of files, for the bootstrap."""
-    from sidecar.bootstrap import read_mesh_objects
-
-    return read_mesh_objects([each for name in names for each in documents(read_input(name), origin_of(name))])
+    return read_mesh_objects(read_files(names))
 
 
 # --- the proxy -----------------------------------------------------------------------------------

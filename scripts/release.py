@@ -94,7 +94,7 @@ def pack(directory: Path, archive: Path, epoch: int) -> None:
 
     with (
         archive.open("wb") as file,
-        gzip.GzipFile("", "wb", mtime=epoch, fileobj=file) as packed,
+        gzip.GzipFile("", "wb", 6, mtime=epoch, fileobj=file) as packed,  # 9 takes four times as long, for 1 %
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         for path in [directory, *sorted(directory.rglob("*"))]:

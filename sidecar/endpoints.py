@@ -64,13 +64,13 @@ def _load_assignment(destination: ServiceDestination) -> Json:
     return load_assignment(destination.name, [(endpoint.address, endpoint.port) for endpoint in destination.endpoints])
 
 
-def _discovery_response(load: Json) -> str:
+def _discovery_response(load: Json) -> bytes:
     """Return a discovery response (service.discovery.v3.DiscoveryResponse) with one resource."""
-    return json.dumps({"resources": [{"@type": RESOURCE, **load}]}, indent=1) + "\n"
+    return json.dumps({"resources": [{"@type": RESOURCE, **load}]}, indent=1).encode() + b"\n"
 
 
-def _without_endpoints(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
+def _without_endpoints(path: str) -> bytes:
+    with open(path, "rb") as file:
         content = file.read()
     try:
         return _discovery_response(load_assignment(json.loads(content)["resources"][0]["cluster_name"], []))
@@ -78,17 +78,17 @@ def _without_endpoints(path: str) -> str:
         return content  # not one of our files
 
 
-def _replace(path: str, content: str) -> bool:
+def _replace(path: str, content: bytes) -> bool:
     """Replace a file by rename(2) unless it has this content; return whether it had another. All users may read it."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             if file.read() == content:
                 return False
     except OSError:
         pass
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)

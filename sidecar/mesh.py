@@ -130,7 +130,6 @@ def _no_number(word: str) -> None:
 
 
 def _read_provider(fields: Fields) -> tuple[str, FileLog]:
-    """Return a provider of access logs to a file, by its name."""
     fields.require_known("name", "envoyFileAccessLog")
     if "name" not in fields:
         raise fields.error("name", "missing: expected the provider's name")

@@ -78,21 +78,20 @@ def access_logs(mesh: Mesh, telemetries: Iterable[Telemetry], pod: MeshPod) -> t
                 telemetry.origin, "spec.accessLogging", f"{by_scope[scope].origin} has the same scope for this pod"
             )
         by_scope[scope] = telemetry
+    known = {BUILT_IN_PROVIDER: mesh.own_log, **mesh.providers}
     if not by_scope:
-        return _mesh_logs(mesh)
-    return _merged_logs(mesh, [by_scope[scope] for scope in sorted(by_scope)])
+        return _mesh_logs(mesh, known)
+    return _merged_logs(mesh, known, [by_scope[scope] for scope in sorted(by_scope)])
 
 
-def _mesh_logs(mesh: Mesh) -> tuple[AccessLog, ...]:
+def _mesh_logs(mesh: Mesh, known: Mapping[str, FileLog]) -> tuple[AccessLog, ...]:
     if mesh.default_providers:
-        known = {**mesh.providers, BUILT_IN_PROVIDER: mesh.own_log}
         return tuple(AccessLog(known[name]) for name in mesh.default_providers if name in known)
     return (AccessLog(mesh.own_log),) if mesh.logs_to_file else ()
 
 
-def _merged_logs(mesh: Mesh, telemetries: list[Telemetry]) -> tuple[AccessLog, ...]:
+def _merged_logs(mesh: Mesh, known: Mapping[str, FileLog], telemetries: list[Telemetry]) -> tuple[AccessLog, ...]:
     """Return the settings of all levels together: each entry about its providers, or about those inherited."""
-    known = {BUILT_IN_PROVIDER: mesh.own_log, **mesh.providers}
     names = mesh.default_providers or (BUILT_IN_PROVIDER,)
     logs: dict[str, AccessLog] = {}
     for telemetry in telemetries:

@@ -20,6 +20,7 @@ from itertools import compress, islice, product
 from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, Family, Network
+from capture.model.chain_names import is_own_chain
 from capture.model.location import Location
 from capture.model.values import Value
 
@@ -43,15 +44,15 @@ BEYOND = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Hooks at which nat translates sources: SNAT and MASQUERADE change the sender's address for the receiver; DNAT cannot
-be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of their chains
-those of POSTROUTING are read that have SNAT, which may be to an address of another host."""
+be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of these nat chains
+only those at POSTROUTING with SNAT are read: that may be to an address of another host."""
 
 
 class BaseChain(Value):
     """A base chain on a packet's way: of the capture (``is_own``), foreign, or of a second capture.
 
-    ``table`` is what listings call its table, nft(8) for example "ip filter". ``contents`` are its rules in the terms
-    of our model, and what nft(8) calls foreign ones as ``why``: the base chain first, then those that one can jump to.
+    ``table`` is what listings call its table, nft(8) for example "ip filter". ``contents`` has the base chain, then
+    those that one can jump to, in the terms of our model; foreign rules have their words of nft(8) as ``why``.
     """
 
     table: str
@@ -208,6 +209,11 @@ class Situation(Value):
     @property
     def tables(self) -> tuple[model.Table, ...]:
         return (*self.ruleset.tables, *[each.contents for each in self.other_chains])
+
+    @property
+    def has_capture(self) -> bool:
+        """Return whether there is any chain of a capture."""
+        return any(is_own_chain(chain.name) for table in self.tables for chain in table.chains)
 
     @property
     def rules(self) -> Iterator[model.Rule]:

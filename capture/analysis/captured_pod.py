@@ -64,7 +64,7 @@ class PodFacts(Value):
 def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:
     """Return the user and group of what the proxy sends; None if the settings name none.
 
-    A transparent proxy runs as none of the users that they name: as root, unless another user has its listener.
+    A transparent proxy runs as none of the users that the settings name: as root, unless another user has its listener.
     """
     if not capture.uids or not capture.gids:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.location import Cause, Location
@@ -50,20 +51,18 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         nothing is applied here: the CNI plugin refused the pod at {time}: {reason}
         Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.""",
     ("left-alone", ""): f"{LEFT_ALONE_TEXT}\nTo capture it, change that in the pod's template, and recreate the pod.",
-    (
-        "left-alone",
-        "namespace",
-    ): f"{LEFT_ALONE_TEXT}\nRemove its namespace from exclude_namespaces, and recreate the pod.",
+    ("left-alone", "namespace"): f"""\
+        {LEFT_ALONE_TEXT}
+        Remove its namespace from exclude_namespaces, and recreate the pod.""",
     ("left-alone", "not injected"): f"""\
         {LEFT_ALONE_TEXT}
         To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.""",
     ("host-network", ""): """\
         this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured
         Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.""",
-    (
-        "lo-down",
-        "",
-    ): f"{LO_DOWN_MESSAGE}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
+    ("lo-down", ""): f"""\
+        {LO_DOWN_MESSAGE}
+        {SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.""",
     ("interface-down", ""): """\
         the interface {name} is down: nothing leaves the pod by it, or comes in
         Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",
@@ -96,8 +95,11 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the pod has no route to {address}, or a policy rule refuses it: the connection fails before any rule decides
         Look at `ip {flag}route`, `ip {flag}rule` and `ip {flag}addr` in the pod's namespace.""",
     ("no-route", "refused"): """\
-        a {refusal} route or policy rule of the pod refuses {address}: the connection fails before any rule decides
+        a route or policy rule of type {refusal} refuses {address}: the connection fails before any rule decides
         `ip {flag}rule` and `ip {flag}route show table all` in the pod's namespace list it: remove or restrict it.""",
+    ("no-route", "group"): """\
+        TCP has no connections to {address}, a {refusal} address: connect() fails before any rule decides
+        Name the address of one host.""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
         Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
@@ -119,6 +121,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "inbound"): """\
         the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
+    ("no-route", "martian"): """\
+        the kernel drops what comes in via {name} from {address}: no other host may have that address (martian source)
+        Give what sends it an address of its own.""",
     ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
     ("route-missing", "taken"): f"""\
         {{message}}; another default route is in its place
@@ -164,12 +169,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
     ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",
     ("excluded", "live"): f"{{what}} is captured by the live rules, and no settings are recorded here\n{NAME_SETTINGS}",
-    (
-        "excluded",
-        "all",
-    ): """\
-        {what} is captured: {options}
-        If it should be captured, change that{change}.""",
+    ("excluded", "all"): "{what} is captured: {options}\nIf it should be captured, change that{change}.",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\
@@ -287,10 +287,10 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
     ("proxy-wrong-user", ""): """\
-        {what} as user {uid}, not {expected}: what the proxy sends is captured again
+        what listens on {port} runs as user {uid}, not {expected}: what the proxy sends is captured again
         Run it as {expected}, or run `capture apply --recorded --proxy-uid {uid}`. An app needs another port.""",
     ("proxy-wrong-user", "TPROXY"): """\
-        {what} with {group}, and with TPROXY the rules leave out group {groups}: what the proxy sends is captured again
+        what listens on {port} runs with {group}, and TPROXY leaves out group {groups}: its calls are captured again
         Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
@@ -335,15 +335,10 @@ LISTED_WORDS = ("port", "kind", "bound", "arrive", "any_address")
 
 def as_one(causes: Iterable[Cause]) -> Iterator[Cause]:
     """Yield causes, those that are one fault as one: a proxy that is gone misses all its ports, in both families."""
-    faults: dict[object, list[Cause]] = {}
+    faults: dict[tuple[Any, ...], list[dict[str, object]]] = {}
     for each in causes:
-        others = [word for word in each.words.items() if word[0] not in LISTED_WORDS]
-        faults.setdefault((each.kind, each.case, *others), []).append(each)
-    for first, *more in faults.values():
-        words = {name: _listed(each.words[name] for each in (first, *more)) for name in first.words}
-        where = _listed(each.where for each in (first, *more))
-        yield cause(first.kind, first.case, where=where, **words) if more else first
-
-
-def _listed(values: Iterable[object]) -> str:
-    return enumerated(dict.fromkeys(map(str, values)), "and")
+        others = (word for word in each.words.items() if word[0] not in LISTED_WORDS)
+        faults.setdefault((each.kind, each.case, *others), []).append({**each.words, "where": each.where})
+    for (kind, case, *_), alike in faults.items():
+        words = {name: enumerated(dict.fromkeys(str(each[name]) for each in alike), "and") for name in alike[0]}
+        yield cause(kind, case, **words)

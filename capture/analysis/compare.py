@@ -1,8 +1,8 @@
 """Differences between the desired and the live rules.
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains our rules must be there in
-order. A rule that no other program writes is our own, as a second set is. A foreign rule counts when it comes before
-our rules and may divert traffic, or change a mark that our rules match. Counters and comments never count.
+order. A rule that no other program writes is our own, in any chain. A foreign rule counts when it precedes our rules
+and may divert traffic, or change a mark that our rules match. Counters and comments never count.
 """
 
 from __future__ import annotations

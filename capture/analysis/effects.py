@@ -36,7 +36,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Hashable, Iterator
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
@@ -66,7 +66,7 @@ class FateChange(Value):
 
     @property
     def is_certain_diversion(self) -> bool:
-        """Return whether packets go elsewhere, or may; else only a mark is another, or that is not certain."""
+        """Return whether packets certainly go elsewhere; False where they only carry another mark."""
         is_moved = self.after is None or self.before.replace(is_marked=False) != self.after.replace(is_marked=False)
         return self.is_certain and is_moved
 
@@ -125,8 +125,8 @@ class Comparison:
     def effects(self, *, only_captured: bool = False, like: Comparison | None = None) -> Iterator[Effect]:
         """Yield what differs for first packets of connections without a mark; if nothing does, for others.
 
-        ``only_captured`` leaves captured packets, those that the proxy sends on, and later ones of such connections;
-        ``like`` leaves those that fare alike in another comparison with the first situation.
+        ``only_captured`` keeps captured packets, those that the proxy sends on, and later ones of such connections;
+        ``like`` keeps those that fare alike in another comparison with the first situation.
         """
         for direction in (INBOUND, OUTBOUND):
             node = self.difference(direction, only_captured=only_captured)
@@ -147,7 +147,7 @@ class Comparison:
                 return True
         return False
 
-    def first(self, apart_from: Iterable[Rule | None] = ()) -> Effect | None:
+    def first(self, apart_from: Collection[Rule | None] = ()) -> Effect | None:
         """Return the heaviest of what differs for captured packets, without its regions; None if nothing does.
 
         Packets that certain rules may match are left out; with None for a policy, all.
@@ -155,7 +155,7 @@ class Comparison:
         effects = (self._heaviest_captured(direction, apart_from) for direction in (INBOUND, OUTBOUND))
         return min((each for each in effects if each is not None), key=lambda each: each.weight, default=None)
 
-    def _heaviest_captured(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
+    def _heaviest_captured(self, direction: Direction, apart_from: Collection[Rule | None]) -> Effect | None:
         node = self.difference(direction, only_captured=True)
         for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
@@ -321,6 +321,10 @@ class Comparison:
             effect = self._traced_effect(direction, change, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
+    def changes(self, direction: Direction) -> list[FateChange]:
+        """Return in which ways packets of a direction are treated differently."""
+        return self._fate_changes(self.difference(direction))[1]
+
     def _fate_changes(self, node: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(node)) > MAX_EFFECTS:
@@ -364,9 +368,9 @@ def _is_captured(fate: Hashable) -> bool:
 
 
 def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hashable:
-    """Return what happens to packets of the proxy; a loop is one that went past it and comes back to it.
+    """Return the change of packets of the proxy, as a loop if they went past it and now come back to it.
 
-    Its calls to its own pod do not, where they come in through it as any other; what it passes on to the app does.
+    Its calls to its own pod may come in through it, as any other call; what it passes on to the app may not.
     """
     if not isinstance(value, FateChange) or value.before.outcome != "direct" or value.after is None:
         return value
@@ -374,7 +378,7 @@ def _marked_as_loop(value: Hashable, loop_outcomes: Collection[Outcome]) -> Hash
 
 
 def _fate_change(values: list[Hashable]) -> FateChange | None:
-    """Return one value for all that are possible for some packets."""
+    """Return the change of packets for which each of some values is possible."""
     pairs = [value for value in values if isinstance(value, tuple)]
     if not pairs:
         return None

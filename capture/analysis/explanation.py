@@ -67,8 +67,6 @@ def _line_rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]
 
 
 class _FamilyExplanation:
-    """The statements about one family."""
-
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
         self.family = family
         self.situation = situation
@@ -152,7 +150,7 @@ class _FamilyExplanation:
 
 @functools.lru_cache(maxsize=16)  # one process examines many pods, or one again and again, with the same settings
 def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
-    """Return to which ports of the proxy connections are sent that come in or leave the pod, by their outcome.
+    """Return the ports of the proxy to which connections into and out of the pod are sent, by their outcome.
 
     Those over ``lo`` do not count: whatever the settings leave out, the proxy's calls to its own pod are captured.
     """

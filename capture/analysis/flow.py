@@ -109,13 +109,13 @@ def _tables(
     for family in families:
         for base_chain in situation.base_chains(hook, family):
             chains.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
-    for base_chain, called_chains in chains.values():
-        reader = EdgeReader(situation, base_chain, tuple(called_chains), text_of)
+    for base_chain, met_by in chains.values():
+        reader = EdgeReader(situation, base_chain, tuple(met_by), text_of)
         below = reader.edges(base_chain.chain)
         if below or base_chain.table == model.NAT:
             is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
-            text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
-            text += str(base_chain.priority) if not base_chain.is_own else ""
+            owner = "second set" if is_second else "foreign"
+            text = "" if base_chain.is_own else f"{owner}, priority {base_chain.priority}"
             name = base_chain.location(base_chain.chain.name).short
             yield Edge(name, "table", text, below=(*below, *reader.edges_at_end()))
 

@@ -55,8 +55,8 @@ def judge(
 ) -> Judgement:
     """Return what of the differences, and of foreign rules in all tables, is drift.
 
-    Without a reference ``desired`` are our own live rules, and foreign rules are judged alone. What is recorded is no
-    foreign rule, if not desired either.
+    Without a reference ``desired`` are our own live rules, and only foreign rules are judged. Rules of ``recorded`` are
+    our own, desired or not.
     """
     parts: list[Judgement] = []
     for family in FAMILIES:

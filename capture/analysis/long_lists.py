@@ -23,7 +23,7 @@ from bisect import insort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from capture.analysis.diagram import Diagrams
     from capture.analysis.outcome import Reason
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     ListedVerdict = tuple[Verdict, Reason | None]
     """A verdict, and the reason that it is for the fate of packets."""
     Indexes = tuple[int, ...]
-    from collections.abc import Hashable, Mapping
 
 MAX_MEAN_OVERLAP = 8
 """How many rules may reach each piece of a field, on average, before the list is cut in two instead."""

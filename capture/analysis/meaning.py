@@ -51,7 +51,7 @@ def effective_verdict(rule: model.Rule) -> model.Verdict:
 
 
 def losing_rule(verdict: TranslateSource, network: PodNetwork) -> model.Rule:
-    """Return the rule that drops what another source loses: nothing, if it is an address of this namespace.
+    """Return the rule that drops what a new source loses; it matches nothing if that is an address of this namespace.
 
     Redirected packets go to 127.0.0.1, from where no answer has a route to another host: IPv4 lets no such source out
     of ``lo`` (ip_route_output_key_hash_rcu in net/ipv4/route.c).
@@ -67,13 +67,13 @@ def rejects(rule: model.Rule) -> bool:
 
 
 def has_no_effect(verdict: model.Verdict, *, is_certain: bool, is_tracked: bool) -> bool:
-    """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
+    """Return whether a rule changes nothing: one that perhaps logs or sets a zone, or untracks what is tracked."""
     may_log = isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, model.SetZone)) and not is_certain
     return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 
 def modelled_matches(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
-    """Yield matches, those that the model lacks as others that together mean the same, where there are such."""
+    """Yield matches; in place of one that the model lacks, those that mean the same, where there are such."""
     for match in matches:
         test = match.test if isinstance(match, model.UnknownMatch) else None
         if isinstance(test, AddressRanges):
@@ -83,10 +83,10 @@ def modelled_matches(matches: Iterable[model.Match], family: Family, network: Po
 
 
 def _match_of_pod(test: model.Match, family: Family, network: PodNetwork) -> model.Match | None:
-    """Return the model's match for one that tests an address for being the pod's, or an interface by its index.
+    """Return the model's match for a local address, a way back, or an interface's index; None if it is unknown.
 
-    Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
-    xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c). None where the network of the pod would have to be known.
+    A local address is in the table of local routes, for iptables and nft(8) (inet_addr_type in net/ipv4/fib_frontend.c;
+    for IPv6 match_lookup_rt6 in xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c).
     """
     match test:
         case LocalAddress(kind, negated) if network.local is not None:

@@ -35,7 +35,7 @@ REDIRECTED_BY: dict[str, Outcome] = {
 
 
 def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProxy, ruleset: model.Ruleset) -> Outcome:
-    """Return what a redirect means: what our chains mean by its port, if it is in none of them.
+    """Return the outcome of a redirect: that of our chain that it is in, else of our chain that redirects to its port.
 
     Older upstream had no chain for DNS.
     """

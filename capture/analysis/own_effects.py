@@ -74,7 +74,7 @@ def _locations_text(changes: Sequence[RuleChange]) -> str:
 
 
 def _rule_changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
-    """Yield what was changed: one difference or several at once, and these in words.
+    """Yield the changes, of one difference or several, each with its kind in words.
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
     """

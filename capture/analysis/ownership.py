@@ -196,7 +196,7 @@ def _positions_until_twin(
 def likeness_to_own(
     table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS
 ) -> str | None:
-    """Return how much a rule in a built-in chain looks like one of our own; None if not at all.
+    """Return how much a rule outside of our chains looks like one of our own; None if not at all.
 
     CERTAIN: no other program writes this. BEFORE_OWN: our own if another one follows directly.
     NEXT_TO_OWN: our own if another one is directly before or after it. ``marks`` are those that our chains match;

@@ -28,6 +28,7 @@ from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
 from capture.model.text import plural
 from capture.netlink.interfaces import Link
+from capture.netlink.routing import GROUP_KINDS
 from capture.netlink.sock_diag import Listener
 
 CONNECTION_KINDS: dict[str, str] = {PROXY_OUTBOUND: "outbound", PROXY_INBOUND: "inbound", DNS: "DNS"}
@@ -104,12 +105,15 @@ def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: 
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
-    flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
-    if refusal:
-        return cause("no-route", "refused", address=address, flag=flag, refusal=refusal)
-    if family in facts.families_without_route:
-        return cause("no-route", "default", flag=flag, family=name)
-    return cause("no-route", address=address, flag=flag)
+    if family in facts.families_without_route and not refusal:
+        return cause("no-route", "default", flag="-6 " if family == IPV6 else "", family=FAMILY_NAMES[family])
+    return refusal_cause(family, address, refusal)
+
+
+def refusal_cause(family: Family, address: str, refusal: str) -> Cause:
+    """Return that no route leads to an address, or which kind of route refuses it."""
+    case = "group" if refusal in GROUP_KINDS.values() else "refused" if refusal else ""
+    return cause("no-route", case, address=address, flag="-6 " if family == IPV6 else "", refusal=refusal)
 
 
 def down_interface(facts: PodFacts) -> str | None:
@@ -213,8 +217,9 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
             where, waiting = f"tcp port {listener.port}", plural(listener.waiting, "connection")
             yield cause("not-listening", "waiting", where=where, port=where, waiting=waiting)
     expected = (*of_rules, *SIDECAR_PORTS)
-    for uid in sorted({each.uid for each in proxy_listeners(facts, capture)}):
-        ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
+    of_proxy = proxy_listeners(facts, capture)
+    for uid in sorted({each.uid for each in of_proxy}):
+        ports = sorted({each.port for each in of_proxy if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
     for listener in facts.listeners or ():
@@ -288,25 +293,21 @@ def _misconfigured_listener_causes(
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
     if all(_is_captured(each, facts, capture) for each in serving):
-        yield _wrong_user_cause(serving[0], facts, capture, port)
+        yield _wrong_user_cause(serving[0], facts, capture, where)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
         yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)
 
 
-def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
-    """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
-    alike = {other.port for other in facts.listeners or () if other.uid == listener.uid}
-    ports = sorted({port, *(number for _, _, number in capture.ports if number in alike)})
-    noun = f"port {port}" if len(ports) == 1 else f"ports {' and '.join(map(str, ports))}"
-    listeners_run = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
+def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, where: str) -> Cause:
+    """Return that the owner of a listener is captured."""
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
     group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
     case = "TPROXY" if capture.is_transparent else ""
-    words = {"what": listeners_run, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
-    return cause("proxy-wrong-user", case, where=f"tcp {noun}", **words)
+    words = {"port": where, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
+    return cause("proxy-wrong-user", case, where=where, **words)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:

@@ -245,7 +245,7 @@ def _names_text(names: list[str]) -> str:
 # --- the most ordinary packet of a set -----------------------------------------------------------
 
 EXAMPLE_ADDRESSES = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
-"""203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
+"""203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source (RFC 5737, RFC 3849)."""
 USUAL_IDS = (APP_ID, PROXY_ID, 0)
 
 

@@ -32,7 +32,7 @@ MARKING = (SetMark, SaveMark, RestoreMark)
 
 
 def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
-    """Yield the reply to the first packet of a connection, as a user sends it and as it comes in; over lo both.
+    """Yield the reply to the first packet of a connection: as a user sends it, or as it comes in; over lo both.
 
     Nothing where the source of that packet is unknown.
     """

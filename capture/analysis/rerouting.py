@@ -93,7 +93,6 @@ def _mark_route(family: Family, rule: PolicyRule, targets: Iterable[RouteTarget]
 
 
 def _without_decided(targets: Iterable[RouteTarget], known: Sequence[Interval]) -> list[RouteTarget]:
-    """Return what of targets is in none of the ranges that are known."""
     return [(*piece, target) for first, last, target in targets for piece in _undecided_parts(first, last, known)]
 
 

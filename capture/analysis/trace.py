@@ -7,11 +7,11 @@
                `-> raw PREROUTING -> mangle PREROUTING -> INPUT -> socket
     inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> INPUT -> socket
 
-nat sees the first packet of a connection, once: a packet that passed nat OUTPUT does not
-meet nat PREROUTING when it comes back over ``lo``, and after the first rule that translates the destination no
-other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
-it stays in the pod. The nat chains of INPUT and POSTROUTING translate sources, which nothing here depends on. Foreign
-chains are met where ``base_chains`` has them. A redirected connection is lost, too, if its later packets are dropped.
+nat sees the first packet of a connection, once: what comes in over ``lo`` was sent by the pod, passed nat OUTPUT, and
+does not meet nat PREROUTING; after the first rule that translates the destination no other is tried (nf_nat_core.c).
+A redirect in OUTPUT makes the destination the loopback address; in PREROUTING it stays in the pod. nat at INPUT and
+POSTROUTING translates sources: only SNAT counts (``losing_rule``). Foreign chains are met where ``base_chains`` has
+them. A redirected connection is lost, too, if its later packets are dropped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Step(Value):
 class Trace(Value):
     """The end of a packet and its path; ``step`` is the rule that decided, None for a policy.
 
-    ``translated`` is what a rule made of where the packet was addressed to.
+    ``translated`` is the translation of a packet that is direct.
     ``is_marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
     ``missing_routes`` are those on which the outcome depends. ``policy`` is the base chain whose policy
     dropped the packet. ``reroute`` is the policy rule by which another mark refused it, or sent it out by another
@@ -93,7 +93,9 @@ class Trace(Value):
     lost_reply: Trace | None = None
     """The way of a reply to a direct connection that does not arrive, if that was looked for."""
     refusal: str = ""
-    """As what routing refuses a packet for which there is no route, such as "blackhole"; "" where none leads there."""
+    """The kind of route that refuses the packet, such as "blackhole"; "" where no route leads there."""
+    is_applied: bool = True
+    """Whether there are rules of a capture."""
     is_order_known: bool = True
     """Whether it fares alike in each order that base chains of one priority may have."""
 
@@ -151,7 +153,7 @@ class Trace(Value):
 def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
     """Return a packet's way through all that a situation has: its tables, second captures and foreign chains.
 
-    Where their order is unknown, it is that in which they are listed; a step is not certain that matters to another.
+    Where their order is unknown, it is that in which they are listed; a step that another order lacks is not certain.
     """
     traced, *in_other_orders = (_trace(packet, each) for each in situation.reordered_situations(packet.family))
     other = next((other for other in in_other_orders if other.fate != traced.fate), None)
@@ -264,7 +266,7 @@ class _Passage:
         return base_chain.is_tracked or self._comes_back()
 
     def _comes_back(self) -> bool:
-        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_reply)
+        return self.packet.in_interface == LOOPBACK
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""

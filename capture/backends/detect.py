@@ -73,13 +73,13 @@ class Detected(Value):
     """The table that rejects the other family may be there."""
 
 
-def chosen_backend(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
-    """Return the choice in the namespace we are in, for a rule set or for any.
+def chosen_backend(request: BackendRequest) -> BackendChoice:
+    """Return the choice in the namespace we are in, for any rule set.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
     """
-    return detect(request, desired).choice
+    return detect(request).choice
 
 
 def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
@@ -92,7 +92,7 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
         choice = choose(facts, request)
     except UnsupportedError as error:
         if facts.lacking:
-            raise  # and they are named
+            raise  # the error names them
         from capture.backends.missing_modules import with_missing_modules  # where something failed
 
         raise with_missing_modules(error, desired, flavours_allowed(request)[0]) from error
@@ -195,7 +195,8 @@ def _why_variant(facts: HostFacts, request: BackendRequest, variant: Variant) ->
         return f"our rules are in iptables-{variant}"
     if facts.uses(variant):
         return f"rules are in iptables-{variant}"
-    return f"iptables-{variant} can be used, and the other variant has no rules"
+    has_rules = any(map(facts.uses, VARIANTS))  # in the other variant, which cannot be used
+    return f"iptables-{variant} can be used{'' if has_rules else ', and the other variant has no rules'}"
 
 
 def _missing_feature(facts: HostFacts, variant: Variant, *, certain: bool) -> str | None:

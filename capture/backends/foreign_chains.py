@@ -1,7 +1,7 @@
 """Base chains of others in nf_tables, read as foreign chains.
 
-What iptables-nft writes is in tables of nf_tables too. Its rules are read in its own words, where they are not
-those that we compare with our own anyway.
+Tables of iptables-nft are tables of nf_tables, too; their rules are read in the words of iptables. The base chains
+that iptables has there are left out where the capture is in these tables: its driver reads them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
-"""Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
+"""The hooks that packets of a pod pass, by the kernel's names; at the last two, nat maps sources alone."""
 HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InterfaceMatch]]] = {
     (nf.NFPROTO_INET, "ingress"): (model.PREROUTING, model.InInterface),
     (nf.NFPROTO_NETDEV, "prerouting"): (model.PREROUTING, model.InInterface),
@@ -80,7 +80,7 @@ class TableWithChains(Value):
 
     @property
     def is_of_iptables(self) -> bool:
-        """Return whether it has the name of one that iptables-nft writes."""
+        """Return whether it has the name of one that iptables-nft writes and a capture may be in."""
         return self.table.family in FAMILY_BY_NUMBER and self.table.name in PRIORITIES
 
     def is_usual(self, chain: FoundChain) -> bool:
@@ -100,7 +100,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     """Return the base chains of others that packets of a pod meet, in the order of their priorities.
 
     ``own_places`` are the backends, with variants, whose tables are left out; chains of our other sets are among
-    the foreign ones. None without nf_tables, or without nfnetlink to read it.
+    the foreign ones. Empty without nf_tables, or without nfnetlink to read it.
     """
     task = "read the chains of others in nf_tables"
     try:
@@ -306,7 +306,7 @@ def _rule_per_action(rule: NativeRule) -> Iterator[NativeRule]:
 
 
 def _rule_per_case(rule: NativeRule) -> Iterator[NativeRule]:
-    """Yield a rule for each case of its sets and its map, which are never those of one packet; others as they are."""
+    """Yield a rule for each case of its sets and its map, of which a packet meets one at most; others as they are."""
     parts = (*rule.conditions, *(rule.actions if len(rule.actions) == 1 else ()))
     by_key = next((each for each in parts if isinstance(each, Cases)), None)
     if by_key is None:

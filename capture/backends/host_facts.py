@@ -1,7 +1,7 @@
-"""What this host, kernel and namespace can do, and what is there. Facts are gathered by reading only.
+"""What this host, kernel and namespace can do, and what is there. Gathering facts changes no rules.
 
-Nothing here makes a table, and no legacy program is started in a namespace without legacy tables: it would make them,
-and the next detection would answer differently.
+The kernel may load a module. Nothing here makes a table, and no legacy program is started in a namespace without
+legacy tables: it would make them, and the next detection would answer differently.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ class HostFacts(Value):
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
     def uses(self, flavour: Flavour, *, own: bool = False) -> int:
-        """Return how many live rules a flavour has; with ``own``, how many of the capture."""
+        """Return how many rules, and jumps to chains, a flavour has; with ``own``, those of the capture."""
         return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
 def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
-    """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
+    """Return the facts of the host and of the namespace we are in, without what a request does not need."""
     nf_tables, nft_compat, chains, hindrance = _read_nf_tables(desired)
     try:
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))

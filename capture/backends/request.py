@@ -32,7 +32,7 @@ class BackendRequest(Value):
 
 
 def requested_backend(request: BackendRequest) -> str:
-    """Return the backend that a request names or implies, or "". Raises ConfigurationError if the two differ."""
+    """Return the backend that a request names or implies, or "". Raises ConfigurationError if it contradicts itself."""
     requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
     named = f"the backend {requested} ({request.backend_origin})" if requested else f"the driver {request.driver}"

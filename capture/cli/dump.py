@@ -44,8 +44,9 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     refusal = REJECTS_IPV6 if dumped.rejects_ipv6 else dumped.reject_fault
     is_refusal_shown = refusal and family != IPV4 and table_name is None and form != "json"
     if not shown and not is_refusal_shown and form != "json":
-        print_on_stderr(VerdictLine(NOTHING_IN_PART if any(listings.shown_tables(dumped)) else NOTHING_APPLIED))
-        if not any(listings.shown_tables(dumped)):
+        is_applied = any(listings.shown_tables(dumped))
+        print_on_stderr(VerdictLine(NOTHING_IN_PART if is_applied else NOTHING_APPLIED))
+        if not is_applied:
             print_how_to_apply(namespace, is_recorded=dumped.verified is not None)
     if is_refusal_shown:
         click.echo(f"# nftables, IPv6, table inet {REJECT_TABLE}: {refusal}")

@@ -12,7 +12,6 @@ from capture.analysis.explanation import Statement, statements_about
 from capture.backends.iptables.render import shown_rule
 from capture.cli.options import capture_options, command, family_option, format_option, namespace_options, settings_if
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, LOOPBACK_ADDRESSES, Family
-from capture.model.chain_names import is_own_chain
 from capture.model.conventions import NOTHING_APPLIED, PASSTHROUGH_SOURCE
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
@@ -66,7 +65,7 @@ def explain(
         }
         print_json(plain | {"impediments": list(impediments)})
         return
-    if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
+    if not situation.has_capture:
         print_lines([VerdictLine(NOTHING_APPLIED)])
     rows = table_rows(each for each in statements if is_whole or not each.is_routine)
     routine = table_rows(each for each in statements if each.is_routine and not is_whole)

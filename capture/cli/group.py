@@ -148,15 +148,14 @@ def _see_help(context: click.Context) -> str:
 def usage_text(error: click.UsageError) -> str:
     """Return what is wrong with a command line, in our words; of what has none, in those of click."""
     likely = getattr(error, "possibilities", None) or ()
+    params = error.ctx.command.params if error.ctx is not None else []
     if isinstance(error, click.NoSuchOption):
         from capture.settings.keywords import closest_flag  # only where something is wrong
 
-        params = error.ctx.command.params if error.ctx is not None else []
         flags = {name.lstrip("-") for param in params for name in param.opts if name.startswith("--")}
         likely = [f"--{flag}" for flag in [closest_flag(error.option_name.lstrip("-"), flags)] if flag]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
-    params = error.ctx.command.params if error.ctx is not None else []
     if isinstance(error, click.MissingParameter):
         from capture.cli.parameter_types import name_of
 

@@ -30,8 +30,10 @@ def _parse_source(text: str) -> tuple[Network, int | None]:
 
 
 def _parse_host(text: str) -> Network:
-    """Return an address; one of IPv4 is that in the form of IPv6, too, as ss(8) shows it for sockets of both."""
-    return parse_address(text.removeprefix("::ffff:") if "." in text else text)
+    address = parse_address(text)
+    if address.unmapped != address:
+        warn([f"{text}: connections to it are IPv4, to {address.unmapped.shown}"])
+    return address.unmapped
 
 
 ID_TYPE = number_type(0, MAX_ID)
@@ -120,6 +122,8 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         with InNamespace(ctx.params["namespace"]):
             missing = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
         warn([f"{'--in' if comes_in else '--out'}: {missing}"] if missing else [])
+    if comes_in == LOOPBACK:
+        warn(["--in: what comes in over lo was sent by the pod, where nat decides on it: trace it without --in, too"])
     return Packet(
         protocol,
         destination,

@@ -32,9 +32,10 @@ from capture.system.pod_host import AnyPod
 def render(ctx: click.Context, namespace: str | None, family: Family | None, form: str) -> None:
     """Print what would be sent to the kernel for an empty network namespace.
 
-    For both backends, or for the one that --backend names. It needs no privilege and uses no kernel, unless --netns or
-    --pid name a pod: then families and users are those of the pod. Headings are comments, so that the output for one
-    backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore or nft.
+    For both backends, or for the one that --backend names. It needs no privilege and uses no kernel: users and name
+    servers are those of this machine. With --netns or --pid families are those of the pod, whose users are known by
+    number only. Headings are comments, so that the output for one backend (and for iptables: of one family) can be
+    piped to iptables-restore, ip6tables-restore or nft.
     """
     settings = settings_of(ctx)
     host: Host = AnyPod() if namespace is None else operations.host_of(namespace)

@@ -74,6 +74,12 @@ class Network(Value):
         return self.first == 1
 
     @property
+    def unmapped(self) -> Network:
+        """Return the IPv4 address that IPv6 sockets write as ::ffff:10.0.0.1 (RFC 4291 2.5.5.2), else this one."""
+        is_mapped = self.prefix == BITS[IPV6] and self.first >> 32 == 0xFFFF
+        return Network(IPV4, self.first & 0xFFFF_FFFF, 32) if is_mapped else self
+
+    @property
     def is_link_local(self) -> bool:
         """Return whether the network starts in 169.254.0.0/16 or fe80::/10 (RFC 3927, RFC 4291 2.5.6)."""
         if self.family == IPV4:
@@ -133,7 +139,7 @@ def parse_network(text: str) -> Network:
 
 
 def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
-    """Return what a network is made of that ``text`` names, and whether host bits were set and are cleared.
+    """Return the parts of the network that ``text`` names, and whether host bits were set, which are cleared.
 
     A single address is a network of one. Raises ValueError for anything else.
     """
@@ -180,7 +186,7 @@ def merge_ranges(ranges_in_any_order: Iterable[tuple[int, int]]) -> list[tuple[i
 
 
 def gaps(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
-    """Return what lies between ``low`` and ``high`` in none of some ranges, which are in order and apart."""
+    """Return the parts of ``low`` to ``high`` that are in none of the ranges, which are in order and apart."""
     free = []
     for first, last in ranges:
         if first > low:

@@ -36,12 +36,12 @@ AGENT_DNS_PORT = 15053
 ISTIO_MARK, ISTIO_ROUTE_TABLE = 1337, 133
 """The defaults for the mark of a transparent proxy, and for the table with its routes."""
 PROXY_TO_SELF_MARK = 1338
-"""0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""
+"""0x53a marks what a transparent proxy sends to its own pod; with the proxy's own mark it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
 """127.0.0.6 and ::6: the address from which the proxy calls the app for connections it passes through unchanged."""
 
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
-"""What ``verify``, ``dump`` and ``why`` conclude where there are none."""
+"""What programs conclude where there are none."""
 NO_IPV4 = "IPv4 has no rules of the capture, which every capture has"
 LO_DOWN_MESSAGE = "the interface lo is down: redirected connections are delivered over it"
 APPLY_RECORDED = "`capture apply --recorded`"

@@ -55,7 +55,7 @@ class Reject(Drop):
 class TranslateSource(Drop):
     """Give packets another source (``-j SNAT``); to which of several addresses makes no difference.
 
-    The source of another host loses those that are redirected over ``lo`` (``losing_rule``). Not equal to Drop().
+    Packets that are redirected over ``lo`` are lost if that is another host's (``losing_rule``). Not equal to Drop().
     """
 
     address: Network | None
@@ -94,7 +94,7 @@ class LaterFragment(Match):
 
 
 class MaskedAddress(Match):
-    """An address is compared under a mask that is no prefix; by the kind of match that it is listed with."""
+    """An address is compared under a mask that is no prefix; ``kind`` is the match that a listing shows."""
 
     kind: type[AddressMatch]
 

@@ -41,7 +41,7 @@ class Location(Value):
 class Cause(Value):
     """One reason: its kind, the fault in words, what to do about it, and where it is.
 
-    That is the location of a rule, which the words lack, or the name of what they are about: an interface, a port.
+    ``where`` is the location of a rule, which the message lacks, or the name of what it is about: an interface, a port.
     """
 
     not_compared = ("case", "words")
@@ -52,4 +52,4 @@ class Cause(Value):
     where: Location | str = ""
     case: str = ""
     words: Mapping[str, object] = {}  # never changed
-    """What filled in the text that ``kind`` and ``case`` name."""
+    """What fills the braces of the text that ``kind`` and ``case`` name."""

@@ -51,10 +51,10 @@ class Packet(Value):
 
     @property
     def meets_nat(self) -> bool:
-        """Return whether nat translates the packet: a first one, or a later one, which is treated as the first was.
+        """Return whether nat translates the packet: the first of a connection, or a later one as it did the first.
 
-        With a mark on its connection it may be a reply, which nat leaves; without a socket, the sender of
-        the first one is unknown.
+        A later one counts only if it can be no reply (no mark on its connection, no ``is_reply``), and either comes in
+        or has a socket, by which its sender is known.
         """
         is_first_way = self.connection_mark == 0 and not self.is_reply
         is_known = is_first_way and (self.in_interface is not None or self.uid is not None)

@@ -342,7 +342,7 @@ class Rule(Value):
 
 
 class Chain(Value):
-    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), our own have none.
+    """Rules in order. A built-in chain that was read has a policy ("ACCEPT" or "DROP"); others have none.
 
     iptables keeps its tables by family, so the policy of IPv6 may be another one than that of IPv4;
     where there is one chain for both, ``ipv6_policy`` and ``ipv6_counters`` are None.

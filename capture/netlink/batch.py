@@ -48,9 +48,9 @@ class RulesetChangedError(KernelError):
 
 
 def transact(task: str, read: Callable[[NetlinkSocket], T], changes: Callable[[T], Iterable[Change]]) -> None:
-    """Apply the changes of what is read, in one transaction and only if no program changes the ruleset meanwhile.
+    """Read the ruleset and change it in one transaction; begin again if another program changes it in between.
 
-    Raises as ``commit``; KernelError with EINTR if that happened ``ATTEMPTS`` times.
+    Raises as ``commit``; KernelError with EINTR after ``ATTEMPTS`` of those.
     """
     with nfnetlink.open_nfnetlink() as netfilter:
         for _ in range(nfnetlink.ATTEMPTS):

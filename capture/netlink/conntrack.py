@@ -49,7 +49,7 @@ STATUS_BY_TCP_STATE = {
     TCP_CONNTRACK_SYN_RECV: IPS_CONFIRMED | IPS_SEEN_REPLY,
     TCP_CONNTRACK_ESTABLISHED: IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED,
 }
-"""An entry is in the table (confirmed) before its status is set: to take that away is refused (EBUSY)."""
+"""The kernel confirms an entry before it sets the status, and refuses one without that bit (EBUSY)."""
 
 MAX_ENTRIES = 100
 """Entries in one datagram. Each refusal takes a place in the receive buffer, whose default has room for some 250."""
@@ -82,8 +82,8 @@ class TrackedConnection(Value):
 def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
     """Track connections, each in a TCP_CONNTRACK_... state, as if they had been since they began; no NAT.
 
-    Those that are tracked already get the state, and keep their translation. Returns why the kernel refused
-    some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
+    Those that are tracked already get the state, and keep their translation. Return why the kernel refused some;
+    without the capability NET_ADMIN there is one refusal (EPERM) for each datagram.
     """
     refused: list[Refusal] = []
     task = "track open connections"
@@ -113,7 +113,7 @@ def read_entries(netfilter: NetlinkSocket) -> Iterator[TrackedConnection]:
 
 
 def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
-    """Forget a connection; return whether it was there."""
+    """Forget a connection; return whether the kernel did: not if it has ended already."""
     body = nfgenmsg(_family_of_packed(original.source)) + _flow_attributes(CTA_TUPLE_ORIG, original)
     try:
         netfilter.request(IPCTNL_MSG_CT_DELETE, 0, body, "forget a tracked connection")
@@ -126,7 +126,7 @@ def _family_of_packed(address: bytes) -> int:
     return AF_INET if len(address) == 4 else AF_INET6
 
 
-# Whether packets fit the window cannot be judged by who has not seen the connection begin.
+# Tracking that did not see the connection begin cannot judge whether packets fit the window.
 BE_LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struct nf_ct_tcp_flags: flags, mask
 
 

@@ -73,7 +73,7 @@ class Link(Value):
 
 
 class Address(Value):
-    """An address of an interface, which is an index."""
+    """An address of an interface, which is named by its index."""
 
     address: Network
     interface: int
@@ -107,7 +107,8 @@ def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> d
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Give an interface an address, usable at once (no duplicate address detection); return whether it was missing."""
-    task = f"add address {address}/{prefix} to {_shown(interface)}"
+    shown = "lo" if interface == LOOPBACK_INDEX else f"interface {interface}"
+    task = f"add address {address}/{prefix} to {shown}"
     body = _address_body(address, prefix, interface)
     try:
         return request_change(rtnetlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, task, errno.EEXIST)
@@ -118,15 +119,11 @@ def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: 
         raise
 
 
-def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
-    """Take an address from an interface; return whether it was there."""
-    task = f"remove address {address}/{prefix} from {_shown(interface)}"
-    body = _address_body(address, prefix, interface)
+def remove_address(rtnetlink: NetlinkSocket, address: str, prefix: int) -> bool:
+    """Take an address from ``lo``; return whether it was there."""
+    task = f"remove address {address}/{prefix} from lo"
+    body = _address_body(address, prefix, LOOPBACK_INDEX)
     return request_change(rtnetlink, RTM_DELADDR, 0, body, task, errno.EADDRNOTAVAIL)
-
-
-def _shown(interface: int) -> str:
-    return "lo" if interface == LOOPBACK_INDEX else f"interface {interface}"
 
 
 def _address_body(address: str, prefix: int, interface: int) -> bytes:

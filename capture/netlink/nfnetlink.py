@@ -88,9 +88,10 @@ def read_generation(netfilter: NetlinkSocket) -> int:
 
 
 def read_consistently(netfilter: NetlinkSocket, task: str, read: Callable[[], T]) -> tuple[T, int]:
-    """Return what is read while no program changes the ruleset, and the generation that it is of.
+    """Return what ``read`` returns while no program changes the ruleset, and the generation of that.
 
-    It is read again if something goes before what is in it was read (ENOENT). Raises as ``read`` and ``ruleset_busy``.
+    A table that is deleted before its contents are read (ENOENT) means to read again. Raises as ``read``, and
+    ``ruleset_busy``.
     """
     for _ in range(ATTEMPTS):
         generation = read_generation(netfilter)
@@ -117,9 +118,9 @@ def begin_batch(sequence: int, generation: int | None) -> bytes:
 def _wait_for_commits(netfilter: NetlinkSocket, generation: int, task: str) -> None:
     """Wait until changes that the kernel is making are whole, with their number.
 
-    It exchanges the rules shortly before or behind the number, and may pause in between (nf_tables_commit in
-    nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
-    (nf_tables_valid_genid); the next request skips the refusal, by its sequence number.
+    It exchanges the rules shortly before or after the number, and may pause in between (nf_tables_commit in
+    nf_tables_api.c). A batch waits for the end of that. This one is for a generation that does not exist, so that it is
+    refused then (nf_tables_valid_genid); the next request skips the refusal by its sequence number.
     """
     netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), task)
 

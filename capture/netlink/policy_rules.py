@@ -50,7 +50,7 @@ ROUTING_TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "l
 class PolicyRule(Value):
     """A policy rule: its mark, the networks and the incoming interface that it tests, and ``others`` in words.
 
-    ``is_inverted`` turns all that it tests round: it is for packets for which that does not hold.
+    If ``is_inverted``, it is for packets for which these tests do not all hold.
     """
 
     preference: int
@@ -67,7 +67,7 @@ class PolicyRule(Value):
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
     family: int = AF_UNSPEC
     is_for_rerouted: bool = True
-    """Whether it may be for TCP that is routed again: that has no outgoing interface, and in IPv4 user 0 for any."""
+    """Whether TCP that is routed again may match: it has no outgoing interface, and in IPv4 user 0, whoever sent it."""
 
     @property
     def selector(self) -> str:

@@ -118,7 +118,7 @@ def decode_socket(body: bytes) -> TcpSocket:
 def read_listeners(diag: NetlinkSocket, protocol: int) -> Iterator[Listener]:
     """Yield the sockets of a protocol, IPPROTO_TCP or IPPROTO_UDP, that wait for connections or datagrams.
 
-    Raises KernelError without the module tcp_diag or udp_diag.
+    Raises as ``read_tcp_sockets``, without the module tcp_diag or udp_diag.
     """
     state = TCP_LISTEN if protocol == IPPROTO_TCP else TCP_CLOSE  # an unconnected UDP socket shows the latter
     for body in _dumped_sockets(diag, protocol, (state,), "list the listening sockets"):
@@ -129,8 +129,8 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     """Return who listens on TCP ports, each with a family: user and inode, as bytes that can be compared.
 
     The kernel looks each up as for a connection to the loopback address, which costs microseconds; a list of all
-    listeners visits a table of the whole machine. A port without a listener is left out.
-    Raises KernelError without the module tcp_diag.
+    listeners visits a table of the whole machine. A port without a listener is left out; without the module tcp_diag
+    every port is.
     """
     endpoints = tuple(ports)
     first = diag.next_sequences(len(endpoints))

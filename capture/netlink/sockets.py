@@ -1,8 +1,8 @@
 """A netlink socket in the current network namespace: requests, dumps, and errors that name what was tried.
 
-``task`` is what the caller is about, as an infinitive ("add chain ISTIO-OUTPUT"): it begins every error.
+``task`` is what the caller does, as an infinitive ("add chain ISTIO-OUTPUT"): every error names it.
 
-The kernel answers netfilter and rtnetlink requests before ``send`` returns, so no read here ever waits:
+The kernel answers requests before ``send`` returns, so no read here ever waits:
 an answer that is not there yet will never come.
 """
 
@@ -68,13 +68,13 @@ class NetlinkSocket:
 
     @classmethod
     def open(cls, protocol: int, task: str) -> Self:
-        """Open NETLINK_NETFILTER or NETLINK_ROUTE here. Raise UnsupportedError if the kernel has no such protocol."""
+        """Open a socket of a NETLINK_... protocol. Raise UnsupportedError if the kernel does not have it."""
         try:
             socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+            for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK):
+                _set_if_known(socket, option)
         except OSError as error:
             raise refusal_error(task, _refusal_of(error)) from error
-        for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK):
-            _set_if_known(socket, option)
         return cls(socket)
 
     def __enter__(self) -> Self:

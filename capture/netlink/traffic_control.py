@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import UnsupportedError
 from capture.netlink.attributes import Fields, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.sockets import NetlinkSocket
 
@@ -62,7 +62,7 @@ def read_lossy_qdiscs(rtnetlink: NetlinkSocket) -> Iterator[tuple[int, str]]:
 def _dump(rtnetlink: NetlinkSocket, kind: int, query: bytes, task: str) -> list[bytes]:
     try:
         return rtnetlink.dump(kind, query, task)
-    except (KernelError, UnsupportedError):
+    except UnsupportedError:
         return []
 
 

@@ -31,7 +31,7 @@ from capture.analysis.replies import (
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Network, address_text
+from capture.model.addresses import IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.location import Cause
@@ -44,10 +44,10 @@ from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
-from capture.operations.tracing import live_trace
+from capture.operations.tracing import arrival_cause, live_trace, lost_in_routing
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import knows_neighbour, lost_by_routing, refuses_user, silent_next_hop
+from capture.system.pod_network import knows_neighbour, refuses_user, silent_next_hop
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 
@@ -110,7 +110,6 @@ def _unjudged_cause(traced: Trace) -> Cause:
 
 
 def _second_set_cause(step: Step) -> Cause | None:
-    """Return that a rule is one of a second set, if it is."""
     location = step.base_chain and step.base_chain.place
     if not location or not (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
         return None
@@ -196,24 +195,14 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
-    """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
-    traced, packet = connection.traced, connection.traced.packet
+    """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
+    traced, client = connection.traced, connection.traced.packet.source
     unrouted = list(unrouted_proxy_causes(traced, connection.pod))
     yield from unrouted
     yield from link_causes(traced)
-    if not connection.is_inbound or unrouted:
-        return
-    client = address_text(packet.family, packet.source.first) if packet.source else ""
-    is_redirected = traced.outcome in TO_PROXY and not traced.transparent
-    marks = (0,) if is_redirected else (0, traced.mark) if traced.transparent else ()
-    port = traced.port if is_redirected and traced.port else packet.port
     uid = connection.owner[0] if connection.owner and traced.outcome in TO_PROXY else None
-    lost = lost_by_routing(packet, marks, port, uid, is_redirected=is_redirected)
-    if lost == "answers":
-        yield no_route_cause(connection.pod.facts, packet.family, client)
-    elif lost:
-        flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
-        yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
+    if client is not None and not unrouted and lost_in_routing(traced, uid) == "answers":
+        yield no_route_cause(connection.pod.facts, client.family, address_text(client.family, client.first))
 
 
 def link_causes(traced: Trace) -> Iterator[Cause]:
@@ -340,6 +329,7 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
 CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (lambda each: () if each.is_inbound else socket_lb_causes(each.traced.packet), False),
     (_reject_table_fault, False),
+    (lambda each: filter(None, [arrival_cause(each.traced)]), False),
     (_rule_faults, False),
     (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
     (_zone_faults, True),

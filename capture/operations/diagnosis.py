@@ -3,7 +3,7 @@
 The path of a question::
 
     comparison, else inference     what should be captured: given settings, recorded ones, or those of live rules
-    tracing; state.pod_facts       what there is: rules and routes; interfaces, addresses, listeners
+    tracing; system.pod_facts      what there is: rules and routes; interfaces, addresses, listeners
     connection                     for one connection: each check along its way (``CHECKS``)
     drift_causes, exclusions       for the pod: what ``verify`` finds, and what the settings leave out
     removal                        to each foreign rule that was found: the command that removes it
@@ -89,7 +89,7 @@ NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured",
 class Diagnosis(Value):
     """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
-    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found. ``uncaptured`` is which
+    ``is_certain`` is whether everything could be judged; it counts where no cause was found. ``uncaptured`` is which
     connections of a captured pod its settings leave out, in words: "nothing outbound".
     """
 

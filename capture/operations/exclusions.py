@@ -96,9 +96,7 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
     restrictions = _restricting_options(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
     for outcome, families, connections in uncaptured_directions(reference, facts, capture) if capture.ports else ():
         options = _options_against(outcome, families, settings, facts) or restrictions
-        kept = (
-            () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)
-        )  # it names those of the other family
+        kept = () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         change = _change_text(options)
         yield cause("excluded", "all", what=connections, options=", ".join(options), change=change)

@@ -43,7 +43,7 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
 
 
 def inferred_config(own: model.Ruleset) -> CaptureConfig:
-    """Return what these settings mean for the families and name servers of the rules; else the defaults."""
+    """Return what the inferred settings mean for the rules' families and name servers; else the defaults."""
     servers = _entry_texts(_own_rules(own, model.NAT, "OUTPUT_DNS"), model.Destination)
     try:
         config, _ = resolve(inferred_settings(own), PodFromOutside(servers=tuple(map(parse_network, servers))))

@@ -1,6 +1,6 @@
 """How a foreign rule is removed, for the remedies of ``why``: by its number with iptables, by its handle with nft.
 
-A policy is not: the chain accepts what goes to the proxy.
+A policy stays; its chain is to accept what goes to the proxy.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
             return cause
         if not where.position:  # a policy
             command = _acceptance_command(cause, choice)
-            accepting = f" For {cause.words['port']}: `{entering}{command}`." if command else ""
-            return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)}{accepting}")
-        command = _removal_command(where, choice)
-        is_stable = command.startswith("nft") or where.chain_location not in numbered
-        numbered.add(where.chain_location)
-        with_command = f": `{entering}{command}`" if command and is_stable else ""
-        return cause.replace(
-            remedy=f"{cause.remedy}{_writer_text(cause)} If nothing needs the rule, remove it{with_command}."
-        )
+            ending = f" For {cause.words['port']}: `{entering}{command}`." if command else ""
+        else:
+            command = _removal_command(where, choice)
+            is_stable = command.startswith("nft") or where.chain_location not in numbered
+            numbered.add(where.chain_location)
+            with_command = f": `{entering}{command}`" if command and is_stable else ""
+            ending = f" If nothing needs the rule, remove it{with_command}."
+        return cause.replace(remedy=f"{cause.remedy}{_writer_text(cause)}{ending}")
 
     return tuple(map(with_removal, causes))
 

@@ -70,7 +70,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
         filters = read_legacy_filters()
         chains += filters or ()
         if filters is None:
-            doubts.append("there are filters of iptables-legacy, and no iptables-legacy-save to read them")
+            doubts.append("there are filters of iptables-legacy, and no iptables-legacy-save reads them")
     second = tuple(chain for chain in chains if _is_own(chain))
     return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 

@@ -18,9 +18,10 @@ from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.errors import argument_error
-from capture.model.addresses import FAMILIES, parse_address
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, address_text, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
-from capture.model.packet import EPHEMERAL_PORT, Packet
+from capture.model.location import Cause
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.ruleset import Chain, ProtocolName, Rule, Ruleset, TableName
 from capture.netlink.interfaces import read_links
 from capture.netlink.rtnetlink import open_rtnetlink
@@ -33,7 +34,7 @@ from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.system.netns import InNamespace
-from capture.system.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
+from capture.system.pod_network import NO_ROUTE, lost_by_routing, read_pod_network, refusing_route, with_route
 
 IpAddress = IPv4Address | IPv6Address
 Parsed = TypeVar("Parsed")
@@ -51,7 +52,8 @@ def trace(
     """
     with InNamespace(namespace):
         if settings is None:
-            return live_trace(packet, live_situation())
+            situation = live_situation()
+            return live_trace(packet, situation).replace(is_applied=situation.has_capture)
         situation = _desired_situation(settings, namespace, host)
         if packet.family not in situation.ruleset.families:
             situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
@@ -83,17 +85,42 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
 def _with_impediments(traced: Trace) -> Trace:
     """Return the trace with what loses a packet that is redirected over ``lo`` or comes in, or the answers to it."""
     packet = traced.packet
+    if lost := arrival_cause(traced):
+        return traced.replace(impediments=(lost.message,))
     if traced.lost_reply is not None:
         return traced.replace(impediments=(loss_text(traced.lost_reply),))
-    if packet.in_interface is not None:
-        down = cause("interface-down", name=packet.in_interface).message
-        with open_rtnetlink() as rtnetlink:
-            is_down = any(link.name == packet.in_interface and not link.is_up for link in read_links(rtnetlink))
-        return traced.replace(impediments=(down,)) if is_down else traced
-    if traced.outcome in ("direct", "dropped"):
+    if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
         return traced
     impeding = impediments(Ruleset(FAMILIES, ()))
     return traced.replace(impediments=tuple(each.message for each in impeding if each.family in (None, packet.family)))
+
+
+def arrival_cause(traced: Trace) -> Cause | None:
+    """Return what loses a packet that comes in, whatever rules do with it: its interface is down, or by routing."""
+    packet, name = traced.packet, traced.packet.in_interface
+    if name is None:
+        return None
+    with open_rtnetlink() as rtnetlink:
+        if any(link.name == name and not link.is_up for link in read_links(rtnetlink)):
+            return cause("interface-down", where=name, name=name)
+    lost = lost_in_routing(traced)
+    if lost in ("", "answers"):
+        return None
+    family, flag = FAMILY_NAMES[packet.family], "-6 " if packet.family == IPV6 else ""
+    client = address_text(packet.family, packet.source.first) if packet.source else ""
+    return cause("no-route", lost, name=name, family=family, address=client, flag=flag)
+
+
+def lost_in_routing(traced: Trace, uid: int | None = None) -> str:
+    """Return what routing loses of a connection that comes in, as a case of the cause; ``uid`` answers it."""
+    packet = traced.packet
+    if packet.in_interface in (None, LOOPBACK) or traced.outcome == "dropped":
+        return ""  # what comes in over lo has its route already
+    is_redirected = traced.outcome in TO_PROXY and not traced.transparent
+    marks = (0, traced.mark) if traced.transparent else (0,)
+    port = traced.port if is_redirected else packet.port
+    lost = lost_by_routing(packet, marks, port, uid, is_redirected=is_redirected)
+    return "" if (lost, traced.outcome) == ("inbound", "direct") else lost  # it need not be for the pod
 
 
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
@@ -181,8 +208,8 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     is_outbound = in_interface is None
     if protocol not in ("tcp", "udp"):
         raise argument_error("trace_packet", "protocol", protocol, "tcp or udp")
-    destination_address = _parsed("destination", destination, parse_address, AN_ADDRESS)
-    source_address = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
+    destination_address = _parsed("destination", destination, parse_address, AN_ADDRESS).unmapped
+    source_address = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS).unmapped
     interface_name = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
     if source_address is not None and source_address.family != destination_address.family:
         raise argument_error("trace_packet", "source", str(source), "an address of the destination's family")

@@ -70,7 +70,7 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
 
 
 def _count_rules(applied: Applied) -> int:
-    """Return how many rules the kernel has: iptables has no lists."""
+    """Return how many rules the kernel has: iptables stores a list as one rule for each entry."""
     from capture.backends.iptables.plan import as_written
 
     ruleset = as_written(applied.ruleset) if applied.choice.backend == "iptables" else applied.ruleset

@@ -70,7 +70,7 @@ def _harmless_text(foreign: Difference | Obstacle) -> str:
 
 
 def _grouped(differences: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
-    """Yield a sentence for each difference, or with the heaviest for many of one kind in a chain."""
+    """Yield a sentence for each difference; one, with the heaviest, for many of one kind in a chain."""
     groups: dict[tuple[Location, str], list[Difference]] = {}
     for difference in sorted(differences, key=lambda each: each.weight):
         groups.setdefault((difference.location.chain_location, difference.kind), []).append(difference)

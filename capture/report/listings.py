@@ -137,7 +137,7 @@ def _part_of(live: model.Ruleset, names: Collection[model.TableName], family: Fa
 
 
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
-    """Return the rules that every backend has words for, and comments about those that cannot."""
+    """Return the rules that every backend has words for, and comments about the others."""
 
     def problem(rule: model.Rule) -> str:
         parts = (rule.verdict, *rule.matches)

@@ -87,9 +87,8 @@ class Stream:
         """Remember the error, and drop what Python still holds back: writing it at exit would fail again."""
         self.failure = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
         try:
-            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
         except (OSError, ValueError):
             pass
         if self._is_needed:

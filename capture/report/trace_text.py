@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import REJECT_REASON
+from capture.model.conventions import NOTHING_APPLIED, REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
 from capture.report.output import DECIDES_MARK, VerdictLine
@@ -36,6 +36,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
     family = traced.packet.family
     return {
         "packet": packet_text(traced.packet),
+        "applied": traced.is_applied,
         "outcome": traced.outcome,
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
@@ -73,6 +74,8 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
     lost = (f"{route.consequence}; {route.message}" for route in traced.missing_routes)
     yield from (VerdictLine(f"but {impediment}", "but") for impediment in (*lost, *traced.impediments))
+    if not traced.is_applied:
+        yield VerdictLine(NOTHING_APPLIED)
     if traced.outcome == "no-route":
         return
     step = traced.step
@@ -94,10 +97,10 @@ def doubt_about(traced: Trace) -> str:
 
 def _verdict_line(traced: Trace) -> VerdictLine:
     if traced.outcome == "no-route":
+        from capture.analysis.pod_causes import refusal_cause  # verify words no traces
+
         where = address_text(traced.packet.family, traced.packet.destination.first)
-        refused = f"a {traced.refusal} route or policy rule refuses {where}"
-        none = refused if traced.refusal else f"the namespace has no route to {where}, or a policy rule refuses it"
-        return VerdictLine(f"no route: {none}; the connection fails before any rule decides")
+        return VerdictLine(f"no route: {refusal_cause(traced.packet.family, where, traced.refusal).message}")
     if traced.translated is not None:
         where = fate_text(traced.fate.replace(address=traced.address))
         return VerdictLine(f"{where.replace('direct to', 'direct, to')}, which is not the proxy", traced.outcome)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, Family
-from capture.model.chain_names import NAMES_BY_SPELLING, ChainNames
+from capture.model.chain_names import NAMES_BY_SPELLING
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.routing import LoopbackAddress, PolicyRoute
 from capture.rules.mangle import mangle_table
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
 
 __all__ = [
-    "ChainNames",
     "build_ruleset",
     "build_tracking",
     "build_transition",

@@ -224,7 +224,7 @@ def jumps_for_dns(config: CaptureConfig, chain: str, why: str) -> Iterator[model
 def name_servers(
     config: CaptureConfig, kind: type[model.AddressMatch]
 ) -> Iterator[tuple[tuple[model.Match, ...], Family | None]]:
-    """Yield a match for each name server whose DNS is captured, and its family; none for all DNS."""
+    """Yield a match for each name server whose DNS is captured, and its family; no match where all DNS is."""
     if config.captures_all_dns:
         yield (), None
     else:

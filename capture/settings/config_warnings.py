@@ -78,6 +78,8 @@ def _options_without_effect(settings: Settings, config: CaptureConfig) -> Iterat
         is_changed = option in settings.explicit and settings[option] != option.parse(option.default)
         if is_changed and settings[needed] != value:
             yield option, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
+    if LOOPBACK in config.rerouted_interfaces:
+        yield options.REROUTED_INTERFACES, "has no effect on lo: OUTPUT has decided on what comes in there"
     if IPV6 not in config.families:
         for networks in options.NETWORK_OPTIONS:
             if {each.family for each in _entries(settings, networks)} == {IPV6}:
@@ -102,7 +104,7 @@ def _overridden_options(settings: Settings) -> Iterator[tuple[Option[Any], str]]
 
 
 def _proxy_not_first(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield that a later user is the proxy: calls over ``lo`` of others than the first return (``proxy_rules``)."""
+    """Yield that the proxy is not the first user: only the first is captured over ``lo`` (``proxy_rules``)."""
     is_proxy = [_contains(users, only(PROXY_ID)) for users in config.proxy_uids]
     if any(is_proxy) and not is_proxy[0]:
         fault = f"names {PROXY_ID} after another user: the proxy's calls to its own pod are then not captured"

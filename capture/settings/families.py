@@ -4,7 +4,7 @@
     mesh    as Istio's own program: Envoy of a mesh without dual stack listens on 0.0.0.0 alone
     ipv4    never
 
-A family with a global address and without rules bypasses the proxy. That is never silent.
+A family with a global address and without rules bypasses the proxy, or --other-family rejects it: a warning says which.
 """
 
 from __future__ import annotations

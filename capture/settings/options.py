@@ -92,7 +92,6 @@ OUTPUT_TOPIC = "Output"
 def _switch(
     flag: str, help_text: str, *, short: str = "", environment: tuple[str, ...] = (), topic: str = "Capture"
 ) -> Option[bool]:
-    """Return an option that is on or off; off is the default."""
     return Option(
         flag, "false", parsers.boolean, "true or false (or 1, 0, t, f)", help_text,
         short=short, environment=environment, topic=topic, is_switch=True,

@@ -56,7 +56,7 @@ class RecordedDecision(Value):
     namespace: str
     """Its path, as the runtime named it."""
     kind: str = ""
-    """What a pod that is left alone would need: one of the kinds above, or ""."""
+    """For a pod that is left alone, one of the kinds above, or ""."""
 
 
 def attachment_name(network: str, container: str, interface: str) -> str:

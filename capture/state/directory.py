@@ -87,8 +87,8 @@ def forget_ended_namespaces(directory: str = STATE_DIRECTORY) -> None:
     """Remove records of namespaces that are known to have ended, and what killed writers left.
 
     No two namespaces share an inode number at one time. So of several records with one inode, all but the last one
-    written are of ended namespaces. (Cookies do not show it: each processor counts its
-    own, see gen_cookie_next in linux/cookie.h.) No cheap look shows which others have ended.
+    written are of ended namespaces. (Cookies do not show it: each processor counts its own, see gen_cookie_next in
+    linux/cookie.h.) No cheap look shows which others have ended.
     """
     names = names_in(directory) if is_private(directory) else []
     times: dict[str, dict[str, int]] = {}

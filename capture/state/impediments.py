@@ -74,8 +74,7 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
             needed["inbound"] = source
         lost = {direction: end for direction, end in needed.items() if not _leads_to_lo(rtnetlink, end.shown)}
         if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(rtnetlink, IPV6))):
-            # few pods without a global address of IPv6 have ::1, either
-            continue
+            continue  # a pod without a global address of IPv6 mostly lacks ::1, too
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
         yield Impediment(

@@ -27,7 +27,7 @@ def content_of(path: str) -> bytes:
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """Return the content of a file that a configuration names, by mistake perhaps a FIFO, which could wait for ever.
+    """Return the content of a regular file: a FIFO, which a configuration may name by mistake, could wait for ever.
 
     Raises OSError, also for one that is not regular, or has more than ``limit`` bytes.
     """

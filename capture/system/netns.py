@@ -78,7 +78,7 @@ class InNamespace:
 def enter_each(paths: Iterable[str]) -> Iterator[str]:
     """Enter one namespace after the other, yielding its path each time, and come home at the end.
 
-    That takes a third of what ``InNamespace`` takes for each. A namespace that no longer exists is left out.
+    That takes a third of what ``InNamespace`` takes for each. One that has ended, or may not be opened, is left out.
     """
     home = _open_namespace(CURRENT)
     has_left = False
@@ -147,7 +147,7 @@ def open_owner() -> int:
 
     NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of our own.
     """
-    import fcntl  # on the way of every pod, but shared with nothing else there
+    import fcntl  # nothing else on the way of a pod needs it
 
     network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -105,7 +105,7 @@ class PodFromOutside(PodFromInside):
 
 
 class AnyPod(PodFromInside):
-    """No pod at all: what ``render`` shows depends on the settings, not on where it runs."""
+    """No pod at all: it has no addresses and no interfaces. Users and name servers are those of this machine."""
 
     def pod_addresses(self) -> tuple[Network, ...]:
         """Return no address, so that both families are shown."""

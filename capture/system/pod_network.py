@@ -7,7 +7,7 @@ from contextlib import suppress
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import MarkRoute, mark_routes
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
 from capture.netlink.interfaces import (
@@ -19,7 +19,15 @@ from capture.netlink.interfaces import (
     read_links,
 )
 from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
-from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, Route, look_up_route, outgoing_interface, read_routes
+from capture.netlink.routing import (
+    GROUP_KINDS,
+    REFUSING_KINDS,
+    RTN_LOCAL,
+    Route,
+    look_up_route,
+    outgoing_interface,
+    read_routes,
+)
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink, pack_address
 
 TYPE_CHECKING = False
@@ -86,11 +94,12 @@ def _all_leaves_by(interface: int, rtnetlink: NetlinkSocket, family: Family) -> 
 
 def lost_by_routing(
     packet: Packet, marks: Iterable[int], port: int, uid: int | None, *, is_redirected: bool
-) -> Literal["", "interface", "inbound", "answers"]:
+) -> Literal["", "interface", "martian", "inbound", "answers"]:
     """Return what loses a packet that comes in: its interface has no address, it is refused, or the answers are.
 
     It is refused if it is with each of the marks: the kernel validates a source without one, if not told otherwise.
-    ``port`` is where it is answered, by a listener of user ``uid``.
+    A source is martian if the pod's routes lead to no other host by it (fib_validate_source); of IPv6, loopback and
+    multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it is answered, by user ``uid``.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
@@ -103,13 +112,15 @@ def lost_by_routing(
         target = own[0] if is_redirected and own else pod
         routes = (look_up_route(rtnetlink, target, client, mark, incoming=index) for mark in marks if index and client)
         kinds = [each.kind for each in routes]
-        if kinds and RTN_LOCAL not in kinds:
-            return "inbound"
         ports = port, packet.source_port or 0
         protocol = PROTOCOL_NUMBERS[packet.protocol]
         answer = look_up_route(rtnetlink, client, target, 0, uid, protocol, ports) if client else None
-        is_refused = answer is not None and answer.kind in REFUSING_KINDS
-    return "answers" if is_refused else ""
+    if answer is None or packet.source is None:
+        return ""
+    is_no_host = packet.source.is_loopback or answer.kind in GROUP_KINDS
+    if kinds and (RTN_LOCAL not in kinds or (is_no_host and packet.family == IPV6)):
+        return "martian" if is_no_host or answer.kind == RTN_LOCAL else "inbound"
+    return "answers" if answer.kind in REFUSING_KINDS else ""
 
 
 def refuses_user(packet: Packet, uid: int) -> bool:
@@ -148,6 +159,8 @@ def with_route(packet: Packet) -> Packet:
     """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
     if packet.in_interface is not None or packet.out_interface is not None:
         return packet
+    if not packet.destination.first:  # connect() takes any address for loopback
+        packet = packet.replace(destination=LOOPBACK_ADDRESSES[packet.family])
     source = address_text(packet.family, packet.source.first) if packet.source else ""
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet, source)
@@ -155,6 +168,7 @@ def with_route(packet: Packet) -> Packet:
         if chosen != source and packet.family == IPV4:  # IPv4 looks once more, now with the source
             route = _look_up_route(rtnetlink, packet, chosen)
         names = {link.index: link.name for link in read_links(rtnetlink)}
+    names = {} if packet.protocol == "tcp" and route.kind in GROUP_KINDS else names
     interface = LOOPBACK if route.kind == RTN_LOCAL else names.get(route.interface, NO_ROUTE)
     return packet.replace(out_interface=interface, source=parse_address(chosen) if chosen else None)
 
@@ -162,7 +176,7 @@ def with_route(packet: Packet) -> Packet:
 def refusing_route(packet: Packet) -> str:
     """Return as what a route or a policy rule refuses what is sent, such as "blackhole"; "" where none leads there."""
     with open_rtnetlink() as rtnetlink:
-        return REFUSING_KINDS.get(_look_up_route(rtnetlink, packet).kind, "")
+        return (REFUSING_KINDS | GROUP_KINDS).get(_look_up_route(rtnetlink, packet).kind, "")
 
 
 def _look_up_route(rtnetlink: NetlinkSocket, packet: Packet, source: str = "") -> Route:

@@ -94,7 +94,7 @@ UNOBSERVED = Observation((), (), None, 0.0)
 
 
 class Audit:
-    """Looks at the pods of a node. ``on_change`` is called for each pod whose state has changed."""
+    """Looks at the pods of a node."""
 
     def __init__(
         self,
@@ -103,11 +103,12 @@ class Audit:
         configuration: Configuration,
         health: Health,
         log: AgentLog,
-        on_change: Callable[[AuditedPod, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
         self.pods, self.configuration = pods, configuration
         self.queue = AuditQueue(Sandboxes(runtime), pods, self._proxy_listeners)
-        self.health, self.log, self.on_change = health, log, on_change
+        self.health, self.log = health, log
+        self.on_change: Callable[[AuditedPod, dict[str, Any] | None], None] = lambda _audited, _pod: None
+        """Called for each pod whose state has changed, and at each look at one whose state is not good."""
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Called at each look at a pod, with what its owner should know."""
         self.audited: dict[str, AuditedPod] = {}

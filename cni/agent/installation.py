@@ -27,6 +27,7 @@ from cni.agent.runtime import RuntimeClient, RuntimeSilentError
 from cni.agent.writers import ConfigurationWriters, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import DesiredConfiguration
+from cni.install_error import install_error_for
 from cni.networks import OWN_CONFIG_MARK, PLUGIN, read_networks
 from cni.tokens import token_in
 
@@ -134,9 +135,10 @@ class Installation:
                 self._restore_entry(now)
         except FileNotFoundError:  # a file or the directory went while it was read: the watch reports the next one
             self._was_in_place = False
-        except CaptureError as error:
+        except (CaptureError, OSError) as error:
             self._was_in_place = False
-            self._report_failure("entry", error)
+            explained = install_error_for(error, self.options.conf_dir) if isinstance(error, OSError) else error
+            self._report_failure("entry", explained)
 
     def _restore_entry(self, now: float) -> None:
         changes = installer.put_entry(self._desired_configuration(), is_urgent=True)

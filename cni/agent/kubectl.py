@@ -199,7 +199,7 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
 
 
 def terminal_option() -> list[str]:
-    """Return the environment of `capture` in the agent's pod: it prints into a pipe, for the terminal here."""
+    """Return the option that describes the terminal here to `capture` in the agent's pod, which prints into a pipe."""
     width = columns()
     plain = "" if painted("", GREEN, sys.stdout) else ":plain"
     return [f"--terminal={width}x{rows()}{plain}"] if width else []

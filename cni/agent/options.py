@@ -8,14 +8,14 @@ from typing import Any
 from capture.model.values import Value
 from cni.agent_socket import AGENT_SOCKET
 from cni.networks import ListChoice
-from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERDS, CRIO_SOCKET
+from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERD_SOCKET, CONTAINERDS, CRIO_SOCKET
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """The directory with the token, the CA and the namespace of a pod's service account."""
 CREDENTIALS_FOLDER = "istio-capture"
 """The folder for the plugin's credentials, in the parent of the configuration directory."""
-RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS))
-"""The default sockets of runtimes for CRI."""
+RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS, CONTAINERD_SOCKET))
+"""The default sockets of runtimes for CRI, in the order of ``runtimes.detect``."""
 
 
 class Options(Value):

@@ -171,7 +171,7 @@ class Agent:
             if done:
                 self.log.info("the node has none of the taints", taints=self.options.taints)
                 self.stop.wait()
-            elif self.health.report("taints", ""):
+            elif self.health.report("taints", ""):  # true once; with a problem, the agent would not be ready
                 self.log.warn("the taints cannot be removed", problem=problem)
             pause = pauses.pause()
 
@@ -225,7 +225,7 @@ class Agent:
 
 
 def _tune_garbage_collection() -> None:
-    """Keep the collector of cycles off what stays, and let it visit the pods more rarely: they have none."""
+    """Keep the collector of cycles off what stays, and let it visit the pods, which have no cycles, more rarely."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTIONS)

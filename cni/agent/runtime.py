@@ -7,12 +7,15 @@ is. Numbers of fields are those of kubernetes/cri-api, runtime/v1/api.proto.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from capture.model.json_text import JsonError, decode_json
 from capture.model.values import Value
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
+
+T = TypeVar("T")
 
 CRI_TIMEOUT = 5.0
 SANDBOX_READY = 0
@@ -54,14 +57,7 @@ class RuntimeClient:
 
     def loaded(self) -> LoadedNetwork | None:
         """Return what is loaded; None if this runtime does not report it (CRI-O). Raises RuntimeSilentError."""
-        answer = self._call("Status", protobuf.message(f1=True))
-        config = protobuf.text_map(answer, 2).get("cniconfig")
-        if not config:
-            return None
-        try:
-            return _loaded_network(decode_json(config))
-        except (JsonError, KeyError, TypeError, AttributeError):
-            raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {config[:200]}") from None
+        return self._call("Status", protobuf.message(f1=True), _loaded_network)
 
     def sandboxes(self, namespace: str = "", name: str = "") -> list[Sandbox]:
         """Return the pods that run, or what runs of one pod. Raises RuntimeSilentError."""
@@ -69,25 +65,20 @@ class RuntimeClient:
         label_filter = b"".join(
             protobuf.message(f3=protobuf.message(f1=key, f2=value)) for key, value in labels.items()
         )
-        answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
-        listed = protobuf.submessages(answer, 1)
-        return [_decoded_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
+        request = protobuf.message(f1=label_filter) if label_filter else b""
+        return self._call("ListPodSandbox", request, _running_sandboxes)
 
     def network_namespace(self, sandbox_id: str) -> str:
         """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
-        answer = self._call("PodSandboxStatus", protobuf.message(f1=sandbox_id, f2=True))
-        try:
-            info: Any = decode_json(protobuf.text_map(answer, 2).get("info", "{}"))
-            namespaces = info["runtimeSpec"]["linux"]["namespaces"]
-            return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
-        except (JsonError, KeyError, TypeError):
-            raise RuntimeSilentError(f"{self.socket}: it does not report the namespace of {sandbox_id}") from None
+        return self._call("PodSandboxStatus", protobuf.message(f1=sandbox_id, f2=True), _namespace_path)
 
-    def _call(self, method: str, request: bytes) -> bytes:
+    def _call(self, method: str, request: bytes, decode: Callable[[bytes], T]) -> T:
         try:
-            return call(self.socket, SERVICE + method, request, CRI_TIMEOUT)
+            return decode(call(self.socket, SERVICE + method, request, CRI_TIMEOUT))
         except CallError as error:
             raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
+        except (protobuf.MessageError, JsonError, KeyError, TypeError, AttributeError) as error:
+            raise RuntimeSilentError(f"{self.socket}: {method}: its answer is not understood: {error!r}") from None
 
 
 def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | None:
@@ -96,8 +87,12 @@ def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | No
     return RuntimeClient(path) if path else None
 
 
-def _loaded_network(plain: dict[str, Any]) -> LoadedNetwork:
-    """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
+def _loaded_network(answer: bytes) -> LoadedNetwork | None:
+    """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult); None without one."""
+    text = protobuf.text_map(answer, 2).get("cniconfig")
+    if not text:
+        return None
+    plain: dict[str, Any] = decode_json(text)
     networks = [network["Config"] for network in plain.get("Networks") or [] if network.get("IFName") != "lo"]
     config = networks[0] if networks else {}
     return LoadedNetwork(
@@ -106,6 +101,17 @@ def _loaded_network(plain: dict[str, Any]) -> LoadedNetwork:
         conf_dir=str(plain.get("PluginConfDir", "")),
         bin_dirs=tuple(plain.get("PluginDirs") or ()),
     )
+
+
+def _namespace_path(answer: bytes) -> str:
+    info: Any = decode_json(protobuf.text_map(answer, 2).get("info", "{}"))
+    namespaces = info["runtimeSpec"]["linux"]["namespaces"]
+    return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
+
+
+def _running_sandboxes(answer: bytes) -> list[Sandbox]:
+    listed = protobuf.submessages(answer, 1)
+    return [_decoded_sandbox(item) for item in listed if protobuf.integer_field(item, 3) == SANDBOX_READY]
 
 
 def _decoded_sandbox(item: bytes) -> Sandbox:

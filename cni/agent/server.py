@@ -58,7 +58,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         return answer(question)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore a caller that no longer waits."""
+        """Print nothing: the caller waits no longer, or sees that it gets no answer."""
 
 
 class AgentServer:
@@ -70,6 +70,8 @@ class AgentServer:
         os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o700)
         temporary = f"{path}.{os.getpid()}"
+        with suppress(FileNotFoundError):  # of a killed agent: in a container the number comes again
+            os.unlink(temporary)
         before = os.umask(0o177)
         try:
             self._server = _Server(temporary, _Handler)

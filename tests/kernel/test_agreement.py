@@ -24,7 +24,7 @@ from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
 from capture.model.conventions import DNS_PORT
-from capture.model.packet import Packet
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import ALL_BITS, Rule, Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
@@ -166,6 +166,15 @@ def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tri
         event(in_kernel)
         note(f"{attempt}: desired {by_desired}, read back {by_live}, kernel {in_kernel}")
         assert by_desired == by_live == in_kernel, attempt
+        if in_kernel == "direct" and packet.out_interface == LOOPBACK:
+            assert ends(live, back_over_lo(live, packet)) == "direct", attempt
+
+
+def back_over_lo(live: Ruleset, packet: Packet) -> Packet:
+    """Return a packet that went to the app as it comes in again, with the marks that rules gave it."""
+    traced = trace(live, packet)
+    marks = {"mark": traced.mark, "connection_mark": traced.connection_mark}
+    return packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None, **marks)
 
 
 def is_answer_lost(config: CaptureConfig, attempt: Attempt, outcome: str) -> bool:

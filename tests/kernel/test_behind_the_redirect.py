@@ -407,9 +407,10 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, name: str, driv
 
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
         inbound = {port: causes_of_inbound(served, port) for port in (80, 8080)}
-        assert operations.verify().holds == (expected == "proxy" and not any(inbound.values())), inbound
+        verified = operations.verify()
+        assert verified.holds == (expected == "proxy" and not any(inbound.values())), inbound
     if "iptables" in driver:
-        assert_the_connections_agree(served, outside=ELSEWHERE)
+        assert_the_connections_agree(served, outside=ELSEWHERE, of_pod=(verified, why(namespace=pod.path)))
     timeout = 0.1 if expected == "dropped" else 5
     assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
     for port, causes in inbound.items():

@@ -133,11 +133,11 @@ def test_trace_names_a_missing_route(netns: NamespaceFactory) -> None:
 
     printed = run_program(namespace, "capture", "trace", "tcp", f"{ELSEWHERE}:80").stdout
 
-    assert f"no route: the namespace has no route to {ELSEWHERE}" in printed
+    assert f"no route: the pod has no route to {ELSEWHERE}" in printed
 
     namespace.ip(f"route add blackhole {ELSEWHERE}")
     printed = run_program(namespace, "capture", "trace", "tcp", f"{ELSEWHERE}:80").stdout
-    assert f"no route: a blackhole route or policy rule refuses {ELSEWHERE}; the connection fails" in printed
+    assert f"no route: a route or policy rule of type blackhole refuses {ELSEWHERE}: the connection fails" in printed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -24,15 +25,21 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)  # a developer's machine may lack what the layer needs; CI never skips
 
 
-def _namespaces() -> Iterator[NamespaceFactory]:
+@functools.cache  # what is required does not go away
+def _require_namespaces() -> None:
     require(sys.platform == "linux" and os.geteuid() == 0, "network namespaces need Linux and root")
     for program in ("ip", "setpriv"):
         require(shutil.which(program), f"the program {program} is missing")
     with NamespaceFactory() as factory:
         try:
-            factory("probe").close()
+            factory("probe")
         except PermissionError as error:
             require(False, f"network namespaces cannot be made here: {error}")
+
+
+def _namespaces() -> Iterator[NamespaceFactory]:
+    _require_namespaces()
+    with NamespaceFactory() as factory:
         yield factory
 
 

@@ -6,10 +6,17 @@ import contextlib
 import ctypes
 import os
 import socket
+import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
+NLMSG_ERROR, NLM_F_REQUEST, NLM_F_DUMP = 2, 0x1, 0x300  # linux/netlink.h
+STATES = {"tcp": 10, "udp": 7}
+"""TCP_LISTEN, and TCP_CLOSE (include/net/tcp_states.h), which an unconnected UDP socket shows."""
 
 USERS_OF_A_NAMESPACE = 65536
 """How many ids a pod gets from kubelet with ``hostUsers: false``."""
@@ -96,3 +103,21 @@ def make_transparent(made: socket.socket) -> None:
         made.setsockopt(socket.IPPROTO_IPV6, 75, 1)  # IPV6_TRANSPARENT, linux/in6.h
     else:
         made.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT, linux/in.h
+
+
+def has_listener(family: int, protocol: str, port: int) -> bool:
+    """Return whether a socket listens on a port, by sock_diag(7): /proc/net/tcp takes milliseconds to read.
+
+    That goes through the machine's whole table of connections, whichever namespace they are in.
+    """
+    number = socket.IPPROTO_TCP if protocol == "tcp" else socket.IPPROTO_UDP
+    flags, states = NLM_F_REQUEST | NLM_F_DUMP, 1 << STATES[protocol]
+    # struct nlmsghdr, struct inet_diag_req_v2 (linux/inet_diag.h)
+    request = struct.pack("=IHHIIBBxxI", 72, SOCK_DIAG_BY_FAMILY, flags, 0, 0, family, number, states)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
+        diag.send(request + port.to_bytes(2, "big") + bytes(46))
+        answer = diag.recv(1 << 16)
+    kind, first = int.from_bytes(answer[4:6], sys.byteorder), int.from_bytes(answer[16:20], sys.byteorder, signed=True)
+    if kind == NLMSG_ERROR:
+        raise OSError(-first, f"sock_diag: {os.strerror(-first)}")
+    return kind == SOCK_DIAG_BY_FAMILY

@@ -17,7 +17,7 @@ from typing import ParamSpec, Self, TypeVar
 from pyroute2 import IPRoute
 
 from pytest_netns.client import Client
-from pytest_netns.kernel import in_namespace, open_new, open_new_of
+from pytest_netns.kernel import has_listener, in_namespace, open_new, open_new_of
 from pytest_netns.listener import Listener
 from pytest_netns.process import CommandError, Process, command_line
 
@@ -25,8 +25,6 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 IFA_F_NODAD = 0x02  # linux/if_addr.h
-TCP_LISTEN = "0A"  # include/net/tcp_states.h, as /proc/net/tcp prints it
-UDP_BOUND = "07"  # TCP_CLOSE, which is what an unconnected UDP socket shows
 
 
 class Namespace:
@@ -193,7 +191,8 @@ class Namespace:
 
     def index_of(self, interface: str) -> int:
         """Return the number of an interface."""
-        return int(self.route.link_lookup(ifname=interface)[0])
+        with self.entered():
+            return socket.if_nametoindex(interface)
 
     def set_up(self, interface: str) -> None:
         """Set an interface up."""
@@ -240,7 +239,7 @@ class Namespace:
     ) -> None:
         """Return when a process listens on the port (in the family, if one is given).
 
-        Looks into /proc/net and connects to nothing, so that no proxy sees a stray connection.
+        Asks the kernel and connects to nothing, so that no proxy sees a stray connection.
         ``alive`` is called while waiting and may raise. Raises TimeoutError.
         """
         give_up = time.monotonic() + timeout
@@ -251,19 +250,9 @@ class Namespace:
             time.sleep(0.005)
 
     def _is_open(self, port: int, protocol: str, family: int | None) -> bool:
-        tables = [
-            protocol + suffix
-            for suffix, of_family in (("", socket.AF_INET), ("6", socket.AF_INET6))
-            if family in (None, of_family)
-        ]
-        state = TCP_LISTEN if protocol == "tcp" else UDP_BOUND
+        families = (socket.AF_INET, socket.AF_INET6) if family is None else (family,)
         with self.entered():
-            for table in tables:
-                with open(f"/proc/thread-self/net/{table}", encoding="ascii") as sockets:
-                    rows = [line.split() for line in sockets.readlines()[1:]]
-                if any(row[3] == state and int(row[1].rpartition(":")[2], 16) == port for row in rows):
-                    return True
-        return False
+            return any(has_listener(each, protocol, port) for each in families)
 
 
 class Pod(Namespace):

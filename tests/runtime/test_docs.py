@@ -61,6 +61,12 @@ for directory in /etc/cni/net.d /var/lib/rancher/k3s/agent/etc/cni/net.d; do
 done
 exec sleep 1000
 """
+# What a page writes into the clone goes with the mount, too.
+LAY_OUT = """
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work"
+mount -t overlay overlay -o "lowerdir=$0,upperdir=$1/upper,workdir=$1/work" "$2"
+"""
 DEPLOYMENT = """
 apiVersion: apps/v1
 kind: Deployment
@@ -89,11 +95,11 @@ NETWORK = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge",
 class Reader:
     """A reader who types what a page shows: on the node, in the pod's network namespace, in a directory with files."""
 
-    def __init__(self, pod: Pod, directory: Path) -> None:
-        self.directory = directory / "work"
-        self.directory.mkdir()
-        node = directory / "node"
-        node.mkdir()
+    def __init__(self, pod: Pod, directory: Path, clone: Path) -> None:
+        self.directory, self.changes, node = (directory / name for name in ("work", "changes", "node"))
+        for made in (self.directory, self.changes, node):
+            made.mkdir()
+        subprocess.run(["sh", "-ec", LAY_OUT, clone, self.changes, self.directory], check=True)
         named = Path("/run/netns/pod")
         named.touch()
         subprocess.run(["mount", "--bind", pod.path, named], check=True)
@@ -138,7 +144,7 @@ class Reader:
         )
 
     def close(self) -> None:
-        subprocess.run(["umount", "/run/netns/pod"], check=True)
+        subprocess.run(["umount", "/run/netns/pod", self.directory, self.changes], check=True)
         Path("/run/netns/pod").unlink()
 
 
@@ -149,14 +155,23 @@ def injected() -> str:
     return subprocess.run(program, input=DEPLOYMENT, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the repository, which every page begins with."""
+    directory = tmp_path_factory.mktemp("clone")
+    listed = "git -c safe.directory='*' ls-files -z | xargs -0 cp --parents --target-directory"
+    subprocess.run(["sh", "-c", f'{listed} "$0"', directory], cwd=ROOT, check=True)
+    return directory
+
+
 @pytest.fixture
-def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
+def reader(netns: NamespaceFactory, tmp_path: Path, clone: Path) -> Iterator[Reader]:
     """Reads one page, in a pod that is captured as in [File 2] of the seed."""
     require(shutil.which("nsenter"), "the program nsenter is missing")
     pod = netns.pod()
     start_app(pod, 8080)
     start_envoy(pod, Sidecar())
-    made = Reader(pod, tmp_path)
+    made = Reader(pod, tmp_path, clone)
     (made.directory / "deployment.yaml").write_text(DEPLOYMENT)
     (made.directory / "mesh.yaml").write_text("accessLogFile: /dev/null\n")
     for name in ("objects.yaml", "services.yaml"):
@@ -175,7 +190,6 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
 @pytest.mark.timeout(300)  # one page builds the bundle and installs the package
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_example_is_true(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
-    lay_out_a_clone(reader.directory)
     found = examples(page)
     if page.name == "README.md" or any(example.comment("files of") for example in found):
         bundle: Path = request.getfixturevalue("bundle")
@@ -214,11 +228,6 @@ def test_every_block_is_an_example(page: Path) -> None:
     """What has a fence is found, so that the test below does it."""
     fences = [line for line in page.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("```")]
     assert len(examples(page)) * 2 == len(fences)
-
-
-def lay_out_a_clone(directory: Path) -> None:
-    listed = "git -c safe.directory='*' ls-files -z | xargs -0 cp --parents --target-directory"
-    subprocess.run(["sh", "-c", f'{listed} "$0"', directory], cwd=ROOT, check=True)
 
 
 def check(example: Example, reader: Reader) -> None:

@@ -116,6 +116,11 @@ LOOK_UP = COLD_START | {"_ssl", "_thread", "binascii"}
 """What a look-up at the API server may load: OpenSSL by the module in C, 5 ms; ``ssl`` and ``http.client`` take 40."""
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 class Imports(ast.NodeVisitor):
     """The project's and other modules that a module imports; those at load time apart."""
 
@@ -123,7 +128,7 @@ class Imports(ast.NodeVisitor):
         self.all: set[str] = set()
         self.when_loaded: set[str] = set()
         self._later = 0
-        self.visit(ast.parse(path.read_text()))
+        self.visit(tree_of(path))
 
     def visit_If(self, node: ast.If) -> None:
         for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
@@ -176,6 +181,7 @@ def covers(entry: str, module: str) -> bool:
 ROOMS = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 
 
+@functools.cache
 def room_of(module: str) -> str:
     """Return the room of a module: the longest entry that covers it."""
     return max((room for room in ROOMS if covers(room, module)), key=len)
@@ -197,7 +203,7 @@ def test_a_module_imports_only_from_floors_below(module: str) -> None:
 @pytest.mark.parametrize("module", [name for name in sorted(MODULES) if name.startswith(READS_NO_KERNEL)])
 def test_what_reads_no_kernel_takes_only_values_from_netlink(module: str) -> None:
     """Functions that read the kernel have their place in the rooms above; values and numbers can be judged here."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = tree_of(MODULES[module])
     taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = [(node.module or "", alias.name) for node in taken for alias in node.names]
     assert [name for home, name in names if name.islower() and covers("capture.netlink", home)] == []
@@ -217,7 +223,7 @@ BY_NAME = {
 def test_only_the_command_line_and_the_words_of_values_find_modules_above_by_name() -> None:
     found: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        constants = (node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant))
         texts = [value for value in constants if isinstance(value, str)]
         named = {text.partition(":")[0] for text in texts} & MODULES.keys()
         above = {name for name in named if "." in name and ROOMS[room_of(name)] > ROOMS[room_of(module)]}
@@ -271,7 +277,7 @@ def test_a_class_name_has_one_meaning() -> None:
     """In the library an alias of a type has one, too."""
     homes: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        for node in ast.parse(path.read_text()).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, set()).add(module)
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
@@ -315,7 +321,7 @@ def is_stored(name: ast.Name) -> bool:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_local_hides_a_name_of_its_module(module: str) -> None:
     """It would read as the function that it hides."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = tree_of(MODULES[module])
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
     inside = [node for function in functions for node in ast.walk(function)]
     shared = {name for node in inside if isinstance(node, ast.Global) for name in node.names}
@@ -328,7 +334,7 @@ def test_a_constant_has_one_home() -> None:
     """A search for its name tells what is meant; the commands of CNI are handled by two modules."""
     homes: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        for name in assigned_names(ast.parse(path.read_text())):
+        for name in assigned_names(tree_of(path)):
             homes.setdefault(name, set()).add(module)
     shared = {name: found for name, found in homes.items() if name.isupper() and len(found) > 1}
     assert set(shared) == {"HANDLERS", "T", "TYPE_CHECKING"}

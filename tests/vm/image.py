@@ -229,12 +229,13 @@ def _add_modules(manifest: Manifest, modules: Path) -> None:
 
 
 def _is_needed(path: Path) -> bool:
-    """Return whether the guest has this file of /lib/modules: netfilter, links of namespaces, lists."""
+    """Return whether the guest has this file of /lib/modules: netfilter, links of namespaces, lists of sockets."""
     parts = path.parts
     return (
         parts[0] != "kernel"
         or "netfilter" in parts
         or path.name in ("veth.ko", "dummy.ko", "libcrc32c.ko", "crc32c_generic.ko")
+        or path.name in ("inet_diag.ko", "tcp_diag.ko", "udp_diag.ko")
     )
 
 

@@ -12,7 +12,7 @@ from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from capture.backends.iptables.tables import Variant
 
@@ -79,8 +79,7 @@ def require_families(desired: Ruleset, present: Collection[Family]) -> None:
             raise UnsupportedError(f"this kernel has no {FAMILY_NAMES[family]}", "Boot without `ipv6.disable=1`.")
 
 
-def edits_by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:
+def edits_by_family(edits: Sequence[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:
     """Return table edits by family, in the order of each; families without any are left out."""
-    edits = tuple(edits)
     grouped = [(family, [edit for edit in edits if edit.family == family]) for family in FAMILIES]
     return [(family, of_family) for family, of_family in grouped if of_family]

@@ -89,7 +89,7 @@ def bits_text(value: int, mask: int) -> str:
 
 
 def changed_bits(value: int, mask: int) -> int:
-    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
+    """Return a mark to set. Raise ValueError for bits outside of its mask, which the kernel would flip."""
     if value & ~mask:
         raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
     return value

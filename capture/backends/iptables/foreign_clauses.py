@@ -83,7 +83,6 @@ def unknown_verdict(words: Sequence[Word]) -> model.UnknownVerdict:
 
 
 def _target_verdict(name: str, values: dict[str, str]) -> model.Verdict | None:
-    """Return what a target does with its options."""
     match name, values:
         case "DNAT", {"--to-destination": text}:
             return foreign.translation_verdict(*_nat_ends(text))

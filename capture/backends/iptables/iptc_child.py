@@ -248,7 +248,7 @@ class _Reader:
             yield "-j " + self._printed_extension(self._extensions.find_target, target, header)
 
     def _printed_extension(self, find: Callable[[bytes], Any], extension: Any, header: Any) -> str:
-        """Return the name and the options of a match or target; the name only if the library or its revision lacks."""
+        """Return the name and the options of a match or target; the name alone without a library for its revision."""
         name: bytes = extension[0].u.user.name
         module = find(name)
         if not module or module[0].revision != extension[0].u.user.revision or not module[0].save:

@@ -129,7 +129,7 @@ def _table_edit(live: TableView, desired: TableView, own_rule_positions: OwnPosi
         removals_of_chain, insertions_of_chain = _shared_chain_changes(live, desired, own_rule_positions, chain)
         removals += removals_of_chain
         insertions += insertions_of_chain
-    dropped_chains = _chains_to_drop(live, desired_chains)
+    dropped_chains = _chains_to_drop(live, present, desired_chains)
     return TableEdit(live.family, live.table, rewritten, tuple(removals), tuple(insertions), tuple(dropped_chains))
 
 
@@ -158,12 +158,11 @@ def _shared_chain_changes(
     return removals, [(chain, None if is_end else index + offset, rule) for offset, rule in enumerate(desired_rules)]
 
 
-def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
-    """Return our chains to drop: those of this family, and those that no family uses.
+def _chains_to_drop(live: TableView, needed: list[str], desired_chains: list[str]) -> list[str]:
+    """Return our chains to drop: those that this family needs now, and those that no family uses.
 
     The latter may be of either family: a rule set does not show which. Dropping what is not there does no harm.
     """
-    needed = live.own_chains()
     used = {model.called_chain(rule.verdict) for chain in live.chains.values() for rule in chain.rules}
     undesired = [name for name in live.chains if is_own_chain(name) and name not in desired_chains]
     return [name for name in undesired if name in needed or not (live.chains[name].rules or name in used)]

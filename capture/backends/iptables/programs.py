@@ -1,6 +1,6 @@
 """Finds the programs of iptables, and runs programs in the network namespace of the calling thread.
 
-``subprocess`` costs 13 ms to import, and a pod's start waits for us: posix_spawn(3) and three pipes do.
+``subprocess`` costs 13 ms to import, while a pod's start waits for us: posix_spawn(3) and three pipes take its place.
 Rules go in on standard input, since a file could be refused by SELinux and left behind by a crash.
 """
 
@@ -26,7 +26,6 @@ SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bi
 """Directories for iptables apart from PATH: a container runtime starts plugins with a short one."""
 
 PROGRAM_NAMES: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
-VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}
 
 PACKAGES: dict[Variant, str] = {
     "nft": "on Fedora and RHEL: iptables-nft",
@@ -60,7 +59,7 @@ def find_iptables(variant: Variant, family: Family, purpose: Purpose) -> str | N
 
 def variant_of(path: str) -> Variant:
     """Return the variant of a program by the version that it prints; releases before 1.8 name none and are legacy."""
-    return "nft" if VARIANT_IN_VERSION["nft"] in run_program([path, "--version"]).stdout else "legacy"
+    return "nft" if "(nf_tables)" in run_program([path, "--version"]).stdout else "legacy"
 
 
 def require_iptables(variant: Variant, family: Family, purpose: Purpose) -> str:

@@ -94,9 +94,9 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
 
 
 def gives_no_reason(complaint: str) -> bool:
-    """Return whether a program names the line and no more: so iptables-legacy ends when a module fails to load another.
+    """Return whether a program names a line and no reason, as in "iptables-restore: line 14 failed".
 
-    As in "iptables-restore: line 14 failed": nothing but its words tells that.
+    iptables-legacy ends so when a module fails to load another one.
     """
     words = complaint.strip()
     return ": line " in words and words.endswith(" failed") and "\n" not in words

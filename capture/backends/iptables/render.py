@@ -1,7 +1,7 @@
 """From rules to the arguments of ip(6)tables; pure. The opposite of ``parse``.
 
 They are in the words and the order of iptables-save: what we write is what is read back. Rules have at most one entry
-of each list (``entries``), except for a few ports and what is excluded::
+of each list (``expansion``), except for a few ports and what is excluded::
 
     several ports           -m multiport ! --dports 53,15008      up to 15 entries each (xt_multiport.h)
     several users           -m owner ! --uid-owner 3 -m owner ! --uid-owner 4

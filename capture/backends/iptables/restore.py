@@ -86,7 +86,7 @@ class RestoreDriver(IptablesDriver):
         """
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
-        text = self._run(family, "save", ["-c"])
+        text = _run_iptables(self.variant, family, "save", ["-c"])
         self._unreadable = {each for each in self._unreadable if each[0] != family}
         for line in text.splitlines():
             if line.startswith("# Table `"):  # ... raw' is incompatible, use 'nft' tool.
@@ -100,22 +100,23 @@ class RestoreDriver(IptablesDriver):
             # Before anything is written, not between the families:
             require_iptables(self.variant, edit.family, "restore")
         for family, of_family in edits_by_family(edits):
-            self._run(family, "restore", ["--noflush"], restore_text(of_family))
+            _run_iptables(self.variant, family, "restore", ["--noflush"], restore_text(of_family))
         if self.variant == "nft" and any(edit.removals or edit.dropped_chains for edit in edits):
             from capture.backends.iptables.netlink import remove_empty_tables  # nothing is left empty by what only adds
 
             remove_empty_tables(edits)
 
-    def _run(self, family: Family, purpose: Purpose, options: Sequence[str], text: str = "") -> str:
-        path = require_iptables(self.variant, family, purpose)
-        environment = {}
-        if self.variant == "legacy" and purpose == "restore":
-            options = ["-w", str(XTABLES_LOCK_TIMEOUT), *options]
-            environment["XTABLES_LOCKFILE"] = NAMESPACE_LOCK
-        done = run_program([path, *options], text, environment)
-        if done.status != 0:
-            raise program_refusal([path, *options], done, text, family)
-        return done.stdout
+
+def _run_iptables(variant: Variant, family: Family, purpose: Purpose, options: Sequence[str], text: str = "") -> str:
+    path = require_iptables(variant, family, purpose)
+    environment = {}
+    if variant == "legacy" and purpose == "restore":
+        options = ["-w", str(XTABLES_LOCK_TIMEOUT), *options]
+        environment["XTABLES_LOCKFILE"] = NAMESPACE_LOCK
+    done = run_program([path, *options], text, environment)
+    if done.status != 0:
+        raise program_refusal([path, *options], done, text, family)
+    return done.stdout
 
 
 def _dormant_tables() -> set[tuple[Family, str]]:
@@ -131,7 +132,7 @@ FILTER_PRIORITIES = {"filter": 0, "security": 50}
 def read_legacy_filters() -> tuple[BaseChain, ...] | None:
     """Return the chains at INPUT and OUTPUT of the legacy tables that may drop what ours have redirected.
 
-    We never write there. None where a table is there and no program to read it.
+    We never write there. None where a table is there and no program reads it.
     """
     chains: list[BaseChain] = []
     for family in FAMILIES:
@@ -146,7 +147,7 @@ def read_legacy_filters() -> tuple[BaseChain, ...] | None:
 def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
     from capture.analysis.base_chains import BaseChain  # which no writing needs
 
-    saved = run_program([require_iptables("legacy", family, "save"), "-c", "-t", name]).stdout
+    saved = _run_iptables("legacy", family, "save", ["-c", "-t", name])
     # The model has no such table; mangle has the same chains and more.
     for table in parse_save(saved.replace(f"*{name}\n", f"*{MANGLE}\n"), family).tables:
         for chain in table.chains:

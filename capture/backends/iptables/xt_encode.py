@@ -12,7 +12,7 @@ A rule is a list of expressions, in this order, independent of the order of its 
 Releases up to 1.8.7 wrote ports, and up to 1.8.8 marks, as matches of x_tables, and do not see them in rules of
 today when they list them. ``xt_decode`` reads both.
 
-Rules are of one family and without lists, as ``render.expanded`` makes them.
+Rules are of one family and without lists, as ``expansion.expanded`` makes them.
 """
 
 from __future__ import annotations

@@ -286,11 +286,11 @@ class Program:
         in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.is_network_order
         if is_field and (by_data := cases_of(listed, BYTE_ORDER if in_host_order else "big")):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
+        if any(isinstance(part, native.Cases) for part in (*self.conditions, *self.actions)):
+            return ()  # of two sets each case of one would be one with each of the other
         from capture.backends.nf_tables.maps import cases_by_key  # our own sets have one field
 
-        cases_found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
-        counts = [len(action.cases) for action in (*self.conditions, *self.actions) if isinstance(action, native.Cases)]
-        return cases_found if not counts else ()  # of two sets each case of one would be one with each of the other
+        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
 
     def _whole_field(self, loaded: Content) -> str:
         if not isinstance(loaded, Register) or loaded.mask:
@@ -378,7 +378,7 @@ LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2
 """Expressions that do nothing but write a register, and the attribute with its number."""
 
 FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
-"""Expressions that only let packets pass or not, as one that sets an option of TCP where there is one.
+"""Expressions that only let packets pass or not; ``exthdr`` among them sets an option of TCP if a packet has it.
 
 Any other unknown one may divert them.
 """

@@ -97,7 +97,6 @@ def unmodelled_comparison(loaded: Register, bounds: Bounds) -> model.UnknownMatc
 
 
 def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[str, model.Match | None]:
-    """Return what the comparison with one value is in words, and what it tests."""
     number, negated = decode_host_number(bounds.low), bounds.negated
     if loaded.header == TCP_FLAGS_HEADER and not any(loaded.flip):
         mask = (loaded.mask or b"\xff")[0]

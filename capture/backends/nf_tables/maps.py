@@ -64,9 +64,9 @@ def done_by_key(make: Callable[..., native.Action], *values: tuple[Content, int]
 def cases_by_key(
     listed: NativeSet, registers: Mapping[int, Content], first: int, packets: tuple[Family | None, ProtocolName | None]
 ) -> tuple[Case, ...]:
-    """Return for each key in the registers from the first on what it means, and its data.
+    """Return what each key means, by the registers from ``first`` on that it is compared with, and its data.
 
-    None if a key has no words, or may change, or if there are many. Keys exclude each other; the last of all that a
+    Empty if a key has no words, or may change, or if there are many. Keys exclude each other; the last of all that a
     generator of numbers gives is for what is left.
     """
     fields = _key_fields(registers, first, listed.key_size)

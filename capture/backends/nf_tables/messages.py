@@ -15,9 +15,7 @@ class TableMessages:
     def __init__(self, family: int, table: str) -> None:
         self._family = family
         self._shown = f"{nf.NFT_FAMILIES[family]} {table}"
-        self._name = attribute(
-            nf.NFTA_TABLE_NAME, c_string(table)
-        )  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
+        self._name = attribute(nf.NFTA_TABLE_NAME, c_string(table))  # NFTA_CHAIN_TABLE and _RULE_TABLE are the same
 
     def add_table(self) -> Change:
         """Return the message that makes the table; of one that is there already, it only ends the dormancy."""

@@ -22,7 +22,7 @@ UNDERSTOOD_SETS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_INTERV
 
 MAX_PLAIN = 1000
 """Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
-that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
+that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): 20,000 intervals take an eighth of that."""
 
 ADDRESS_KEY_TYPES = {IPV4: nf.TYPE_IPADDR, IPV6: nf.TYPE_IP6ADDR}
 KEY_TYPES = {SKUID: nf.TYPE_UID, SKGID: nf.TYPE_GID}
@@ -135,9 +135,9 @@ def _data_or_end(element: bytes, size: int, *, is_map: bool) -> bytes | bool | N
 
 
 def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]]:
-    """Return what a map leads to, of a set nothing, each with its numbers as sorted ranges that do not touch.
+    """Return the numbers that a map leads to each of its data, as sorted ranges that do not touch; for a set to b"".
 
-    Nothing at all if it holds something else.
+    Empty if it holds something else than numbers.
     """
     ranges = _key_ranges(native, order)
     targets = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))

@@ -1,6 +1,6 @@
 """From native rules to the messages of a batch. Pure; ``decode`` is the inverse.
 
-The expressions are those that nft(8) makes of ``c_string``, byte for byte where nft has one way, so that
+The expressions are those that nft(8) makes of what ``render`` writes, byte for byte where nft has one way, so that
 every program's listing of our tables reads well. A condition loads a field into register 1 and compares:
 
     ip daddr 10.0.0.0/8     payload load 1b @ network header + 16 => reg 1, cmp eq reg 1 10

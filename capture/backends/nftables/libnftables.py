@@ -1,7 +1,7 @@
 """The fallback driver: nf_tables written by libnftables, the second opinion on what ``netlink`` writes.
 
 The interpreter we run in often lacks the bindings: distributions put them where their
-own Python looks. They are a single module that needs nothing else, so our Python loads them from there.
+own Python looks. They need nothing but their own directory, so our Python loads them from there.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def find_bindings() -> str | None:
 
 
 def _load_bindings() -> ModuleType:
-    """Return the module of the bindings. Raises UnsupportedError if it, or the library, is not there."""
+    """Return the module of the bindings. Raises UnsupportedError if it is not there, or cannot be imported."""
     loaded = sys.modules.get("nftables")
     if loaded is not None:
         return loaded
@@ -86,7 +86,11 @@ def _load_bindings() -> ModuleType:
         raise UnsupportedError("the Python bindings of libnftables are not installed", INSTALL_LIBNFTABLES)
     module = importlib.util.module_from_spec(specification)
     sys.modules["nftables"] = module
-    specification.loader.exec_module(module)
+    try:
+        specification.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        del sys.modules["nftables"]
+        raise UnsupportedError(f"the Python bindings of libnftables fail: {error}", INSTALL_LIBNFTABLES) from error
     return module
 
 

@@ -156,7 +156,6 @@ def _interface_condition(field: str, match: model.InterfaceMatch) -> native.Name
 
 
 def _ranges_of_spans(spans: tuple[model.Span, ...]) -> tuple[native.Range, ...]:
-    """Return spans as ranges in order, overlapping and adjacent ones joined."""
     if not spans:
         raise ValueError("no numbers to compare with")
     return tuple(merge_ranges((span.first, span.last) for span in spans))

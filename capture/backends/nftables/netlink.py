@@ -12,7 +12,7 @@ from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import MODEL_TABLES
 from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
 from capture.backends.nftables import encode, plan
-from capture.backends.nftables.lower import lower
+from capture.backends.nftables.lower import lower, render_text
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number
 from capture.netlink.batch import Change, transact
@@ -38,8 +38,6 @@ class NftablesNetlinkDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
-        from capture.backends.nftables.lower import render_text  # not needed to write
-
         script = render_text(ruleset)
         return [("nft -f -", script)] if script else []
 

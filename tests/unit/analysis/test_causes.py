@@ -174,15 +174,13 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     assert cause.remedy == "Run the proxy as root, with group 1337 (runAsUser, runAsGroup)."
 
 
-RUNS = "the listener on port 15001 runs"
-
-
 def test_a_transparent_proxy_of_another_group_is_one_fault_whatever_it_listens_on() -> None:
     both = (listener(15001, uid=0, inode=7), listener(15006, uid=0, inode=7, transparent=True))
     facts = FACTS.replace(addresses=FACTS.addresses[:1], listeners=both, gids_by_inode={7: 0})
     (fault,) = set(causes_of_proxy(facts, IPV4_ONLY.replace(is_transparent=True)))
-    what = "the listeners on ports 15001 and 15006 run with group 0, and with TPROXY the rules leave out group 1337"
-    assert (fault.where, fault.message.partition(":")[0]) == ("tcp ports 15001 and 15006", what)
+    ports = "tcp port 15001 and tcp port 15006"
+    what = f"what listens on {ports} runs with group 0, and TPROXY leaves out group 1337"
+    assert (fault.where, fault.message.partition(":")[0]) == (ports, what)
 
 
 def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
@@ -472,7 +470,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001, uid=0),
-            cause("proxy-wrong-user", where="tcp port 15001", what=RUNS, uid=0, expected="1337"),
+            cause("proxy-wrong-user", where="tcp port 15001", port="tcp port 15001", uid=0, expected="1337"),
         ),
     ],
 )  # fmt: skip
@@ -549,10 +547,11 @@ def test_one_port_for_both_directions_is_a_note() -> None:
 def test_every_user_and_group_of_the_proxy_is_named() -> None:
     users = tuple(map(only, (1337, 1338)))
     facts, capture = FACTS.replace(listeners=(listener(15001, uid=2),)), CAPTURE.replace(uids=users, gids=users)
-    words = {"what": RUNS, "uid": 2, "expected": "1337,1338", "group": "another group", "groups": "1337,1338"}
+    where = "tcp port 15001"
+    words = {"port": where, "uid": 2, "expected": "1337,1338", "group": "another group", "groups": "1337,1338"}
     for is_transparent, case in ((False, ""), (True, "TPROXY")):
         causes = causes_at_port(facts, capture.replace(is_transparent=is_transparent), "proxy-outbound", 15001, "ipv4")
-        assert list(causes) == [cause("proxy-wrong-user", case, where="tcp port 15001", **words)]
+        assert list(causes) == [cause("proxy-wrong-user", case, where=where, **words)]
 
 
 def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:

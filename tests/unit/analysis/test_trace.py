@@ -94,6 +94,18 @@ def test_a_packet_that_stays_in_the_pod_is_direct(family: str) -> None:
 
 
 @FAMILIES
+@pytest.mark.parametrize("state", ["NEW", "ESTABLISHED"])
+def test_what_comes_in_over_lo_has_passed_nat_already(family: str, state: str) -> None:
+    """Rules of nat do not meet it, those of mangle do."""
+    over_lo = inbound(LOCALHOST[family], state=state).replace(in_interface="lo")
+    mangle = Table(MANGLE, (Chain(PREROUTING, (Rule(Drop()),)),))
+
+    assert outcome(CaptureConfig(), over_lo) == ("direct", 80)
+    assert outcome(CaptureConfig(rerouted_interfaces=("lo",)), over_lo) == ("direct", 80)
+    assert trace(Ruleset(("ipv4", "ipv6"), (mangle,)), over_lo).outcome == "dropped"
+
+
+@FAMILIES
 def test_excluded_ports_and_networks_are_direct(family: str) -> None:
     network = parse_network("203.0.113.0/24" if family == "ipv4" else "2001:db8::/32")
     config = CaptureConfig(

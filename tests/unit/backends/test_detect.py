@@ -130,10 +130,17 @@ class TestAuto:
             (WITH_EVERYTHING.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)), "our rules are in iptables-legacy"),
             (WITH_EVERYTHING.replace(chains=(chain("nft"),)), "rules are in iptables-nft"),
             (WITH_EVERYTHING.replace(has_nft_compat=False, legacy="absent"), "takes no matches of iptables"),
+            (WITH_EVERYTHING, "the other variant has no rules"),
         ],
     )
     def test_a_decision_says_its_reason(self, facts: HostFacts, reason: str) -> None:
         assert reason in choose(facts, ANYTHING).reason
+
+    def test_a_variant_with_rules_that_cannot_be_used_does_have_rules(self) -> None:
+        facts = WITH_EVERYTHING.replace(has_nft_compat=False, chains=(chain("nft"),))
+
+        assert way(facts)[2] == "legacy"
+        assert "no rules" not in choose(facts, ANYTHING).reason
 
     def test_where_nothing_works_everything_that_is_missing_is_named(self) -> None:
         with pytest.raises(MissingFeatureError, match=r"neither backend can be used") as caught:

@@ -315,6 +315,11 @@ def test_the_network_that_is_named_gets_the_entry(node: Node) -> None:
     assert "its name is pods, not missing" in str(done.exception)
 
 
+@pytest.mark.parametrize("name", ["containerd", "crio"])
+def test_a_runtime_that_is_named_needs_no_evidence(node: Node, name: str) -> None:
+    assert f"runtime: {name} (--runtime)" in node.run("status", "--runtime", name).stdout
+
+
 def test_a_runtime_without_annotations_and_no_other_source_is_refused(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -418,6 +418,13 @@ def test_a_plugin_that_was_there_stays_where_no_entry_can_be_written(node: Node)
     assert (node.bin_dir / "capture-cni").exists()
 
 
+def test_no_plugin_is_left_where_the_list_cannot_be_written(node: Node) -> None:
+    node.write(f"{'1' * 240}.conflist", network(BRIDGE))  # a temporary file next to it has too long a name
+    with pytest.raises(InstallError, match="File name too long"):
+        node.install()
+    assert node.plugins() == []
+
+
 def test_a_link_to_nothing_is_named(node: Node) -> None:
     (node.conf_dir / "10-main.conflist").symlink_to("gone")
     with pytest.raises(InstallError, match="a symbolic link to nothing"):

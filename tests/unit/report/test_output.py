@@ -6,6 +6,7 @@ import pytest
 
 from capture.errors import CaptureError, UnsupportedError
 from capture.report.output import RED, painted, run_to_exit_code
+from capture.report.streams import Stream
 
 
 def test_errors_end_a_program_in_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +45,14 @@ def test_a_defect_is_reported_in_words_with_its_place(capsys: pytest.CaptureFixt
 def test_an_error_of_the_system_is_reported_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_to_exit_code(lambda: os.open("/does/not/exist", os.O_RDONLY)) == 1
     assert capsys.readouterr().err == "error: /does/not/exist: No such file or directory\n"
+
+
+def test_output_that_is_lost_leaves_no_descriptor_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    lost = Stream(None)
+    lost.write("word")
+    assert lost.failure is not None
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:

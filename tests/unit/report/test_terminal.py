@@ -1,6 +1,7 @@
 """What a person sees: colours and folds on a terminal, plain lines in a pipe."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -33,13 +34,18 @@ run_to_exit_code(lambda: print_lines(VerdictLine(*each) if each[1] else each[0] 
 """
 PROGRAM = [sys.executable, "-c", CODE]
 PACKAGES = [path for name in ("capture", "cni", "injection") for path in (ROOT / name).rglob("*.py")]
-TEXTS = {
-    node.value
-    for path in PACKAGES
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and path != Path(terminal.__file__)
-}
 RED, GREEN, BOLD, END = "\033[31m", "\033[32m", "\033[1m", "\033[0m"
+
+
+@functools.cache
+def texts() -> set[str]:
+    """Return the texts in the code, but for those of the module that is tested."""
+    return {
+        node.value
+        for path in PACKAGES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and path != Path(terminal.__file__)
+    }
 
 
 def test_on_a_terminal_verdicts_and_the_deciding_rule_are_in_colour() -> None:
@@ -111,4 +117,4 @@ def test_a_pipe_gets_no_progress() -> None:
 
 @pytest.mark.parametrize("verdict", COLOUR_OF)
 def test_each_verdict_in_colour_is_that_of_a_line(verdict: str) -> None:
-    assert any(re.match(rf"{re.escape(verdict)}([:, ]|$)", text) for text in TEXTS)
+    assert any(re.match(rf"{re.escape(verdict)}([:, ]|$)", text) for text in texts())

@@ -63,6 +63,12 @@ def test_a_proxy_that_is_not_the_first_user_is_warned_of() -> None:
     assert warnings_of(option.PROXY_UID, "1000-2000,1337", FakePod()) == []
 
 
+def test_lo_among_interfaces_of_virtual_machines_is_warned_of() -> None:
+    (warning,) = warnings_of(option.REROUTED_INTERFACES, "lo", FakePod())
+    assert warning.endswith("(command line) has no effect on lo: OUTPUT has decided on what comes in there")
+    assert warnings_of(option.REROUTED_INTERFACES, "eth0", FakePod()) == []
+
+
 def test_swapped_ports_are_warned_of() -> None:
     swapped = explicit({option.PROXY_PORT: "15006", option.INBOUND_CAPTURE_PORT: "15001", option.IP_FAMILIES: "both"})
     (warning,) = resolve(swapped, FakePod())[1]

@@ -324,6 +324,18 @@ def test_a_plugin_that_cannot_be_installed_is_told_once(node: Node) -> None:
     assert node.health.counts()["installs", "success"] == 1
 
 
+def test_a_file_that_cannot_be_read_is_a_problem_and_no_end(node: Node) -> None:
+    node.write()
+    node.installation.run_once(0)
+    fifo = node.conf_dir / "00-first.conf"
+    os.mkfifo(fifo)
+    node.installation.run_once(1)
+    assert node.problems()["entry"]["problem"].startswith(f"{fifo}: it is not a regular file")
+    fifo.unlink()
+    node.installation.run_once(2)
+    assert (node.types(), node.problems()) == (["bridge", "capture-cni"], {})
+
+
 def test_in_a_conflict_the_entry_is_put_back_after_its_pause_and_peace_is_told(node: Node) -> None:
     node.write()
     node.installation.run_once(0.0)

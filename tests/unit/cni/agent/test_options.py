@@ -37,6 +37,14 @@ def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.Mo
     assert Options("node-1", "", {}).choice == ListChoice("crio", "")
 
 
+def test_every_usual_socket_is_known_in_the_order_in_which_runtimes_are_detected() -> None:
+    """Containerd's own comes last: Docker brings one to a node of k3s, too."""
+    assert options_module.RUNTIME_SOCKETS == (
+        "/run/crio/crio.sock", "/run/k3s/containerd/containerd.sock",
+        "/var/snap/microk8s/common/run/containerd.sock", "/run/containerd/containerd.sock",
+    )  # fmt: skip
+
+
 def test_the_defaults() -> None:
     options = Options("node-1", "", {})
     assert (options.repair_starting, options.repair_running, options.repairs_per_minute) == ("report", "report", 10)

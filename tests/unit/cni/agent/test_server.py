@@ -84,6 +84,17 @@ def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: P
     assert not os.path.exists(server.path)
 
 
+def test_the_socket_of_an_agent_that_was_killed_at_its_start_is_in_no_way(tmp_path: Path) -> None:
+    """In a container the next agent has the same process number."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / f"socket.{os.getpid()}"))
+    server = AgentServer(str(tmp_path / "socket"), {"pod": answer_pod})
+    try:
+        assert agent_socket.request_pod(server.path, WEB) == POD
+    finally:
+        server.close()
+
+
 def test_an_agent_that_is_away_costs_nothing(tmp_path: Path) -> None:
     started = time.monotonic()
     assert agent_socket.request_pod(str(tmp_path / "socket"), WEB) is None

@@ -1,0 +1,23 @@
+"""A container runtime whose answers are none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cni.agent import protobuf, runtime
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError
+
+QUESTIONS: dict[str, Callable[[RuntimeClient], Any]] = {
+    "Status": RuntimeClient.loaded,
+    "ListPodSandbox": RuntimeClient.sandboxes,
+    "PodSandboxStatus": lambda client: client.network_namespace("cafe01"),
+}
+
+
+@pytest.mark.parametrize("answer", [b"\xff", protobuf.message(f1=b"\xff", f2=b"\xff")])
+@pytest.mark.parametrize("method", QUESTIONS)
+def test_an_answer_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, method: str, answer: bytes) -> None:
+    monkeypatch.setattr(runtime, "call", lambda *_: answer)
+    with pytest.raises(RuntimeSilentError, match=f"/socket: {method}: its answer is not understood"):
+        QUESTIONS[method](RuntimeClient("/socket"))
