@@ -22,7 +22,7 @@ from capture.model.addresses import (
     Network,
     address_text,
 )
-from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_PORTS
+from capture.model.conventions import PROTOCOL_BY_NUMBER, PROTOCOL_NUMBERS, SIDECAR_PORTS, TRAFFIC_PORTS
 from capture.model.location import Cause
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
@@ -282,7 +282,7 @@ def _misconfigured_listener_causes(
 
     Of sockets that share a port (SO_REUSEPORT) a hash chooses one, whether it is full or not.
     """
-    where = f"tcp port {port}"
+    where = f"{PROTOCOL_BY_NUMBER[serving[0].protocol]} port {port}"
     full = [each for each in serving if each.is_full]
     process = next((process for inode, process in facts.stopped_by_inode if inode in {s.inode for s in serving}), "")
     if process:

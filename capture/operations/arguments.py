@@ -34,7 +34,7 @@ MAX_LOCK_TIMEOUT = 86_400
 
 
 def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
-    """Return the source of users and name servers: in a pod its own files, elsewhere only ``servers``."""
+    """Return the host that knows users and name servers: by files without a namespace, else by ``servers`` alone."""
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 

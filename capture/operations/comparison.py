@@ -93,7 +93,7 @@ def _verify(
     addresses: tuple[Network, ...],
     recorded: Ruleset | None = None,
 ) -> Verified:
-    """Compare with the desired rules; add what addresses of families without rules need."""
+    """Compare with the desired rules, and judge families that have addresses and no rules."""
     choice, live_sets = detected.choice, detected.live_sets
     uncaptured, notes = judge_families(desired.families, settings, addresses)
     table_fault = reject_fault(desired.families, settings, has_table=detected.has_reject_table)

@@ -130,7 +130,7 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _later_losses(connection: Connection) -> Iterator[Cause]:
-    """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
+    """Yield the first reason why later packets or answers are lost; where none is certain, each that may be one."""
     traced = connection.traced
     if traced.outcome not in TO_PROXY:
         return
@@ -302,8 +302,8 @@ def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
 def discovery_causes(own: Network | None, link: str | None, situation: Situation) -> Iterator[Cause]:
     """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link.
 
-    As long as the kernel still knows a neighbour there, connections are possible; where its own answers are dropped,
-    one that has answered shortly before.
+    Connections are possible while the kernel knows a neighbour there; where its own answers are dropped, only while
+    one has answered shortly before.
     """
     if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
         return

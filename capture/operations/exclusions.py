@@ -58,7 +58,7 @@ EMPTY_VALUE = "''"
 
 
 def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
-    """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
+    """Return the ports to which desired rules send connections of interfaces that are up, by outcome and family."""
     interfaces = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
     situation = Situation(desired, network=read_pod_network().replace(other_interfaces=interfaces))
     ports = {family: captured_ports(situation, family) for family in desired.families}
@@ -105,7 +105,7 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
 
 
 def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Iterator[Cause]:
-    """Yield what live rules leave uncaptured, and that one may be missing."""
+    """Yield that nothing is recorded, and what the live rules leave uncaptured, perhaps for want of a rule."""
     by_chains = ports_of(build_ruleset(inferred_config(own)), facts)  # what those would send to which no chain leads
     no_record = no_record_note(own)
     yield no_record
@@ -153,7 +153,7 @@ def is_proven_without_record(diagnosed: Cause, traced: Trace, own: Ruleset) -> b
 
 
 def uncaptured_directions(reference: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Uncaptured]:
-    """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
+    """Yield each outcome that connections of some of the pod's families never have: with these, and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
     # What comes in by a rerouted interface is captured as outbound.

@@ -75,7 +75,7 @@ def _with_source_port(sent: Packet) -> Packet:
 
 
 def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
-    """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
+    """Return the way of an answer that is certainly lost: of the proxy's, where the proxy gets the connection."""
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
     losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))

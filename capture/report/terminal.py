@@ -48,7 +48,7 @@ FINDING_HANG = 10
 
 
 def columns(stream: TextIO | None = None) -> int | None:
-    """Return how wide a stream is that is a terminal, standard output if none is named; None for any other."""
+    """Return the width of a stream that is a terminal, of standard output if none is named; None for any other."""
     stream = sys.stdout if stream is None else stream
     if not stream.isatty():
         return None
@@ -61,7 +61,7 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 
 def rows() -> int:
-    """Return how high the terminal is on which standard output is shown; LINES beats it."""
+    """Return the height of the terminal that shows standard output; LINES beats it."""
     explicit = os.environ.get("LINES", "")
     try:
         return int(explicit) if explicit.isdecimal() else os.get_terminal_size(sys.stdout.fileno()).lines or ROWS
