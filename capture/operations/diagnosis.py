@@ -34,6 +34,7 @@ from capture.analysis.pod_causes import (
 from capture.analysis.replies import OUTSIDE
 from capture.analysis.trace import Trace
 from capture.backends import detect
+from capture.errors import argument_error
 from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
 from capture.model.location import Cause
 from capture.model.packet import Packet
@@ -74,7 +75,7 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_situation, live_trace
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from capture.settings.settings import Settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import attachments
 from capture.system.capabilities import escapes_of
 from capture.system.netns import InNamespace, own_namespace
@@ -136,6 +137,9 @@ def why(
     ``process`` is the one that opens the connection: a note names how it may leave the capture. ``is_machine``: the
     namespace is that of a captured machine, whose remedies are other commands. Raises CaptureError.
     """
+    if packet is not None and not isinstance(packet, Packet):
+        raise argument_error("why", "packet", packet, "the packet of what trace_packet() returns")
+    settings = None if settings is None else require_settings(settings, "why")
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
         pod = _examine_pod(settings, namespace, live_situation(live_sets))
