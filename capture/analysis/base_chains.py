@@ -61,7 +61,7 @@ class BaseChain(Value):
     """PREROUTING, INPUT, OUTPUT or POSTROUTING."""
     priority: int
     is_nat: bool
-    """Whether it sees the first packet of a connection only, and never one that is redirected."""
+    """Whether it sees the first packet of a connection only, and none that another nat chain has translated."""
     contents: model.Table
     is_older: bool = False
     """Whether its table was there before our own. Of chains with one priority the kernel enters the newest first."""

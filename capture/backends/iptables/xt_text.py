@@ -274,7 +274,7 @@ def _nat_address(fields: Unpacked, family: Family) -> str:
     ports = _nat_ports(fields)
     if not ports:
         return addresses
-    return f"[{addresses}]:{ports}" if family == IPV6 else f"{addresses}:{ports}"
+    return f"[{addresses}]:{ports}" if family == IPV6 and addresses else f"{addresses}:{ports}"
 
 
 def _netmap_text(fields: Unpacked, family: Family) -> str | None:

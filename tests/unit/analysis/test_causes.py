@@ -493,6 +493,12 @@ def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
     ]
 
 
+def test_the_port_of_the_agent_is_one_of_udp() -> None:
+    agent = Listener(IPPROTO_UDP, AF_INET, bytes(4), 15053, 7)
+    (fault,) = causes_of_proxy(FACTS.replace(listeners=(agent,)), CAPTURE.replace(ports=((DNS, "ipv4", 15053),)))
+    assert (fault.kind, fault.where) == ("proxy-wrong-user", "udp port 15053")
+
+
 def test_the_process_behind_a_socket_is_stopped() -> None:
     port, served = "tcp port 15006", listener(15006).replace(inode=3)
     facts = FACTS.replace(listeners=(served,), stopped_by_inode=((3, "7"),))
