@@ -49,8 +49,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
         print(f"istio-init {__version__}")
         return EXIT_DONE
-    for given in settings.lines():
-        printer.show(given)
+    for line in settings.lines():
+        printer.show(line)
     namespace = settings[options.NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[options.CNI_MODE] else PodFromInside(environ)
     if settings[options.CLEANUP_ONLY]:

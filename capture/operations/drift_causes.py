@@ -103,7 +103,7 @@ def _rule_cause_kind(difference: Difference) -> str:
 
 
 def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
-    """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
+    """Return the first missing rule on a packet's desired way that decides its fate; else the first."""
 
     def trace_without(*missing: Difference) -> Trace:
         return trace_whole_path(packet, Situation(family_ruleset(verified.desired, packet.family, *missing)))

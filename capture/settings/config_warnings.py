@@ -124,10 +124,9 @@ def _contains(other: Any, entry: Any) -> bool:
 
 
 def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
-    present = (host.interface_names() or ()) if config.excluded_interfaces else ()
-    return bool(present) and all(
-        any(_matches_interface(name, each) for name in config.excluded_interfaces) for each in present
-    )
+    names = (host.interface_names() or ()) if config.excluded_interfaces else ()
+    excluded = [any(_matches_interface(pattern, name) for pattern in config.excluded_interfaces) for name in names]
+    return bool(excluded) and all(excluded)
 
 
 def _origin_text(settings: Settings, option: Option[Any]) -> str:
