@@ -71,8 +71,9 @@ class ConfigurationError(CaptureError):
 
     exit_code = EXIT_USAGE
 
-    def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
-        named = f"{option} ({origin})" if origin != "command line" else option
+    def __init__(self, option: str, value: str, origin: str, expected: str, short: str = "") -> None:
+        typed = f"-{short}, {option}" if short else option
+        named = f"{option} ({origin})" if origin != "command line" else typed
         named = origin if origin.endswith(f" {option}") else named  # "environment NAME" names both
         super().__init__(f"{named}: invalid value {shortened(value)!r}: expected {expected}")
         self.option = option

@@ -200,7 +200,7 @@ def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
         return ()
     from capture.state.impediments import sysctls_to_change  # TPROXY only
 
-    return sysctls_to_change(desired)
+    return sysctls_to_change()
 
 
 def _impediment_warnings(desired: Ruleset) -> list[str]:

@@ -138,4 +138,6 @@ def _defect_error(error: Exception) -> CaptureError:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else "nowhere"
-    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", f"Report it: it was in {where}.")
+    versions = f"version {sys.modules['capture'].__version__} with Python {sys.version.split()[0]}"
+    remedy = f"Report it, as README.md says under Questions and faults: it was in {where}; {versions}."
+    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", remedy)

@@ -645,7 +645,7 @@ def test_a_pod_without_containers_stays_as_it_is(spec: str, tmp_path: Path, caps
     assert run(["inject", "-f", str(source)]) == 0
     printed = capsys.readouterr()
     assert printed.out == source.read_text()
-    assert "Pod default/x: skipped: it has no containers" in printed.err
+    assert "Pod default/x: not injected: it has no containers" in printed.err
 
 
 CHECKED = (
