@@ -1,6 +1,7 @@
 """``capture`` and ``istio-init`` in a namespace, by a child that has loaded them: few tests are about the start."""
 
 import contextlib
+import gc
 import os
 import pty
 import subprocess
@@ -54,6 +55,7 @@ def _become(
     where: AbstractContextManager[None], words: list[str], env: Mapping[str, str] | None, streams: list[BinaryIO]
 ) -> None:
     """Run the program in this child, with streams of its own, and end."""
+    gc.disable()  # a collection would copy the whole heap of the tests
     code = 1
     try:
         for number, stream in enumerate(streams):
