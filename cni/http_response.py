@@ -26,7 +26,7 @@ class NotHttpError(Exception):
 
 
 class CutOffError(Exception):
-    """The answer ends before its end."""
+    """The answer ends too early."""
 
 
 class HttpResponse(Value):

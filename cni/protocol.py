@@ -34,7 +34,7 @@ SINCE_VERSION = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.
 # A network configuration is some kilobytes; with all annotations of a pod (Kubernetes allows 256 KiB) still small.
 MAX_STDIN_BYTES = 8 * 1024 * 1024
 
-# Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
+# Error codes of the specification. Those from 100 on are a plugin's own (cni/codes.py).
 INCOMPATIBLE_VERSION = 1
 UNKNOWN_CONTAINER = 3
 INVALID_ENVIRONMENT = 4
@@ -44,7 +44,6 @@ INVALID_CONFIGURATION = 7
 TRY_AGAIN_LATER = 11
 NOT_AVAILABLE = 50
 NOT_AVAILABLE_LIMITED = 51
-FIRST_OWN_CODE = 100
 
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
 MAX_MESSAGE_LENGTH = 700

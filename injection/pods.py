@@ -28,7 +28,7 @@ RUNS_TO_COMPLETION = ("Job", "CronJob")
 
 
 class Workload(Value):
-    """A workload of a document: its kind and name, and where its pod is: metadata and spec, if it is of that shape."""
+    """A workload of a document: its kind, namespace and name, the path to its pod, and the pod as it is there."""
 
     kind: str
     namespace: str
@@ -71,9 +71,9 @@ def objects(document: object, path: Path = (), kind: str = "") -> Iterator[tuple
 def workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the workloads of a document; those of a List one by one."""
     for path, kind, plain in objects(document):
-        found = _pod_workload(path, kind, plain, default_namespace)
-        if found:
-            yield found
+        workload = _pod_workload(path, kind, plain, default_namespace)
+        if workload:
+            yield workload
 
 
 def _pod_workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
@@ -84,7 +84,7 @@ def _pod_workload(path: Path, kind: str, plain: dict[str, Any], default_namespac
     pod = value_at(plain, POD_PATHS[kind])
     is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in API_GROUPS
     if is_other_kind and not isinstance(_mapping(pod).get("spec"), dict):
-        return None  # of that name, as Volcano's Job
+        return None  # another group's kind of that name, such as Volcano's Job
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
     namespace = str(metadata.get("namespace") or default_namespace)
     return Workload(kind, namespace, name, (*path, *POD_PATHS[kind]), _mapping(pod))

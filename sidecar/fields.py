@@ -1,4 +1,4 @@
-"""Strict reading of documents: a field that is not read here is an error that names its path, never a silence."""
+"""Strict reading of documents: where the known fields are listed, any other is an error that names its path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FieldError(CaptureError):
 class Fields:
     """An object of a document (a mapping) with the path that leads to it. Every read checks the type.
 
-    ``FieldError`` if a key is not among the known ones, or a value has another type.
+    ``FieldError`` if a value has another type, or a key is not among the ``known`` ones, where there are any.
     """
 
     def __init__(self, plain: object, document: str, path: str = "", known: tuple[str, ...] = ()) -> None:
@@ -116,13 +116,13 @@ class Fields:
             raise self.error(key, "expected a duration such as 5s or 200ms") from None
 
     def texts(self, key: str) -> list[str]:
-        found = self._list(key)
-        for position, value in enumerate(found):
+        texts = self._list(key)
+        for position, value in enumerate(texts):
             if not isinstance(value, str):
                 raise FieldError(
                     self.document, f"{self.path_of(key)}[{position}]", f"expected a string, got {_shown(value)}"
                 )
-        return found
+        return texts
 
     def labels(self, key: str) -> dict[str, str]:
         """Return a mapping of texts."""

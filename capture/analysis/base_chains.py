@@ -20,6 +20,7 @@ from itertools import compress, islice, product
 from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, Family, Network
+from capture.model.chain_names import is_own_chain
 from capture.model.location import Location
 from capture.model.values import Value
 
@@ -60,7 +61,7 @@ class BaseChain(Value):
     """PREROUTING, INPUT, OUTPUT or POSTROUTING."""
     priority: int
     is_nat: bool
-    """Whether it sees the first packet of a connection only, and never one that is redirected."""
+    """Whether it sees the first packet of a connection only, and none that another nat chain has translated."""
     contents: model.Table
     is_older: bool = False
     """Whether its table was there before our own. Of chains with one priority the kernel enters the newest first."""
@@ -208,6 +209,11 @@ class Situation(Value):
     @property
     def tables(self) -> tuple[model.Table, ...]:
         return (*self.ruleset.tables, *[each.contents for each in self.other_chains])
+
+    @property
+    def has_capture(self) -> bool:
+        """Return whether there is any chain of a capture."""
+        return any(is_own_chain(chain.name) for table in self.tables for chain in table.chains)
 
     @property
     def rules(self) -> Iterator[model.Rule]:

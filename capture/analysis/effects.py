@@ -321,6 +321,10 @@ class Comparison:
             effect = self._traced_effect(direction, change, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
+    def changes(self, direction: Direction) -> list[FateChange]:
+        """Return in which ways packets of a direction are treated differently."""
+        return self._fate_changes(self.difference(direction))[1]
+
     def _fate_changes(self, node: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(node)) > MAX_EFFECTS:

@@ -94,6 +94,8 @@ class Trace(Value):
     """The way of a reply to a direct connection that does not arrive, if that was looked for."""
     refusal: str = ""
     """The kind of route that refuses the packet, such as "blackhole"; "" where no route leads there."""
+    is_applied: bool = True
+    """Whether there are rules of a capture."""
     is_order_known: bool = True
     """Whether it fares alike in each order that base chains of one priority may have."""
 

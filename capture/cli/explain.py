@@ -12,7 +12,6 @@ from capture.analysis.explanation import Statement, statements_about
 from capture.backends.iptables.render import shown_rule
 from capture.cli.options import capture_options, command, family_option, format_option, namespace_options, settings_if
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, LOOPBACK_ADDRESSES, Family
-from capture.model.chain_names import is_own_chain
 from capture.model.conventions import NOTHING_APPLIED, PASSTHROUGH_SOURCE
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
@@ -62,11 +61,11 @@ def explain(
     print_start_line(operations.read_reference(settings, namespace), form)
     if form == "json":
         plain: dict[str, object] = {
-            each: [_statement_as_plain(s) for s in statements if each in s.families] for each in families
+            family: [_statement_as_plain(each) for each in statements if family in each.families] for family in families
         }
         print_json(plain | {"impediments": list(impediments)})
         return
-    if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
+    if not situation.has_capture:
         print_lines([VerdictLine(NOTHING_APPLIED)])
     rows = table_rows(each for each in statements if is_whole or not each.is_routine)
     routine = table_rows(each for each in statements if each.is_routine and not is_whole)
@@ -78,8 +77,9 @@ def explain(
 def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     """Return a row for each statement, one for those of two families that differ in the pod's own addresses on lo."""
     alike: dict[tuple[object, ...], list[Statement]] = {}
-    for each in statements:
-        alike.setdefault((each.direction, _with_both_families(each.traffic), each.fate, each.why), []).append(each)
+    for statement in statements:
+        key = (statement.direction, _with_both_families(statement.traffic), statement.fate, statement.why)
+        alike.setdefault(key, []).append(statement)
     rows: list[tuple[str, ...]] = []
     for (_, of_both, *_), (first, *others) in alike.items():
         goes = fate_text(first.fate.replace(is_marked=False)) if first.fate else "cannot be judged"

@@ -27,7 +27,7 @@ TRAFFIC_PORTS = (15001, 15006)
 """Of these, where Istio's Envoy takes captured connections: outbound and inbound ones."""
 
 STATUS_PORT, HEALTH_PORT, METRICS_PORT = 15020, 15021, 15090
-"""Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""
+"""Inbound ports of the proxy itself, left alone by default: metrics of the agent, health, metrics of Envoy."""
 
 # Istio's design of DNS and TPROXY
 DNS_PORT = 53

@@ -53,7 +53,7 @@ class Listener(Value):
     """A socket that takes TCP connections, or an unconnected UDP socket, and the user who made it.
 
     ``address`` is packed; all zero is any address. ``is_dual`` is whether one of IPv6 takes IPv4 as well. ``inode``
-    is its number in /proc/PID/fd. ``waiting`` connections are not accepted yet, of ``backlog`` at most.
+    is its number in /proc/PID/fd. ``waiting`` connections of TCP are not accepted yet, of ``backlog`` at most.
     """
 
     protocol: int
@@ -74,7 +74,7 @@ class Listener(Value):
     @property
     def is_full(self) -> bool:
         """Return whether the kernel takes no further connection (sk_acceptq_is_full, include/net/sock.h)."""
-        return self.protocol == IPPROTO_TCP and self.waiting > self.backlog
+        return self.waiting > self.backlog
 
     def takes_over(self, *, lo: bool) -> bool:
         """Return whether connections over lo, or over another interface, reach it."""
@@ -159,6 +159,7 @@ def decode_listener(body: bytes, protocol: int) -> Listener:
     family = body[0]
     attributes = decode_fields(body[MESSAGE_SIZE:])
     options = attributes.get(INET_DIAG_SOCKOPT, b"\0")[0]
+    queues = body[UID_OFFSET - 8 : UID_OFFSET] if protocol == IPPROTO_TCP else b""  # those of UDP count bytes
     return Listener(
         protocol,
         family,
@@ -168,7 +169,7 @@ def decode_listener(body: bytes, protocol: int) -> Listener:
         bool(options & SOCKOPT_TRANSPARENT),
         family == AF_INET6 and attributes.get(INET_DIAG_SKV6ONLY) == b"\0",
         decode_host_number(body[UID_OFFSET + 4 : UID_OFFSET + 8]),
-        decode_host_number(body[UID_OFFSET - 8 : UID_OFFSET - 4]),
-        decode_host_number(body[UID_OFFSET - 4 : UID_OFFSET]),
+        decode_host_number(queues[:4]),
+        decode_host_number(queues[4:]),
         decode_host_number(body[40:44]),
     )

@@ -81,7 +81,7 @@ def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
     of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [fault for fault in of_pod if can_stop_connection(fault, pod.capture, connection.traced)]
+    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.traced)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -95,7 +95,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (fault for fault in causes_of_pod(facts, capture) if not can_stop_connection(fault, capture, traced))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -130,7 +130,7 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _later_losses(connection: Connection) -> Iterator[Cause]:
-    """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
+    """Yield the first reason why later packets or answers are lost; where none is certain, each that may be one."""
     traced = connection.traced
     if traced.outcome not in TO_PROXY:
         return
@@ -289,8 +289,8 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
             return second_set
         rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
-    found = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
-    return found or cause("rule-missing", "circle, any", uid=uid)
+    known = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
+    return known or cause("rule-missing", "circle, any", uid=uid)
 
 
 def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
@@ -302,8 +302,8 @@ def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
 def discovery_causes(own: Network | None, link: str | None, situation: Situation) -> Iterator[Cause]:
     """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link.
 
-    As long as the kernel still knows a neighbour there, connections are possible; where its own answers are dropped,
-    one that has answered shortly before.
+    Connections are possible while the kernel knows a neighbour there; where its own answers are dropped, only while
+    one has answered shortly before.
     """
     if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
         return

@@ -10,7 +10,8 @@ from capture.analysis.cause_text import cause
 from capture.analysis.causes import drop_cause, is_translated
 from capture.analysis.compare import Difference, DifferenceKind
 from capture.analysis.culprits import Foreign
-from capture.analysis.effects import Effect
+from capture.analysis.diagram import TooLargeError
+from capture.analysis.effects import Comparison, Effect
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import family_ruleset
 from capture.analysis.replies import OUTSIDE, SENT_ON
@@ -36,7 +37,8 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
-        with_effect = [difference for difference in own if _has_effect_on_packets(difference.effect, pod)]
+        felt = {effect: _is_felt(effect, pod, verified) for effect in {each.effect for each in own} if effect}
+        with_effect = [difference for difference in own if difference.effect and felt[difference.effect]]
         heaviest = min(with_effect or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
         does = f", so that {consequence(heaviest.effect)}" if heaviest.effect else ""
         does = MADE_UP_FOR if does and not with_effect else does
@@ -57,9 +59,20 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
 MADE_UP_FOR = ", which other rules make up for"
 
 
-def _has_effect_on_packets(effect: Effect | None, pod: ExaminedPod) -> bool:
-    """Return whether packets fare otherwise by all live rules, too: chains that were renamed do the same as before."""
-    return effect is not None and live_trace(effect.packet, pod.situation).fate != effect.before.fate
+def _is_felt(effect: Effect, pod: ExaminedPod, verified: Verified) -> bool:
+    """Return whether packets may fare otherwise by all live rules, too: a renamed chain does the same as before.
+
+    The witness of the effect is tried first, which takes no time; then all packets that fared like it.
+    """
+    if live_trace(effect.packet, pod.situation).fate != effect.before.fate:
+        return True
+    family, live = effect.family, pod.situation
+    reference = Situation(family_ruleset(verified.desired, family), (), live.is_native, live.network)
+    try:
+        whole = Comparison(family, reference, live.replace(ruleset=family_ruleset(live.ruleset, family)))
+        return any(change.before == effect.change.before for change in whole.changes(effect.direction))
+    except TooLargeError:
+        return True
 
 
 def _in_words(heaviest: Difference, own: list[Difference], live: Ruleset, does: str) -> tuple[str, list[Difference]]:
@@ -90,7 +103,7 @@ def _rule_cause_kind(difference: Difference) -> str:
 
 
 def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
-    """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
+    """Return the first missing rule on a packet's desired way that decides its fate; else the first."""
 
     def trace_without(*missing: Difference) -> Trace:
         return trace_whole_path(packet, Situation(family_ruleset(verified.desired, packet.family, *missing)))

@@ -58,12 +58,12 @@ EMPTY_VALUE = "''"
 
 
 def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
-    """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
+    """Return the ports to which desired rules send connections of interfaces that are up, by outcome and family."""
     interfaces = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
     situation = Situation(desired, network=read_pod_network().replace(other_interfaces=interfaces))
     ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
-        (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found
+        (outcome, family, sent[outcome]) for family, sent in ports.items() for outcome in TO_PROXY if outcome in sent
     )
 
 
@@ -96,9 +96,7 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
     restrictions = _restricting_options(settings.without(EXCLUDED_INTERFACES) if is_only_missing else settings)
     for outcome, families, connections in uncaptured_directions(reference, facts, capture) if capture.ports else ():
         options = _options_against(outcome, families, settings, facts) or restrictions
-        kept = (
-            () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)
-        )  # which names those of the other one
+        kept = () if connections.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # of the other family
         restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
         change = _change_text(options)
         yield cause("excluded", "all", what=connections, options=", ".join(options), change=change)
@@ -107,7 +105,7 @@ def exclusion_notes(reference: Reference, facts: PodFacts, capture: Capture, ver
 
 
 def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Iterator[Cause]:
-    """Yield what live rules leave uncaptured, and that one may be missing."""
+    """Yield that nothing is recorded, and what the live rules leave uncaptured, perhaps for want of a rule."""
     by_chains = ports_of(build_ruleset(inferred_config(own)), facts)  # what those would send to which no chain leads
     no_record = no_record_note(own)
     yield no_record
@@ -155,7 +153,7 @@ def is_proven_without_record(diagnosed: Cause, traced: Trace, own: Ruleset) -> b
 
 
 def uncaptured_directions(reference: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Uncaptured]:
-    """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
+    """Yield each outcome that connections of some of the pod's families never have: with these, and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
     # What comes in by a rerouted interface is captured as outbound.
@@ -197,10 +195,10 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     return option in SELECTIONS and settings.text(option) != option.default
 
 
-def _change_text(given: Sequence[str]) -> str:
+def _change_text(options: Sequence[str]) -> str:
     """Return how to change the first of the options that has a flag, from texts that begin with the name."""
-    flag = next((name for name in (each.partition(" ")[0] for each in given) if name.startswith("--")), "")
-    template = "in the pod's template; for a pod that runs, " if "(annotation " in " ".join(given) else ""
+    flag = next((name for name in (each.partition(" ")[0] for each in options) if name.startswith("--")), "")
+    template = "in the pod's template; for a pod that runs, " if "(annotation " in " ".join(options) else ""
     return f": {template}`capture apply --recorded {flag} VALUE`" if flag else ""
 
 
@@ -240,10 +238,10 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
         return cause("dns-not-captured", "no server")
     if diagnosed.kind not in ("excluded", "dns-not-captured"):
         return diagnosed
-    given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
-    if given:
+    chosen = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
+    if chosen:
         excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return excluded.replace(remedy=f"If it should be captured, change {' or '.join(given)}{_change_text(given)}.")
+        return excluded.replace(remedy=f"If it should be captured, change {' or '.join(chosen)}{_change_text(chosen)}.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

@@ -22,9 +22,7 @@ LEGACY = ("iptables", "legacy")
 
 
 class OtherChains(Value):
-    """Base chains that are not in the tables of the set in question: ``second`` are those of our other sets,
-    and those that reject the other family.
-
+    """Base chains outside of the set in question. ``second`` are those of our other sets, and of the rejecting table;
     ``doubts`` are what is there and cannot be read, in words.
     """
 

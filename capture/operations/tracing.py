@@ -52,7 +52,8 @@ def trace(
     """
     with InNamespace(namespace):
         if settings is None:
-            return live_trace(packet, live_situation())
+            situation = live_situation()
+            return live_trace(packet, situation).replace(is_applied=situation.has_capture)
         situation = _desired_situation(settings, namespace, host)
         if packet.family not in situation.ruleset.families:
             situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
@@ -74,7 +75,7 @@ def _with_source_port(sent: Packet) -> Packet:
 
 
 def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
-    """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
+    """Return the way of an answer that is certainly lost: of the proxy's, where the proxy gets the connection."""
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
     losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
@@ -125,13 +126,13 @@ def lost_in_routing(traced: Trace, uid: int | None = None) -> str:
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
     """Return the impediments of packets that live rules send somewhere, lost routes among them, in words."""
     with InNamespace(namespace):
-        found = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
+        texts = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
         if any(each.is_own for each in situation.other_chains):
             from capture.backends.other_family import read_reject_table  # few captures reject anything
 
             wrong = read_reject_table().fault
-            found += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
-        return (*found, *(impediment.message for impediment in impediments(situation.ruleset)))
+            texts += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
+        return (*texts, *(impediment.message for impediment in impediments(situation.ruleset)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None) -> Situation:
@@ -142,12 +143,12 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None) 
         return _desired_situation(settings, namespace).replace(network=read_pod_network())
 
 
-def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
-    """Return all that decides on packets in the namespace we are in: our sets (``found``, if known), foreign chains."""
+def live_situation(own_sets: Sequence[SetLocation] | None = None) -> Situation:
+    """Return all that decides on packets in the namespace we are in; ``own_sets`` are our sets, if they are known."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     place = recorded and (recorded.backend, recorded.variant)
-    located = detect.find_live_sets() if found is None else found
+    located = detect.find_live_sets() if own_sets is None else own_sets
     live_sets = sorted(located, key=lambda each: each.choice.place != place)  # the recorded one first
     if live_sets:
         choice, is_empty = live_sets[0].choice, False
@@ -176,8 +177,8 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
-    given = require_settings(settings, "trace_packet")
-    config, _ = resolve(given, host_or_default(host, host_of(namespace), "trace_packet"))
+    settings = require_settings(settings, "trace_packet")
+    config, _ = resolve(settings, host_or_default(host, host_of(namespace), "trace_packet"))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))
     from capture.backends.foreign_chains import rejecting_chains  # few captures reject anything

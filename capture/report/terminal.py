@@ -48,7 +48,7 @@ FINDING_HANG = 10
 
 
 def columns(stream: TextIO | None = None) -> int | None:
-    """Return how wide a stream is that is a terminal, standard output if none is named; None for any other."""
+    """Return the width of a stream that is a terminal, of standard output if none is named; None for any other."""
     stream = sys.stdout if stream is None else stream
     if not stream.isatty():
         return None
@@ -61,7 +61,7 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 
 def rows() -> int:
-    """Return how high the terminal is on which standard output is shown; LINES beats it."""
+    """Return the height of the terminal that shows standard output; LINES beats it."""
     explicit = os.environ.get("LINES", "")
     try:
         return int(explicit) if explicit.isdecimal() else os.get_terminal_size(sys.stdout.fileno()).lines or ROWS
@@ -89,10 +89,10 @@ def _coloured(parts: list[str], verdict: str, stream: TextIO) -> list[str]:
     if verdict not in COLOUR_OF:
         return parts
     (first, *rest), colour = parts, COLOUR_OF[verdict]
-    before, found, after = first.partition(verdict)
+    before, shown, after = first.partition(verdict)
     if verdict == DECIDES_MARK:
-        return [before + painted(found + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
-    return [before + painted(found, colour, stream) + after, *rest]
+        return [before + painted(shown + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
+    return [before + painted(shown, colour, stream) + after, *rest]
 
 
 class Finding(Value):

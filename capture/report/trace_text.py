@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import REJECT_REASON
+from capture.model.conventions import NOTHING_APPLIED, REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
 from capture.report.output import DECIDES_MARK, VerdictLine
@@ -36,6 +36,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
     family = traced.packet.family
     return {
         "packet": packet_text(traced.packet),
+        "applied": traced.is_applied,
         "outcome": traced.outcome,
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
@@ -69,10 +70,12 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     verdict = _verdict_line(traced)
     yield verdict if traced.is_order_known else VerdictLine(f"cannot be told: perhaps {verdict}")
     if traced.reroute is not None:
-        does = "refuses it" if traced.outcome == "dropped" else f"lets it leave via {traced.interface}"
-        yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
+        consequence = "refuses it" if traced.outcome == "dropped" else f"lets it leave via {traced.interface}"
+        yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {consequence}"
     lost = (f"{route.consequence}; {route.message}" for route in traced.missing_routes)
     yield from (VerdictLine(f"but {impediment}", "but") for impediment in (*lost, *traced.impediments))
+    if not traced.is_applied:
+        yield VerdictLine(NOTHING_APPLIED)
     if traced.outcome == "no-route":
         return
     step = traced.step

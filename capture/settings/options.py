@@ -114,7 +114,7 @@ INBOUND_CAPTURE_PORT = Option(
 )  # fmt: skip
 INBOUND_TUNNEL_PORT = Option(
     "inbound-tunnel-port", "15008", parsers.port, "a port (1-65535)",
-    "The proxy's tunnel port, never redirected.",
+    "The proxy's tunnel port: REDIRECT leaves it alone, TPROXY does not.",
     short="e", metavar="PORT", topic=PORT_TOPIC,
 )  # fmt: skip
 PROXY_UID = Option(

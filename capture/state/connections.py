@@ -79,8 +79,8 @@ def is_captured(entry: TrackedConnection, ports: frozenset[int], marks: frozense
 def track_open_connections(first_ruleset: Ruleset | None = None) -> tuple[str, ...]:
     """Make entries for all open connections; return a warning if some could not get one.
 
-    Before the first rules, which are given then, entries of connections that earlier rules redirected are forgotten:
-    those have ended, and a connection of now may have the same addresses and ports.
+    With ``first_ruleset``, which comes where nothing tracks yet, entries of connections that earlier rules redirected
+    are removed: those have ended, and a connection of now may have the same addresses and ports.
     """
     try:
         with sock_diag.open_sock_diag() as diag:

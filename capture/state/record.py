@@ -7,8 +7,6 @@ cannot be written, nothing fails, and a warning tells; a directory that is not p
 
 from __future__ import annotations
 
-import os
-
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.json_text import JsonError, decode_json, encode_json
@@ -20,7 +18,7 @@ from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import ExplicitValue, Settings
 from capture.state.directory import STATE_DIRECTORY, make_private, require_private
 from capture.state.host_answers import HostAnswers
-from capture.system.files import content_of, read_file, write_whole
+from capture.system.files import content_of, read_file, remove_file, write_whole
 from capture.system.netns import namespace_id
 
 TYPE_CHECKING = False
@@ -299,7 +297,4 @@ def restore_sysctls(sysctls: tuple[Sysctl, ...]) -> bool:
 
 def forget(directory: str = STATE_DIRECTORY) -> None:
     """Remove the record of the namespace we are in, if there is one."""
-    try:
-        os.unlink(record_path(namespace_id(), directory))
-    except OSError:
-        pass
+    remove_file(record_path(namespace_id(), directory))

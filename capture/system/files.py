@@ -90,5 +90,5 @@ def write_whole(path: str, content: bytes) -> None:
             os.close(descriptor)
         os.rename(temporary, path)
     except OSError:
-        os.unlink(temporary)
+        remove_file(temporary)
         raise

@@ -124,15 +124,15 @@ def lost_by_routing(
 
 
 def refuses_user(packet: Packet, uid: int) -> bool:
-    """Return whether routes lead a packet out of the pod, and not if this user sends it: by a policy rule."""
+    """Return whether a policy rule refuses a packet of this user that routes would lead out of the pod."""
     sent = packet.replace(in_interface=None, out_interface=None, source=None)
     return with_route(sent).out_interface != NO_ROUTE == with_route(sent.replace(uid=uid)).out_interface
 
 
 def silent_next_hop(packet: Packet, target: Network) -> str:
-    """Return to whom the pod sends what is for an address, if that neighbour does not answer; "" where it may.
+    """Return the next hop to an address, if that neighbour does not answer; "" where it may.
 
-    An interface without neighbours has none in its table, and who was not called lately is not in it, either.
+    The kernel's table has no neighbour that was not called lately, and none of an interface without neighbours.
     """
     address = address_text(target.family, target.first)
     with open_rtnetlink() as rtnetlink:
@@ -151,12 +151,12 @@ def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
     states = NUD_CONFIRMED if is_confirmed else NUD_KNOWN
     with open_rtnetlink() as rtnetlink:
         indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
-        found = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
-    return any(state & states for known in found for state in known)
+        neighbours = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
+    return any(state & states for known in neighbours for state in known)
 
 
 def with_route(packet: Packet) -> Packet:
-    """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
+    """Return a packet that the namespace sends, with the interface and the source that its routes give it."""
     if packet.in_interface is not None or packet.out_interface is not None:
         return packet
     if not packet.destination.first:  # connect() takes any address for loopback
@@ -174,7 +174,7 @@ def with_route(packet: Packet) -> Packet:
 
 
 def refusing_route(packet: Packet) -> str:
-    """Return as what a route or a policy rule refuses what is sent, such as "blackhole"; "" where none leads there."""
+    """Return the type of the route or policy rule that refuses a packet, such as "blackhole"; "" without one."""
     with open_rtnetlink() as rtnetlink:
         return (REFUSING_KINDS | GROUP_KINDS).get(_look_up_route(rtnetlink, packet).kind, "")
 

@@ -151,7 +151,7 @@ def agent(**values: Any) -> int:
     options = _agent_options(values)
     try:
         from cni.agent.process import Agent
-    except ImportError as missing:
+    except ModuleNotFoundError as missing:
         raise CaptureError(
             f"the agent needs the Python package {missing.name}",
             "Install the extra: pip install 'istio-capture[agent]', or use the image that `make image-node` builds.",
@@ -287,7 +287,7 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
         from cni.agent import runtime as runtimes
 
         runtime = runtimes.find_runtime("", RUNTIME_SOCKETS)
-    except ImportError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
+    except ModuleNotFoundError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
     print_changes(take_away(_agent_options(values), runtime), form, "nothing to remove")
     return 0

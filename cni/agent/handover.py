@@ -46,7 +46,7 @@ class Handover:
         return True
 
     def _claim_of_other(self) -> tuple[bool, bool]:
-        """Return whether another agent claims to act, and whether that claim is so old that it should have by now."""
+        """Return whether another agent claims to act, and whether the claim is so old that it should act by now."""
         try:
             with open(self._claim, "rb") as file:
                 name = file.read()

@@ -1,6 +1,6 @@
 """The pods that run on this node, each with its network namespace, as the container runtime reports them.
 
-A namespace is known for as long as its sandbox; the runtime is queried once about each.
+A namespace is known for as long as its sandbox; the runtime is queried about each until all is known of it.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def uninstall(
     containerd ends pods with the configuration that it has loaded, so the plugin goes as soon as that is without it.
     Runtimes that do not report what they have loaded (CRI-O) end a pod with the one that it was started with: the
     plugin goes with the last such pod. It stays if another agent acts on this node now (``is_replaced``). Raises
-    InstallError.
+    InstallError and OSError.
     """
     changes = [str(change) for change in installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)]
     changes += [f"{path}: removed" for path in credentials.remove(options)]

@@ -966,6 +966,21 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
         assert f"; missing: -p tcp -j ISTIO-OUTPUT, {does}" in why(pod).causes[-1].message
 
 
+def test_other_rules_make_up_for_one_if_they_do_so_for_all_its_packets(pod_pair: PodPair) -> None:
+    """The port of the witness is one that a foreign rule accepts; at all others the connection comes back in."""
+    pod, _ = pod_pair
+    one_proxy(pod)
+    operations.apply(given("--backend iptables"), pod.path)
+    for change in ("-I OUTPUT -p tcp --dport 80 -j ACCEPT", "-D ISTIO-OUTPUT 3"):
+        pod.run(shlex.split(f"iptables -t nat {change}"))
+
+    sent = Packet("tcp", parse_address(pod.ipv4), 81, uid=1000, gid=1337)
+    assert operations.trace(sent, namespace=pod.path).outcome == "proxy-inbound"
+    (message,) = (each.message for each in why(pod).causes if "missing:" in each.message)
+    assert "missing: -o lo -m owner ! --uid-owner 1337 -j RETURN, so that" in message
+    assert "make up for" not in message
+
+
 def test_one_diagnosis_is_of_one_state_of_the_kernel(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
     pod, _ = pod_pair
     one_proxy(pod)

@@ -493,6 +493,12 @@ def test_one_of_two_sockets_that_share_a_port_is_full() -> None:
     ]
 
 
+def test_the_port_of_the_agent_is_one_of_udp() -> None:
+    agent = Listener(IPPROTO_UDP, AF_INET, bytes(4), 15053, 7)
+    (fault,) = causes_of_proxy(FACTS.replace(listeners=(agent,)), CAPTURE.replace(ports=((DNS, "ipv4", 15053),)))
+    assert (fault.kind, fault.where) == ("proxy-wrong-user", "udp port 15053")
+
+
 def test_the_process_behind_a_socket_is_stopped() -> None:
     port, served = "tcp port 15006", listener(15006).replace(inode=3)
     facts = FACTS.replace(listeners=(served,), stopped_by_inode=((3, "7"),))
@@ -535,6 +541,8 @@ def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), DNS_CAPTURE))
     (by_group,) = notes_on_proxy(FACTS.replace(listeners=served[:3], gids_by_inode={1: PROXY}), CAPTURE)
     assert by_group == cause("proxy-user", "group", where="port 9000", gid=PROXY, uid=2, port=9000)
+    client = Listener(IPPROTO_UDP, AF_INET, bytes(4), 43210, 2, inode=1)
+    assert not list(notes_on_proxy(FACTS.replace(listeners=(client,), gids_by_inode={1: PROXY}), CAPTURE))
 
 
 def test_one_port_for_both_directions_is_a_note() -> None:

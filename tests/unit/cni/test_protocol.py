@@ -468,5 +468,4 @@ def test_the_codes_are_those_of_the_specification() -> None:
         protocol.TRY_AGAIN_LATER,
         protocol.NOT_AVAILABLE,
         protocol.NOT_AVAILABLE_LIMITED,
-        protocol.FIRST_OWN_CODE,
-    ) == (1, 3, 4, 5, 6, 7, 11, 50, 51, 100)
+    ) == (1, 3, 4, 5, 6, 7, 11, 50, 51)

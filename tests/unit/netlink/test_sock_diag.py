@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 
 from capture.netlink import sock_diag
+from capture.netlink.attributes import u32
 
 
 def listed(family: int, source: str, destination: str) -> bytes:
@@ -24,3 +25,12 @@ def test_a_connection_of_ipv4_has_addresses_of_ipv4_on_any_socket(
     assert (socket.state, socket.local_port, socket.remote_port) == (sock_diag.TCP_ESTABLISHED, 8080, 40000)
     assert socket.local == ipaddress.ip_address(local).packed[-size:]
     assert socket.remote == ipaddress.ip_address(remote).packed[-size:]
+
+
+@pytest.mark.parametrize(("protocol", "queues"), [(6, (5, 4)), (17, (0, 0))])
+def test_bytes_that_udp_has_not_read_are_no_connections(protocol: int, queues: tuple[int, int]) -> None:
+    body = listed(2, "127.0.0.1", "0.0.0.0")
+    listener = sock_diag.decode_listener(body[:56] + u32(5) + u32(4) + u32(1337) + u32(0), protocol)
+    assert (listener.waiting, listener.backlog) == queues
+    assert listener.uid == 1337
+    assert listener.is_full == (protocol == 6)

@@ -5,6 +5,7 @@ import pytest
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILIES, parse_address
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.packet import Packet
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Accept, Chain, Drop, Protocol, Redirect, Rule, Table
 from capture.report.trace_text import path_lines, trace_as_plain, trace_lines
@@ -65,3 +66,9 @@ def test_rules_that_a_redirected_packet_meets_over_lo_come_behind_a_line(
     first, *others = path_lines(traced)
     assert first == "     nat OUTPUT 1: -j REDIRECT --to-ports 1"
     assert others == [*between, "  => ip filter INPUT 1: -p tcp -j DROP"]
+
+
+def test_without_a_capture_that_is_said_before_the_reason() -> None:
+    traced = Trace(PACKET, "direct", 80, None, (), is_applied=False)
+    assert list(trace_lines(traced))[-2:] == [NOTHING_APPLIED, "because no rule matches it"]
+    assert trace_as_plain(traced)["applied"] is False

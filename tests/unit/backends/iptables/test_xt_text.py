@@ -158,6 +158,7 @@ def test_several_ports_read_as_iptables_prints_them(
             "--to-destination 10.0.0.1:5",
         ),
         ("DNAT", 2, {"flags": 2, "min_port": 5, "max_port": 5}, IPV4, "--to-destination :5"),
+        ("DNAT", 2, {"flags": 2, "min_port": 5, "max_port": 5}, IPV6, "--to-destination :5"),
         (
             "NETMAP",
             0,
