@@ -34,6 +34,7 @@ from capture.analysis.pod_causes import (
 from capture.analysis.replies import OUTSIDE
 from capture.analysis.trace import Trace
 from capture.backends import detect
+from capture.errors import argument_error
 from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
 from capture.model.location import Cause
 from capture.model.packet import Packet
@@ -74,7 +75,7 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_situation, live_trace
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from capture.settings.settings import Settings
+from capture.settings.settings import Settings, require_settings
 from capture.state import attachments
 from capture.system.capabilities import escapes_of
 from capture.system.netns import InNamespace, own_namespace
@@ -136,13 +137,16 @@ def why(
     ``process`` is the one that opens the connection: a note names how it may leave the capture. ``is_machine``: the
     namespace is that of a captured machine, whose remedies are other commands. Raises CaptureError.
     """
+    if packet is not None and not isinstance(packet, Packet):
+        raise argument_error("why", "packet", packet, "the packet of what trace_packet() returns")
+    settings = None if settings is None else require_settings(settings, "why")
     with InNamespace(namespace):
         live_sets = detect.find_live_sets()
         pod = _examine_pod(settings, namespace, live_situation(live_sets))
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [fault for fault in of_pod if packet is None and can_stop_connection(fault, pod.capture)]
+            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
@@ -243,8 +247,8 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
         candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
     doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
-    found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
-    notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
+    further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
+    notes = tuple(each for each in dict.fromkeys(further) if each not in causes)
     is_certain = traced.is_certain and not (unread or doubts)
     return Diagnosis(traced.packet, traced, tuple(causes), notes, is_certain)
 

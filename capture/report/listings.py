@@ -153,9 +153,9 @@ def _without_problems(live: model.Ruleset, problem: Callable[[model.Rule], str])
     def kept(table: model.Table, chain: model.Chain) -> model.Chain:
         rules = []
         for rule in chain.rules:
-            if found := problem(rule):
+            if reason := problem(rule):
                 words = shown_rule(rule, rule.family or live.families[0])
-                left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
+                left_out.append(f"# left out, {without_line_ends(reason)}: {table.name} {chain.name} {words}\n")
             else:
                 rules.append(rule)
         return chain.replace(rules=tuple(rules))

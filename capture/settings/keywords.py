@@ -38,7 +38,7 @@ def closest_flag(name: str, flags: Collection[str]) -> str:
 IpObject = IPv4Address | IPv4Interface | IPv4Network | IPv6Address | IPv6Interface | IPv6Network
 
 Number = int | str
-Numbers = int | str | Iterable[int | str]
+Numbers = int | str | range | Iterable[int | str | range]
 """Ports, users, groups: numbers, names, and texts such as ``8000-8100``."""
 NetworkArgument = str | IpObject
 NetworksArgument = str | IpObject | Iterable[str | IpObject]
@@ -105,8 +105,8 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
     """Return settings with the given values; options that are left out, or None, have their defaults.
 
     Names are those of docs/options.md (``proxy_port``, ``excluded_outbound_networks``). A value is the text that a
-    flag would be given, or a number, a truth value, a path, an object of ``ipaddress``, or several of them for a
-    list; an empty list is "none". Every value is checked here.
+    flag would be given, or a number, a range, a truth value, a path, an object of ``ipaddress``, or several of these
+    for a list; an empty list is "none". Every value is checked here.
 
     Raises ConfigurationError for a name that is no option, and for a value that cannot be used.
     """
@@ -143,6 +143,8 @@ def _scalar_text(option: Option[Any], value: object) -> str | None:
             return str(value)
         except ValueError:
             return None
+    if isinstance(value, range) and value and value.step == 1:
+        return f"{value[0]}-{value[-1]}"
     if isinstance(value, os.PathLike):
         path = os.fspath(value)
         return path if isinstance(path, str) else None

@@ -6,6 +6,7 @@ import pytest
 
 from capture.errors import CaptureError, ConfigurationError
 from capture.operations import apply, clean, render, trace_packet, verify
+from capture.operations.diagnosis import why
 from capture.operations.inference import inferred_flags, inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -67,6 +68,8 @@ def test_a_path_of_no_namespace_is_a_capture_error(path: Any) -> None:
         (trace_packet, "settings", {}),
         (trace_packet, "destination", [10**5000]),
         (trace_packet, "host", ()),
+        (why, "settings", "-p 15001"),
+        (why, "packet", "tcp 10.0.0.1:80"),
     ],
 )
 def test_an_argument_of_another_type_is_refused_by_the_function_and_its_name(

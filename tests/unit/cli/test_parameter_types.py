@@ -6,6 +6,7 @@ import click
 import pytest
 
 from capture.cli.group import BadUsageError, capture, run_click
+from capture.cli.packets import ENDPOINT_TYPE, SOURCE_TYPE
 from capture.cli.parameter_types import ParameterType, name_of, number_type, word_type
 from capture.errors import CaptureError, ConfigurationError
 from cni.agent.kubectl import capture_pod
@@ -100,3 +101,10 @@ def test_words_and_numbers(kind: ParameterType, text: str, value: object) -> Non
 def test_a_missing_argument_is_named_with_what_is_expected() -> None:
     with pytest.raises(BadUsageError, match=r"^missing argument PROTOCOL: expected tcp or udp\n"):
         run_click(capture, ["trace"])
+
+
+def test_an_ipv4_address_in_the_form_of_ipv6_is_one_of_ipv4() -> None:
+    """As ss(8) shows those of sockets of both families, which Java and Go open."""
+    assert ENDPOINT_TYPE("[::ffff:10.1.2.3]:80") == ENDPOINT_TYPE("10.1.2.3:80")
+    assert SOURCE_TYPE("::ffff:10.1.2.3") == SOURCE_TYPE("10.1.2.3")
+    assert ENDPOINT_TYPE("[fd00::1]:80") != ENDPOINT_TYPE("[::ffff:0:1]:80")

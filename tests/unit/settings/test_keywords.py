@@ -89,7 +89,8 @@ def test_every_option_of_the_table_has_a_keyword() -> None:
         ("outbound_networks", ipaddress.ip_network("10.0.0.0/16"), "10.0.0.0/16"),
         ("outbound_networks", [ipaddress.ip_address("10.0.0.1"), "fd00::/8"], "10.0.0.1/32,fd00::/8"),
         ("ipv4_loopback", ipaddress.ip_network("127.0.0.6"), "127.0.0.6/32"),
-        ("proxy_uid", range(1337, 1340), "1337,1338,1339"),
+        ("proxy_uid", range(1337, 1340), "1337-1339"),
+        ("outbound_ports", [range(8000, 8002), 9000], "8000-8001,9000"),
         ("excluded_inbound_ports", {22}, "22"),
         ("excluded_interfaces", (name for name in ("net1", "net2")), "net1,net2"),
         ("network_namespace", Path("/run/netns/pod"), "/run/netns/pod"),
@@ -116,6 +117,7 @@ def test_values_of_other_types_are_taken_where_they_make_sense(name: str, value:
         ("proxy_uid", 2**32),
         ("outbound_networks", object()),
         ("network_namespace", b"/run/netns/pod"),
+        ("proxy_port", range(10**12)),
         ("profile", 1),
     ],
 )
