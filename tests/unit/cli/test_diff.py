@@ -88,8 +88,6 @@ def test_a_missing_file_is_an_error() -> None:
 
 CHAIN = {"chain": "A", "rules": [{"rule": 5, "more": []}]}
 NO_RULE = json.dumps({"tables": [{"family": "ipv4", "table": "nat", "chains": [CHAIN]}]})
-    '{"tables": [{"family": "ipv4", "table": "nat", "chains": [{"chain": "A", "rules": [{"rule": 5, "more": []}]}]}]}'
-)
 
 
 @pytest.mark.parametrize("text", [NO_RULE, "[" * 100_000], ids=["no rule", "deep"])
