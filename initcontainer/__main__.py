@@ -95,7 +95,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
         warning = newer_mesh(settings)
         if warning:
             printer.warn_on_stdout(warning)
-        note = link_local_note(config.families, host.pod_addresses())
+        note = link_local_note(settings, config.families, host.pod_addresses())
         if note:
             printer.show(note)
 

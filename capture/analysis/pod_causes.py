@@ -212,7 +212,8 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     of_rules = {port for _, _, port in capture.ports}
-    for listener in facts.listeners or ():
+    of_tcp = [each for each in facts.listeners or () if each.protocol == PROTOCOL_NUMBERS["tcp"]]
+    for listener in of_tcp:
         if listener.port in of_rules and listener.waiting and not listener.is_full:
             where, waiting = f"tcp port {listener.port}", plural(listener.waiting, "connection")
             yield cause("not-listening", "waiting", where=where, port=where, waiting=waiting)
@@ -222,7 +223,7 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         ports = sorted({each.port for each in of_proxy if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
-    for listener in facts.listeners or ():
+    for listener in of_tcp:  # a socket of UDP may be a client's
         gid = facts.gids_by_inode.get(listener.inode)
         if is_in_spans(gid, capture.gids) and listener.port not in expected:
             yield cause(

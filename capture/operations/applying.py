@@ -161,7 +161,7 @@ def _apply(
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
+    notes = filter(None, (link_local_note(settings, config.families, recording.pod_addresses()),))
     warnings = [*warnings, *losses, *_impediment_warnings(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
 

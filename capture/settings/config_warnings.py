@@ -97,7 +97,7 @@ def _overridden_options(settings: Settings) -> Iterator[tuple[Option[Any], str]]
     for option, winner, verb in OVERRIDES:
         entries = _entries(settings, option) if settings.origin(option) != "default" else ()
         others = _entries(settings, winner)
-        if 0 < len(entries) * len(others) <= 10_000:  # a person wrote no longer lists, and each pod would wait for them
+        if 0 < len(entries) * len(others) <= 10_000:  # programs write longer ones, and pods would wait for it
             overridden = ", ".join([str(each) for each in entries if any(_contains(other, each) for other in others)])
             if overridden:
                 yield option, f"names {shortened(overridden)}, which {winner.name} {verb}"
