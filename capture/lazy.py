@@ -11,5 +11,5 @@ def import_name(package: dict[str, object], homes: dict[str, tuple[str, ...]], n
     if home is None:
         raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
     __import__(home)
-    found = package[name] = getattr(sys.modules[home], name)
-    return found
+    value = package[name] = getattr(sys.modules[home], name)
+    return value

@@ -164,8 +164,8 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
         state = node.examine_node(bin_path, conf_path, runtime, network)
     except OSError as error:
         raise install_error_for(error, conf_path) from None
-    given = (("--bin-dir", bin_dir), ("--conf-dir", conf_dir), ("--network", network))
-    state = node.with_options(state, "".join(f" {option} {quote(value)}" for option, value in given if value))
+    options = (("--bin-dir", bin_dir), ("--conf-dir", conf_dir), ("--network", network))
+    state = node.with_options(state, "".join(f" {option} {quote(value)}" for option, value in options if value))
     if form == "json":
         print_json(node.as_plain(state))
     else:

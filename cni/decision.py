@@ -99,10 +99,10 @@ def warnings_about(pod: Pod, exemption: Exemption | None) -> list[str]:
     """Return warnings about probable mistakes: truth values that do not count, and a proxy without capture."""
     origin, text = _injection_value(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
-    given = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
+    words = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
     warnings = [
         f"{where}: {word!r} is ignored: expected true or false (or 1, 0, t, f), as Istio reads it"
-        for where, word in given
+        for where, word in words
         if word and word not in TRUE + FALSE
     ]
     if exemption is REFUSES_INJECTION and STATUS_ANNOTATION in pod.annotations and not _has_no_proxy(pod):

@@ -289,10 +289,10 @@ def _check(request: Request, configuration: Configuration, log: PluginLog) -> No
 
     with InNamespace(request.namespace), log.step("verify"):
         verified = verify_recorded()
-        fault = "" if verified else record.why_unusable()
+        record_fault = "" if verified else record.why_unusable()
     is_recorded = verified is not None
-    if fault:
-        log.warn(fault)
+    if record_fault:
+        log.warn(record_fault)
     if verified is None:
         desired = _desired_settings(request, configuration, log)
         if isinstance(desired, Exemption):

@@ -248,11 +248,11 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 def show(status: Status) -> None:
     """Print the status for people."""
-    fault = next((finding for finding in status.findings if finding.state == "error"), None)
-    if fault is None:
+    failed = next((finding for finding in status.findings if finding.state == "error"), None)
+    if failed is None:
         print_lines([VerdictLine("works: a pod of the mesh that starts now is captured")])
     else:
-        print_lines([VerdictLine(f"broken: {fault.name}: {fault.message}"), f"  {fault.remedy}"])
+        print_lines([VerdictLine(f"broken: {failed.name}: {failed.message}"), f"  {failed.remedy}"])
     plain = status.plain
     evidence = plain["runtime"]["evidence"] or "unknown; taken as the usual one"
     headings = [f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"]
@@ -260,7 +260,7 @@ def show(status: Status) -> None:
     for file in plain["files"]:
         mark = " [entry]" if file["has_entry"] else ""
         print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], FINDING_HANG)
-    print_findings(finding for finding in status.findings if finding is not fault)
+    print_findings(finding for finding in status.findings if finding is not failed)
     if plain["entry"] is not None:
         print_lines([f"entry: {encode_json(plain['entry'])}"])
     if plain["decisions"]:

@@ -49,8 +49,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
         print(f"istio-init {__version__}")
         return EXIT_DONE
-    for given in settings.lines():
-        printer.show(given)
+    for line in settings.lines():
+        printer.show(line)
     namespace = settings[options.NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[options.CNI_MODE] else PodFromInside(environ)
     if settings[options.CLEANUP_ONLY]:
@@ -95,7 +95,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
         warning = newer_mesh(settings)
         if warning:
             printer.warn_on_stdout(warning)
-        note = link_local_note(config.families, host.pod_addresses())
+        note = link_local_note(settings, config.families, host.pod_addresses())
         if note:
             printer.show(note)
 

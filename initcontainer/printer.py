@@ -50,17 +50,17 @@ class Printer:
         self._print("warn", text, [f"warning: {text}"])
 
     def report(self, error: CaptureError) -> None:
-        more = {"remedy": error.remedy} if error.remedy else {}
-        self._print("error", error.message, output.error_lines(error), is_output=False, **more)
+        remedy = {"remedy": error.remedy} if error.remedy else {}
+        self._print("error", error.message, output.error_lines(error), is_output=False, **remedy)
 
-    def _print(self, level: str, message: str, lines: Sequence[str], *, is_output: bool = True, **more: str) -> None:
+    def _print(self, level: str, message: str, lines: Sequence[str], *, is_output: bool = True, **fields: str) -> None:
         """Print lines of text, or their message as a line of Istio's log, whose time is UTC with microseconds."""
         if self._level < LOWEST_LEVELS[level]:
             return
         if self._is_json:
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
             now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06d}Z"
-            line = encode_json({"level": level, "time": now, "msg": message, **more})
+            line = encode_json({"level": level, "time": now, "msg": message, **fields})
             print(line, file=sys.stdout if is_output else sys.stderr, flush=True)
             return
         write = print if is_output else output.print_on_stderr

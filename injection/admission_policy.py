@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from capture.model.values import Value
-from capture.settings import options as option
+from capture.settings import options
 from capture.settings.options import Option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from capture.settings.settings import Settings
@@ -160,36 +160,38 @@ class _Policy:
 
     def parameters(self) -> dict[str, str]:
         """Return the parameters: images, and Envoy's bootstraps."""
-        given = {"init-image": self._template.init_image}
+        parameters = {"init-image": self._template.init_image}
         if self._template.fragment is None:
-            given["image"] = self._template.image
+            parameters["image"] = self._template.image
             for name, mode in (("bootstrap", "REDIRECT"), ("bootstrap-tproxy", "TPROXY")):
-                given[name] = self._template.proxy(self._any, self._mode_settings(mode))["args"][1]
-        return given
+                parameters[name] = self._template.proxy(self._any, self._mode_settings(mode))["args"][1]
+        return parameters
 
     def _mode_settings(self, mode: str) -> PodSettings:
-        annotations = {option.INTERCEPTION_MODE.annotations[0]: mode}
+        annotations = {options.INTERCEPTION_MODE.annotations[0]: mode}
         return PodSettings(self._base, annotations, {}, self._fixed.uid, self._fixed.gid)
 
     # -- who, and with what settings
 
     def _policy_variables(self) -> list[Variable]:
-        ports = self._base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
+        ports = self._base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
         return [
             Variable("labels", "has(object.metadata.labels) ? object.metadata.labels : {}"),
             Variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}"),
             Variable("namespaceLabels", "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}"),
             Variable("containers", _ALL_CONTAINERS),
             Variable("injects", _injection_condition()),
-            Variable("mode", _annotation_value(option.INTERCEPTION_MODE, self._fixed.mode)),
+            Variable("mode", _annotation_value(options.INTERCEPTION_MODE, self._fixed.mode)),
             Variable("native", _native_condition(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
             Variable("statusPort", f"{_first_annotation((STATUS_PORT_ANNOTATION,), DEFAULT_STATUS_PORT)}.trim()"),
-            Variable("given", _annotation_value(option.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
-            Variable("more", _WITH_STATUS_PORT),
-            Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
+            Variable("annotatedPorts", _annotation_value(options.EXCLUDED_INBOUND_PORTS, ports.text if ports else "")),
+            Variable("withStatusPort", _WITH_STATUS_PORT),
+            Variable(
+                "excluded", f"'{ENVOY_PORTS}' + (variables.withStatusPort == '' ? '' : ',' + variables.withStatusPort)"
+            ),
             Variable("arguments", self._init_arguments()),
-            Variable("first", cel_literal(self._first_container())),
+            Variable("captureContainer", cel_literal(self._capture_container())),
             Variable("proxy", self._proxy_expression(native=False)),
             Variable("nativeProxy", self._proxy_expression(native=True)),
         ]
@@ -197,13 +199,13 @@ class _Policy:
     def _init_arguments(self) -> str:
         """Return the arguments of ``istio-init`` as a list, in the order of ``PodSettings.arguments``."""
         fixed = self._fixed
-        ports: tuple[Option[Any], ...] = (option.PROXY_PORT, option.INBOUND_CAPTURE_PORT)
+        ports: tuple[Option[Any], ...] = (options.PROXY_PORT, options.INBOUND_CAPTURE_PORT)
         chosen: tuple[Option[Any], ...] = IF_GIVEN
-        networks = (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS)
+        networks = (options.OUTBOUND_NETWORKS, options.EXCLUDED_OUTBOUND_NETWORKS, options.INBOUND_PORTS)
         always = [SUBCOMMAND, *(word for each in ports for word in (f"-{each.short}", fixed.text(each)))]
         always += ["-u", cel_expression("variables.uid"), "-m", cel_expression("variables.mode")]
-        for each in networks:
-            always += [f"-{each.short}", cel_expression(_annotation_value(each, self._base.text(each)))]
+        for option in networks:
+            always += [f"-{option.short}", cel_expression(_annotation_value(option, self._base.text(option)))]
         always += ["-d", cel_expression("variables.excluded")]
         parts = [cel_literal(always), *map(self._if_given, chosen)]
         if fixed.gid != fixed.uid:
@@ -211,16 +213,16 @@ class _Policy:
         rest = [word for word in fixed.arguments() if word.startswith("--")]
         return " + ".join([*parts, *([cel_literal(rest)] if rest else [])])
 
-    def _if_given(self, each: Option[Any]) -> str:
-        pair = cel_literal([f"-{each.short}", cel_expression(_annotation_value(each, self._base.text(each)))])
-        if each in self._base.explicit:
+    def _if_given(self, option: Option[Any]) -> str:
+        pair = cel_literal([f"-{option.short}", cel_expression(_annotation_value(option, self._base.text(option)))])
+        if option in self._base.explicit:
             return pair
-        given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in each.annotations)
-        return f"({given} ? {pair} : [])"
+        is_given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in option.annotations)
+        return f"({is_given} ? {pair} : [])"
 
     # -- what is put in
 
-    def _first_container(self) -> dict[str, Any]:
+    def _capture_container(self) -> dict[str, Any]:
         make = validation_container if self._template.uses_plugin else init_container
         container = make("", self._fixed)
         arguments = "variables.arguments"
@@ -243,39 +245,39 @@ class _Policy:
         return f"variables.mode == 'TPROXY' ? {proxies['TPROXY']} : {proxies['REDIRECT']}"
 
     def _patch_list(self) -> str:
-        first = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
-        captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(first)}"
+        container = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
+        captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(container)}"
         missing = _is_missing(PROXY_CONTAINER)
         early = "true" if self._template.uses_plugin else "variables.native"
         parts = [
             _patches_if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
             *self._fragment_patches(),
             _patches_if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
-            _patches_if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
-            _patches_if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
+            _patches_if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.captureContainer")),
+            _patches_if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.captureContainer")),
             _patches_if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
             _patches_if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
             *self._annotation_patches(),
-            _add_annotation(STATUS_ANNOTATION, self._status_expression(first)),
+            _add_annotation(STATUS_ANNOTATION, self._status_expression(container)),
         ]
         return "variables.injects ? (" + "\n + ".join(parts) + ") : []"
 
     def _fragment_patches(self) -> list[str]:
         others = self._template.others()
         parts = [
-            _patches_if(_is_missing(each["name"]), _add("/spec/initContainers/0", cel_literal(each)))
-            for each in reversed(others.init_containers)
+            _patches_if(_is_missing(container["name"]), _add("/spec/initContainers/0", cel_literal(container)))
+            for container in reversed(others.init_containers)
         ]
         parts += [
-            _patches_if(_is_missing(each["name"]), _add("/spec/containers/-", cel_literal(each)))
-            for each in others.containers
+            _patches_if(_is_missing(container["name"]), _add("/spec/containers/-", cel_literal(container)))
+            for container in others.containers
         ]
         if others.volumes:
             parts.append(_patches_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
         return parts + [
-            _patches_if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
-                _add("/spec/volumes/-", cel_literal(each)))
-            for each in others.volumes
+            _patches_if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{volume['name']}')",
+                _add("/spec/volumes/-", cel_literal(volume)))
+            for volume in others.volumes
         ]  # fmt: skip
 
     def _annotation_patches(self) -> list[str]:
@@ -283,7 +285,7 @@ class _Policy:
         if not self._template.uses_plugin:
             return []
         needed = self._fixed.plugin_annotations()
-        ports = option.EXCLUDED_INBOUND_PORTS.annotations[0]
+        ports = options.EXCLUDED_INBOUND_PORTS.annotations[0]
         needed.pop(ports, None)
         captured = f"variables.mode != '{NO_CAPTURE}'"
         parts = [
@@ -294,17 +296,17 @@ class _Policy:
             for name, value in needed.items()
         ]
         own = _first_annotation((ports,), "")
-        differs = f"{captured} && variables.more != {own} && variables.more != '{DEFAULT_STATUS_PORT}'"
-        return [*parts, _patches_if(differs, _add_annotation(ports, "variables.more"))]
+        differs = f"{captured} && !(variables.withStatusPort in [{own}, '{DEFAULT_STATUS_PORT}'])"
+        return [*parts, _patches_if(differs, _add_annotation(ports, "variables.withStatusPort"))]
 
-    def _status_expression(self, first: str) -> str:
+    def _status_expression(self, capture_container: str) -> str:
         """Return the status in Istio's form, as an expression."""
         others = self._template.others()
 
         def text(*, native: bool, captured: bool) -> str:
             init = [each["name"] for each in others.init_containers] + ([PROXY_CONTAINER] if native else [])
             late = [each["name"] for each in others.containers] + ([] if native else [PROXY_CONTAINER])
-            names = ([first] if captured else []) + init
+            names = ([capture_container] if captured else []) + init
             status = {
                 "initContainers": names or None,
                 "containers": late or None,
@@ -328,13 +330,13 @@ _ALL_CONTAINERS = (
     " + object.spec.containers.map(c, c.name)"
 )
 _WITH_STATUS_PORT = (
-    "variables.statusPort in ['', '0'] || variables.statusPort in variables.given.split(',') ? variables.given :"
-    " (variables.given.split(',').map(p, p.trim()).filter(p, p != '') + [variables.statusPort]).join(',')"
+    "variables.statusPort in ['', '0'] + variables.annotatedPorts.split(',') ? variables.annotatedPorts :"
+    " (variables.annotatedPorts.split(',').map(p, p.trim()).filter(p, p != '') + [variables.statusPort]).join(',')"
 )
 
 
-def _annotation_value(each: Option[Any], default: str) -> str:
-    return _first_annotation(each.annotations, default)
+def _annotation_value(option: Option[Any], default: str) -> str:
+    return _first_annotation(option.annotations, default)
 
 
 def _first_annotation(names: tuple[str, ...], default: str) -> str:
@@ -377,12 +379,12 @@ def _native_condition(*, default: bool) -> str:
 
 def _own_uid(default: int) -> str:
     """Return the user of the pod's own ``istio-proxy``, else that of our template."""
-    found = (
+    own_uids = (
         "((has(object.spec.initContainers) ? object.spec.initContainers : []) + object.spec.containers)"
         f".filter(c, c.name == '{PROXY_CONTAINER}' && has(c.securityContext) && has(c.securityContext.runAsUser)"
         " && c.securityContext.runAsUser != 0).map(c, string(c.securityContext.runAsUser))"
     )
-    return f"({found} + ['{default}'])[0]"
+    return f"({own_uids} + ['{default}'])[0]"
 
 
 def _is_missing(name: str) -> str:

@@ -65,15 +65,15 @@ class Report(Value):
 def report(origin: str, outcome: WorkloadOutcome, template: Template) -> Report:
     """Return the report about one workload of a file."""
     where, plan = f"{origin}, document {outcome.document}", outcome.plan
-    found = Report(str(outcome.workload), outcome.injected, outcome.reason, outcome.warnings, where)
+    base = Report(str(outcome.workload), outcome.injected, outcome.reason, outcome.warnings, where)
     if plan is None:
-        return found
+        return base
     level, against = level_of(with_plan(outcome.workload.pod, plan, "")["spec"])
     carrier = BY_PLUGIN if template.uses_plugin else BY_INIT
     words = plan.settings.arguments()[1:]
     capture = dict(zip(words[::2], words[1::2], strict=False))
     captured_by = carrier if plan.settings.is_captured else ""
-    return found.replace(carrier=captured_by, capture=capture, level=level, against_stricter=tuple(against))
+    return base.replace(carrier=captured_by, capture=capture, level=level, against_stricter=tuple(against))
 
 
 def _pod_security(level: str, against_stricter: Sequence[str]) -> str:

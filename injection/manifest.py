@@ -70,10 +70,10 @@ class ManifestText:
 
     def remove_pair(self, mapping: Node, key: str) -> None:
         """Remove a key that ``add_pairs`` added."""
-        found = key_and_value(mapping, key)
-        if found is None:
+        pair = key_and_value(mapping, key)
+        if pair is None:
             return
-        name, value = found
+        name, value = pair
         start, end = name.start_mark.index, content_end(self.text, value)
         if not mapping.flow_style:
             self.remove_lines(start, end)
@@ -202,8 +202,8 @@ def needs_rewriting(node: Node | None) -> bool:
 def item_name(item: Node) -> str:
     """Return the name of a list's item; "" if it has none."""
     item = getattr(item, "target", item)
-    found = key_and_value(item, "name")
-    return str(found[1].value) if found else ""
+    pair = key_and_value(item, "name")
+    return str(pair[1].value) if pair else ""
 
 
 def _not_in_lines_error(node: Node) -> DocumentError:

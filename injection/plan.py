@@ -139,14 +139,14 @@ def _injection_plan(
         make = validation_container if template.uses_plugin else init_container
         is_early = is_native or template.uses_plugin
         put((first if is_early else last)["initContainers"], make(template.init_image, settings))
-    for each in others.init_containers:
-        put(first["initContainers"], each)
+    for container in others.init_containers:
+        put(first["initContainers"], container)
     if is_native:
         put(first["initContainers"], as_native(proxy))
     else:
         put(last["containers"], proxy)
-    for each in others.containers:
-        put(last["containers"], each)
+    for container in others.containers:
+        put(last["containers"], container)
     volumes = {each.get("name") for each in workload.pod["spec"].get("volumes") or []}
     last["volumes"] += [each for each in others.volumes if each["name"] not in volumes]
     annotations = settings.plugin_annotations() if template.uses_plugin else {}
@@ -189,10 +189,9 @@ def merged(added: Any, users: Any) -> Any:
 
 def _merged_list(added: list[Any], users: list[Any], key: str) -> list[Any]:
     entries = {each.get(key): each for each in added}
-    for each in users:
-        entries[each.get(key)] = (
-            merged(entries[each.get(key)], each) if each.get(key) in entries else copy.deepcopy(each)
-        )
+    for users_entry in users:
+        name = users_entry.get(key)
+        entries[name] = merged(entries[name], users_entry) if name in entries else copy.deepcopy(users_entry)
     return list(entries.values())
 
 

@@ -71,9 +71,9 @@ def objects(document: object, path: Path = (), kind: str = "") -> Iterator[tuple
 def workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the workloads of a document; those of a List one by one."""
     for path, kind, plain in objects(document):
-        found = _pod_workload(path, kind, plain, default_namespace)
-        if found:
-            yield found
+        workload = _pod_workload(path, kind, plain, default_namespace)
+        if workload:
+            yield workload
 
 
 def _pod_workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:

@@ -115,10 +115,10 @@ class _Remover:
         if annotations is None or self._remove_whole(metadata, "annotations", annotations, is_only_added):
             return
         for name in self._annotations:
-            found = key_and_value(annotations, name)
-            if found and f"annotation {name}" in self._was:
-                self._target.put_back(found[1], self._was[f"annotation {name}"])
-            elif found:
+            pair = key_and_value(annotations, name)
+            if pair and f"annotation {name}" in self._was:
+                self._target.put_back(pair[1], self._was[f"annotation {name}"])
+            elif pair:
                 self._target.remove_pair(annotations, name)
 
     def _is_only_added(self, annotations: Node | None) -> bool:
@@ -135,10 +135,10 @@ class _Remover:
         return key in self._was or key in self._created
 
     def _remove_list(self, spec: Node | None, key: str) -> None:
-        found = key_and_value(spec, key) if spec is not None else None
-        if found is None or not can_be_added_to(found[1]):
+        pair = key_and_value(spec, key) if spec is not None else None
+        if pair is None or not can_be_added_to(pair[1]):
             return
-        name, node = found
+        name, node = pair
         names, taken = self._status.get(key) or [], self._taken.get(key) or []
         is_only_added = all(item_name(item) in names for item in node.value) or key in self._was
         if not self._remove_whole(spec, key, node, is_only_added):
@@ -210,8 +210,8 @@ def _parsed_items(text: str) -> list[Any]:
     """Return the items of a piece of a list, in block or in flow style."""
     inner = text.strip(", \t\r\n")
     if not inner.startswith(("{", "*", "&", "!")):
-        found = _parsed_notes(text)
-        return found if isinstance(found, list) else [found]
+        notes = _parsed_notes(text)
+        return notes if isinstance(notes, list) else [notes]
     try:
         return list(json.loads(f"[{inner}]"))
     except ValueError:

@@ -56,9 +56,9 @@ def _container_against_baseline(container: dict[str, Any]) -> Iterator[str]:
     yield from _context_against_baseline(who, context)
     if context.get("privileged"):
         yield f"{who} is privileged"
-    more = set((context.get("capabilities") or {}).get("add") or []) - BASELINE_CAPABILITIES
-    if more:
-        yield f"{who} adds {', '.join(sorted(more))}"
+    added = set((context.get("capabilities") or {}).get("add") or []) - BASELINE_CAPABILITIES
+    if added:
+        yield f"{who} adds {', '.join(sorted(added))}"
     if any(port.get("hostPort") for port in container.get("ports") or []):
         yield f"{who} has a hostPort"
     if context.get("procMount", "Default") != "Default":

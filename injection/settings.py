@@ -48,10 +48,10 @@ def parse_set(texts: tuple[str, ...]) -> Settings:
     explicit: dict[Option[Any], ExplicitValue] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        found = OPTIONS_BY_FLAG.get(name.removeprefix("--"))
-        if found is None or not equals:
+        option = OPTIONS_BY_FLAG.get(name.removeprefix("--"))
+        if option is None or not equals:
             raise ConfigurationError("--set", text, "command line", SET_EXPECTED)
-        explicit[found] = ExplicitValue(value, f"--set {found.flag}")
+        explicit[option] = ExplicitValue(value, f"--set {option.flag}")
     return Settings(explicit).checked()
 
 
@@ -92,15 +92,15 @@ class PodSettings(Value):
         return self.base.text(option) if text is None else text
 
     def _excluded_inbound_ports(self) -> str:
-        more = self._with_status_port()
-        return f"{ENVOY_PORTS},{more}" if more else ENVOY_PORTS
+        excluded = self._with_status_port()
+        return f"{ENVOY_PORTS},{excluded}" if excluded else ENVOY_PORTS
 
     def _with_status_port(self) -> str:
         """Return the ports that are left alone in addition to Envoy's own, the status port last; 0 is none."""
         text = self.annotation_text(options.EXCLUDED_INBOUND_PORTS)
         if text is None:
-            given = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
-            text = given.text if given else ""
+            excluded = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
+            text = excluded.text if excluded else ""
         status = self.annotations.get(STATUS_PORT_ANNOTATION, DEFAULT_STATUS_PORT).strip()
         ports = text.split(",")
         if status in ("", "0") or status in ports:
@@ -116,9 +116,9 @@ class PodSettings(Value):
             words += [f"-{option.short}", self.text(option)]
         if self.gid != self.uid:
             words += ["-g", str(self.gid)]
-        for option, given in self.base.explicit.items():
+        for option, value in self.base.explicit.items():
             if option not in (*ALWAYS, *IF_GIVEN, options.PROXY_GID):
-                words.append(f"--{option.flag}={given.text}")
+                words.append(f"--{option.flag}={value.text}")
         return words
 
     def plugin_annotations(self) -> dict[str, str]:
@@ -134,15 +134,15 @@ class PodSettings(Value):
             self._refuse(
                 options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, ExplicitValue(str(self.uid), "runAsUser"))
             )
-        for option, given in self.base.explicit.items():
+        for option, value in self.base.explicit.items():
             if (
                 option.annotations
                 and self.annotation_text(option) is None
                 and option is not options.EXCLUDED_INBOUND_PORTS
             ):
-                needed[option.annotations[0]] = given.text
-            elif not option.annotations and option not in BY_THE_PROXY and given.text != option.default:
-                self._refuse(option, given)
+                needed[option.annotations[0]] = value.text
+            elif not option.annotations and option not in BY_THE_PROXY and value.text != option.default:
+                self._refuse(option, value)
         if not self.is_given(options.EXCLUDED_OUTBOUND_PORTS):
             needed[options.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
         ports = self._with_status_port()
@@ -150,11 +150,11 @@ class PodSettings(Value):
             needed[options.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
         return needed
 
-    def _refuse(self, option: Option[Any], given: ExplicitValue) -> None:
+    def _refuse(self, option: Option[Any], value: ExplicitValue) -> None:
         raise ConfigurationError(
             option.name,
-            given.text,
-            given.origin,
+            value.text,
+            value.origin,
             "the default: no annotation sets another value for the CNI plugin; its network configuration may",
         )
 
@@ -179,8 +179,8 @@ class PodSettings(Value):
         """Check the ports that are joined with others into one argument while they are as the pod has them."""
         ports = self.annotation_text(options.EXCLUDED_INBOUND_PORTS)
         if ports is not None:
-            given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
-            Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
+            excluded = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
+            Settings({options.EXCLUDED_INBOUND_PORTS: excluded}).checked()
         status = self.annotations.get(STATUS_PORT_ANNOTATION, "").strip()
         try:
             if status not in ("", "0"):

@@ -78,8 +78,8 @@ class Template(Value):
     def proxy_of_fragment(self) -> Container:
         """Return the proxy of the fragment; nothing without a fragment."""
         fragment = self.fragment or Fragment()
-        found = [each for each in (*fragment.init_containers, *fragment.containers) if each["name"] == PROXY_CONTAINER]
-        return dict(found[0]) if found else {}
+        containers = (*fragment.init_containers, *fragment.containers)
+        return dict(next((each for each in containers if each["name"] == PROXY_CONTAINER), {}))
 
 
 def read_fragment(name: str) -> Fragment:

@@ -127,15 +127,15 @@ def node_at(root: Node, path: Sequence[str | int]) -> Node | None:
         if isinstance(step, int):
             node = node.value[step] if step < len(node.value) else None
         else:
-            found = key_and_value(node, step)
-            node = found[1] if found else None
+            pair = key_and_value(node, step)
+            node = pair[1] if pair else None
     return getattr(node, "target", node)
 
 
 def child(node: Node | None, key: str) -> Node | None:
     """Return a value of a mapping, not followed where it is an alias."""
-    found = key_and_value(getattr(node, "target", node), key) if node is not None else None
-    return found[1] if found else None
+    pair = key_and_value(getattr(node, "target", node), key) if node is not None else None
+    return pair[1] if pair else None
 
 
 # --- positions -----------------------------------------------------------------------------------
@@ -148,8 +148,8 @@ def line_start(text: str, position: int) -> int:
 
 def line_end(text: str, position: int) -> int:
     """Return the position after the line's newline, or the end of the text."""
-    found = text.find("\n", position)
-    return len(text) if found < 0 else found + 1
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end + 1
 
 
 def is_at_line_start(text: str, position: int) -> bool:
@@ -172,8 +172,8 @@ def start_with_comments(text: str, position: int) -> int:
 def content_start(text: str, node: Node) -> int:
     """Return where a node begins after its anchor and tag."""
     start = node.start_mark.index
-    found = PROPERTIES.match(text, start)
-    return found.end() if found else int(start)
+    properties = PROPERTIES.match(text, start)
+    return properties.end() if properties else int(start)
 
 
 def content_end(text: str, node: Node) -> int:

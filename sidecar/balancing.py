@@ -125,14 +125,14 @@ def _hashing_policy(fields: Fields) -> BalancingPolicy:
 
 def _hash_key(fields: Fields) -> Mapping[str, object]:
     """Return what is hashed, in the form of Envoy's routes (config.route.v3.RouteAction.HashPolicy)."""
-    given = [key for key in HASH_KEYS if key in fields]
-    if len(given) != 1:
+    keys = [key for key in HASH_KEYS if key in fields]
+    if len(keys) != 1:
         raise FieldError(fields.document, fields.path, f"expected one of {', '.join(HASH_KEYS)}")
-    if given == ["httpHeaderName"]:
+    if keys == ["httpHeaderName"]:
         return {"header": {"header_name": fields.name("httpHeaderName")}}
-    if given == ["httpQueryParameterName"]:
+    if keys == ["httpQueryParameterName"]:
         return {"query_parameter": {"name": fields.name("httpQueryParameterName")}}
-    if given == ["httpCookie"]:
+    if keys == ["httpCookie"]:
         cookie = fields.inner("httpCookie", "name", "path", "ttl")
         cookie_key = {"name": cookie.name("name"), "ttl": cookie.duration("ttl", "0s")}
         return {"cookie": cookie_key | ({"path": cookie.text("path")} if "path" in cookie else {})}

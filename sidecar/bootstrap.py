@@ -90,8 +90,8 @@ def render_bootstrap(
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
     _refuse_taken_ports(config)
     logs = envoy_logs(access_logs(objects.mesh, objects.telemetries, pod))
-    found = destinations(config, objects, pod)
-    plain, mesh = tuple(destination for destination in found if not destination.subset), objects.mesh
+    reachable = destinations(config, objects, pod)
+    plain, mesh = tuple(destination for destination in reachable if not destination.subset), objects.mesh
     outbound = Outbound(config, pod, plain, logs, mesh.registry_only, mesh.detection_timeout)
     inbound = inbound_listener(config, declared_tcp_ports(objects.services, pod), logs, mesh.detection_timeout)
     captures_dns = config.captures_dns
@@ -112,7 +112,7 @@ def render_bootstrap(
                         destination,
                         file_endpoints(destination, directory) if directory else inline_endpoints(destination),
                     )
-                    for destination in found
+                    for destination in reachable
                 ),
                 *inbound_clusters(config),
                 admin_cluster(),
@@ -125,15 +125,15 @@ def render_bootstrap(
 def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[ServiceDestination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
-    found = tuple(_mesh_destinations(config, objects, pod))
-    for destination in found:
+    reachable = tuple(_mesh_destinations(config, objects, pod))
+    for destination in reachable:
         if destination.port.number in own:
             raise FieldError(
                 f"Service {destination.service.namespace}/{destination.service.name}",
                 "spec.ports",
                 _own_port_problem(destination.port.number, own),
             )
-    return found
+    return reachable
 
 
 def _mesh_destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[ServiceDestination]:

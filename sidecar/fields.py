@@ -116,13 +116,13 @@ class Fields:
             raise self.error(key, "expected a duration such as 5s or 200ms") from None
 
     def texts(self, key: str) -> list[str]:
-        found = self._list(key)
-        for position, value in enumerate(found):
+        texts = self._list(key)
+        for position, value in enumerate(texts):
             if not isinstance(value, str):
                 raise FieldError(
                     self.document, f"{self.path_of(key)}[{position}]", f"expected a string, got {_shown(value)}"
                 )
-        return found
+        return texts
 
     def labels(self, key: str) -> dict[str, str]:
         """Return a mapping of texts."""

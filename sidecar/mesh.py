@@ -50,10 +50,10 @@ class Mesh(Value):
 
 def read_mesh(documents: Sequence[Document]) -> Mesh:
     """Return the mesh config among documents: plain, under ``mesh`` as text, or in the ConfigMap ``istio``."""
-    found = [fields for document in documents for fields in _mesh_candidates(document)]
-    if len(found) > 1:
-        raise FieldError(found[1].document, "", f"a second mesh config; the first is {found[0].document}")
-    return _read_mesh(found[0]) if found else Mesh()
+    configs = [fields for document in documents for fields in _mesh_candidates(document)]
+    if len(configs) > 1:
+        raise FieldError(configs[1].document, "", f"a second mesh config; the first is {configs[0].document}")
+    return _read_mesh(configs[0]) if configs else Mesh()
 
 
 def _mesh_candidates(document: Document) -> list[Fields]:
@@ -121,8 +121,8 @@ def _check_commands(fields: Fields, key: str, value: object) -> None:
     if isinstance(value, str) and "%" in COMMAND_OPERATOR.sub("", value):
         raise fields.error(key, "expected commands such as %START_TIME%, and %% for a percent sign")
     if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            _check_commands(fields, key, each)
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_commands(fields, key, part)
 
 
 def _no_number(word: str) -> None:

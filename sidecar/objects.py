@@ -171,15 +171,15 @@ def read_slice(document: Document) -> Slice:
     if SERVICE_NAME not in labels:
         raise fields.inner("metadata").error("labels", f"no label {SERVICE_NAME} that names the service")
     ready = [endpoint for endpoint in fields.objects("endpoints") if _is_ready(endpoint)]
-    found = [(address, _pod_behind(endpoint)) for endpoint in ready for address in endpoint.texts("addresses")]
-    families = {_address_family(address): address for address, _ in found}
+    addresses = [(address, _pod_behind(endpoint)) for endpoint in ready for address in endpoint.texts("addresses")]
+    families = {_address_family(address): address for address, _ in addresses}
     if "" in families:
         raise fields.error("endpoints", f"{families['']} is no IP address")
     if len(families) > 1 or fields.one_of("addressType", "IPv4", "IPv6", "FQDN") == "FQDN":
         raise fields.error("addressType", "expected addresses of one family, IPv4 or IPv6")
     family = next(iter(families), FAMILIES[0])
     endpoints = {
-        port.text("name"): tuple(Endpoint(address, port.port("port"), pod) for address, pod in found)
+        port.text("name"): tuple(Endpoint(address, port.port("port"), pod) for address, pod in addresses)
         for port in fields.objects("ports", "name", "port", "protocol", "appProtocol")
         if port.text("protocol", "TCP") == "TCP"
     }
@@ -210,10 +210,10 @@ def _pod_behind(endpoint: Fields) -> str:
 
 def _address_family(address: str) -> Family | Literal[""]:
     try:
-        found: Network = parse_address(address)
+        network: Network = parse_address(address)
     except ValueError:
         return ""
-    return found.family
+    return network.family
 
 
 def endpoints_of(
@@ -225,7 +225,7 @@ def endpoints_of(
     """
     own = [piece for piece in slices if (piece.namespace, piece.service) == (service.namespace, service.name)]
     for family in families:
-        found = [endpoint for piece in own if piece.family == family for endpoint in piece.endpoints.get(port.name, ())]
-        if found:
-            return tuple(dict.fromkeys(found))
+        ready = [endpoint for piece in own if piece.family == family for endpoint in piece.endpoints.get(port.name, ())]
+        if ready:
+            return tuple(dict.fromkeys(ready))
     return ()

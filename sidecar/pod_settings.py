@@ -37,9 +37,9 @@ def _init_container_settings(container: Fields) -> Settings:
         variable.text("name"): variable.text("value") for variable in container.objects("env") if "value" in variable
     }
     flags = parse_arguments(container.texts("args"), OPTIONS).flags
-    given = {**from_environment(environment).explicit}
-    given |= {option: ExplicitValue(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
-    return Settings({option: what for option, what in given.items() if option not in INIT_OPTIONS}).checked()
+    explicit = {**from_environment(environment).explicit}
+    explicit |= {option: ExplicitValue(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
+    return Settings({option: what for option, what in explicit.items() if option not in INIT_OPTIONS}).checked()
 
 
 def _annotation_settings(plain: Mapping[str, object]) -> Settings:

@@ -71,11 +71,9 @@ def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:
     gid = capture.gids[0].first
     if not capture.is_transparent:
         return capture.uids[0].first, gid
-    transparent = (
-        each for each in facts.listeners or () if each.transparent and not is_in_spans(each.uid, capture.uids)
-    )
-    found = next(transparent, None)
-    return (found.uid, facts.gids_by_inode.get(found.inode, gid)) if found else (ROOT, gid)
+    transparent = (listener for listener in facts.listeners or () if listener.transparent)
+    listener = next((each for each in transparent if not is_in_spans(each.uid, capture.uids)), None)
+    return (listener.uid, facts.gids_by_inode.get(listener.inode, gid)) if listener else (ROOT, gid)
 
 
 def proxy_id_ranges(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:

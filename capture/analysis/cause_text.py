@@ -315,12 +315,12 @@ _RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
 
 def remedy_without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
-    return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
+    return _RECORDED.sub(lambda matched: APPLY_SETTINGS + (f" and{matched[1]}" if matched[1] else ""), remedy)
 
 
 def machine_remedy(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
-    return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
+    return _RECORDED.sub(lambda matched: f"{matched[0][:-1]} --allow-host`", remedy)
 
 
 def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
@@ -336,9 +336,9 @@ LISTED_WORDS = ("port", "kind", "bound", "arrive", "any_address")
 def as_one(causes: Iterable[Cause]) -> Iterator[Cause]:
     """Yield causes, those that are one fault as one: a proxy that is gone misses all its ports, in both families."""
     faults: dict[tuple[Any, ...], list[dict[str, object]]] = {}
-    for each in causes:
-        others = (word for word in each.words.items() if word[0] not in LISTED_WORDS)
-        faults.setdefault((each.kind, each.case, *others), []).append({**each.words, "where": each.where})
+    for single in causes:
+        others = (word for word in single.words.items() if word[0] not in LISTED_WORDS)
+        faults.setdefault((single.kind, single.case, *others), []).append({**single.words, "where": single.where})
     for (kind, case, *_), alike in faults.items():
         words = {name: enumerated(dict.fromkeys(str(each[name]) for each in alike), "and") for name in alike[0]}
         yield cause(kind, case, **words)

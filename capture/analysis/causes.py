@@ -148,8 +148,8 @@ def drop_cause(traced: Trace, text_of: TextOf, others: Iterable[Trace] = (), sub
         family = FAMILY_NAMES[traced.packet.family]
         return cause("family-not-captured", "rejected", where=traced.location, family=family)
     if step is not None and is_own_step(step):
-        found = None if isinstance(step.rule.verdict, Drop) else mark_cause(traced, text_of)
-        return found or cause("excluded", "drop", where=traced.location, reason=step.rule.why or "by its settings")
+        of_mark = None if isinstance(step.rule.verdict, Drop) else mark_cause(traced, text_of)
+        return of_mark or cause("excluded", "drop", where=traced.location, reason=step.rule.why or "by its settings")
     ports = _redirect_ports(traced, others)
     over_lo = LOOPBACK in (traced.packet.in_interface, traced.packet.out_interface)
     case = "redirected" if ports else "over lo" if over_lo else "answers" if traced.packet.is_reply else ""

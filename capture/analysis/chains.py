@@ -177,7 +177,7 @@ class ChainCompiler:
         lists = self.compiler.decision_lists.get(key)
         if lists is None:
             deciding = [
-                each for each in rules if not isinstance(effective_verdict(each[1]), model.VERDICTS_WITHOUT_EFFECT)
+                pair for pair in rules if not isinstance(effective_verdict(pair[1]), model.VERDICTS_WITHOUT_EFFECT)
             ]
             positions = f"{first}-{rules[-1][0]}"
             boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]

@@ -76,21 +76,21 @@ class Difference(Value):
 
 def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     """Return every difference that can matter to a packet, family by family, those of our own rules first."""
-    found: list[Difference] = []
+    all_differences: list[Difference] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
         own, foreign = compare_family(family, desired_forms, live_forms)
-        found += own
+        all_differences += own
         for key, in_chain in differences_by_chain(foreign).items():
-            found += _disturbing_rules(key, in_chain, own, desired_forms or {})
-    return found
+            all_differences += _disturbing_rules(key, in_chain, own, desired_forms or {})
+    return all_differences
 
 
-def differences_by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
+def differences_by_chain(differing: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
     """Return differences of one family by their tables and chains."""
     grouped: dict[tuple[TableName, str], list[Difference]] = {}
-    for difference in found:
+    for difference in differing:
         grouped.setdefault((difference.table, difference.chain), []).append(difference)
     return grouped
 

@@ -72,15 +72,15 @@ class Diagrams:
 
     def node(self, level: int, bounds: Sequence[int], children: Sequence[int]) -> int:
         """Return the function that tests a field: ``children`` are those of its intervals, one more than bounds."""
-        given = tuple(children)
-        node = self._unique.get((level, tuple(bounds), given))
+        all_children = tuple(children)
+        node = self._unique.get((level, tuple(bounds), all_children))
         if node is not None:
             return node
-        differs = list(map(ne, given, given[1:]))
+        differs = list(map(ne, all_children, all_children[1:]))
         own_bounds = tuple(compress(bounds, differs))
         if not own_bounds:
-            return given[0]
-        key = (level, own_bounds, (given[0], *compress(given[1:], differs)))
+            return all_children[0]
+        key = (level, own_bounds, (all_children[0], *compress(all_children[1:], differs)))
         node = self._unique.get(key)
         if node is None:
             node = self._unique[key] = self._add(*key)
@@ -163,8 +163,8 @@ class Diagrams:
     def has_at_most_edges(self, count: int, node: int) -> bool:
         """Return whether a function has no more edges than so many."""
         edges = 0
-        for each in self._nodes_below(node):
-            edges += len(self._children[each])
+        for below in self._nodes_below(node):
+            edges += len(self._children[below])
             if edges > count:
                 return False
         return True

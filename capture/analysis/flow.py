@@ -72,7 +72,7 @@ def path_trees(
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
     tables = ((direction, _tables(situation, hook, families, text_of)) for direction, hook in HOOK_OF_DIRECTION)
-    return tuple(PathTree(direction, tuple(found)) for direction, found in tables)
+    return tuple(PathTree(direction, tuple(edges)) for direction, edges in tables)
 
 
 def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:

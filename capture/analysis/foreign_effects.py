@@ -72,8 +72,8 @@ def consequence(effect: Effect) -> str:
 def other_consequences(effect: Effect | None, others: Iterable[Effect | None]) -> str:
     """Return in brackets the consequences of differences that the first one does not have; "" if there are none."""
     first = {consequence(effect)} if effect else set()
-    found = dict.fromkeys(consequence(each) for each in others if each is not None)
-    return f" ({', '.join(each for each in found if each not in first)})" if {*found} - first else ""
+    further = dict.fromkeys(consequence(each) for each in others if each is not None)
+    return f" ({', '.join(each for each in further if each not in first)})" if {*further} - first else ""
 
 
 def is_behind(effect: Effect) -> bool:

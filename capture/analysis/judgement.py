@@ -78,7 +78,7 @@ def judge(
     return _with_rule_numbers(_merged_judgement(parts), live)
 
 
-def _with_rule_numbers(found: Judgement, live: model.Ruleset) -> Judgement:
+def _with_rule_numbers(judgement: Judgement, live: model.Ruleset) -> Judgement:
     """Return foreign rules with their numbers in the kernel, where a rule with a list is one; 0 where none is known."""
     numbers: dict[Location, dict[model.Rule, int]] = {}
 
@@ -93,7 +93,7 @@ def _with_rule_numbers(found: Judgement, live: model.Ruleset) -> Judgement:
         return foreign.replace(position=numbers[location].get(foreign.rule, 0))
 
     fields = ("differences", "harmless_differences", "unjudged")
-    return found.replace(**{name: tuple(map(numbered, getattr(found, name))) for name in fields})
+    return judgement.replace(**{name: tuple(map(numbered, getattr(judgement, name))) for name in fields})
 
 
 def family_ruleset(ruleset: model.Ruleset, family: Family, *differences: Difference) -> model.Ruleset:

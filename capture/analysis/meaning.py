@@ -114,14 +114,14 @@ def rule_matches(
     ``is_tracked`` whether connection tracking has seen the packet.
     """
     tests = MATCH_TESTS if is_tracked else MATCH_TESTS_BEFORE_TRACKING
-    found: bool | None = True
+    result: bool | None = True
     for match in modelled_matches(rule.matches, packet.family, network):
         holds = tests[type(match)](match, packet, is_native)
         if holds is False:
             return False
         if holds is None:
-            found = None
-    return found
+            result = None
+    return result
 
 
 def _comes_from(packet: Packet, match: model.Source) -> bool:

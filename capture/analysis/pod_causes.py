@@ -71,23 +71,23 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def can_stop_connection(fault: Cause, capture: Capture, traced: Trace | None = None) -> bool:
+def can_stop_connection(pod_cause: Cause, capture: Capture, traced: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
     in which there is some room yet.
     """
-    if fault.kind == "conntrack-nearly-full":
+    if pod_cause.kind == "conntrack-nearly-full":
         return False
     if traced is None:
-        return fault.kind != "interface-missing"
+        return pod_cause.kind != "interface-missing"
     interfaces = traced.packet.in_interface, traced.packet.out_interface
-    if fault.kind == "lo-down":
+    if pod_cause.kind == "lo-down":
         is_by_lo = capture.is_transparent or traced.packet.in_interface is None
         return LOOPBACK in interfaces or (is_by_lo and traced.outcome in TO_PROXY)
-    if fault.kind == "ingress-filter":
-        return fault.where == traced.packet.in_interface
-    return fault.kind != "interface-missing" or fault.where in interfaces
+    if pod_cause.kind == "ingress-filter":
+        return pod_cause.where == traced.packet.in_interface
+    return pod_cause.kind != "interface-missing" or pod_cause.where in interfaces
 
 
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -146,14 +146,14 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if of_pod and of_pod.isdisjoint(capture.families):
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured", "pod", where=name, family=name)
-    found: list[Cause] = []
+    causes: list[Cause] = []
     for outcome, family, port in capture.ports:
         if outcome == DNS and family == IPV4:
-            found += causes_at_port(facts, capture, outcome, port, family, "udp")
+            causes += causes_at_port(facts, capture, outcome, port, family, "udp")
         # What is redirected arrives at lo: without another interface, too.
         elif outcome != DNS and (family in of_pod or (not of_pod and outcome == PROXY_OUTBOUND)):
-            found += causes_at_port(facts, capture, outcome, port, family)
-    yield from as_one(found)
+            causes += causes_at_port(facts, capture, outcome, port, family)
+    yield from as_one(causes)
 
 
 # --- one port ------------------------------------------------------------------------------------
@@ -212,7 +212,8 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     of_rules = {port for _, _, port in capture.ports}
-    for listener in facts.listeners or ():
+    of_tcp = [each for each in facts.listeners or () if each.protocol == PROTOCOL_NUMBERS["tcp"]]
+    for listener in of_tcp:
         if listener.port in of_rules and listener.waiting and not listener.is_full:
             where, waiting = f"tcp port {listener.port}", plural(listener.waiting, "connection")
             yield cause("not-listening", "waiting", where=where, port=where, waiting=waiting)
@@ -222,7 +223,7 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         ports = sorted({each.port for each in of_proxy if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
-    for listener in facts.listeners or ():
+    for listener in of_tcp:  # a socket of UDP may be a client's
         gid = facts.gids_by_inode.get(listener.inode)
         if is_in_spans(gid, capture.gids) and listener.port not in expected:
             yield cause(

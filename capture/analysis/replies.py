@@ -158,8 +158,8 @@ def untracked_text(traced: Trace) -> str:
 
 def marking_step(traced: Trace) -> Step | None:
     """Return the foreign rule that changes a packet's mark, the last one; None if none does."""
-    found = (step for step in reversed(traced.path) if isinstance(step.rule.verdict, MARKING))
-    return next((step for step in found if not (is_own_step(step) or _keeps_marks(step))), None)
+    marking = (step for step in reversed(traced.path) if isinstance(step.rule.verdict, MARKING))
+    return next((step for step in marking if not (is_own_step(step) or _keeps_marks(step))), None)
 
 
 def _keeps_marks(step: Step) -> bool:

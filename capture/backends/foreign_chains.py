@@ -300,8 +300,8 @@ def _rule_per_action(rule: NativeRule) -> Iterator[NativeRule]:
             conditions = (*conditions, model.UnknownMatch(part.text))
         elif isinstance(part, model.SetMark | model.SaveMark | model.RestoreMark):
             conditions = tuple(
-                model.UnknownMatch(described(each)) if getattr(each, "field", "") in MARK_FIELDS.values() else each
-                for each in conditions
+                model.UnknownMatch(described(known)) if getattr(known, "field", "") in MARK_FIELDS.values() else known
+                for known in conditions
             )
 
 

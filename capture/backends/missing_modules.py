@@ -58,7 +58,7 @@ def _may_lack_module(error: CaptureError) -> bool:
     from capture.backends.iptables.refusals import gives_no_reason
 
     if isinstance(error, PrivilegeError):
-        return not kernel_modules.can_load_modules()  # modprobe is not permitted to, nor is root
+        return not kernel_modules.can_load_modules()  # which forbids it to modprobe and root, too
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
     if isinstance(error, ToolError):

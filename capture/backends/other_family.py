@@ -65,8 +65,8 @@ def update_reject_table(*, is_desired: bool) -> bool:
         with open_nfnetlink() as netfilter:
             if is_desired == (_is_intact if is_desired else _has_table)(netfilter):
                 return False
-            does = [*table_messages()] if is_desired else [MESSAGES.delete_table()]
-            commit(netfilter, does, task=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
+            changes = [*table_messages()] if is_desired else [MESSAGES.delete_table()]
+            commit(netfilter, changes, task=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
             if isinstance(error, UnsupportedError) or error.errno in NO_TABLE_ERRORS:

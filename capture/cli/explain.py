@@ -61,7 +61,7 @@ def explain(
     print_start_line(operations.read_reference(settings, namespace), form)
     if form == "json":
         plain: dict[str, object] = {
-            each: [_statement_as_plain(s) for s in statements if each in s.families] for each in families
+            family: [_statement_as_plain(each) for each in statements if family in each.families] for family in families
         }
         print_json(plain | {"impediments": list(impediments)})
         return
@@ -77,8 +77,9 @@ def explain(
 def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     """Return a row for each statement, one for those of two families that differ in the pod's own addresses on lo."""
     alike: dict[tuple[object, ...], list[Statement]] = {}
-    for each in statements:
-        alike.setdefault((each.direction, _with_both_families(each.traffic), each.fate, each.why), []).append(each)
+    for statement in statements:
+        key = (statement.direction, _with_both_families(statement.traffic), statement.fate, statement.why)
+        alike.setdefault(key, []).append(statement)
     rows: list[tuple[str, ...]] = []
     for (_, of_both, *_), (first, *others) in alike.items():
         goes = fate_text(first.fate.replace(is_marked=False)) if first.fate else "cannot be judged"

@@ -113,13 +113,13 @@ def without_ssh(settings: Settings) -> Settings:
 
 
 def require_proxy(settings: Settings) -> None:
-    """Raise CaptureError unless TCP connections to both ports of the proxy reach a listening socket."""
-    listening = listening_tcp_ports()
-    for port in (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]):
-        if port not in listening:
+    """Raise CaptureError unless captured connections, also those from outside, would find a listening socket."""
+    for option, from_outside in ((PROXY_PORT, False), (INBOUND_CAPTURE_PORT, True)):
+        if settings[option] not in listening_tcp_ports(from_outside=from_outside):
+            where = f"port {settings[option]}{' for connections from outside' if from_outside else ''}"
             raise CaptureError(
-                f"nothing listens on port {port}: without its proxy, a captured machine is cut off",
-                "Start the proxy first, as the user that -u names.",
+                f"nothing listens on {where}: without its proxy, a captured machine is cut off",
+                "Start the proxy first, on all addresses, as the user that -u names.",
             )
 
 

@@ -207,18 +207,18 @@ def settings_if(ctx: click.Context, *, requested: bool) -> Settings | None:
     """Return the settings of flags and environment with ``--from-options``; else flags are only checked."""
     if requested:
         return settings_of(ctx)
-    given = flags_of(ctx)
-    if given:
-        with_flags(Settings({}), given).checked()
-        names = ", ".join(option.name for option in given)
+    flags = flags_of(ctx)
+    if flags:
+        with_flags(Settings({}), flags).checked()
+        names = ", ".join(option.name for option in flags)
         warn([f"{names}: no effect on live rules; --from-options takes the rules that the options would give"])
     return None
 
 
 def flags_of(ctx: click.Context) -> dict[Option[Any], str]:
     """Return the flags of the option table that were given."""
-    given: dict[Option[Any], str] = ctx.meta.get(GIVEN_FLAGS, {})
-    return given
+    flags: dict[Option[Any], str] = ctx.meta.get(GIVEN_FLAGS, {})
+    return flags
 
 
 def namespace_options() -> list[click.Parameter]:
@@ -280,16 +280,16 @@ def format_option(*formats: str) -> click.Parameter:
     )
 
 
-def family_option(does: str = "Show") -> click.Parameter:
+def family_option(verb: str = "Show") -> click.Parameter:
     """Return ``--family``, which restricts what is shown, or what else a command does."""
-    return click.Option(["--family"], type=word_type(*FAMILIES), help=f"{does} this family only.")
+    return click.Option(["--family"], type=word_type(*FAMILIES), help=f"{verb} this family only.")
 
 
-def part_options(does: str = "Show") -> list[click.Parameter]:
+def part_options(verb: str = "Show") -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown, or what else a command does."""
     return [
-        family_option(does),
-        click.Option(["--table", "table_name"], type=word_type(*SHOWN_TABLES), help=f"{does} this table only."),
+        family_option(verb),
+        click.Option(["--table", "table_name"], type=word_type(*SHOWN_TABLES), help=f"{verb} this table only."),
     ]
 
 

@@ -71,7 +71,7 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
     written_by = {BACKEND: recorded.backend, FORCE_IPTABLES_BINARY: recorded.variant, DRIVER: recorded.driver}
     if any(option in changes.explicit for option in BACKEND_OPTIONS):
         is_other_backend = BACKEND in changes.explicit or NATIVE_NFTABLES in changes.explicit
-        explicit = {option: given for option, given in explicit.items() if option not in BACKEND_OPTIONS}
+        explicit = {option: value for option, value in explicit.items() if option not in BACKEND_OPTIONS}
         written_by = {} if is_other_backend else {BACKEND: recorded.backend}
     explicit |= {option: ExplicitValue(text, "the record") for option, text in written_by.items() if text}
     reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))

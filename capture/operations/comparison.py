@@ -201,10 +201,10 @@ def _with_judgement(
         has_reference=verified.has_reference,
         recorded=recorded,
     )
-    found: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
+    judgement: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
     doubts = (*verified.doubts, *judged.doubts)
     second_sets = tuple(_second_sets(verified, live_sets, other_chains, network))
-    return verified.replace(**found | {"doubts": doubts, "second_sets": second_sets})
+    return verified.replace(**judgement | {"doubts": doubts, "second_sets": second_sets})
 
 
 def _second_sets(

@@ -81,7 +81,7 @@ def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
     of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [fault for fault in of_pod if can_stop_connection(fault, pod.capture, connection.traced)]
+    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.traced)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -95,7 +95,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (fault for fault in causes_of_pod(facts, capture) if not can_stop_connection(fault, capture, traced))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -289,8 +289,8 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
             return second_set
         rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
-    found = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
-    return found or cause("rule-missing", "circle, any", uid=uid)
+    known = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
+    return known or cause("rule-missing", "circle, any", uid=uid)
 
 
 def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:

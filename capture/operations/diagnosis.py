@@ -146,7 +146,7 @@ def why(
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [fault for fault in of_pod if packet is None and can_stop_connection(fault, pod.capture)]
+            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
@@ -247,8 +247,8 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
         candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
     doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
-    found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
-    notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
+    further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
+    notes = tuple(each for each in dict.fromkeys(further) if each not in causes)
     is_certain = traced.is_certain and not (unread or doubts)
     return Diagnosis(traced.packet, traced, tuple(causes), notes, is_certain)
 

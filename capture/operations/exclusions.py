@@ -63,7 +63,7 @@ def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
     situation = Situation(desired, network=read_pod_network().replace(other_interfaces=interfaces))
     ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
-        (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found
+        (outcome, family, sent[outcome]) for family, sent in ports.items() for outcome in TO_PROXY if outcome in sent
     )
 
 
@@ -195,10 +195,10 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     return option in SELECTIONS and settings.text(option) != option.default
 
 
-def _change_text(given: Sequence[str]) -> str:
+def _change_text(options: Sequence[str]) -> str:
     """Return how to change the first of the options that has a flag, from texts that begin with the name."""
-    flag = next((name for name in (each.partition(" ")[0] for each in given) if name.startswith("--")), "")
-    template = "in the pod's template; for a pod that runs, " if "(annotation " in " ".join(given) else ""
+    flag = next((name for name in (each.partition(" ")[0] for each in options) if name.startswith("--")), "")
+    template = "in the pod's template; for a pod that runs, " if "(annotation " in " ".join(options) else ""
     return f": {template}`capture apply --recorded {flag} VALUE`" if flag else ""
 
 
@@ -238,10 +238,10 @@ def with_option_remedy(diagnosed: Cause, packet: Packet, reference: Reference) -
         return cause("dns-not-captured", "no server")
     if diagnosed.kind not in ("excluded", "dns-not-captured"):
         return diagnosed
-    given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
-    if given:
+    chosen = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
+    if chosen:
         excluded = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
-        return excluded.replace(remedy=f"If it should be captured, change {' or '.join(given)}{_change_text(given)}.")
+        return excluded.replace(remedy=f"If it should be captured, change {' or '.join(chosen)}{_change_text(chosen)}.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

@@ -34,9 +34,8 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
 
 def inferred_settings(ruleset: model.Ruleset) -> Settings:
     """Return the settings that would give rules like these."""
-    by_flag: dict[str, Option[Any]] = {f"-{each.short}": each for each in OPTIONS if each.short} | {
-        f"--{each.flag}": each for each in OPTIONS
-    }
+    by_flag: dict[str, Option[Any]] = {f"--{option.flag}": option for option in OPTIONS}
+    by_flag |= {f"-{option.short}": option for option in OPTIONS if option.short}
     options = _inferred_flags(ruleset).items()
     texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in options}
     return Settings({option: ExplicitValue(text, "live rules") for option, text in texts.items()})
@@ -98,11 +97,11 @@ def _inferred_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:
     }
     switches = ("--redirect-dns", "--capture-all-dns") if dns else ()
     by_server = any(_matches_of(rule, model.Destination) for rule in dns)
-    given = {flag: [*dict.fromkeys(values)] for flag, values in by_flag.items() if values}
-    if given:
-        given = {"-b": [""], "-i": [""]} | given  # without them everything is captured
-        given |= _layout_flags(ruleset)
-    return given | {switch: [] for switch in (switches[:1] if by_server else switches)}
+    values_by_flag = {flag: [*dict.fromkeys(values)] for flag, values in by_flag.items() if values}
+    if values_by_flag:
+        values_by_flag = {"-b": [""], "-i": [""]} | values_by_flag  # without them everything is captured
+        values_by_flag |= _layout_flags(ruleset)
+    return values_by_flag | {switch: [] for switch in (switches[:1] if by_server else switches)}
 
 
 def _layout_flags(ruleset: model.Ruleset) -> dict[str, list[str]]:

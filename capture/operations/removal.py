@@ -58,9 +58,9 @@ def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Nam
     return tuple(map(with_removal, causes))
 
 
-def _writer_text(found: Cause) -> str:
+def _writer_text(cause: Cause) -> str:
     """Return whose rule it seems to be, in a sentence."""
-    text = f"{found.message} {found.where}".lower()
+    text = f"{cause.message} {cause.where}".lower()
     return next((f" It looks like a rule of {name}." for start, name in WRITERS.items() if f" {start}" in text), "")
 
 

@@ -125,9 +125,9 @@ class Verified(Value):
             **{name: tuple(filter(is_part, getattr(self, name))) for name in judged},
             part_text=", ".join(filter(None, names)),
             missing=tuple(need for need in self.missing if concerns((need.family,))),
-            impediments=tuple(found for found in self.impediments if concerns((found.family or family,))),
+            impediments=tuple(each for each in self.impediments if concerns((each.family or family,))),
             second_sets=(),
-            uncaptured=tuple(fault for fault in self.uncaptured if concerns((IPV4 if fault == NO_IPV4 else IPV6,))),
+            uncaptured=tuple(each for each in self.uncaptured if concerns((IPV4 if each == NO_IPV4 else IPV6,))),
         )
 
 

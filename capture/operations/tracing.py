@@ -126,13 +126,13 @@ def lost_in_routing(traced: Trace, uid: int | None = None) -> str:
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
     """Return the impediments of packets that live rules send somewhere, lost routes among them, in words."""
     with InNamespace(namespace):
-        found = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
+        texts = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
         if any(each.is_own for each in situation.other_chains):
             from capture.backends.other_family import read_reject_table  # few captures reject anything
 
             wrong = read_reject_table().fault
-            found += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
-        return (*found, *(impediment.message for impediment in impediments(situation.ruleset)))
+            texts += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
+        return (*texts, *(impediment.message for impediment in impediments(situation.ruleset)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None) -> Situation:
@@ -143,12 +143,12 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None) 
         return _desired_situation(settings, namespace).replace(network=read_pod_network())
 
 
-def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
-    """Return all that decides on packets in the namespace we are in: our sets (``found``, if known), foreign chains."""
+def live_situation(own_sets: Sequence[SetLocation] | None = None) -> Situation:
+    """Return all that decides on packets in the namespace we are in; ``own_sets`` are our sets, if they are known."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     place = recorded and (recorded.backend, recorded.variant)
-    located = detect.find_live_sets() if found is None else found
+    located = detect.find_live_sets() if own_sets is None else own_sets
     live_sets = sorted(located, key=lambda each: each.choice.place != place)  # the recorded one first
     if live_sets:
         choice, is_empty = live_sets[0].choice, False
@@ -177,8 +177,8 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None = None) -> Situation:
-    given = require_settings(settings, "trace_packet")
-    config, _ = resolve(given, host_or_default(host, host_of(namespace), "trace_packet"))
+    settings = require_settings(settings, "trace_packet")
+    config, _ = resolve(settings, host_or_default(host, host_of(namespace), "trace_packet"))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))
     from capture.backends.foreign_chains import rejecting_chains  # few captures reject anything

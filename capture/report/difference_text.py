@@ -102,8 +102,8 @@ def difference_text(difference: Difference) -> str:
 def _foreign_text(foreign: Difference | Obstacle) -> str:
     from capture.analysis.foreign_effects import foreign_effect_text  # where something differs
 
-    does = foreign_effect_text(foreign.rule, foreign.effect)
-    return f"{foreign.location}: {does}: {_rule_text(foreign)}{effect_text(foreign.effect)}"
+    effect = foreign_effect_text(foreign.rule, foreign.effect)
+    return f"{foreign.location}: {effect}: {_rule_text(foreign)}{effect_text(foreign.effect)}"
 
 
 def _rule_text(differing: Difference | Obstacle) -> str:
@@ -133,8 +133,8 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         for difference in verified.differences
     ]
     plain += [
-        {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
-        for each in verified.impediments
+        {name: getattr(impediment, name) for name in ("kind", "family", "message", "remedy")}
+        for impediment in verified.impediments
     ]
     plain += [_missing_as_plain(need) for need in verified.missing]
     plain += [

@@ -153,9 +153,9 @@ def _without_problems(live: model.Ruleset, problem: Callable[[model.Rule], str])
     def kept(table: model.Table, chain: model.Chain) -> model.Chain:
         rules = []
         for rule in chain.rules:
-            if found := problem(rule):
+            if reason := problem(rule):
                 words = shown_rule(rule, rule.family or live.families[0])
-                left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
+                left_out.append(f"# left out, {without_line_ends(reason)}: {table.name} {chain.name} {words}\n")
             else:
                 rules.append(rule)
         return chain.replace(rules=tuple(rules))
@@ -239,7 +239,7 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
         for chain in part["chains"]:
             declared.setdefault(chain["chain"], f":{chain['chain']} {chain.get('policy', '-')} [0:0]")
             for rule in chain["rules"]:
-                first = rule["rule"].removesuffix(f" (and {len(rule['more'])} more like it)")
+                first = str.removesuffix(rule["rule"], f" (and {len(rule['more'])} more like it)")
                 rules += [f"-A {chain['chain']} {text}" for text in (first, *rule["more"])]
     read = []
     for family, tables in blocks.items():

@@ -23,8 +23,8 @@ def with_target(value: Any, namespace: str | None) -> Any:
     if isinstance(value, str):
         process = re.fullmatch(r"/proc/(\d+)/ns/net", namespace)
         option = f"--pid {process[1]}" if process else f"--netns {quote(namespace)}"
-        value = INSIDE.sub(lambda found: f"`nsenter --net={quote(namespace)} {found[1]}`", value)
-        return COMMAND_WITHOUT_TARGET.sub(lambda found: f"`{found[1]} {option}`", value)
+        value = INSIDE.sub(lambda matched: f"`nsenter --net={quote(namespace)} {matched[1]}`", value)
+        return COMMAND_WITHOUT_TARGET.sub(lambda matched: f"`{matched[1]} {option}`", value)
     if isinstance(value, dict):
         return {key: with_target(each, namespace) for key, each in value.items()}
     return [with_target(each, namespace) for each in value] if isinstance(value, list | tuple) else value

@@ -89,10 +89,10 @@ def _coloured(parts: list[str], verdict: str, stream: TextIO) -> list[str]:
     if verdict not in COLOUR_OF:
         return parts
     (first, *rest), colour = parts, COLOUR_OF[verdict]
-    before, found, after = first.partition(verdict)
+    before, shown, after = first.partition(verdict)
     if verdict == DECIDES_MARK:
-        return [before + painted(found + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
-    return [before + painted(found, colour, stream) + after, *rest]
+        return [before + painted(shown + after, colour, stream), *(painted(part, colour, stream) for part in rest)]
+    return [before + painted(shown, colour, stream) + after, *rest]
 
 
 class Finding(Value):

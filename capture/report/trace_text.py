@@ -70,8 +70,8 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     verdict = _verdict_line(traced)
     yield verdict if traced.is_order_known else VerdictLine(f"cannot be told: perhaps {verdict}")
     if traced.reroute is not None:
-        does = "refuses it" if traced.outcome == "dropped" else f"lets it leave via {traced.interface}"
-        yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
+        consequence = "refuses it" if traced.outcome == "dropped" else f"lets it leave via {traced.interface}"
+        yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {consequence}"
     lost = (f"{route.consequence}; {route.message}" for route in traced.missing_routes)
     yield from (VerdictLine(f"but {impediment}", "but") for impediment in (*lost, *traced.impediments))
     if not traced.is_applied:

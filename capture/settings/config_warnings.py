@@ -97,7 +97,7 @@ def _overridden_options(settings: Settings) -> Iterator[tuple[Option[Any], str]]
     for option, winner, verb in OVERRIDES:
         entries = _entries(settings, option) if settings.origin(option) != "default" else ()
         others = _entries(settings, winner)
-        if 0 < len(entries) * len(others) <= 10_000:  # a person wrote no longer lists, and each pod would wait for them
+        if 0 < len(entries) * len(others) <= 10_000:  # programs write longer ones, and pods would wait for it
             overridden = ", ".join([str(each) for each in entries if any(_contains(other, each) for other in others)])
             if overridden:
                 yield option, f"names {shortened(overridden)}, which {winner.name} {verb}"
@@ -124,10 +124,9 @@ def _contains(other: Any, entry: Any) -> bool:
 
 
 def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
-    present = (host.interface_names() or ()) if config.excluded_interfaces else ()
-    return bool(present) and all(
-        any(_matches_interface(name, each) for name in config.excluded_interfaces) for each in present
-    )
+    names = (host.interface_names() or ()) if config.excluded_interfaces else ()
+    excluded = [any(_matches_interface(pattern, name) for pattern in config.excluded_interfaces) for name in names]
+    return bool(excluded) and all(excluded)
 
 
 def _origin_text(settings: Settings, option: Option[Any]) -> str:

@@ -95,10 +95,10 @@ def uncaptured_warnings(settings: Settings, chosen: tuple[Family, ...], addresse
     return list(warnings.values())
 
 
-def link_local_note(chosen: tuple[Family, ...], addresses: Iterable[Network]) -> str:
-    """Return a line about link-local IPv6 where only that is there and not captured; else ""."""
+def link_local_note(settings: Settings, chosen: tuple[Family, ...], addresses: Iterable[Network]) -> str:
+    """Return a line about link-local IPv6 where only that is there, neither captured nor rejected; else ""."""
     ipv6 = [address for address in addresses if address.family == IPV6 and not address.is_loopback]
-    if IPV6 in chosen or not ipv6 or global_addresses(ipv6):
+    if IPV6 in chosen or settings[OTHER_FAMILY] == "reject" or not ipv6 or global_addresses(ipv6):
         return ""
     return "IPv6 is not captured: what comes to fe80:: addresses on the pod's own link goes straight to the app"
 
@@ -111,7 +111,7 @@ def judge_families(
     Where the settings choose both families, it is drift.
     """
     uncaptured = tuple(uncaptured_warnings(settings, captured, addresses))
-    note = link_local_note(captured, addresses)
+    note = link_local_note(settings, captured, addresses)
     notes = (note,) if note else ()
     if settings[IP_FAMILIES] == "both":
         return uncaptured, notes

@@ -86,8 +86,8 @@ def pod_settings(pod: Pod, base: Settings) -> Settings:
     origin = f" of {pod.proxy.environment_from}"
     from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
-    for option, given in explicit.items():
-        _require_usable(option, given)
+    for option, value in explicit.items():
+        _require_usable(option, value)
     explicit[options.EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(options.EXCLUDED_INBOUND_PORTS))
     explicit = {**with_all_dns(Settings(explicit)).explicit}
     references = pod.proxy.references
@@ -149,11 +149,11 @@ def _normalized_name(text: str) -> str:
     return text.replace("-", "").replace("_", "").lower()
 
 
-def _require_usable(option: Option[Any], given: ExplicitValue) -> None:
+def _require_usable(option: Option[Any], value: ExplicitValue) -> None:
     """Raise ConfigurationError unless the text can be used: the error shows it as the pod has it."""
-    if len(given.text) > MAX_CHARACTERS:
-        raise Settings({option: given}).error_for(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
-    Settings({option: given})[option]
+    if len(value.text) > MAX_CHARACTERS:
+        raise Settings({option: value}).error_for(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
+    Settings({option: value})[option]
 
 
 def _with_proxy_ports(excluded: ExplicitValue | None) -> ExplicitValue:

@@ -90,14 +90,14 @@ class Settings(Value):
 
     def lines(self) -> list[str]:
         """Return a line for each option that was given: the text that counts, and where it comes from."""
-        given = (option for option in OPTIONS if option in self.explicit)
-        return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in given]
+        chosen = (option for option in OPTIONS if option in self.explicit)
+        return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in chosen]
 
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
         return self.replace(explicit={**self.explicit, option: ExplicitValue(text, origin)})
 
     def without(self, option: Option[Any]) -> Settings:
-        return self.replace(explicit={each: given for each, given in self.explicit.items() if each != option})
+        return self.replace(explicit={each: value for each, value in self.explicit.items() if each != option})
 
 
 def _bad_entry(option: Option[Any], text: str) -> str:

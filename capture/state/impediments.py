@@ -51,12 +51,12 @@ class Impediment(Cause):
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_rtnetlink() as rtnetlink:
-        found = [*_loopback_impediments(rtnetlink, ruleset)]
+        impeding = [*_loopback_impediments(rtnetlink, ruleset)]
         for policy in ruleset.policy_routes:
-            found += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
+            impeding += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
         if ruleset.policy_routes:
-            found += _sysctl_impediments(rtnetlink, ruleset)
-    return tuple(found)
+            impeding += _sysctl_impediments(rtnetlink, ruleset)
+    return tuple(impeding)
 
 
 def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Container, Iterator, Sequence
 
 from capture.analysis.captured_pod import PodFacts
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NUMBERS
+from capture.model.addresses import BITS, FAMILY_NUMBERS, IPV4, IPV6, Family, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.ruleset import Span
 from capture.netlink.interfaces import Link, read_addresses, read_links
@@ -101,14 +102,23 @@ def _pod_listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     return tuple(listeners if ids is None else (each.replace(uid=ids.users.inside(each.uid)) for each in listeners))
 
 
-def listening_tcp_ports() -> set[int]:
-    """Return the ports with a listening TCP socket, by /proc/net/tcp (proc(5)).
+def listening_tcp_ports(*, from_outside: bool) -> set[int]:
+    """Return the ports where TCP connections from outside, or those over lo, find a listening socket.
 
-    ``capture host apply`` must know them on every kernel, and one may lack the module tcp_diag.
+    By /proc/net/tcp (proc(5)): ``capture host apply`` must know them on every kernel, and one may lack the module
+    tcp_diag.
     """
-    listed = (content_of(f"/proc/net/{name}").decode().splitlines()[1:] for name in ("tcp", "tcp6"))
-    sockets = [line.split() for lines in listed for line in lines]
-    return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}
+    listed = ((of, content_of(f"/proc/net/{name}").decode()) for of, name in ((IPV4, "tcp"), (IPV6, "tcp6")))
+    sockets = [(family, line.split()) for family, lines in listed for line in lines.splitlines()[1:]]
+    ends = [(family, words[1].split(":")) for family, words in sockets if int(words[3], 16) == TCP_LISTEN]
+    bound = [(_address_in_proc(family, address), int(port, 16)) for family, (address, port) in ends]
+    return {port for address, port in bound if not address.first or address.is_loopback != from_outside}
+
+
+def _address_in_proc(family: Family, text: str) -> Network:
+    """Return an address that is written in words of 32 bits, each in the byte order of the machine."""
+    words = (int(text[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(text), 8))
+    return Network(family, int.from_bytes(b"".join(words), "big"), BITS[family])
 
 
 def _sockets_of_stopped(sockets: set[int]) -> Iterator[tuple[int, str]]:

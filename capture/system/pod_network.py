@@ -151,8 +151,8 @@ def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
     states = NUD_CONFIRMED if is_confirmed else NUD_KNOWN
     with open_rtnetlink() as rtnetlink:
         indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
-        found = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
-    return any(state & states for known in found for state in known)
+        neighbours = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
+    return any(state & states for known in neighbours for state in known)
 
 
 def with_route(packet: Packet) -> Packet:

@@ -65,9 +65,9 @@ def network_signature(path: str) -> tuple[object, ...]:
     """
     with InNamespace(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as rtnetlink:
         addresses = tuple((each.address, each.interface) for each in read_addresses(rtnetlink))
-        found = read_links(rtnetlink)
-        links = tuple((each.index, each.name, each.is_up) for each in found)
-        filters = ingress_redirects(rtnetlink, found)
+        present = read_links(rtnetlink)
+        links = tuple((each.index, each.name, each.is_up) for each in present)
+        filters = ingress_redirects(rtnetlink, present)
         rules = tuple(rtnetlink.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
         routes_of_rules = tuple(
             (body[0], body[1], body[TABLE_OFFSET])

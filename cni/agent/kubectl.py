@@ -80,8 +80,8 @@ class Kubectl:
     """Calls kubectl for the cluster that the user means."""
 
     def __init__(self, namespace: str, kubeconfig: str, context: str) -> None:
-        given = {"--kubeconfig": kubeconfig, "--context": context}
-        self._base = ["kubectl", *[f"{flag}={value}" for flag, value in given.items() if value]]
+        options = {"--kubeconfig": kubeconfig, "--context": context}
+        self._base = ["kubectl", *[f"{flag}={value}" for flag, value in options.items() if value]]
         self._namespace = [f"--namespace={namespace}"] if namespace else []
 
     def pod(self, name: str, selector: str) -> dict[str, Any]:

@@ -60,6 +60,15 @@ def test_without_a_proxy_or_a_terminal_nothing_is_captured(pod_pair: PodPair) ->
     assert run(pod_pair.pod, "clean").stdout == "nothing to remove\n"
 
 
+@pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
+def test_a_proxy_that_nobody_outside_reaches_captures_nothing(pod_pair: PodPair, loopback: str) -> None:
+    """A redirect at PREROUTING leads to the address of the interface, and one at OUTPUT to the loopback address."""
+    pod_pair.pod.listener((loopback, 15001), (loopback, 15006), label="proxy", uid=1337)
+    done = run(pod_pair.pod, "apply", "--keep")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: nothing listens on port 15006 for connections from outside: without its")
+
+
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 @pytest.mark.parametrize("end", ["Enter", "time", "hangup", "Ctrl-C"])
 def test_an_unconfirmed_capture_is_removed(pod_pair: PodPair, machine: Pod, end: str, backend: str) -> None:

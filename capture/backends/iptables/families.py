@@ -38,7 +38,7 @@ def merge_families(rulesets: Sequence[Ruleset]) -> Ruleset:
         if of_families:
             names = dict.fromkeys(chain.name for table in of_families for chain in table.chains)
             chains = [
-                _merged_chain(each, *(by_family[family].chain(name, each) for family in FAMILIES)) for each in names
+                _merged_chain(chain, *(by_family[family].chain(name, chain) for family in FAMILIES)) for chain in names
             ]
             tables.append(Table(name, in_listing_order(name, chains)))
     return Ruleset(tuple(by_family), tuple(tables), has_comments=any(ruleset.has_comments for ruleset in rulesets))

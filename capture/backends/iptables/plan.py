@@ -44,7 +44,7 @@ class TableEdit(Value):
     removals: tuple[tuple[str, int], ...] = ()
     """Rules to remove: the chain, and the position in it as it was read, counted from 0; the last position first."""
     insertions: tuple[tuple[str, int | None, model.Rule], ...] = ()
-    """Rules to insert: the chain, and the position where the rule is then, the first first; None is the end."""
+    """Rules to insert, the first one first: the chain, and the position that the rule then has; None is the end."""
     dropped_chains: tuple[str, ...] = ()
     """Our chains to remove with their rules, whether they exist or not; nothing refers to them any more."""
 

@@ -48,7 +48,7 @@ LIBRARY_PHRASES = (
     "can't find target",
 )
 NOT_IN_KERNEL = "missing kernel module"
-"""The words for an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
+"""The words for an extension that the kernel lacks. The program then tries its oldest revision, with fewer options."""
 ABSENT_PHRASES = (
     "No such file or directory",
     "No chain/target/match by that name",

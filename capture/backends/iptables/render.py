@@ -205,8 +205,8 @@ def shown_rule(rule: model.Rule | None, family: Family) -> str:
 def save_text(ruleset: model.Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:
     """Return the rule set of one family in the format of iptables-save, with or without counters.
 
-    What was never counted is shown as [0:0]. Reasons are comments on request; in a rule set that was read they
-    have always been.
+    What was never counted is shown as [0:0]. With ``comments``, reasons are comments; those of a rule set that was read
+    are the comments in the kernel.
     """
     lines: list[str] = []
     for table in ruleset.tables:

@@ -151,7 +151,7 @@ class _TableChanges:
 def state_of(table: TableName, chain: FoundChain) -> str:
     """Return the state of a chain that looks like a built-in one and is none; "" for any other.
 
-    The kernel enters one with the hook ``nat prerouting -5`` elsewhere, and one that is not hooked not at all.
+    The kernel enters one with the hook ``nat prerouting -5`` at another time, and never one that is not hooked.
     """
     if chain.name not in BUILT_IN_CHAINS[table] or chain.hook == HOOKS[table, chain.name]:
         return ""

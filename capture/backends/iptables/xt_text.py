@@ -79,7 +79,7 @@ def _bytes_text(structure: bytes) -> str:
     data = structure.rstrip(b"\0")
     if len(data) <= MAX_SHOWN_BYTES:
         return f"0x{data.hex()}" if data else ""
-    import re  # few pods have such rules, of which u32 has 2 KB
+    import re  # few pods have such rules; one of u32 has 2 KB
     from binascii import crc32
 
     names = "".join(f"{name.decode()}, " for name in re.findall(rb"[\w./-]{3,}(?=\0)", structure))

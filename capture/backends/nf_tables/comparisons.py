@@ -83,7 +83,7 @@ class Bounds(Value):
 
 
 class HeaderField(Value):
-    """A field of a header in some of its bytes: from byte ``start`` of them on, the first ``taken`` of the field."""
+    """A field in some bytes of a header: its first ``taken`` bytes are there, from byte ``start`` on."""
 
     field: str
     start: int

@@ -255,7 +255,7 @@ class Program:
         alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
         if cases and not negated and len(cases) > 1:
             self._add(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
-        elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
+        elif cases and len(alone) == len(cases):  # one case, or, negated, none of several
             for rule in alone:
                 self._add(rule.replace(negated=negated))
         else:
@@ -263,7 +263,7 @@ class Program:
         return True
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
-        """Do what a map leads to, or load it. Without cases it has no words, or may change."""
+        """Act by the verdicts of a map, or load its data. A map without cases has no words, or may change."""
         from capture.backends.nf_tables.maps import MAX_KEY_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
 
         data = [(key, decode_fields(each)) for key, each in cases]

@@ -39,7 +39,7 @@ _FRAMES: dict[tuple[object, ...], bytes] = {}
 def framed(key: tuple[object, ...], payload: bytes, make: Callable[[bytes], bytes]) -> bytes:
     """Return ``make(payload)``, an expression that ends with its payload.
 
-    What comes before it depends on its size alone, and is made once for each ``key``, of which that is part.
+    What comes before the payload depends on its size alone. It is made once for each ``key``, which has the size.
     """
     frame = _FRAMES.get(key)
     padding = -len(payload) & 3

@@ -154,7 +154,7 @@ def _key_ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
     """
     is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
     if not native.is_understood or native.flags & ~UNDERSTOOD_SETS or (is_interval and order != "big"):
-        return ()  # intervals of numbers in another order are no intervals of numbers
+        return ()  # the kernel compares keys byte by byte: in another order they are no numbers
     firsts = sorted(int.from_bytes(key, order) for key in native.keys)
     if not is_interval:
         return zip(firsts, firsts, strict=True)

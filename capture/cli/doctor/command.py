@@ -35,8 +35,8 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """
     with InNamespace(namespace):
         print_start_line(operations.read_reference() if is_private(STATE_DIRECTORY) else None, form)
-        found = ((each, with_target([each.message, each.remedy], namespace)) for each in examine(namespace))
-        findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in found]
+        shown = ((each, with_target([each.message, each.remedy], namespace)) for each in examine(namespace))
+        findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in shown]
     if form == "json":
         print_json({"works": can_work(findings), "findings": [_finding_as_plain(each) for each in findings]})
     else:

@@ -104,10 +104,10 @@ def _diagnosed_pod(namespace: str | None, *, is_recorded: bool) -> Diagnosis | C
 def _plugin_findings(function: str) -> tuple[Finding, ...]:
     """Return the findings of the plugin's package about this node; without that package, none."""
     try:
-        found = pkgutil.resolve_name(function)()
+        findings = pkgutil.resolve_name(function)()
     except (ImportError, OSError, CaptureError):
         return ()
-    return (found,) if isinstance(found, Finding) else tuple(found or ())
+    return (findings,) if isinstance(findings, Finding) else tuple(findings or ())
 
 
 def _module_purposes() -> dict[str, str]:

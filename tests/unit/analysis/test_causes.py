@@ -541,6 +541,8 @@ def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), DNS_CAPTURE))
     (by_group,) = notes_on_proxy(FACTS.replace(listeners=served[:3], gids_by_inode={1: PROXY}), CAPTURE)
     assert by_group == cause("proxy-user", "group", where="port 9000", gid=PROXY, uid=2, port=9000)
+    client = Listener(IPPROTO_UDP, AF_INET, bytes(4), 43210, 2, inode=1)
+    assert not list(notes_on_proxy(FACTS.replace(listeners=(client,), gids_by_inode={1: PROXY}), CAPTURE))
 
 
 def test_one_port_for_both_directions_is_a_note() -> None:

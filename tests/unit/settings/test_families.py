@@ -97,10 +97,11 @@ def test_an_address_that_is_not_captured_is_warned_of(choice: str, other: str, f
 def test_link_local_addresses_alone_are_one_line() -> None:
     pod = FakePod(addresses=("10.0.0.5", "fe80::5", "::1"))
     assert choose_families(explicit({IP_FAMILIES: "mesh"}), pod).warnings == ()
-    assert "fe80::" in link_local_note(IPV4, pod.pod_addresses())
-    assert link_local_note(BOTH, pod.pod_addresses()) == ""
-    assert link_local_note(IPV4, FakePod(addresses=DUAL).pod_addresses()) == ""
-    assert link_local_note(IPV4, FakePod(addresses=("10.0.0.5",)).pod_addresses()) == ""
+    assert "fe80::" in link_local_note(explicit({}), IPV4, pod.pod_addresses())
+    assert link_local_note(explicit({}), BOTH, pod.pod_addresses()) == ""
+    assert link_local_note(explicit({OTHER_FAMILY: "reject"}), IPV4, pod.pod_addresses()) == ""
+    assert link_local_note(explicit({}), IPV4, FakePod(addresses=DUAL).pod_addresses()) == ""
+    assert link_local_note(explicit({}), IPV4, FakePod(addresses=("10.0.0.5",)).pod_addresses()) == ""
 
 
 @pytest.mark.parametrize(("choice", "is_drift"), [("both", True), ("mesh", False), ("ipv4", False)])
