@@ -1,6 +1,6 @@
 """Switches of the kernel that keep marked packets from a transparent proxy: found, switched off, restored.
 
-Two are switched off, and a third one, ``tcp_syncookies`` 2, is named; docs/how-capture-works.md has the verdict on each:
+Two are switched off, and ``tcp_syncookies`` 2 is named; docs/how-capture-works.md has the verdict on each:
 
 ``net.ipv4.conf.*.src_valid_mark``   the source of a packet is validated with its mark (__fib_validate_source in
     net/ipv4/fib_frontend.c). By our policy rule every address is local then, and a local source is refused, unless
