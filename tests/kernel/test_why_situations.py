@@ -513,6 +513,15 @@ BROKEN: dict[str, BrokenPod] = {
         " add rule ip x c tcp dport 80 dnat to numgen random mod 2 map { 0 : 203.0.113.77, 1 : 203.0.113.78 }'",
         message="or elsewhere",
     ),
+    "the kernel remembers no handshake": BrokenPod(
+        "sysctl",
+        TPROXY,
+        "sysctl -wq net.ipv4.tcp_syncookies=2",
+        goes="in",
+        transparent=True,
+        is_of_pod=True,
+        message="net.ipv4.tcp_syncookies is 2",
+    ),
     "routes refuse the answers of other users than the proxy": BrokenPod(
         "no-route", breaks="ip rule add pref 100 uidrange 0-1336 prohibit", is_of_pod=True
     ),
