@@ -74,8 +74,9 @@ def _attached_programs(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
     names = {link.index: link.name for link in links}
-    for index, kind in read_lossy_qdiscs(rtnetlink):
-        yield names[index], f"the queueing discipline {kind}", f"tc qdisc show dev {names[index]}"
+    for name, kind in ((names.get(index), kind) for index, kind in read_lossy_qdiscs(rtnetlink)):
+        if name is not None:  # else the interface came after the links were read
+            yield name, f"the queueing discipline {kind}", f"tc qdisc show dev {name}"
     for link in links:
         if link.has_xdp:
             yield link.name, "an XDP program", f"ip link show dev {link.name}"
