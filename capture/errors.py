@@ -61,7 +61,7 @@ class CaptureError(Exception):
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 
 
-def system_error(error: OSError) -> CaptureError:
+def os_error(error: OSError) -> CaptureError:
     """Return the error for a system call that failed, such as for want of descriptors."""
     return CaptureError(f"{error.filename or 'a call of the kernel failed'}: {error.strerror or error}")
 

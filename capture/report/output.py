@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from capture.errors import EXIT_FAILED, CaptureError, system_error
+from capture.errors import EXIT_FAILED, CaptureError, os_error
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, keep_standard_descriptors
 
@@ -133,7 +133,7 @@ def _code_of(program: Callable[[], int], on_error: Callable[[CaptureError], None
 
 def _defect_error(error: Exception) -> CaptureError:
     if isinstance(error, OSError) and error.strerror:
-        return system_error(error)
+        return os_error(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -187,6 +187,9 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
     if accepting:
         message = f"{accepting.name} is {accepting.value}: answers of the proxy get its own mark, and are lost"
         yield Impediment("sysctl", message, f"Set {accepting.name} to 0 in the pod's network namespace.")
+    if sysctls.always_sends_cookies():
+        message = "net.ipv4.tcp_syncookies is 2: handshakes end past the proxy's listener, and clients get a reset"
+        yield Impediment("sysctl", message, "Set net.ipv4.tcp_syncookies to 1 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
     for refusing in sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset)):

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +19,9 @@ import pytest
 from cni.runtimes import CONF_DIR
 from pytest_netns import Namespace, NamespaceFactory
 from support.output.docs_examples import NORMALISERS
-from support.processes.on_terminal import on_terminal
+from support.processes.our_programs import run_on_terminal, run_program
 from support.runtimes.fake_plugin import ANSWER
 
-PROGRAMS = Path(sys.executable).parent
 TEXTS = Path(__file__).with_name("terminal")
 NAMED = Path("/run/netns/pod")
 WIDTHS = (80, 120)
@@ -72,12 +70,7 @@ def shell(pod: Namespace, words: str) -> None:
 
 
 def second_set(pod: Namespace) -> None:
-    rendered = subprocess.run(
-        [PROGRAMS / "capture", "render", "--backend", "nftables", "-p", "16001"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    rendered = run_program(pod, "capture", "render", "--backend", "nftables", "-p", "16001")
     pod.run(["nft", "-f", "-"], stdin=rendered.stdout)
 
 
@@ -167,7 +160,7 @@ def prepared(pod: Namespace, options: str, uid: int | None) -> None:
         ports = [("::", port) for port in (15001, 15006)] + [("0.0.0.0", port) for port in (15001, 15006)]
         pod.listener(*ports, label="proxy", uid=uid)
     if options != "none":
-        pod.run([PROGRAMS / "capture", "apply", "--backend", "iptables", *shlex.split(options)])
+        run_program(pod, "capture", "apply", "--backend", "iptables", *shlex.split(options))
 
 
 def seen(words: str, width: int) -> str:
@@ -178,7 +171,7 @@ def seen(words: str, width: int) -> str:
         if command in {"apply", "verify", "dump", "trace", "explain", "why", "doctor", "watch"}
         else []
     )
-    text, code = on_terminal([str(PROGRAMS / "capture"), command, *where, *rest], width)
+    text, code = run_on_terminal("capture", command, *where, *rest, columns=width)
     text = re.sub(PROGRESS, "", text)
     plain = re.sub(r"\033\[\d*m", "", text)
     assert [line for line in plain.splitlines() if len(line) > width] == []

@@ -513,6 +513,15 @@ BROKEN: dict[str, BrokenPod] = {
         " add rule ip x c tcp dport 80 dnat to numgen random mod 2 map { 0 : 203.0.113.77, 1 : 203.0.113.78 }'",
         message="or elsewhere",
     ),
+    "the kernel remembers no handshake": BrokenPod(
+        "sysctl",
+        TPROXY,
+        "sysctl -wq net.ipv4.tcp_syncookies=2",
+        goes="in",
+        transparent=True,
+        is_of_pod=True,
+        message="net.ipv4.tcp_syncookies is 2",
+    ),
     "routes refuse the answers of other users than the proxy": BrokenPod(
         "no-route", breaks="ip rule add pref 100 uidrange 0-1336 prohibit", is_of_pod=True
     ),
@@ -766,9 +775,9 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     for command in ("verify", "why"):
         done = run_program(pod, "capture", command, code=None)
         assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
-    trace = [str(CAPTURE), "trace", "tcp", f"{ELSEWHERE}:80"]
-    is_spared = json.loads(pod.run([*trace, "--format", "json"]).stdout)["may_be_spared"]
-    *_, verdict = pod.run(trace).stdout.splitlines()
+    trace = ("trace", "tcp", f"{ELSEWHERE}:80")
+    is_spared = json.loads(run_program(pod, "capture", *trace, "--format", "json").stdout)["may_be_spared"]
+    *_, verdict = run_program(pod, "capture", *trace).stdout.splitlines()
     assert (", unless a rule marked ? accepts it, which" in verdict) is is_spared is ("-160" not in breaks)
     dumped = run_program(pod, "capture", "dump").stdout
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped

@@ -20,6 +20,12 @@ from typing import Self
 PATIENCE = 20.0
 
 
+def terminal_environment() -> dict[str, str]:
+    """Return the environment of a program that learns of its terminal from that."""
+    unset = ("COLUMNS", "LINES", "NO_COLOR")
+    return {**{name: value for name, value in os.environ.items() if name not in unset}, "TERM": "xterm"}
+
+
 class Terminal:
     """A program on a terminal of its own."""
 
@@ -28,13 +34,12 @@ class Terminal:
     ) -> None:
         self._leader, follower = pty.openpty()
         self.resize(columns, rows, signal_it=False)
-        environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             command,
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env={**environ, "TERM": "xterm", **(environment or {})},
+            env={**terminal_environment(), **(environment or {})},
             start_new_session=True,
         )
         os.close(follower)

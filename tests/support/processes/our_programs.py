@@ -1,17 +1,23 @@
 """``capture`` and ``istio-init`` in a namespace, by a child that has loaded them: few tests are about the start."""
 
+import contextlib
+import gc
 import os
+import pty
 import subprocess
 import sys
 import tempfile
+import termios
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 import capture.cli
 import initcontainer.__main__
 from pytest_netns import Namespace
+from support.processes.on_terminal import terminal_environment
 
 MAIN = {"capture": capture.cli.main, "istio-init": initcontainer.__main__.main}
 
@@ -23,25 +29,43 @@ def run_program(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:
-            _become(namespace, [program, *arguments], env, [out, err])
+            with open(os.devnull, "rb") as empty:
+                _become(namespace.entered(), [program, *arguments], env, [empty, out, err])
         returned = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         printed = [_text(file) for file in (out, err)]
     assert code in (None, returned), f"exit code {returned}\n{printed[0]}\n{printed[1]}"
     return subprocess.CompletedProcess([program, *arguments], returned, *printed)
 
 
-def _become(namespace: Namespace, words: list[str], env: Mapping[str, str] | None, output: list[BinaryIO]) -> None:
+def run_on_terminal(program: str, *arguments: str, columns: int) -> tuple[str, int]:
+    """Return what one of our programs prints, here, on a terminal of so many columns, and its exit code."""
+    child, leader = pty.fork()
+    if child == 0:
+        termios.tcsetwinsize(0, (50, columns))
+        _become(contextlib.nullcontext(), [program, *arguments], terminal_environment(), [])
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while piece := os.read(leader, 1 << 16):
+            shown += piece
+    os.close(leader)
+    return shown.decode("utf-8", "replace").replace("\r\n", "\n"), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _become(
+    where: AbstractContextManager[None], words: list[str], env: Mapping[str, str] | None, streams: list[BinaryIO]
+) -> None:
     """Run the program in this child, with streams of its own, and end."""
+    gc.disable()  # a collection would copy the whole heap of the tests
     code = 1
     try:
-        for number, stream in enumerate((open(os.devnull, "rb"), *output)):  # noqa: SIM115  # it ends with the child
+        for number, stream in enumerate(streams):
             os.dup2(stream.fileno(), number)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "r" if number == 0 else "w") for number in range(3))
         if env is not None:
             os.environ.clear()
             os.environ.update(env)
         sys.argv = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
-        with namespace.entered():
+        with where:
             code = MAIN[words[0]]()
         sys.stdout.flush()
     except BaseException:  # noqa: BLE001  # nothing of the test goes on here

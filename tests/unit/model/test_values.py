@@ -79,8 +79,9 @@ class TestMaking:
         paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
         nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
         fields = {ast.unparse(node.target) for node in nodes if isinstance(node, ast.AnnAssign)}
-        calls = [(ast.unparse(node.func), node.keywords) for node in nodes if isinstance(node, ast.Call)]
-        of_values = [names for call, names in calls if call.endswith(".replace") and call != "atomic_files.replace"]
+        calls = [(node.func, node.keywords) for node in nodes if isinstance(node, ast.Call)]
+        of_replace = [each for each in calls if isinstance(each[0], ast.Attribute) and each[0].attr == "replace"]
+        of_values = [names for call, names in of_replace if ast.unparse(call) != "atomic_files.replace"]
         replaced = [name.arg for names in of_values for name in names if name.arg]
 
         assert len(replaced) > 200
