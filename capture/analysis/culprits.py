@@ -201,7 +201,7 @@ class Culprits:
         return next((other for other in together if other.change == effect.change), effect)
 
     def _effects_by_order(self, key: int, with_all: Comparison) -> Iterator[tuple[int, Effect]]:
-        """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
+        """Yield further effects that a rule with a certain one may have, as its chain comes before ours or not."""
         rule = self._foreign[key]
         if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_age_unknown:
             effects = self._comparison_alone(key, with_all).effects(only_captured=True)
@@ -222,9 +222,11 @@ class Culprits:
         tables = {id(base.contents): base.contents for base in self.whole.other_chains}
         chains = {key: _doubtful_chains(table) for key, table in tables.items()}
         own = {table.name: _doubtful_chains(table) for table in self.whole.ruleset.tables}
-        for key, found in self._foreign.items():
-            doubtful = chains[id(found.foreign_chain.contents)] if isinstance(found, Obstacle) else own[found.table]
-            if found.rule is not None and _may_be_doubtful(found.rule, doubtful):
+        for key, foreign in self._foreign.items():
+            doubtful = (
+                chains[id(foreign.foreign_chain.contents)] if isinstance(foreign, Obstacle) else own[foreign.table]
+            )
+            if foreign.rule is not None and _may_be_doubtful(foreign.rule, doubtful):
                 yield key
 
     def _situation_without(self, gone: Collection[int]) -> Situation:

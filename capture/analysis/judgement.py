@@ -132,9 +132,10 @@ def _family_judgement(
     culprits = Culprits(family, reference, whole, foreign)
     certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
-        found
-        for found in culprits.without_effect
-        if isinstance(found, Difference) or (found.rule is not None and not isinstance(found.rule.verdict, LET_PASS))
+        foreign
+        for foreign in culprits.without_effect
+        if isinstance(foreign, Difference)
+        or (foreign.rule is not None and not isinstance(foreign.rule.verdict, LET_PASS))
     ]
 
     if own:

@@ -1,7 +1,7 @@
 """The fields of a packet as levels of a diagram, and the matches of rules as functions.
 
 A level is a field's place in the order of tests; its domain is the lowest and the highest number of the field. One
-space serves all rule sets that are compared: one interface stands for all that no rule of them tells apart, and bits of
+space serves all rule sets that are compared: one interface represents all that no rule of them tells apart, and bits of
 marks that every mask treats alike are one field. -1 is "none" or "not known".
 """
 
@@ -165,7 +165,7 @@ class PacketSpace:
         return merge_ranges((number, number) for number in named)
 
     def _usable(self, situation: Situation, level: int) -> dict[int, str]:
-        """Return the interfaces by which packets may come in or leave; one that stands for many as their pattern."""
+        """Return the interfaces by which packets may come in or leave; one that represents many as their pattern."""
         kind = model.InInterface if level == Field.IN else model.OutInterface
         names = {self.network.interface, *self.network.other_interfaces}
         names |= {match.name for rule in situation.rules for match in rule.matches if isinstance(match, kind)}

@@ -68,7 +68,7 @@ set_field = object.__setattr__
 """Sets a field while a value is made; afterwards none can be set."""
 
 STR_BY_CLASS: dict[type, Callable[[Any], str]] = {}
-"""For each class what makes the text of ``str()``; ``capture.report.result_text`` fills it when one is asked for."""
+"""For each class what makes the text of ``str()``; ``capture.report.result_text`` fills it when one is needed."""
 
 
 class Value(metaclass=ValueType):

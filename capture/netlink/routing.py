@@ -37,7 +37,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST, RTN_MULTICAST = 0, 1, 2, 3, 5
 RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW = 6, 7, 8, 9
 REFUSING_KINDS = {RTN_UNSPEC: "", RTN_BLACKHOLE: "blackhole", RTN_UNREACHABLE: "unreachable", RTN_PROHIBIT: "prohibit"}
-"""With their names in ip-route(8) and ip-rule(8); RTN_UNSPEC stands for no route, or a policy rule `unreachable`."""
+"""With their names in ip-route(8) and ip-rule(8); RTN_UNSPEC means no route, or a policy rule `unreachable`."""
 GROUP_KINDS = {RTN_BROADCAST: "broadcast", RTN_MULTICAST: "multicast"}
 """Those to many hosts: connect() of TCP refuses them (tcp_v4_connect, tcp_v6_connect)."""
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3

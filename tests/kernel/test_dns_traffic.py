@@ -224,7 +224,7 @@ def test_zones_that_do_not_fit_are_the_cause_of_a_look_up_without_answer(pod_pai
     """Query and answer have to be tracked in one zone: without one of the rules for that no answer arrives."""
     pod = pod_pair.pod
     serve(pod_pair)
-    asked = Packet("udp", parse_network(OTHERS[0]), 53, source=parse_network(pod.ipv4), uid=APP, gid=APP)
+    look_up = Packet("udp", parse_network(OTHERS[0]), 53, source=parse_network(pod.ipv4), uid=APP, gid=APP)
     dead = 0
     for position in range(1, 6):
         with pod.entered():
@@ -232,7 +232,7 @@ def test_zones_that_do_not_fit_are_the_cause_of_a_look_up_without_answer(pod_pai
         assert pod.run(["iptables", "-t", "raw", "-D", "ISTIO-OUTPUT-DNS", str(position)]).returncode == 0
         forget_connections(pod)
         is_answered = Asking(pod.client(APP)).query(OTHERS[0], SOURCE_PORTS[0]) == "agent"
-        causes = pod.call(lambda: diagnosis.why(asked)).causes
+        causes = pod.call(lambda: diagnosis.why(look_up)).causes
         assert any("zones of conntrack" in each.message for each in causes) != is_answered, (position, causes)
         dead += not is_answered
     assert dead

@@ -227,7 +227,7 @@ def test_calls_of_grpc_pass_both_proxies(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("address", DETAILS)
-def test_a_service_whose_address_is_nobodys(scene: Scene, address: str) -> None:
+def test_a_service_with_an_address_that_no_host_has(scene: Scene, address: str) -> None:
     """The log line is [Shell 3] of the description that this project starts from, field for field."""
     seen = [get(scene.app_a, address, HTTP, "/details/0", host=f"details:{HTTP}") for _ in ENDPOINTS]
     assert {each.local.address for each in seen} == set(ENDPOINTS)

@@ -61,7 +61,7 @@ def test_without_a_proxy_or_a_terminal_nothing_is_captured(pod_pair: PodPair) ->
 
 
 @pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
-def test_a_proxy_that_nobody_outside_reaches_captures_nothing(pod_pair: PodPair, loopback: str) -> None:
+def test_a_proxy_that_no_other_host_reaches_captures_nothing(pod_pair: PodPair, loopback: str) -> None:
     """A redirect at PREROUTING leads to the address of the interface, and one at OUTPUT to the loopback address."""
     pod_pair.pod.listener((loopback, 15001), (loopback, 15006), label="proxy", uid=1337)
     done = run(pod_pair.pod, "apply", "--keep")

@@ -400,7 +400,7 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, driver:
     (effect,) = effects + [each.effect for each in verified.obstacles]
     assert effect is not None
     assert ends(pair, effect.packet) == "dropped"
-    assert not changed, "nothing that we could write would stand before it"
+    assert not changed, "nothing that we could write would come before it"
 
 
 def test_the_older_of_two_chains_with_one_priority_comes_second(pair: PodPair) -> None:

@@ -43,7 +43,7 @@ def are_kept(before: dict[str, int], after: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_the_same_again_writes_nothing(pod_pair: PodPair, driver: str) -> None:
-    """By one driver every third variant, by the next ones the rest: what is read back is compared, whoever wrote it."""
+    """By one driver every third variant, by the next ones the rest: what is read back is compared."""
     pod = pod_pair.pod
     looked_at = namespace_state(pod)
     turn = list(DRIVERS).index(driver) % 3

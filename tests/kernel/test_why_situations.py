@@ -655,7 +655,7 @@ def kept(recorded: Record | None, changed: set[Option[Any]]) -> tuple[dict[str, 
 
 
 def test_a_proxy_that_accepts_nothing_is_noted_while_connections_wait(pod_pair: PodPair) -> None:
-    """Its queue is not full yet: the app's connections are made, and nobody reads what they send."""
+    """Its queue is not full yet: the app's connections are made, and no process reads what they send."""
     pod, _ = pod_pair
     operations.apply(given("--backend nftables"), pod.path)
     with pod.entered():

@@ -23,7 +23,7 @@ from support.generators.rules import rulesets
 def as_dumped(changes: list[Change]) -> NativeTable:
     """Return the table that the messages make, decoded as if the kernel had sent them back.
 
-    The kernel numbers the anonymous sets; here their numbers in the batch stand for that.
+    The kernel numbers the anonymous sets; here their numbers in the batch are taken for that.
     """
     of_kind: dict[int, list[bytes]] = {}
     for change in changes:

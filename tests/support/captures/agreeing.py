@@ -43,7 +43,7 @@ def assert_the_connections_agree(
 
     A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
     captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
-    proxy, and what that sends on be lost. ``of_pod`` is what verify and `why` of the pod have just said.
+    proxy, and what that sends on be lost. ``of_pod`` is what verify and `why` of the pod have just told.
     """
     with pair.pod.entered():
         verified, pod_findings = of_pod or (operations.verify(), diagnosis.why())

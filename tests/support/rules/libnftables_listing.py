@@ -270,9 +270,9 @@ def _only(parts: object, **keys: type) -> bool:
 
 
 def _parse_proxy(parts: Object) -> Verdict | None:
-    besides_family = {key: value for key, value in parts.items() if key != "family"}
+    without_family = {key: value for key, value in parts.items() if key != "family"}
     family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
-    return TproxyStatement(parts["port"], family) if _only(besides_family, port=int) else None
+    return TproxyStatement(parts["port"], family) if _only(without_family, port=int) else None
 
 
 FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}

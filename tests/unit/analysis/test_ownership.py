@@ -335,7 +335,7 @@ class TestRecorded:
         assert not own_positions(there, IPV4)
         assert own_positions(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({1})}
 
-    def test_a_record_of_other_rules_than_those_that_stand_is_not_believed(self) -> None:
+    def test_a_record_of_other_rules_than_the_live_ones_is_not_believed(self) -> None:
         there = live(nat="OUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
         assert len(own(there, NAT, OUTPUT, self.recorded)) == 2
@@ -347,7 +347,7 @@ class TestRecorded:
         assert len(own(there, NAT, OUTPUT, recorded)) == 3
 
 
-class TestOursOnly:
+class TestWithoutForeignRules:
     def test_foreign_rules_chains_and_tables_are_left_out(self) -> None:
         there = live(
             nat="OUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT\nPREROUTING -j DOCKER_IN\nISTIO_OUTPUT -j RETURN",

@@ -178,7 +178,7 @@ def test_a_status_port_that_only_the_plugin_leaves_alone_is_warned_of() -> None:
     ]
 
 
-def test_the_status_has_istios_keys_and_lists_stand_in_its_order() -> None:
+def test_the_status_has_istios_keys_and_lists_in_its_order() -> None:
     text = FILE_1.replace("      containers:", "      restartPolicy: Always\n      containers:")
     result = inject(text, "f", Template(), NOTHING).text
     status = json.loads(template_of(result)["metadata"]["annotations"]["sidecar.istio.io/status"])

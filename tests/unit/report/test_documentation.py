@@ -90,11 +90,11 @@ def test_messages_on_pages_of_codes_are_in_the_code() -> None:
         for message in re.findall(r"`([^`]+)`", row)
     ]
 
-    assert [each for each in found if not is_said(each[1], texts)] == []
+    assert [each for each in found if not is_in_code(each[1], texts)] == []
     words = re.compile(r"(?<![\w./-])[a-z]{3,}(?![\w./-])")
     changed = [words.sub("potato", message, 1) for _, message in found if words.search(message)]
     assert len(changed) > 40
-    assert [message for message in changed if is_said(message, texts)] == []
+    assert [message for message in changed if is_in_code(message, texts)] == []
 
 
 def texts_in_code() -> str:
@@ -112,7 +112,7 @@ def texts_in_code() -> str:
     return "\n".join(found).lower()
 
 
-def is_said(message: str, texts: str) -> bool:
+def is_in_code(message: str, texts: str) -> bool:
     """Return whether the code has each part of a message: as it is, or with "{}" in place of values."""
     parts = [part.strip(" '") for text in PLACEHOLDER.split(message) for part in re.split(": |, ", text.lower())]
     return all(part in texts or VALUE.sub("{}", part).strip(" {}:'()") in texts for part in filter(None, parts))
