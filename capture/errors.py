@@ -61,7 +61,7 @@ class CaptureError(Exception):
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 
 
-def system_error(error: OSError) -> CaptureError:
+def os_error(error: OSError) -> CaptureError:
     """Return the error for a system call that failed, such as for want of descriptors."""
     return CaptureError(f"{error.filename or 'a call of the kernel failed'}: {error.strerror or error}")
 
@@ -71,8 +71,9 @@ class ConfigurationError(CaptureError):
 
     exit_code = EXIT_USAGE
 
-    def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
-        named = f"{option} ({origin})" if origin != "command line" else option
+    def __init__(self, option: str, value: str, origin: str, expected: str, short: str = "") -> None:
+        typed = f"-{short}, {option}" if short else option
+        named = f"{option} ({origin})" if origin != "command line" else typed
         named = origin if origin.endswith(f" {option}") else named  # "environment NAME" names both
         super().__init__(f"{named}: invalid value {shortened(value)!r}: expected {expected}")
         self.option = option

@@ -203,7 +203,7 @@ def _write_temporary(
     try:
         _write_new(temporary, content, mode, owner, is_durable=is_durable)
     except OSError as error:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # on a read-only file system, not even one that is not there can be removed
             os.unlink(temporary)
         raise OSError(error.errno, error.strerror, path) from error
     return temporary

@@ -14,6 +14,7 @@ import os
 import time
 
 from capture.model.json_text import encode_json
+from capture.system.files import S_IFMT, S_IFREG
 from cni import keys
 from cni.protocol import Request, one_line
 
@@ -112,7 +113,7 @@ def append_line(path: str, line: bytes, rotate_at: int = ROTATE_AT) -> None:
         return
     try:
         status = os.fstat(file)
-        if status.st_mode & 0o170000 == 0o100000:  # S_IFREG: a pipe or a device could block, or be the runtime's
+        if status.st_mode & S_IFMT == S_IFREG:  # a pipe or a device could block, or be the runtime's
             os.write(file, line)
             if status.st_size + len(line) > rotate_at:
                 _rotate(path, rotate_at)

@@ -210,10 +210,10 @@ IPV6_ADDRESSES_FILE = "/proc/thread-self/net/if_inet6"
 IPV6_LOOPBACK_LINE = b"00000000000000000000000000000001 "
 """``::1``, which the kernel puts on ``lo`` as that comes up."""
 LOOPBACK_TIMEOUT = 1.0
-"""Seconds to wait for ``lo``; without such a plugin, and with ``lo`` down, that time is lost."""
+"""Seconds to wait for ``lo``; they are lost where it is down, and no plugin sets it up."""
 LOOPBACK_PAUSE = 0.01
 LISTING_SECONDS = 0.05
-"""Seconds that the plugin may take from setting ``lo`` up to having seen its addresses."""
+"""Seconds that the plugin "loopback" may take from setting ``lo`` up to having seen its addresses."""
 
 
 def wait_for_loopback() -> None:

@@ -84,9 +84,11 @@ def _copy_and_try(original: str, copy: str, inside: str, called: str) -> None:
         if inside and os.path.lexists(copy):  # a directory is not replaced by a rename
             os.rename(copy, atomic_files.temporary_name(copy))  # the next installer removes it
         os.rename(temporary, copy)
-    except (OSError, InstallError):
+    except (OSError, InstallError) as error:
         if os.path.lexists(temporary):
             remove_tree(temporary)
+        if isinstance(error, OSError) and str(error.filename or temporary).startswith(temporary):
+            raise OSError(error.errno, error.strerror, copy) from error
         raise
     atomic_files.sync(os.path.dirname(copy))
 

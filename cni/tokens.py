@@ -41,5 +41,5 @@ def times_of(token: bytes) -> Token:
     try:
         claims = decode_json(binascii.a2b_base64(padded).decode())
         return Token(float(claims.get("iat", 0)), float(claims.get("exp", 0)))
-    except (ValueError, JsonError, AttributeError, TypeError):
+    except (ValueError, JsonError, AttributeError, TypeError, OverflowError):
         return Token(0.0, 0.0)

@@ -16,7 +16,7 @@ from capture.netlink.rtnetlink import open_rtnetlink
 from capture.system.netns import CLONE_NEWNET, CURRENT, InNamespace
 
 PROBE_INTERFACE = "capture-probe"
-"""Of the interface in the pod, as long as the probe lasts."""
+"""The interface in the pod, as long as the probe lasts."""
 PEER = "eth0"
 POD_END = {IPV4: ("198.18.0.1", 30), IPV6: ("2001:2::1", 126)}
 OUTSIDE_END = {IPV4: ("198.18.0.2", 30), IPV6: ("2001:2::2", 126)}

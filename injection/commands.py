@@ -160,7 +160,7 @@ def _summarise(origin: str, result: Result, done: str) -> None:
         click.echo(f"{origin}: no workload", err=True)
     for outcome in result.outcomes:
         where = f"{origin}: {outcome.workload}"
-        click.echo(f"{where}: {done if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
+        click.echo(f"{where}: {done if outcome.injected else f'not injected: {outcome.reason}'}", err=True)
         warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 

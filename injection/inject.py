@@ -186,8 +186,8 @@ def _write_edits(target: ManifestText, root: Node, workload: Workload, plan: Inj
     pod = node_at(root, workload.path)
     created: list[str] = []
     was: dict[str, str] = {}
-    metadata, annotations = child(pod, "metadata"), child(child(pod, "metadata"), "annotations")
-    spec = node_at(pod, ["spec"])
+    metadata, spec = child(pod, "metadata"), node_at(pod, ["spec"])
+    annotations = child(metadata, "annotations")
     changed = [key for key in LISTS if plan.first[key] or plan.last[key] or _taken_from(spec, key, plan)]
     for path, node in (
         ("metadata", metadata),

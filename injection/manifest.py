@@ -144,12 +144,9 @@ class ManifestText:
             return
         for noted, text in taken:
             after = min(noted, len(stay))  # some may have been removed since then
-            if sequence.flow_style:
-                position = content_end(self.text, stay[after - 1]) if after else stay[0].start_mark.index
-            else:
-                position = line_end(
-                    self.text, content_end(self.text, stay[after - 1]) if after else name.end_mark.index
-                )
+            start = stay[0].start_mark.index if sequence.flow_style else name.end_mark.index
+            end = content_end(self.text, stay[after - 1]) if after else start
+            position = end if sequence.flow_style else line_end(self.text, end)
             self.replace(position, position, text)
         self._remove_items(sequence, added)
 

@@ -65,7 +65,7 @@ SECURITY_SHAPE: Shape = {
     "capabilities": {"add": STRINGS, "drop": STRINGS},
     "seLinuxOptions": {"type": str},
     **dict.fromkeys(("seccompProfile", "appArmorProfile", "windowsOptions"), ANY_OBJECT),
-    "sysctls": OBJECTS,
+    "sysctls": [{"name": str}],
 }
 CONTAINER_SHAPE: Shape = {
     "name": str,

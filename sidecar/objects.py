@@ -39,7 +39,7 @@ PROTOCOL_OF_APP_PROTOCOL: Mapping[str, Protocol] = {
 
 
 class MeshPod(Value):
-    """A pod: whose sidecar it is, or whose labels put an endpoint into a subset."""
+    """A pod: the one of the sidecar, or one whose labels put its endpoint into a subset."""
 
     namespace: str = DEFAULT_NAMESPACE
     name: str = "pod"

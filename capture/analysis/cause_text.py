@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, NO_IPV4, NOTHING_APPLIED, REPAIR_LO
 from capture.model.location import Cause, Location
 from capture.model.text import enumerated
 
@@ -18,7 +18,7 @@ REAPPLY = f"Run {APPLY_RECORDED}"
 REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
 APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
-PUT_BEHIND = "Let its program put the rule behind ours."
+PUT_BEHIND = "Configure the program that writes the rule to insert it after the capture's."
 BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
@@ -29,6 +29,7 @@ RECREATE = (
     " For a pod that runs: `capture apply`."
 )
 SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
+APP_ON_PORT = "If it is an app that listens there, let it listen on another port."
 FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 ACCEPT_LO = "(`-i lo -j ACCEPT`, at OUTPUT `-o lo`)"
 RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
@@ -62,7 +63,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.""",
     ("lo-down", ""): f"""\
         {LO_DOWN_MESSAGE}
-        {SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.""",
+        {REPAIR_LO}""",
     ("interface-down", ""): """\
         the interface {name} is down: nothing leaves the pod by it, or comes in
         Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",
@@ -168,8 +169,8 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("excluded", "no rule"): "no rule of the capture is about it\n`capture explain` lists what is captured.",
     ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
     ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",
-    ("excluded", "live"): f"{{what}} is captured by the live rules, and no settings are recorded here\n{NAME_SETTINGS}",
-    ("excluded", "all"): "{what} is captured: {options}\nIf it should be captured, change that{change}.",
+    ("excluded", "live"): f"{{what}} is captured by the live rules; no settings are recorded here\n{NAME_SETTINGS}",
+    ("excluded", "all"): "{what} is captured, because of {options}\nIf it should be captured, change that{change}.",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\
@@ -199,7 +200,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy
         Run the application as another user and group than the proxy (runAsUser, runAsGroup).""",
     ("proxy-user", "group"): """\
-        user {uid} listens on port {port} with the proxy's group {gid}: if it is the application, it bypasses it
+        user {uid} listens on port {port} with the proxy's group {gid}: if that is the app, it bypasses the proxy
         Run the application with another group than the proxy (runAsGroup).""",
     # Foreign rules.
     ("foreign-rule", ""): f"""\
@@ -219,7 +220,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("nat-first", "sent on"): f"""\
         a foreign rule sends the proxy's calls to the app elsewhere, to {{to}}
         {RESTRICT_RULE}""",
-    ("filtered", ""): f"{{filter}}\nAccept the packet before it, or relax it. {FILTER_WRITERS}",
+    ("filtered", ""): f"{{filter}}\nAccept the packet earlier, or relax what drops it. {FILTER_WRITERS}",
     ("filtered", "over lo"): f"{{filter}}\nAccept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}",
     ("filtered", "answers"): f"""\
         {{filter}}
@@ -286,9 +287,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
-    ("proxy-wrong-user", ""): """\
-        what listens on {port} runs as user {uid}, not {expected}: what the proxy sends is captured again
-        Run it as {expected}, or run `capture apply --recorded --proxy-uid {uid}`. An app needs another port.""",
+    ("proxy-wrong-user", ""): f"""\
+        what listens on {{port}} runs as user {{uid}}, not {{expected}}: what the proxy sends is captured again
+        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. {APP_ON_PORT}""",
     ("proxy-wrong-user", "TPROXY"): """\
         what listens on {port} runs with {group}, and TPROXY leaves out group {groups}: its calls are captured again
         Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",

@@ -93,7 +93,7 @@ def _ruleset_in_file(path: str) -> Ruleset:
     text = read_input(path)
     try:
         return ruleset_of_dump(json.loads(text))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigurationError("capture diff", path, "command line", DUMP_FILE) from None
 
 

@@ -62,7 +62,7 @@ def _read(name: str, limit: int, timeout: float) -> bytearray:
 
 
 def _wait_for_data(file: int, name: str, timeout: float) -> None:
-    """Wait until there is something to read, or the end; poll(2) knows neither of a FIFO that had no writer yet."""
+    """Wait for something to read, or for the end; of a FIFO without a writer so far, poll(2) reports neither."""
     waiting = select.poll()
     waiting.register(file, select.POLLIN)
     if not waiting.poll(timeout * 1000):

@@ -37,6 +37,8 @@ def _parse_host(text: str) -> Network:
 
 
 ID_TYPE = number_type(0, MAX_ID)
+PROTOCOLS = ("tcp", "udp")
+PROTOCOL_TYPE = ParameterType(str, "tcp or udp, before the address", PROTOCOLS.__contains__, PROTOCOLS)
 ENDPOINT_TYPE = ParameterType(_parse_endpoint, "an address with a port (1-65535), such as 10.1.2.3:80 or [fd00::1]:80")
 SOURCE_TYPE = ParameterType(_parse_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
 INTERFACE_TYPE = ParameterType(
@@ -78,7 +80,7 @@ def _set_sender_process(ctx: click.Context, _param: click.Parameter, pid: int | 
 def packet_options() -> list[click.Parameter]:
     """Return the arguments and options that describe a packet."""
     return [
-        click.Argument(["protocol"], type=word_type("tcp", "udp"), metavar="PROTOCOL"),
+        click.Argument(["protocol"], type=PROTOCOL_TYPE, metavar="PROTOCOL"),
         click.Argument(["destination"], type=ENDPOINT_TYPE, metavar="ADDRESS:PORT"),
         click.Option(["--uid"], type=ID_TYPE, metavar="UID",
                      help=f"Id of the user that sends it.  [default: {APP_ID}]"),

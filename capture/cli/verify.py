@@ -67,7 +67,7 @@ def verify(
     verified = verified.part(family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
-        causes = operations.check_proxy(proxy_admin, settings if options.flags_of(ctx) else None, namespace)
+        causes = operations.check_proxy(proxy_admin, None if prefer_recorded else settings, namespace)
     print_start_line(operations.read_reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(with_target(verified_as_plain(verified, causes), namespace))

@@ -47,5 +47,6 @@ LO_DOWN_MESSAGE = "the interface lo is down: redirected connections are delivere
 APPLY_RECORDED = "`capture apply --recorded`"
 """The remedy of whatever differs from what was applied."""
 SET_LO_UP = "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that."
+REPAIR_LO = f"{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too."
 REJECT_REASON = "--other-family reject refuses TCP of this family"
 """The reason (``why``) of our rules in the table istio-proxy-reject; a foreign rule there does not have it."""

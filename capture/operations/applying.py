@@ -155,8 +155,7 @@ def _apply(
             changed |= replaced | _remove_other_sets(existing)
             changed |= _reject_other_family(config, detected)  # last: what it rejected may be captured now
         except BaseException as error:  # an interrupt, too
-            _roll_back(journal, existing, detected, desired)
-            _explain(error, desired, choice)
+            _roll_back(error, journal, existing, detected, desired)
             raise
         restored = not desired.policy_routes and journal.restore_sysctls()
         if routes.remove(existing.stale_routes, desired) or restored:
@@ -167,22 +166,20 @@ def _apply(
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
 
 
-def _roll_back(journal: Journal, existing: ExistingState, detected: Detected, desired: Ruleset) -> None:
-    """Keep the earlier record; without earlier rules nothing would need the routes, or name them."""
+def _roll_back(
+    error: BaseException, journal: Journal, existing: ExistingState, detected: Detected, desired: Ruleset
+) -> None:
+    """Keep the earlier record, and explain the error; without earlier rules nothing would name the new routes."""
     try:
         if not detected.live_sets:
             routes.remove(desired)
     except (CaptureError, OSError):
-        pass  # the error of the change is the one to tell
+        pass  # the first error is the one to tell
     journal.roll_back(existing.recorded, desired)
-
-
-def _explain(error: BaseException, desired: Ruleset, choice: BackendChoice) -> None:
-    """Raise a better error if the kernel lacks modules for what failed."""
     if isinstance(error, CaptureError):
         from capture.backends.missing_modules import with_missing_modules  # where something failed
 
-        raise with_missing_modules(error, desired, choice.variant or "nftables") from error
+        raise with_missing_modules(error, desired, detected.choice.variant or "nftables") from error
 
 
 def _reject_other_family(config: CaptureConfig, detected: Detected) -> bool:
@@ -200,7 +197,7 @@ def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
         return ()
     from capture.state.impediments import sysctls_to_change  # TPROXY only
 
-    return sysctls_to_change(desired)
+    return sysctls_to_change()
 
 
 def _impediment_warnings(desired: Ruleset) -> list[str]:

@@ -75,7 +75,7 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
         written_by = {} if is_other_backend else {BACKEND: recorded.backend}
     explicit |= {option: ExplicitValue(text, "the record") for option, text in written_by.items() if text}
     reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))
-    late = (family for family in reached if family in recorded.ruleset.families)  # IPv6
+    late = (family for family in reached if family in recorded.ruleset.families)  # whose address came after the capture
     families = (*recorded.answers.families, *late)
     is_changed = any(option not in (ALLOW_HOST, FORCE_APPLY) for option in changes.explicit)
     return (

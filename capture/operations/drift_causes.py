@@ -60,10 +60,7 @@ MADE_UP_FOR = ", which other rules make up for"
 
 
 def _is_felt(effect: Effect, pod: ExaminedPod, verified: Verified) -> bool:
-    """Return whether packets may fare otherwise by all live rules, too: a renamed chain does the same as before.
-
-    The witness of the effect is tried first, which takes no time; then all packets that fared like it.
-    """
+    """Return whether packets may fare otherwise by all live rules, too: the witness, or others that fared like it."""
     if live_trace(effect.packet, pod.situation).fate != effect.before.fate:
         return True
     family, live = effect.family, pod.situation

@@ -52,7 +52,7 @@ Uncaptured = tuple[Outcome, list[Family], str]
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 NOTHING = "nothing "
-"""How the words for a direction begin of which no family is captured."""
+"""The beginning of the words for a direction of which no family is captured."""
 EMPTY_VALUE = "''"
 """An empty value, as a shell has it."""
 

@@ -239,7 +239,7 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
         for chain in part["chains"]:
             declared.setdefault(chain["chain"], f":{chain['chain']} {chain.get('policy', '-')} [0:0]")
             for rule in chain["rules"]:
-                first = rule["rule"].removesuffix(f" (and {len(rule['more'])} more like it)")
+                first = str.removesuffix(rule["rule"], f" (and {len(rule['more'])} more like it)")
                 rules += [f"-A {chain['chain']} {text}" for text in (first, *rule["more"])]
     read = []
     for family, tables in blocks.items():

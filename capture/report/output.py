@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from capture.errors import EXIT_FAILED, CaptureError, system_error
+from capture.errors import EXIT_FAILED, CaptureError, os_error
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, keep_standard_descriptors
 
@@ -133,9 +133,11 @@ def _code_of(program: Callable[[], int], on_error: Callable[[CaptureError], None
 
 def _defect_error(error: Exception) -> CaptureError:
     if isinstance(error, OSError) and error.strerror:
-        return system_error(error)
+        return os_error(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else "nowhere"
-    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", f"Report it: it was in {where}.")
+    versions = f"version {sys.modules['capture'].__version__} with Python {sys.version.split()[0]}"
+    remedy = f"Report it, as README.md says under Questions and faults: it was in {where}; {versions}."
+    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", remedy)

@@ -83,7 +83,8 @@ def _options_without_effect(settings: Settings, config: CaptureConfig) -> Iterat
     if IPV6 not in config.families:
         for networks in options.NETWORK_OPTIONS:
             if {each.family for each in _entries(settings, networks)} == {IPV6}:
-                yield networks, "has no effect: it names IPv6 alone, which is not captured"
+                effect = "no destination is left" if networks == options.OUTBOUND_NETWORKS else "it has no effect"
+                yield networks, f"names IPv6 alone, which is not captured: {effect}"
         if {each.family for each in config.name_servers} == {IPV6}:
             yield (options.REDIRECT_DNS, "has no effect: the pod's name servers are IPv6, which is not captured")
     elif settings[options.OTHER_FAMILY] == "reject" and settings[options.IP_FAMILIES] == "both":

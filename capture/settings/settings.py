@@ -66,9 +66,8 @@ class Settings(Value):
 
     def error_for(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
         """Return the error for the text of an option, or for a part of it."""
-        return ConfigurationError(
-            option.name, self.text(option) if text is None else text, self.origin(option), expected
-        )
+        value = self.text(option) if text is None else text
+        return ConfigurationError(option.name, value, self.origin(option), expected, option.short)
 
     def checked(self) -> Settings:
         """Return these settings if every given value can be used; ConfigurationError if one cannot."""

@@ -12,7 +12,7 @@ from capture.model.addresses import (
     Network,
     parse_network,
 )
-from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, REPAIR_LO
 from capture.model.location import Cause
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.netlink.interfaces import is_loopback_up, read_addresses
@@ -102,7 +102,7 @@ def _outer_addresses(rtnetlink: NetlinkSocket, family: Family) -> list[Network]:
 
 
 BOTH: tuple[Direction, ...] = ("inbound", "outbound")
-LO_DOWN = Impediment("lo-down", LO_DOWN_MESSAGE, SET_LO_UP, directions=BOTH)
+LO_DOWN = Impediment("lo-down", LO_DOWN_MESSAGE, REPAIR_LO, directions=BOTH)
 
 
 def _preceding_rules(rtnetlink: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
@@ -187,6 +187,9 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
     if accepting:
         message = f"{accepting.name} is {accepting.value}: answers of the proxy get its own mark, and are lost"
         yield Impediment("sysctl", message, f"Set {accepting.name} to 0 in the pod's network namespace.")
+    if sysctls.always_sends_cookies():
+        message = "net.ipv4.tcp_syncookies is 2: handshakes end past the proxy's listener, and clients get a reset"
+        yield Impediment("sysctl", message, "Set net.ipv4.tcp_syncookies to 1 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
     for refusing in sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset)):
@@ -197,12 +200,10 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
         yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH)
 
 
-def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
-    """Return the switches that are on, must be off for a rule set, and that nothing in the namespace needs."""
+def sysctls_to_change() -> tuple[Sysctl, ...]:
+    """Return the switches that are on, must be off for a transparent proxy, and that nothing in the namespace needs."""
     from capture.state.sysctls import sysctls_to_turn_off
 
-    if not ruleset.policy_routes:
-        return ()
     with open_rtnetlink() as rtnetlink:
         return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 

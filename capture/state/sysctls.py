@@ -1,6 +1,6 @@
 """Switches of the kernel that keep marked packets from a transparent proxy: found, switched off, restored.
 
-Two matter; docs/how-capture-works.md has the verdict on each that looks at marks:
+Two are switched off, and ``tcp_syncookies`` 2 is named; docs/how-capture-works.md has the verdict on each:
 
 ``net.ipv4.conf.*.src_valid_mark``   the source of a packet is validated with its mark (__fib_validate_source in
     net/ipv4/fib_frontend.c). By our policy rule every address is local then, and a local source is refused, unless
@@ -27,6 +27,7 @@ DIRECTORY = "/proc/sys/net"
 INTERFACES_FOLDER = "ipv4/conf"
 FWMARK_ACCEPT = "ipv4/tcp_fwmark_accept"
 MARK_ON_SOURCE = "src_valid_mark"
+COOKIES, COOKIES_ALWAYS = "ipv4/tcp_syncookies", "2"
 OFF = "0"
 NOT_INTERFACES = ("all", "default", "lo")
 """``lo`` keeps the route of what it carries (loopback_xmit), so that no source is validated there."""
@@ -77,6 +78,11 @@ def is_known(path: str) -> bool:
     return path == FWMARK_ACCEPT or (
         path.startswith(f"{INTERFACES_FOLDER}/") and rest == MARK_ON_SOURCE and folder != ".."
     )
+
+
+def always_sends_cookies() -> bool:
+    """Return whether the kernel remembers no connection until its handshake is over, in either family."""
+    return _read_value(COOKIES) == COOKIES_ALWAYS
 
 
 def mark_accepting_sysctl() -> Sysctl | None:

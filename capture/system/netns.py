@@ -11,14 +11,7 @@ import errno
 import os
 import sys
 
-from capture.errors import (
-    CaptureError,
-    HostNamespaceError,
-    NamespaceError,
-    PrivilegeError,
-    UnsupportedError,
-    system_error,
-)
+from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError, UnsupportedError, os_error
 from capture.system.files import content_of
 
 TYPE_CHECKING = False
@@ -72,7 +65,7 @@ class InNamespace:
             home, self._home = self._home, -1
             _enter_namespace(home, CURRENT)
         if isinstance(error, OSError):
-            raise system_error(error) from error
+            raise os_error(error) from error
 
 
 def enter_each(paths: Iterable[str]) -> Iterator[str]:
@@ -223,7 +216,7 @@ def _open_namespace(path: str) -> int:
         raise PrivilegeError(f"open {path}", remedy if path.startswith("/proc/") else "") from None
     except OSError as error:
         is_limit = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the path
-        raise system_error(error) if is_limit else NamespaceError(path, os.strerror(error.errno or 0)) from None
+        raise os_error(error) if is_limit else NamespaceError(path, os.strerror(error.errno or 0)) from None
 
 
 def _missing_namespace(path: str) -> NamespaceError:

@@ -13,7 +13,7 @@ NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "con
 NAMED_NAMESPACES = "/run/netns"
 """The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 MANY_PEERS = 3
-"""Namespaces at the other ends of our interfaces. A pod's are one, that of the node, or few with Multus."""
+"""Namespaces at the other ends of a node's interfaces. A pod has one there, the node's, or few with Multus."""
 
 
 def refuse_node(*, allowed: bool, verb: str = "capture") -> None:

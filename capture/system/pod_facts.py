@@ -74,8 +74,9 @@ def _attached_programs(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
     names = {link.index: link.name for link in links}
-    for index, kind in read_lossy_qdiscs(rtnetlink):
-        yield names[index], f"the queueing discipline {kind}", f"tc qdisc show dev {names[index]}"
+    for name, kind in ((names.get(index), kind) for index, kind in read_lossy_qdiscs(rtnetlink)):
+        if name is not None:  # else the interface came after the links were read
+            yield name, f"the queueing discipline {kind}", f"tc qdisc show dev {name}"
     for link in links:
         if link.has_xdp:
             yield link.name, "an XDP program", f"ip link show dev {link.name}"
@@ -108,14 +109,11 @@ def listening_tcp_ports(*, from_outside: bool) -> set[int]:
     By /proc/net/tcp (proc(5)): ``capture host apply`` must know them on every kernel, and one may lack the module
     tcp_diag.
     """
-    listed = {family: content_of(f"/proc/net/{name}").decode().splitlines()[1:] for family, name in PROC_FILES.items()}
-    sockets = [(family, line.split()) for family, lines in listed.items() for line in lines]
+    listed = ((of, content_of(f"/proc/net/{name}").decode()) for of, name in ((IPV4, "tcp"), (IPV6, "tcp6")))
+    sockets = [(family, line.split()) for family, lines in listed for line in lines.splitlines()[1:]]
     ends = [(family, words[1].split(":")) for family, words in sockets if int(words[3], 16) == TCP_LISTEN]
     bound = [(_address_in_proc(family, address), int(port, 16)) for family, (address, port) in ends]
     return {port for address, port in bound if not address.first or address.is_loopback != from_outside}
-
-
-PROC_FILES: dict[Family, str] = {IPV4: "tcp", IPV6: "tcp6"}
 
 
 def _address_in_proc(family: Family, text: str) -> Network:

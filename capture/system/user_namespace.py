@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
     from capture.settings.settings import Settings
 
-CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
 CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 OVERFLOW_ID = 65534
 """The kernel's number for a user that a user namespace lacks (/proc/sys/kernel/overflowuid)."""
@@ -146,15 +145,18 @@ def _keep_capabilities_for_programs() -> None:
     """
     import ctypes
 
+    from capture.system.capabilities import CAPABILITY_NUMBERS
+
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves
     library.capget(header, sets)
-    needed = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    numbers = [CAPABILITY_NUMBERS[name] for name in ("NET_ADMIN", "NET_RAW")]
+    needed = sum(1 << number for number in numbers)
     sets[2] |= needed & sets[1]
     library.capset(header, sets)
-    for capability in (CAP_NET_ADMIN, CAP_NET_RAW):
-        library.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+    for number in numbers:
+        library.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
 
 
 def require_known_ids(settings: Settings, config: CaptureConfig) -> None:

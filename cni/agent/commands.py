@@ -16,6 +16,7 @@ from capture.report.streams import Stream
 from capture.report.terminal import print_lines
 from capture.settings.parsers import port
 from cni import agent_socket, conf
+from cni.agent.kubectl import CAPTURE_COMMANDS
 from cni.agent.options import RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
 from cni.commands import ENTRY_OPTIONS, checked_entry, installed_plugin, print_changes
 from cni.networks import PLUGIN
@@ -42,7 +43,6 @@ POD_EXAMPLES = """
 capture node pod shop/web-0 verify
 capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 """
-POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 REPAIRS = ("report", "apply", "evict")
 AGENT_TIMEOUT = 3.0
 POD_TYPE = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
@@ -218,7 +218,7 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     POD_EXAMPLES,
     SOCKET_OPTION,
     click.Argument(["pod"], type=POD_TYPE, metavar="NAMESPACE/NAME"),
-    click.Argument(["name"], type=word_type(*POD_COMMANDS), metavar="COMMAND"),
+    click.Argument(["name"], type=word_type(*CAPTURE_COMMANDS), metavar="COMMAND"),
     click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     group=node_group,
     name="pod",

@@ -65,15 +65,15 @@ class AgentCollector(Collector):
                 yield family
 
     def _pod_metrics(self) -> Iterable[Metric]:
-        states = self._health.fact("pod_states") or {}
+        states = sorted((self._health.fact("pod_states") or {}).items())
         numbers = GaugeMetricFamily("capture_pods", "Pods of this node, by state", labels=["state"])
-        for state, pods in sorted(states.items()):
+        for state, pods in states:
             numbers.add_metric([state], len(pods))
         yield numbers
         bad = GaugeMetricFamily(
             "capture_pod_problem", "Pods that are not captured as they should be", labels=["namespace", "pod", "state"]
         )
-        listed = [(*pod.split("/", 1), state) for state, pods in sorted(states.items()) for pod in pods]
+        listed = [(*pod.split("/", 1), state) for state, pods in states for pod in pods]
         for labels in [each for each in listed if each[-1] not in GOOD_STATES][:LISTED_PODS]:
             bad.add_metric(labels, 1)
         yield bad

@@ -19,7 +19,7 @@ RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS, C
 
 
 class Options(Value):
-    """Places on the node, and the plugin's part of the network configuration."""
+    """Places on the node, the plugin's part of the network configuration, and what is done about pods."""
 
     node: str
     """The node's name in the API; empty: the agent does without the API server."""

@@ -46,6 +46,8 @@ def act(root: Path, mounted: Path, *, remove: bool = False) -> str:
         else:
             install(str(root / "capture-cni"), str(mounted / "bin"), DesiredConfiguration(str(mounted / "net.d"), {}))
     except InstallError as error:
+        named = os.path.relpath(error.path, mounted)
+        assert named in ("bin/capture-cni", "net.d/10-main.conflist"), f"{named}: no file that people know"
         outcome = error.message.removeprefix(f"{error.path}: ") if error.remedy else "an error without a remedy"
     network = json.loads((mounted / "net.d" / "10-main.conflist").read_text())
     assert network == (before if outcome != "done" else MAIN if remove else ENTERED), network

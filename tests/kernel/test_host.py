@@ -89,7 +89,7 @@ def test_an_unconfirmed_capture_is_removed(pod_pair: PodPair, machine: Pod, end:
         code = terminal.process.wait(PATIENCE)
 
     assert code == (0 if end == "Enter" else 1)
-    assert ("the capture was not confirmed, and is removed" in terminal.text) == (end != "Enter")
+    assert ("the capture was not confirmed, and was removed" in terminal.text) == (end != "Enter")
     assert answers(pod_pair, 8080) == ("proxy" if end == "Enter" else "application")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.culprits import Culprits
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.possible_packets import possible_packets
 from capture.analysis.trace import trace_whole_path
@@ -233,6 +234,11 @@ class TestWhatAKernelCanShow:
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
         own = Destination((parse_address("192.0.2.2"),))
         assert {each.packet.out_interface for each in effects(DEFAULT, Rule(Drop(), (own,)))} == {"lo"}
+
+    def test_rules_without_effect_can_be_read_twice(self) -> None:
+        whole = Situation(DEFAULT, (foreign_chain(Rule(Accept(), HTTPS), priority=-150),))
+        culprits = Culprits("ipv4", Situation(DEFAULT), whole, ())
+        assert [*culprits.without_effect] == [*culprits.without_effect] != []
 
     def test_a_nat_chain_before_mangle_comes_after_it(self) -> None:
         """Of priority -160, but the kernel calls all chains of type nat at -100."""

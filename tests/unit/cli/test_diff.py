@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from capture.backends.iptables.render import shown_rule
 from capture.cli.diff import diff
 from capture.cli.input import InputError
-from capture.errors import CaptureError
+from capture.errors import CaptureError, ConfigurationError
 from capture.report.listings import ruleset_of_dump
 
 
@@ -84,6 +84,16 @@ def test_a_dump_may_come_by_standard_input() -> None:
 def test_a_missing_file_is_an_error() -> None:
     with pytest.raises(InputError, match=r"^cannot read before\.json: No such file"):
         run("before.json", "")
+
+
+CHAIN = {"chain": "A", "rules": [{"rule": 5, "more": []}]}
+NO_RULE = json.dumps({"tables": [{"family": "ipv4", "table": "nat", "chains": [CHAIN]}]})
+
+
+@pytest.mark.parametrize("text", [NO_RULE, "[" * 100_000], ids=["no rule", "deep"])
+def test_what_is_no_dump_is_a_value_that_cannot_be_used(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"expected a file written by `capture dump --format json`"):
+        run("-", "", stdin=text)
 
 
 def test_a_dump_keeps_a_rule_whose_text_has_the_words_of_a_list() -> None:

@@ -206,7 +206,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
             "--profile: invalid value '2': expected 1.8 (classic) or 1.30 (current)",
         ),
         (["apply", "--dry-run"], "no such option '--dry-run'"),
-        (["trace"], "missing argument PROTOCOL: expected tcp or udp"),
+        (["trace"], "missing argument PROTOCOL: expected tcp or udp, before the address"),
         (["dump", "--netns"], "--netns: missing value: expected a path, or a name of `ip netns`"),
         (["render", "-z"], "-z: missing value: expected a port (1-65535)"),
         (

@@ -99,7 +99,7 @@ def test_words_and_numbers(kind: ParameterType, text: str, value: object) -> Non
 
 
 def test_a_missing_argument_is_named_with_what_is_expected() -> None:
-    with pytest.raises(BadUsageError, match=r"^missing argument PROTOCOL: expected tcp or udp\n"):
+    with pytest.raises(BadUsageError, match=r"^missing argument PROTOCOL: expected tcp or udp, before the address\n"):
         run_click(capture, ["trace"])
 
 

@@ -428,6 +428,7 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("[{name: A}]", "[{value: x}]", "spec.containers[0].env[0]: invalid value"),
         ("[{containerPort: 1}]", "[80]", "spec.containers[0].ports[0]: invalid value 80"),
         ("[SETUID]", "[[SETUID]]", "spec.containers[1].securityContext.capabilities.add[0]: invalid value"),
+        ("add: [SETUID]}", "add: []}, sysctls: [{name: [a]}]", "securityContext.sysctls[0].name: invalid value"),
         ("runAsUser: 5", "runAsUser: '5'", "runAsUser of container istio-proxy: invalid value '5'"),
         ("name: app", "name: istio-proxy", "two containers have the name istio-proxy"),
         ("{a: b}", "{status.sidecar.istio.io/port: 'x'}", "status.sidecar.istio.io/port: invalid value 'x'"),
@@ -645,7 +646,7 @@ def test_a_pod_without_containers_stays_as_it_is(spec: str, tmp_path: Path, caps
     assert run(["inject", "-f", str(source)]) == 0
     printed = capsys.readouterr()
     assert printed.out == source.read_text()
-    assert "Pod default/x: skipped: it has no containers" in printed.err
+    assert "Pod default/x: not injected: it has no containers" in printed.err
 
 
 CHECKED = (

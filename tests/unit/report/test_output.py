@@ -1,9 +1,11 @@
 import io
 import os
+import platform
 import pty
 
 import pytest
 
+import capture
 from capture.errors import CaptureError, UnsupportedError
 from capture.report.output import RED, painted, run_to_exit_code
 from capture.report.streams import Stream
@@ -40,6 +42,7 @@ def test_a_defect_is_reported_in_words_with_its_place(capsys: pytest.CaptureFixt
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: a defect of this program: ZeroDivisionError: integer division or modulo by zero"
     assert "test_output.py, line" in second
+    assert f"version {capture.__version__} with Python {platform.python_version()}" in second
 
 
 def test_an_error_of_the_system_is_reported_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:

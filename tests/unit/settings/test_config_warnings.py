@@ -152,7 +152,8 @@ def test_an_entry_that_another_option_cancels_is_warned_of(
 @pytest.mark.parametrize("which", option.NETWORK_OPTIONS[:3])
 def test_networks_of_a_family_that_is_not_captured_are_warned_of(which: Option[object]) -> None:
     settings = explicit({which: "fd00::/8", option.IP_FAMILIES: "ipv4"})
-    words = f"{which.name} fd00::/8 (command line) has no effect: it names IPv6 alone, which is not captured"
+    effect = "no destination is left" if which == option.OUTBOUND_NETWORKS else "it has no effect"
+    words = f"{which.name} fd00::/8 (command line) names IPv6 alone, which is not captured: {effect}"
     assert resolve(settings, FakePod(addresses=("10.0.0.5",)))[1] == [words]
     assert (
         resolve(settings.with_option(which, "fd00::/8,10.0.0.0/8", "test"), FakePod(addresses=("10.0.0.5",)))[1] == []

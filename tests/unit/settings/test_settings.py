@@ -280,7 +280,9 @@ class TestErrors:
         assert str(caught.value).endswith(f"; invalid entry {entry}")
 
     def test_of_the_command_line_no_place_is_named(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"^--envoy-port: invalid value '0': expected a port \(1-65535\)$"):
+        with pytest.raises(
+            ConfigurationError, match=r"^-p, --envoy-port: invalid value '0': expected a port \(1-65535\)$"
+        ):
             explicit({options.PROXY_PORT: "0"})[options.PROXY_PORT]
 
     def test_an_option_without_flag_is_named_by_its_variable(self) -> None:

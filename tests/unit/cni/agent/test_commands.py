@@ -12,7 +12,7 @@ import click
 import pytest
 
 from capture.cli.group import capture, run
-from cni.agent import commands, kubectl
+from cni.agent import kubectl
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.server import AgentServer
@@ -110,9 +110,8 @@ def test_an_agent_without_its_packages_names_what_is_missing(
     assert "pip install 'istio-capture[agent]'" in printed
 
 
-def test_what_runs_in_a_pod_is_the_same_from_the_node_and_from_afar() -> None:
-    assert set(commands.POD_COMMANDS) <= set(capture.list_commands(click.Context(capture)))
-    assert kubectl.CAPTURE_COMMANDS == commands.POD_COMMANDS
+def test_what_runs_in_a_pod_is_a_command_of_capture() -> None:
+    assert set(kubectl.CAPTURE_COMMANDS) <= set(capture.list_commands(click.Context(capture)))
 
 
 @pytest.mark.usefixtures("root")
