@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if mark := MARKS.get(item.path.relative_to(Path(__file__).parent).parts[0]):
             item.add_marker(mark)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what stays to the end, ten thousand tests, out of every collection of garbage; the last ones are forced."""
+    gc.freeze()
 
 
 @pytest.fixture

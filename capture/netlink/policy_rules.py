@@ -67,7 +67,7 @@ class PolicyRule(Value):
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
     family: int = AF_UNSPEC
     is_for_rerouted: bool = True
-    """Whether TCP that is routed again may match: it has no outgoing interface, and in IPv4 user 0, from any process."""
+    """Whether TCP that is routed again may match: it has no outgoing interface, and in IPv4 always user 0."""
 
     @property
     def selector(self) -> str:
