@@ -112,8 +112,8 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
         return taken
     lists = _foreign_lists(conf_dir)
     if lists:
-        found = networks.choose_network(lists, choice).reasons
-        reasons = "; ".join(f"{os.path.basename(path)} {why}" for path, why in found)
+        verdicts = networks.choose_network(lists, choice).reasons
+        reasons = "; ".join(f"{os.path.basename(path)} {why}" for path, why in verdicts)
         raise InstallError(conf_dir, f"the runtime would use none of these: {reasons}", "Repair one of them first.")
     raise InstallError(
         conf_dir,

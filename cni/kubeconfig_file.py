@@ -86,8 +86,8 @@ def _json_text(text: str, path: str) -> str:
         raise unusable_kubeconfig(path, "it is YAML, which takes the package PyYAML to read", remedy) from None
 
     resolvers = {
-        first: [each for each in found if each[0] in RESOLVED_TAGS]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        character: [resolver for resolver in of_character if resolver[0] in RESOLVED_TAGS]
+        for character, of_character in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
     try:

@@ -136,9 +136,9 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
 
 def _split_at_metadata(text: str) -> tuple[str, str]:
     """Return what is before and behind the key ``proxyMetadata``; values and other keys may have the word, too."""
-    before, found, behind = text.partition(PROXY_METADATA)
-    while found and not (before[-1:] in ("", *" \n\"'{,") and behind.lstrip("\"' ").startswith(":")):
-        passed, found, behind = behind.partition(PROXY_METADATA)
+    before, key, behind = text.partition(PROXY_METADATA)
+    while key and not (before[-1:] in ("", *" \n\"'{,") and behind.lstrip("\"' ").startswith(":")):
+        passed, key, behind = behind.partition(PROXY_METADATA)
         before += PROXY_METADATA + passed
     return before, behind
 

@@ -39,9 +39,11 @@ class Printer:
         self._level = settings[LOG_OUTPUT_LEVEL]
 
     def show(self, text: str) -> None:
+        """Print a result."""
         self._print("info", text.strip("\n"), [text])
 
     def warn(self, warnings: Iterable[str]) -> None:
+        """Print warnings on stderr."""
         for warning in warnings:
             self._print("warn", warning, [output.VerdictLine(f"warning: {warning}")], is_output=False)
 
@@ -50,6 +52,7 @@ class Printer:
         self._print("warn", text, [f"warning: {text}"])
 
     def report(self, error: CaptureError) -> None:
+        """Print what went wrong, and what to do about it."""
         remedy = {"remedy": error.remedy} if error.remedy else {}
         self._print("error", error.message, output.error_lines(error), is_output=False, **remedy)
 

@@ -77,7 +77,7 @@ def inject(
     form: str,
     policy: bool,
     api_version: str,
-    **given: Any,
+    **template_options: Any,
 ) -> int:
     """Put the sidecar and what captures its traffic into the pods of a manifest.
 
@@ -94,8 +94,8 @@ def inject(
     elif removes:
         _write_result([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
     else:
-        base, namespace = parse_set(given.pop("sets")), given.pop("namespace")
-        template = _chosen_template(**given)
+        base, namespace = parse_set(template_options.pop("sets")), template_options.pop("namespace")
+        template = _chosen_template(**template_options)
         if policy:
             _write_result([as_yaml(policy_objects(template, base, api_version))], output, form)
         else:

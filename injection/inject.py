@@ -199,9 +199,9 @@ def _write_edits(target: ManifestText, root: Node, workload: Workload, plan: Inj
         elif needs_rewriting(node):
             was[path] = target.original(node)
     for name in plan.annotations:
-        found = key_and_value(annotations, name) if annotations is not None and can_be_added_to(annotations) else None
-        if found:
-            was[f"annotation {name}"] = target.original(found[1])
+        pair = key_and_value(annotations, name) if annotations is not None and can_be_added_to(annotations) else None
+        if pair:
+            was[f"annotation {name}"] = target.original(pair[1])
     taken = {key: _write_list(target, spec, key, plan, workload) for key in changed}
     notes = {
         "annotations": list(plan.annotations),
@@ -237,9 +237,9 @@ def _write_annotations(target: ManifestText, pod: Node, desired: dict[str, str])
         target.rewrite(annotations, desired, alias=not is_null(annotations))
     else:
         for name, value in desired.items():
-            found = key_and_value(annotations, name)
-            if found:
-                target.rewrite(found[1], value)
+            pair = key_and_value(annotations, name)
+            if pair:
+                target.rewrite(pair[1], value)
         added = {name: value for name, value in desired.items() if not key_and_value(annotations, name)}
         target.add_pairs(annotations, added)
 
@@ -248,11 +248,11 @@ def _write_list(
     target: ManifestText, spec: Node, key: str, plan: InjectionPlan, workload: Workload
 ) -> list[tuple[int, str]]:
     """Make the edits for a list, and return what was taken out of it."""
-    first, last, found = plan.first[key], plan.last[key], key_and_value(spec, key)
-    if found is None:
+    first, last, pair = plan.first[key], plan.last[key], key_and_value(spec, key)
+    if pair is None:
         target.add_pairs(spec, {key: [*first, *last]}, before="containers")
         return []
-    name, node = found
+    name, node = pair
     if needs_rewriting(node):
         existing = [each for each in workload.pod["spec"].get(key) or [] if each.get("name") not in plan.taken]
         target.rewrite(node, [*first, *existing, *last])

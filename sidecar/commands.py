@@ -142,13 +142,13 @@ def _pod_config(ctx: click.Context, namespace: str | None, document: Document | 
 
 def _recorded_config(namespace: str) -> CaptureConfig:
     with InNamespace(namespace):
-        found = record.read()
-    if found is None:
+        recorded = record.read()
+    if recorded is None:
         raise CaptureError(
             f"nothing is recorded for the network namespace {namespace}",
             "Leave out --netns and --pid, and give the options with which it was captured.",
         )
-    return resolve(found.settings, found.answers)[0]
+    return resolve(recorded.settings, recorded.answers)[0]
 
 
 def _recorded_servers(config: CaptureConfig) -> tuple[str, ...]:

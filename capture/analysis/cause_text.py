@@ -213,8 +213,8 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
         Restrict the rule to what it is for: node-local DNS caches write such rules.""",
-    ("foreign-rule", "pod"): f"a {{does}}: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
-    ("nat-first", "pod"): f"a {{does}}, to another address or port: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
+    ("foreign-rule", "pod"): f"a {{effect}}: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
+    ("nat-first", "pod"): f"a {{effect}}, to another address or port: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
     ("nat-first", ""): f"a foreign rule precedes ours, and sends the connection to {{to}}\n{PUT_BEHIND}",
     ("nat-first", "behind"): f"a foreign rule behind ours translates the destination, to {{to}}\n{RESTRICT_RULE}",
     ("nat-first", "sent on"): f"""\

@@ -333,8 +333,8 @@ class PathCompiler:
 
     # --- reasons -----------------------------------------------------------------------------------
 
-    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason | None:  # it has none
-        """Return a rule as the reason of a fate; None where none is looked for."""
+    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason | None:
+        """Return a rule as the reason of a fate; None here, since ReasonCompiler alone keeps reasons."""
 
     def with_reason(self, node: int, verdict: model.Verdict, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""

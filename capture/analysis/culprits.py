@@ -93,7 +93,7 @@ class Culprits:
         known = {*self._effects, *(self._doubtful_rules() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._effects.items())
         self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
-        self.without_effect = tuple(found for key, found in self._foreign.items() if is_complete and key not in known)
+        self.without_effect = tuple(rule for key, rule in self._foreign.items() if is_complete and key not in known)
 
     def _name_culprits(self, with_all: Comparison) -> bool:
         """Name the rules; return whether all that have an effect are named."""

@@ -143,11 +143,11 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
         is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.chain_location != chain
         yield dropped if is_called else dropped.replace(where=foreign.location)
-    for (kind, _), (first, *more) in diverting.items():
-        does = foreign_effect_text(first.rule, first.effect)
-        after = f", and {plural(len(more), 'more rule')} of this chain" if more else ""
-        after += other_consequences(first.effect, (each.effect for each in more))
-        yield cause(kind, "pod", where=first.location, does=does, rule=differing_rule(first), others=after)
+    for (kind, _), (first, *others) in diverting.items():
+        effect_text = foreign_effect_text(first.rule, first.effect)
+        rest = f", and {plural(len(others), 'more rule')} of this chain" if others else ""
+        rest += other_consequences(first.effect, (each.effect for each in others))
+        yield cause(kind, "pod", where=first.location, effect=effect_text, rule=differing_rule(first), others=rest)
 
 
 def usual_traces(pod: ExaminedPod) -> Iterator[Trace]:

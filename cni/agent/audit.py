@@ -118,6 +118,7 @@ class Audit:
         self._diagnosis_budgets: dict[str, tuple[float, float]] = {}
 
     def run(self, stop: threading.Event) -> None:
+        """Look at pods until ``stop`` is set."""
         events = self._open_kernel_events()
         self._has_events = events is not None
         try:
@@ -252,6 +253,7 @@ class Audit:
         return {state: sorted(pods) for state, pods in states.items()}
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
+        """Return the pods as the last look found them, or one of them, for JSON."""
         named = f"{namespace}/{name}" if name else ""
         return [
             {

@@ -70,6 +70,7 @@ class AuditQueue:
         self._stale.add(sandbox)
 
     def take_gone(self) -> list[PodNamespace]:
+        """Return the pods that have ended since the last call, and forget them."""
         gone = self._sandboxes.take_gone()
         for netns in gone:
             self._first_looks.pop(netns.sandbox.id, None)

@@ -35,6 +35,7 @@ class Health:
             return before != problem
 
     def note(self, **facts: object) -> None:
+        """Keep facts, in place of earlier ones of their names."""
         with self._lock:
             self._facts |= facts
 
@@ -43,10 +44,12 @@ class Health:
         self._makers |= makers
 
     def count(self, name: str, label: str = "") -> None:
+        """Add one to a count."""
         with self._lock:
             self._counts[name, label] = self._counts.get((name, label), 0) + 1
 
     def note_loop(self) -> None:
+        """Note that the main loop has made a turn."""
         self._turn = time.monotonic()
 
     @property
@@ -61,16 +64,19 @@ class Health:
         return time.monotonic() - self._turn < LOOP_LIMIT
 
     def counts(self) -> dict[tuple[str, str], int]:
+        """Return the counts by name and label."""
         with self._lock:
             return dict(self._counts)
 
     def fact(self, name: str) -> Any:
+        """Return a fact, made now if it is one of those; None if there is none."""
         if maker := self._makers.get(name):
             return maker()
         with self._lock:
             return self._facts.get(name)
 
     def as_plain(self) -> dict[str, Any]:
+        """Return all for JSON."""
         made_facts = {name: maker() for name, maker in self._makers.items()}
         with self._lock:
             return (

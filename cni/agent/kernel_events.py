@@ -43,7 +43,7 @@ EVERYWHERE = -2
 
 
 class KernelEvents:
-    """Listens in the namespace in which it was made. Raises OSError where the kernel or a capability lacks."""
+    """Listens in the namespace in which it was made. Raises OSError without a capability or a kernel for it."""
 
     def __init__(self) -> None:
         self._sockets = [_listening_socket(protocol, groups) for protocol, groups in MULTICAST_GROUPS.items()]

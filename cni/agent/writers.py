@@ -27,7 +27,7 @@ BUFFER = 1 << 16
 
 
 class ConfigurationWriters:
-    """Listens until ``close``; where the kernel or a capability lacks, it names no program."""
+    """Listens until ``close``; without a capability or a kernel for it, it names no program."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(None, use_errno=True)
