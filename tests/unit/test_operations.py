@@ -1,3 +1,5 @@
+"""The verbs refuse arguments that they cannot use, by name, before they touch a namespace."""
+
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -1,3 +1,5 @@
+"""Which rules and chains are the capture's own, by their names, their places and a record; all others are foreign."""
+
 import pytest
 
 from capture.analysis.ownership import disturbance_test, may_divert, own_positions, without_foreign_rules

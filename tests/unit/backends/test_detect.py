@@ -1,3 +1,5 @@
+"""Backend, driver and variant are chosen by what is requested, what has rules and what this kernel can."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The table that rejects the family without a capture is written and removed, or an error says that it is not."""
+
 import errno
 from contextlib import nullcontext
 

@@ -1,3 +1,5 @@
+"""The commands of `capture`: their help, and bad usage as an error in words."""
+
 import os
 import subprocess
 import sys

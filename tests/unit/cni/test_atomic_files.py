@@ -1,3 +1,5 @@
+"""A file is replaced as a whole or not at all, and what others wrote meanwhile stays."""
+
 import os
 import subprocess
 import sys

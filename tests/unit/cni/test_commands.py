@@ -1,3 +1,5 @@
+"""`capture cni install|uninstall|status`: what they print, change and refuse."""
+
 import json
 import stat
 from collections.abc import Callable

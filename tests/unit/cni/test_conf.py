@@ -1,3 +1,5 @@
+"""Every key of the plugin's configuration is read, has a default, and is named where it cannot be used."""
+
 from typing import Any
 
 import pytest

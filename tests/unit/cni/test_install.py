@@ -1,3 +1,5 @@
+"""The entry gets into the list that the runtime uses and out of it, and nothing else in the directory changes."""
+
 import fcntl
 import json
 import os

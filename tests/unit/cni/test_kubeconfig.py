@@ -1,3 +1,5 @@
+"""A kubeconfig is read as kubectl reads it, or refused with the place, and no error shows a secret."""
+
 import base64
 import json
 

@@ -1,3 +1,5 @@
+"""A line of the plugin's log, its level and its file; a log that cannot be written stops no pod."""
+
 import json
 import os
 import stat

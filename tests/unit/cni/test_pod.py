@@ -1,3 +1,5 @@
+"""A pod is what the runtime and its annotations tell of it, as Istio reads them."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""A pod object of the API server becomes a pod, with a warning for each way round the capture."""
+
 import json
 from typing import Any
 

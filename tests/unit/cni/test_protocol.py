@@ -1,3 +1,5 @@
+"""Requests, results and errors of the CNI specification, in each of its versions."""
+
 import json
 from collections.abc import Mapping
 

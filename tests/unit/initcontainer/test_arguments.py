@@ -1,3 +1,5 @@
+"""The flags of upstream's program, in all forms of pflag, and the error for each wrong one."""
+
 import pytest
 
 from capture.settings.options import (

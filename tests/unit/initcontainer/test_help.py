@@ -1,3 +1,5 @@
+"""The help of `istio-init` has every option."""
+
 from capture.settings.options import OPTIONS
 from initcontainer.help import usage
 

@@ -1,3 +1,5 @@
+"""What `istio-init` prints at each level, as text and as lines of Istio's log."""
+
 import datetime as dt
 import json
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""JSON is read and written as the module json does it, or refused with the place."""
+
 import subprocess
 import sys
 

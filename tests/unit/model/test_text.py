@@ -1,3 +1,5 @@
+"""Names that are close, and numbers with their nouns."""
+
 import pytest
 
 from capture.model.text import closest_name, duration, enumerated, plural, shortened

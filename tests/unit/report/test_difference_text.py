@@ -1,3 +1,5 @@
+"""Each kind of difference has its sentence, and its plain values for JSON."""
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Lines and tables fit a terminal, and lose nothing."""
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The help of the options of the table, by topic."""
+
 from capture.report.option_text import by_topic, flags_text, help_text
 from capture.settings.options import DRY_RUN, EXCLUDED_OUTBOUND_PORTS, OPTIONS, OWNER_GROUPS, PROXY_PORT, REDIRECT_DNS
 

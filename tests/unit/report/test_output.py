@@ -1,3 +1,5 @@
+"""Errors, Ctrl-C, lost output and defects end a program in words, with their exit codes."""
+
 import io
 import os
 import platform

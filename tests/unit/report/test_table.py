@@ -1,3 +1,5 @@
+"""A table is printed as `iptables -nvL` prints it."""
+
 import pytest
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, parse_network

@@ -1,3 +1,5 @@
+"""Commands in messages name the pod that they are about."""
+
 import pytest
 
 from capture.report.target import with_target

@@ -1,3 +1,5 @@
+"""Settings that cancel each other or the capture get a warning, others none."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""The keywords of `make_settings`: one for each option, with the values of flags or of Python."""
+
 import ipaddress
 from pathlib import Path
 from typing import Any

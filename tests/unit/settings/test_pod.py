@@ -1,3 +1,5 @@
+"""The settings of a pod come from its annotations and its proxy; upstream's defaults are for the rest."""
+
 from __future__ import annotations
 
 from typing import Any

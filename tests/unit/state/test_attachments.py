@@ -1,3 +1,5 @@
+"""A record is there as long as one attachment of its pod is."""
+
 import json
 import os
 from pathlib import Path

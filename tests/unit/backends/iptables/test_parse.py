@@ -1,3 +1,5 @@
+"""A text of iptables-save is read as the rule that iptables-restore would write, however it is spelled."""
+
 import pytest
 
 from capture.analysis.canonical import canonical_rule

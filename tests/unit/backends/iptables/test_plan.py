@@ -1,3 +1,5 @@
+"""The edits that make the desired rules of the live ones, and their text for iptables-restore."""
+
 import pytest
 
 from capture.backends.iptables.families import merge_families

@@ -1,3 +1,5 @@
+"""A program's input, output and status, and which of the installed programs is of which variant."""
+
 import os
 import signal
 import sys

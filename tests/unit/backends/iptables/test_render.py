@@ -1,3 +1,5 @@
+"""A rule is written as iptables-save prints it, in each family that it is for."""
+
 import re
 
 import pytest

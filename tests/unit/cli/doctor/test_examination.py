@@ -1,3 +1,5 @@
+"""What is missing or wrong on kernel and host is a finding, with what repairs it."""
+
 import json
 import os
 from collections.abc import Iterable

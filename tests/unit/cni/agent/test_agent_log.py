@@ -1,3 +1,5 @@
+"""The agent logs a line of JSON for each event, the plugin's lines among them, and outlives its reader."""
+
 import json
 import os
 import threading

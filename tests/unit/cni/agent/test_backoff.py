@@ -1,3 +1,5 @@
+"""Pauses between attempts grow up to a limit."""
+
 from cni.agent.backoff import Backoff
 
 

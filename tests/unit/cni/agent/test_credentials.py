@@ -1,3 +1,5 @@
+"""The plugin's kubeconfig and token are private, current, and written only when they change."""
+
 import base64
 import json
 import os

@@ -1,3 +1,5 @@
+"""A change of a watched directory ends the wait, and no change is lost when the directory is replaced."""
+
 import os
 import threading
 import time

@@ -1,3 +1,5 @@
+"""Of several agents on a node the newest one alone acts."""
+
 import os
 import time
 from pathlib import Path

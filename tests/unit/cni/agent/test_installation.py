@@ -1,3 +1,5 @@
+"""The agent keeps plugin, entry and credentials on the node, whatever other programs write there."""
+
 import base64
 import json
 import os

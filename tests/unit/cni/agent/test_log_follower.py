@@ -1,3 +1,5 @@
+"""Each whole line of the plugin's log is passed on once, across rotations."""
+
 import os
 import threading
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""A pod is found with all that decides on its capture, or not at all where that is not certain."""
+
 import threading
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""A whole agent, as a process: it starts, answers, ends, and is killed."""
+
 import json
 import os
 import signal

@@ -1,3 +1,5 @@
+"""What is encoded is read back, and any bytes are read or refused."""
+
 import contextlib
 
 import pytest

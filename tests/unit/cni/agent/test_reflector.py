@@ -1,3 +1,5 @@
+"""The table of pods is that of the API server, through cuts, new tokens and outages."""
+
 import threading
 import time
 from collections.abc import Callable, Iterator

@@ -1,3 +1,5 @@
+"""Losses of the entry are answered at once until they are a conflict, then more and more slowly."""
+
 from cni.agent.rewrite_conflict import RestoreBackoff
 
 

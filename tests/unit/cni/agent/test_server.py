@@ -1,3 +1,5 @@
+"""The agent's socket: who may connect, what is answered, and how the next agent takes it over."""
+
 import os
 import socket
 import stat

@@ -1,3 +1,5 @@
+"""The plugin leaves a node when no pod and no runtime can call it any more."""
+
 import base64
 import json
 import os
