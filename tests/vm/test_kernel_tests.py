@@ -13,7 +13,7 @@ SLOW = ("many_networks", "same_time", "bindings", "drift", "200000", "Lookup", "
 PARTS = {
     "every driver and real packets": ["test_agreement.py"],
     "every driver and TPROXY": ["test_tproxy_traffic.py"],
-    "every driver and the commands": ["test_cli_capture.py", "-k", "known_table"],
+    "every driver and the commands": ["test_cli_dump.py", "-k", "known_table"],
     "choices and refusals": ["test_detect.py", "test_iptables_refusals.py"],
     "iptables": ["test_iptables_cases.py", "test_core_namespaces.py"],
     "nftables": ["test_nftables_drivers.py", "test_netlink.py", "-k", f"not ({' or '.join(SLOW)})"],
