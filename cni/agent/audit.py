@@ -136,7 +136,7 @@ class Audit:
         except RuntimeSilentError as error:
             self.health.note(audit_problem=str(error))
             return
-        self.health.note(audit_problem="")
+        self.health.note(audit_problem=self.queue.unreported)
         self._forget(self.queue.take_gone())
         for netns, is_stale in running:
             self.look_at_pod(netns, is_stale=is_stale)

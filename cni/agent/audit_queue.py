@@ -69,6 +69,11 @@ class AuditQueue:
         """Note that the pod has changed, and that there is no time for it now."""
         self._stale.add(sandbox)
 
+    @property
+    def unreported(self) -> str:
+        """Return why the runtime does not report the namespace of a pod; "" if it reports all."""
+        return self._sandboxes.unreported
+
     def take_gone(self) -> list[PodNamespace]:
         """Return the pods that have ended since the last call, and forget them."""
         gone = self._sandboxes.take_gone()

@@ -28,6 +28,10 @@ class RuntimeSilentError(OSError):
     """The runtime does not answer, or not as one; the message has the reason."""
 
 
+class RuntimeAnswerError(RuntimeSilentError):
+    """The runtime answers, but not what it was asked for."""
+
+
 class LoadedNetwork(Value):
     """The network configuration that a runtime has loaded."""
 
@@ -76,9 +80,11 @@ class RuntimeClient:
         try:
             return decode(call(self.socket, SERVICE + method, request, CRI_TIMEOUT))
         except CallError as error:
-            raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
+            is_silent = error.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+            raised = RuntimeSilentError if is_silent else RuntimeAnswerError
+            raise raised(f"{self.socket}: {method}: {error.code}: {error.details}") from None
         except (protobuf.MessageError, JsonError, KeyError, TypeError, AttributeError) as error:
-            raise RuntimeSilentError(f"{self.socket}: {method}: its answer is not understood: {error!r}") from None
+            raise RuntimeAnswerError(f"{self.socket}: {method}: its answer is not understood: {error!r}") from None
 
 
 def find_runtime(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | None:

@@ -9,7 +9,7 @@ import os
 
 from capture.model.values import Value
 from cni.agent.kernel_events import namespace_number
-from cni.agent.runtime import RuntimeClient, Sandbox
+from cni.agent.runtime import RuntimeAnswerError, RuntimeClient, Sandbox
 
 NETNS_PREFIXES = ("/var/run/", "/run/")
 """Runtimes name namespaces by the first; in the agent's container only the second is mounted."""
@@ -42,14 +42,17 @@ class Sandboxes:
         self._by_sandbox: dict[str, PodNamespace] = {}
         self._of_pods: dict[tuple[str, str], set[str]] = {}
         self._gone: list[PodNamespace] = []
+        self.unreported = ""
+        """Why the runtime reports no namespace of a sandbox; it is queried again at the next sweep."""
 
     def refresh(self) -> list[PodNamespace]:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
+        self.unreported = ""
         for gone in self._by_sandbox.keys() - sandboxes.keys():
             self._drop(gone)
         for new in sandboxes.keys() - {known for known, netns in self._by_sandbox.items() if netns.is_complete}:
-            self._keep(self._netns_of(sandboxes[new]))
+            self._query(sandboxes[new])
         return list(self._by_sandbox.values())
 
     def look_up_pod(self, namespace: str, name: str, *, is_desired: bool) -> list[PodNamespace]:
@@ -66,14 +69,20 @@ class Sandboxes:
             return alive
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
         for new in sandboxes.keys() - self._by_sandbox.keys():
-            self._keep(self._netns_of(sandboxes[new]))
-        return [self._by_sandbox[each] for each in sandboxes]
+            self._query(sandboxes[new])
+        return [self._by_sandbox[each] for each in sandboxes if each in self._by_sandbox]
 
     def take_gone(self) -> list[PodNamespace]:
         gone, self._gone = self._gone, []
         return gone
 
-    def _keep(self, netns: PodNamespace) -> None:
+    def _query(self, sandbox: Sandbox) -> None:
+        """Keep what the runtime reports of a sandbox. If it reports nothing, the others are audited all the same."""
+        try:
+            netns = self._netns_of(sandbox)
+        except RuntimeAnswerError as error:
+            self.unreported = f"{sandbox.namespace}/{sandbox.name}: {error}"
+            return
         self._by_sandbox[netns.sandbox.id] = netns
         self._of_pods.setdefault((netns.sandbox.namespace, netns.sandbox.name), set()).add(netns.sandbox.id)
 

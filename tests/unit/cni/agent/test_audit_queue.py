@@ -8,7 +8,7 @@ import pytest
 from cni.agent.audit_queue import AWAITED_SECONDS, SETTLING_SECONDS, SWEEP_INTERVAL, AuditQueue
 from cni.agent.kernel_events import EVERYWHERE
 from cni.agent.pods import Pods
-from cni.agent.runtime import RuntimeSilentError, Sandbox
+from cni.agent.runtime import RuntimeAnswerError, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import Sandboxes
 
 
@@ -18,6 +18,7 @@ class Node:
     def __init__(self, place: Path, *running: int) -> None:
         self.place, self.running = place, list(running)
         self.now, self.is_silent, self.questions = 0.0, False, list[str]()
+        self.unreported: set[int] = set()
         self.pods = Pods()
         runtime: Any = self
         self.queue = AuditQueue(Sandboxes(runtime), self.pods, dict, lambda: self.now)
@@ -30,6 +31,8 @@ class Node:
         return [Sandbox(each, "shop", pod, each, 0) for pod, each in named.items() if name in ("", pod)]
 
     def network_namespace(self, sandbox: str) -> str:
+        if int(sandbox) in self.unreported:
+            raise RuntimeAnswerError("PodSandboxStatus: NOT_FOUND")
         (self.place / sandbox).touch()
         return str(self.place / sandbox)
 
@@ -72,6 +75,17 @@ def test_no_event_is_lost_while_the_runtime_is_silent(node: Node, event: int, du
         node.turn(event)
     node.is_silent, node.running = False, [5, 6, 7]
     assert node.turn() == due
+
+
+def test_a_sandbox_that_the_runtime_does_not_report_hides_no_other(node: Node) -> None:
+    node.unreported, node.running = {7}, [5, 6, 7, 8]
+    assert node.turn(after=SWEEP_INTERVAL) == {5: True, 6: True, 8: True}
+    assert node.queue.unreported == "shop/pod-7: PodSandboxStatus: NOT_FOUND"
+    node.announce(7)
+    assert node.turn() == {}
+    node.unreported = set()
+    assert node.turn(after=SWEEP_INTERVAL) == {5: True, 6: True, 7: True, 8: True}
+    assert node.queue.unreported == ""
 
 
 def test_what_changes_while_addresses_settle_gets_one_look_afterwards(node: Node) -> None:

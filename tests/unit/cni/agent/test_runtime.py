@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from cni.agent import protobuf, runtime
-from cni.agent.runtime import RuntimeClient, RuntimeSilentError
+from cni.agent.grpc_call import CallError
+from cni.agent.runtime import RuntimeAnswerError, RuntimeClient, RuntimeSilentError
 
 QUESTIONS: dict[str, Callable[[RuntimeClient], Any]] = {
     "Status": RuntimeClient.loaded,
@@ -21,3 +22,17 @@ def test_an_answer_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, method
     monkeypatch.setattr(runtime, "call", lambda *_: answer)
     with pytest.raises(RuntimeSilentError, match=f"/socket: {method}: its answer is not understood"):
         QUESTIONS[method](RuntimeClient("/socket"))
+
+
+SILENCE = ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", *SILENCE])
+def test_a_refusal_is_an_answer_and_silence_is_none(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    def refuse(*_: object) -> bytes:
+        raise CallError(code, "no")
+
+    monkeypatch.setattr(runtime, "call", refuse)
+    with pytest.raises(RuntimeSilentError, match=f"PodSandboxStatus: {code}: no") as raised:
+        RuntimeClient("/socket").network_namespace("cafe01")
+    assert isinstance(raised.value, RuntimeAnswerError) == (code not in SILENCE)
