@@ -222,11 +222,9 @@ class Culprits:
         tables = {id(base.contents): base.contents for base in self.whole.other_chains}
         chains = {key: _doubtful_chains(table) for key, table in tables.items()}
         own = {table.name: _doubtful_chains(table) for table in self.whole.ruleset.tables}
-        for key, foreign in self._foreign.items():
-            doubtful = (
-                chains[id(foreign.foreign_chain.contents)] if isinstance(foreign, Obstacle) else own[foreign.table]
-            )
-            if foreign.rule is not None and _may_be_doubtful(foreign.rule, doubtful):
+        for key, other in self._foreign.items():
+            doubtful = chains[id(other.foreign_chain.contents)] if isinstance(other, Obstacle) else own[other.table]
+            if other.rule is not None and _may_be_doubtful(other.rule, doubtful):
                 yield key
 
     def _situation_without(self, gone: Collection[int]) -> Situation:

@@ -132,10 +132,9 @@ def _family_judgement(
     culprits = Culprits(family, reference, whole, foreign)
     certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
-        foreign
-        for foreign in culprits.without_effect
-        if isinstance(foreign, Difference)
-        or (foreign.rule is not None and not isinstance(foreign.rule.verdict, LET_PASS))
+        other
+        for other in culprits.without_effect
+        if isinstance(other, Difference) or (other.rule is not None and not isinstance(other.rule.verdict, LET_PASS))
     ]
 
     if own:

@@ -145,7 +145,5 @@ def keep_if_confirmed(seconds: int) -> None:
 
 
 def _raise_not_confirmed(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
-    remedy = "If the second connection failed, apply with --keep at the console, and run `capture why` there; else"
-    raise CaptureError(
-        "the capture was not confirmed, and was removed", f"{remedy} run it with a longer --confirm-within."
-    )
+    remedy = "If the second connection failed, apply with --keep at the console, and run `capture why` there; else use"
+    raise CaptureError("the capture was not confirmed, and was removed", f"{remedy} a longer --confirm-within.")

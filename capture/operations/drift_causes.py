@@ -40,9 +40,9 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
         felt = {effect: _is_felt(effect, pod, verified) for effect in {each.effect for each in own} if effect}
         with_effect = [difference for difference in own if difference.effect and felt[difference.effect]]
         heaviest = min(with_effect or own, key=lambda difference: (difference.weight, difference.kind == "missing"))
-        consequences = f", so that {consequence(heaviest.effect)}" if heaviest.effect else ""
-        consequences = MADE_UP_FOR if consequences and not with_effect else consequences
-        first, further = _in_words(heaviest, own, verified.live, consequences)
+        result = f", so that {consequence(heaviest.effect)}" if heaviest.effect else ""
+        result = MADE_UP_FOR if result and not with_effect else result
+        first, further = _in_words(heaviest, own, verified.live, result)
         others = f", and {plural(len(further), 'more difference')}" if further else ""
         others += other_consequences(heaviest.effect, (difference.effect for difference in with_effect))
         chain = heaviest.location.chain_location
@@ -72,9 +72,7 @@ def _is_felt(effect: Effect, pod: ExaminedPod, verified: Verified) -> bool:
         return True
 
 
-def _in_words(
-    heaviest: Difference, own: list[Difference], live: Ruleset, consequences: str
-) -> tuple[str, list[Difference]]:
+def _in_words(heaviest: Difference, own: list[Difference], live: Ruleset, result: str) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
     chain = live.chain(heaviest.table, heaviest.chain)
     elsewhere = [
@@ -82,11 +80,10 @@ def _in_words(
     ]
     is_empty = heaviest.kind == "missing" and not (chain and any(chain.rules_for(heaviest.family)))
     if is_empty and len(own) - len(elsewhere) > 1:
-        return f"missing: all rules of {heaviest.chain}{consequences}", elsewhere
+        return f"missing: all rules of {heaviest.chain}{result}", elsewhere
     kind = "not as applied" if heaviest.kind == "family" else heaviest.kind
-    return f"{kind}: {shown_rule(heaviest.rule, heaviest.family)}{consequences}", [
-        each for each in own if each is not heaviest
-    ]
+    others = [each for each in own if each is not heaviest]
+    return f"{kind}: {shown_rule(heaviest.rule, heaviest.family)}{result}", others
 
 
 def drift_cause(traced: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:

@@ -152,8 +152,7 @@ def _keep_capabilities_for_programs() -> None:
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves
     library.capget(header, sets)
     numbers = [CAPABILITY_NUMBERS[name] for name in ("NET_ADMIN", "NET_RAW")]
-    needed = sum(1 << number for number in numbers)
-    sets[2] |= needed & sets[1]
+    sets[2] |= sum(1 << number for number in numbers) & sets[1]
     library.capset(header, sets)
     for number in numbers:
         library.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)

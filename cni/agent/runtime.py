@@ -29,7 +29,7 @@ class RuntimeSilentError(OSError):
 
 
 class RuntimeAnswerError(RuntimeSilentError):
-    """The runtime answers, but not what it was asked for."""
+    """The runtime answers, and not to what was requested."""
 
 
 class LoadedNetwork(Value):
