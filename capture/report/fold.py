@@ -108,9 +108,9 @@ def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: i
         words = [max(width_of(word) for cell in column for word in (*cell.split(), "")) for column in columns]
         widths = _shrunk_widths(widths, words, width - gap * (len(widths) - 1))
     for row in rows:
-        cells = [folded(cell, width, 0) for cell, width in zip(row, widths, strict=True)]
+        cells = [folded(cell, column, 0) for cell, column in zip(row, widths, strict=True)]
         for parts in zip_longest(*cells, fillvalue=""):
-            padded = [part + " " * (width - width_of(part)) for part, width in zip(parts, widths, strict=True)]
+            padded = [f"{part}{' ' * (column - width_of(part))}" for part, column in zip(parts, widths, strict=True)]
             yield (" " * gap).join(padded).rstrip(" ")
 
 
