@@ -117,7 +117,7 @@ def _second_set_cause(step: Step) -> Cause | None:
     return cause("second-set", where=place, place=place)
 
 
-def _zone_faults(connection: Connection) -> Iterator[Cause]:
+def _zone_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
     packet = next(replies_of_receiver(connection.traced, connection.owner), None)
     if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
@@ -129,7 +129,7 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
-def _later_losses(connection: Connection) -> Iterator[Cause]:
+def _later_causes(connection: Connection) -> Iterator[Cause]:
     """Yield the first reason why later packets or answers are lost; where none is certain, each that may be one."""
     traced = connection.traced
     if traced.outcome not in TO_PROXY:
@@ -139,7 +139,7 @@ def _later_losses(connection: Connection) -> Iterator[Cause]:
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
-def _discovery_losses(connection: Connection) -> Iterable[Cause]:
+def _discovery_causes(connection: Connection) -> Iterable[Cause]:
     packet = connection.traced.packet
     if connection.traced.outcome not in TO_PROXY:
         return ()
@@ -147,12 +147,12 @@ def _discovery_losses(connection: Connection) -> Iterable[Cause]:
     return discovery_causes(at_link, packet.in_interface or packet.out_interface, connection.pod.situation)
 
 
-def _ipsec_blocks(connection: Connection) -> Iterator[Cause]:
+def _ipsec_causes(connection: Connection) -> Iterator[Cause]:
     if connection.ipsec_policy is not None and connection.ipsec_policy.is_blocking:
         yield cause("ipsec", policy=connection.ipsec_policy.words)
 
 
-def _delivery_faults(connection: Connection) -> Iterator[Cause]:
+def _delivery_causes(connection: Connection) -> Iterator[Cause]:
     """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
     family, is_inbound = connection.traced.packet.family, connection.is_inbound
     if not is_inbound and connection.traced.outcome not in TO_PROXY:
@@ -166,7 +166,7 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
             yield missing_route_cause(need)
 
 
-def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
+def _reject_table_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
     traced, packet, reference = connection.traced, connection.traced.packet, connection.pod.reference
     if reference is None or packet.family in reference.config.families:
@@ -177,7 +177,7 @@ def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
-def _rule_faults(connection: Connection) -> Iterator[Cause]:
+def _rule_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     traced = connection.traced
     if not traced.is_order_known:
@@ -194,7 +194,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
         yield by_drift
 
 
-def _routing_losses(connection: Connection) -> Iterator[Cause]:
+def _routing_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
     traced, client = connection.traced, connection.traced.packet.source
     unrouted = list(unrouted_proxy_causes(traced, connection.pod))
@@ -328,15 +328,15 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
 
 CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (lambda each: () if each.is_inbound else socket_lb_causes(each.traced.packet), False),
-    (_reject_table_fault, False),
+    (_reject_table_causes, False),
     (lambda each: filter(None, [arrival_cause(each.traced)]), False),
-    (_rule_faults, False),
+    (_rule_causes, False),
     (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
-    (_zone_faults, True),
-    (_later_losses, True),
-    (_routing_losses, True),
-    (_discovery_losses, True),
-    (_ipsec_blocks, False),
-    (_delivery_faults, False),
+    (_zone_causes, True),
+    (_later_causes, True),
+    (_routing_causes, True),
+    (_discovery_causes, True),
+    (_ipsec_causes, False),
+    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""
