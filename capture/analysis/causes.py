@@ -57,7 +57,7 @@ def causes_of_connection(
     elif _own_steps_before(traced, capture):
         yield cause("nat-first", "behind", where=traced.location, to=_translation_text(traced))
     elif not is_translated(traced):
-        yield cause("foreign-rule", where=traced.location)
+        yield cause("foreign-rule", "transparent", where=traced.location, port=traced.port)
     else:
         yield cause("nat-first", where=traced.location, to=_translation_text(traced))
 

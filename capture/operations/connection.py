@@ -135,7 +135,8 @@ def _later_causes(connection: Connection) -> Iterator[Cause]:
     if traced.outcome not in TO_PROXY:
         return
     following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
-    lost = [_loss_cause(each) for each in following if each.is_certain]
+    certain = (each for each in following if each.is_certain)
+    lost = [_loss_cause(each, "its answers" if each.packet.is_reply else "its later packets") for each in certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
@@ -293,7 +294,7 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
     return known or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
+def _loss_cause(traced: Trace, subject: str) -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)

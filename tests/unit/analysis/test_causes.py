@@ -282,7 +282,10 @@ POLICY = BaseChain(
         (way(OUT, "redirected", OWN, port=1), cause("second-set", "decides", where=AT_OWN, port=1)),
         (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first", "behind", where=AT_FOREIGN, to="port 1")),
         (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", where=AT_FOREIGN, to="port 1")),
-        (way(IN, "redirected", TO_SOCKET, port=1), cause("foreign-rule", where=TO_SOCKET.location)),
+        (
+            way(IN, "redirected", TO_SOCKET, port=1),
+            cause("foreign-rule", "transparent", where=TO_SOCKET.location, port=1),
+        ),
         (
             way(OUT, "direct", OWN).replace(lost_reply=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
             cause("filtered", where=AT_FOREIGN, filter="a foreign rule drops its answers: -j DROP"),
