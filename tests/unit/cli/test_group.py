@@ -207,6 +207,10 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
             ),
         ),
         (
+            ["trace", "tcp", "[fe80::1%eth0]:80"],
+            "fe80::1%eth0: expected an address without a zone: name the interface by --in or --out",
+        ),
+        (
             ["host", "apply", "--confirm-within", "0"],
             "--confirm-within: invalid value '0': expected a whole number from 1 to 3600",
         ),
