@@ -277,7 +277,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
-        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.in_interface else SENT_ON) for loss in certain]
+        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.is_reply else SENT_ON) for loss in certain]
         yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(sent)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in came if reply.is_marked and not is_over_lo])

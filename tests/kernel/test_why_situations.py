@@ -310,6 +310,13 @@ BROKEN: dict[str, BrokenPod] = {
         message="drops what the proxy sends on",
         has_traffic=False,
     ),
+    "the app's answers to the proxy are dropped": BrokenPod(
+        "filtered",
+        breaks=f"iptables -A OUTPUT -o lo -p tcp --sport {APP_PORT} -j DROP",
+        goes="in",
+        message="drops answers to what the proxy sends on",
+        has_traffic=False,
+    ),
     "the proxy's call to the app is captured": BrokenPod(
         "rule-missing",
         breaks="iptables -t nat -D ISTIO-OUTPUT 1; iptables -t nat -I ISTIO-OUTPUT 5 -p tcp --dport 443 -j RETURN",
