@@ -72,7 +72,7 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def can_stop_connection(pod_cause: Cause, capture: Capture, traced: Trace | None = None) -> bool:
+def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
@@ -84,8 +84,7 @@ def can_stop_connection(pod_cause: Cause, capture: Capture, traced: Trace | None
         return pod_cause.kind != "interface-missing"
     interfaces = traced.packet.in_interface, traced.packet.out_interface
     if pod_cause.kind == "lo-down":
-        is_by_lo = capture.is_transparent or traced.packet.in_interface is None
-        return LOOPBACK in interfaces or (is_by_lo and traced.outcome in TO_PROXY)
+        return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # the proxy calls the app over it
     if pod_cause.kind == "ingress-filter":
         return pod_cause.where == traced.packet.in_interface
     return pod_cause.kind != "interface-missing" or pod_cause.where in interfaces

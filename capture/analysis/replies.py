@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.foreign_tests import ACK, PSH, SYN
 from capture.analysis.meaning import effective_verdict
-from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
+from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
 from capture.model.chain_names import is_own_chain
@@ -61,13 +61,25 @@ def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Pac
         yield back.replace(source=packet.destination, source_port=packet.port, in_interface=LOOPBACK)
 
 
+def replies_on_way(traced: Trace, situation: Situation, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
+    """Yield the replies by the interface that the hook OUTPUT sees.
+
+    The app answers a transparent proxy at the client's address: routes lead there until a mark is restored, and what
+    follows at OUTPUT sees that interface still (``state->out``).
+    """
+    network = situation.network
+    for reply in replies(traced, uid, gid):
+        is_to_client = reply.out_interface == LOOPBACK and not network.is_local(reply.destination)
+        yield reply.replace(out_interface=network.interface) if is_to_client else reply
+
+
 def onward_packet(traced: Trace, uid: int, gid: int) -> Packet | None:
     """Return what the proxy, a user and group, sends on: to others, or to the app; None if it sends nothing there.
 
     A transparent proxy calls the app from the client's address, with the mark of the capture.
     """
     packet, step = traced.packet.replace(uid=uid, gid=gid), traced.step
-    if traced.outcome == PROXY_OUTBOUND:
+    if traced.outcome in (PROXY_OUTBOUND, DNS):
         return None if packet.in_interface else packet
     if traced.outcome != PROXY_INBOUND or not packet.in_interface:
         return None
@@ -124,7 +136,7 @@ def _untracked_replies(reply: Packet) -> Iterator[Packet]:
 def lost_later_packets(traced: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
     """Yield how later packets and replies of a connection to the proxy, or to the app, are dropped, or may be."""
     mark = traced.packet.mark
-    for packet in (traced.packet.replace(state="ESTABLISHED"), *replies_of_receiver(traced, owner)):
+    for packet in (traced.packet.replace(state="ESTABLISHED"), *replies_of_receiver(traced, situation, owner)):
         later = trace_with_flags(
             packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
         )
@@ -135,10 +147,10 @@ def lost_later_packets(traced: Trace, situation: Situation, owner: tuple[int, in
             yield later
 
 
-def replies_of_receiver(traced: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
+def replies_of_receiver(traced: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Packet]:
     """Yield a reply to a connection, of the proxy or of the app, as it leaves and as it comes in."""
     if owner is not None:
-        yield from replies(traced, *(owner if traced.outcome in TO_PROXY else ()))
+        yield from replies_on_way(traced, situation, *(owner if traced.outcome in TO_PROXY else ()))
 
 
 def loss_text(reply: Trace) -> str:

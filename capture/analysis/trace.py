@@ -220,13 +220,13 @@ class _Passage:
             self._pass_hook(model.INPUT)
 
     def _reroute(self) -> None:
-        """Let the packet leave by another interface if its destination was changed.
+        """Let the packet leave by another interface if its destination was changed, or an answer got the proxy's mark.
 
         What follows at OUTPUT still saw the one by which it was to leave (``state->out`` stays as it was,
         nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
         """
         leaves_by = self.packet.out_interface
-        if self.is_redirected:
+        if self.is_redirected or (self.first.is_reply and self.packet.mark in routed_marks(self.ruleset)):
             self.interface, leaves_by = None, LOOPBACK
         elif self.interface is not None:
             leaves_by = self.interface

@@ -25,8 +25,8 @@ from capture.analysis.replies import (
     is_own_step,
     lost_later_packets,
     onward_packet,
-    replies,
     replies_of_receiver,
+    replies_on_way,
 )
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
@@ -36,7 +36,6 @@ from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
-from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, read_policies
@@ -73,7 +72,7 @@ class Connection(Value):
     @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.traced.packet, *replies_of_receiver(self.traced, self.owner))
+        packets = (self.traced.packet, *replies_of_receiver(self.traced, self.pod.situation, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
 
@@ -81,7 +80,7 @@ def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
     of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.traced)]
+    causes = [each for each in of_pod if can_stop_connection(each, connection.traced)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -95,7 +94,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, traced))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -119,7 +118,7 @@ def _second_set_cause(step: Step) -> Cause | None:
 
 def _zone_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(replies_of_receiver(connection.traced, connection.owner), None)
+    packet = next(replies_of_receiver(connection.traced, connection.pod.situation, connection.owner), None)
     if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, connection.pod.situation)
@@ -162,9 +161,8 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
     desired = connection.pod.desired
     of_family = (each for each in impediments(desired) if each.family in (None, family))
     yield from (impediment for impediment in of_family if direction in impediment.directions and impediment != LO_DOWN)
-    for need in routes.missing_parts(desired) if is_inbound else ():
-        if isinstance(need, MissingRoute) and need.family == family:
-            yield missing_route_cause(need)
+    missing = routes.missing_parts(desired) if is_inbound else ()
+    yield from (missing_route_cause(need) for need in missing if need.family == family)
 
 
 def _reject_table_causes(connection: Connection) -> Iterator[Cause]:
@@ -228,7 +226,7 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
     packet = traced.packet
     destination = packet.destination if packet.in_interface is None else packet.source
-    if traced.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or destination is None or not pod.capture.uids:
+    if not _is_sent_on(traced, pod) or destination is None or not pod.capture.uids:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
@@ -260,9 +258,10 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = onward_packet(traced, *owner) if owner else None
-    if packet is None:
+    if packet is None or not _is_sent_on(traced, pod):
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
+    answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]
     if sent.outcome == "dropped":
         yield drop_of_connection(sent, shown_rule, SENT_ON)
     elif sent.outcome == traced.outcome:
@@ -270,6 +269,8 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
+    elif traced.transparent and answers and answers[0].outcome != "dropped" and answers[0].mark != sent.connection_mark:
+        yield from filter(None, [mark_cause(answers[0], shown_rule) or drift_cause(answers[0], verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
         destination = f"{address_text(packet.family, (sent.address or packet.destination).first)} port {sent.port}"
         if sent.step is None or not is_own_chain(sent.step.chain):  # else of a second set, which is a cause
@@ -279,8 +280,16 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
         lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.is_reply else SENT_ON) for loss in certain]
         yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
-        came = [trace_whole_path(each, situation) for each in replies(sent)] if pod.capture.is_transparent else []
-        yield from filter(None, [mark_cause(reply, shown_rule) for reply in came if reply.is_marked and not is_over_lo])
+        marked = (each for each in answers if pod.capture.is_transparent and each.is_marked and not is_over_lo)
+        yield from filter(None, [mark_cause(reply, shown_rule) for reply in marked])
+
+
+def _is_sent_on(traced: Trace, pod: ExaminedPod) -> bool:
+    """Return whether the proxy calls the destination, too; with --capture-all-dns its server is unknown."""
+    servers = pod.reference.config.name_servers if pod.reference else ()
+    return traced.outcome in (PROXY_OUTBOUND, PROXY_INBOUND) or (
+        traced.outcome == DNS and traced.packet.destination in servers
+    )
 
 
 def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
@@ -335,9 +344,9 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
     (_zone_causes, True),
     (_later_causes, True),
-    (_routing_causes, True),
     (_discovery_causes, True),
+    (_routing_causes, True),
     (_ipsec_causes, False),
-    (_delivery_causes, False),
+    (_delivery_causes, True),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""

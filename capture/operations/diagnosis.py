@@ -146,7 +146,7 @@ def why(
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
+            causes = [each for each in of_pod if packet is None and can_stop_connection(each)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
@@ -196,7 +196,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
     reference, facts, capture = pod.reference, pod.facts, pod.capture
     policies, unread = ipsec_policies()
     unread += unjudged_programs(facts)
-    stopping = [each for each in of_pod if can_stop_connection(each, capture)]
+    stopping = [each for each in of_pod if can_stop_connection(each)]
     causes = (
         *stopping,
         *empty_capture_causes(reference, facts, capture),
@@ -206,10 +206,10 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         *_usual_causes(pod, policies),
         *(() if reference else _loop_causes(pod)),
     )
-    if not causes and IPV6 in capture.families:
+    if IPV6 in capture.families and all(each.case == "neighbour" and each.words["flag"] for each in causes):
         own = next((address for address in facts.addresses if address.family == IPV6), None)
         link = next((link.name for link in facts.links if not link.is_loopback), None)
-        causes = tuple(discovery_causes(own, link, pod.situation))
+        causes = (*discovery_causes(own, link, pod.situation),) or causes  # by which a neighbour is silent
     notes = (
         *notes_on_proxy(facts, capture),
         *(

@@ -33,6 +33,7 @@ from support.captures.diagnosed import (
     reached,
     why,
 )
+from support.captures.fake_pod import FakePod
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, settings
 
@@ -176,6 +177,13 @@ BROKEN: dict[str, BrokenPod] = {
         transparent=True,
     ),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", is_of_pod=True),
+    "lo is down, inbound": BrokenPod(
+        "lo-down",
+        breaks="ip link set lo down",
+        goes="in",
+        is_of_pod=True,
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+    ),
     "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", is_of_pod=True),
     "a policy drops what is redirected": BrokenPod(
         "filtered",
@@ -303,6 +311,15 @@ BROKEN: dict[str, BrokenPod] = {
         where="ip6 filter INPUT, hook INPUT, priority 0, rule 1",
         has_traffic=False,
     ),
+    "neighbour discovery is dropped, and was tried": BrokenPod(
+        "filtered",
+        breaks="nft 'table ip6 x { chain c { type filter hook output priority 0; policy drop;"
+        " meta l4proto != icmpv6 accept; }; }'; ip -6 neigh flush dev eth0; bash -c 'echo > /dev/udp/2001:db8::9/9'",
+        goes="out6",
+        has_traffic=False,  # as above
+        is_of_pod=True,
+        message="no rule accepts neighbour discovery (ICMPv6)",
+    ),
     "the proxy's call to the app is dropped": BrokenPod(
         "filtered",
         breaks=f"iptables -A INPUT -i lo -p tcp --dport {APP_PORT} -j DROP",
@@ -344,6 +361,45 @@ BROKEN: dict[str, BrokenPod] = {
         is_of_pod=True,
         has_traffic=False,
         message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
+    ),
+    "answers of the app have no mark": BrokenPod(
+        "rule-missing",
+        TPROXY,
+        "iptables -t mangle -D OUTPUT -p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        is_of_pod=True,
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+        message="do not come back to the proxy: `-p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark",
+    ),
+    "answers of the app leave by eth0 for a filter": BrokenPod(
+        "filtered",
+        TPROXY,
+        "nft 'table inet x { chain c { type filter hook output priority 0; policy drop; oif lo accept;"
+        " meta skgid 1337 accept; meta l4proto icmpv6 accept; }; }'",
+        goes="in",
+        transparent=True,
+        is_of_pod=True,
+        has_traffic=False,  # as above
+        message="no rule accepts answers to what the proxy sends on",
+    ),
+    "answers of the app are dropped on lo": BrokenPod(
+        "filtered",
+        TPROXY,
+        "nft 'table inet x { chain c { type filter hook postrouting priority 0; oif lo tcp sport 8080 drop; }; }'",
+        goes="in",
+        transparent=True,
+        has_traffic=False,  # as above
+        message="a foreign rule drops answers to what the proxy sends on",
+    ),
+    "::6 alone is gone": BrokenPod(
+        "rule-missing",
+        breaks="ip -6 address del ::6/128 dev lo",
+        goes="in6",
+        is_of_pod=True,
+        has_traffic=False,  # as above
+        message="the address ::6/128 on lo is missing",
     ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(
@@ -537,6 +593,35 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         assert reached(situation, pod_pair) != "proxy"
     assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
     assert_the_remedy_works(situation, pod_pair, found)
+
+
+AGENT_LOSSES = {
+    "iptables -A OUTPUT -p udp --dport 53 -m owner --uid-owner 1337 -j DROP": ("filtered", "what the proxy sends on"),
+    "iptables -A INPUT -i eth0 -p udp --sport 53 -j DROP": ("filtered", "answers to what the proxy sends on"),
+    "ip rule add pref 50 ipproto udp dport 53 uidrange 1337-1337 prohibit": ("no-route", "what the proxy (user 1337)"),
+}
+
+
+@pytest.mark.parametrize("breaks", AGENT_LOSSES)
+def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str) -> None:
+    """Its own questions go to the server of the pod's resolv.conf that the app has asked."""
+    pod, peer = pod_pair
+    kind, message = AGENT_LOSSES[breaks]
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 53), label="server")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
+    with pod.entered():
+        operations.apply(given("--redirect-dns"), host=FakePod(servers=(ELSEWHERE,)))
+    look_up, agent = packet(BrokenPod("", goes="dns"), pod_pair), pod.client(uid=1337)
+    assert why(pod, look_up).causes == ()
+    assert agent.connect(ELSEWHERE, 53, "udp").label == "server"
+
+    pod.run(["sh", "-ec", breaks])
+
+    (cause,) = why(pod, look_up).causes
+    assert (cause.kind, message in cause.message) == (kind, True), cause
+    assert agent.connect(ELSEWHERE, 53, "udp", timeout=0.3).label == ""
+    assert pod.client(uid=1000).connect(ELSEWHERE, 53, "udp").label == pod.name
 
 
 def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:

@@ -77,9 +77,9 @@ def given(text: str) -> Settings:
 def packet(situation: BrokenPod, pair: PodPair) -> Packet:
     pod, peer = pair
     goes = situation.goes
-    if goes == "in":
-        source = parse_address(peer.ipv4)
-        return Packet("tcp", parse_address(pod.ipv4), APP_PORT, source=source, source_port=45000, in_interface="eth0")
+    if goes.startswith("in"):
+        to, source = map(parse_address, (pod.ipv6, peer.ipv6) if goes == "in6" else (pod.ipv4, peer.ipv4))
+        return Packet("tcp", to, APP_PORT, source=source, source_port=45000, in_interface="eth0")
     port = {"dns": 53, "udp": 4433}.get(goes, 80)
     destination = parse_address(ELSEWHERE6 if goes == "out6" else ELSEWHERE)
     protocol: ProtocolName = "udp" if goes in ("dns", "udp") else "tcp"
@@ -90,8 +90,8 @@ def reached(situation: BrokenPod, pair: PodPair) -> str:
     """Return who answers."""
     pod, peer = pair
     sent = packet(situation, pair)
-    if situation.goes == "in":
-        return peer.client().connect(pod.ipv4, APP_PORT, timeout=0.3).label
+    if situation.goes.startswith("in"):
+        return peer.client().connect(pod.ipv6 if situation.goes == "in6" else pod.ipv4, APP_PORT, timeout=0.3).label
     destination = ELSEWHERE6 if situation.goes == "out6" else ELSEWHERE
     client = pod.client(uid=situation.uid, gid=situation.gid)
     return client.connect(destination, sent.port, sent.protocol, timeout=0.3).label
