@@ -597,7 +597,8 @@ def test_faults_of_the_whole_pod() -> None:
         (MISSING, None, False),
         (LO_DOWN, way(OUT, "direct"), False),
         (LO_DOWN, way(OUT, "proxy-outbound"), True),
-        (LO_DOWN, way(IN, "proxy-inbound"), False),
+        (LO_DOWN, way(IN, "proxy-inbound"), True),
+        (LO_DOWN, way(IN, "direct"), False),
         (LO_DOWN, way(TO_POD, "direct"), True),
         (MISSING, way(OUT, "direct"), False),
         (MISSING, way(OUT.replace(out_interface="net1"), "direct"), True),
@@ -611,11 +612,7 @@ def test_faults_of_the_whole_pod() -> None:
 def test_causes_of_the_pod_stop_the_connections_that_meet_them(
     cause_of_pod: Cause, traced: Trace | None, *, is_stopped: bool
 ) -> None:
-    assert can_stop_connection(cause_of_pod, CAPTURE, traced) is is_stopped
-
-
-def test_tproxy_delivers_inbound_packets_over_lo() -> None:
-    assert can_stop_connection(LO_DOWN, CAPTURE.replace(is_transparent=True), way(IN, "proxy-inbound"))
+    assert can_stop_connection(cause_of_pod, traced) is is_stopped
 
 
 @pytest.mark.parametrize(
