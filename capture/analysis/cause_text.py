@@ -215,6 +215,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", ""): f"""\
         a foreign rule decides before ours, and lets the connection bypass the proxy
         {PUT_BEHIND}""",
+    ("foreign-rule", "transparent"): f"""\
+        a foreign rule decides before ours, and hands the connection to what listens on port {{port}}, by TPROXY
+        {PUT_BEHIND}""",
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
         Restrict the rule to other users than {uid}.""",

@@ -57,6 +57,8 @@ def causes_of_connection(
         yield from causes_at_port(facts, capture, *arrival, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(traced, capture):
         yield cause("nat-first", "behind", where=traced.location, to=_translation_text(traced))
+    elif not is_translated(traced):
+        yield cause("foreign-rule", "transparent", where=traced.location, port=traced.port)
     else:
         yield _foreign_rule_cause(traced, is_behind=False)
 

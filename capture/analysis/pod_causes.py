@@ -49,8 +49,8 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
         yield cause("interface-missing", where=name, name=name, present=present or "none")
-    for name, target in facts.ingress_redirects:
-        yield cause("ingress-filter", where=name, name=name, target=target)
+    for each in facts.ingress_redirects:
+        yield cause("ingress-filter", where=each.interface, name=each.interface, target=each.target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
         kind = "conntrack-full" if facts.tracked >= facts.max_tracked else "conntrack-nearly-full"
         setting = "net.netfilter.nf_conntrack_max"
@@ -60,9 +60,10 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 def unjudged_programs(facts: PodFacts, traced: Trace | None = None) -> Iterator[Cause]:
     """Yield a note on each program and filter of an interface that may drop a connection; without one, any."""
     used = (LOOPBACK, traced.packet.in_interface, traced.packet.out_interface) if traced else None
-    for name, program, shown_by in facts.programs:
+    for program in facts.programs:
+        name = program.interface
         if used is None or name in used:
-            yield cause("unjudged", "program", where=name, name=name, what=program, shown_by=shown_by)
+            yield cause("unjudged", "program", where=name, name=name, what=program.kind, shown_by=program.shown_by)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:

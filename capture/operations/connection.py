@@ -125,7 +125,7 @@ def _second_set_cause(step: Step) -> Cause | None:
     return cause("second-set", where=place, place=place)
 
 
-def _zone_faults(connection: Connection) -> Iterator[Cause]:
+def _zone_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
     packet = next(replies_of_receiver(connection.traced, connection.owner), None)
     if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
@@ -137,17 +137,18 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
-def _later_losses(connection: Connection) -> Iterator[Cause]:
+def _later_causes(connection: Connection) -> Iterator[Cause]:
     """Yield the first reason why later packets or answers are lost; where none is certain, each that may be one."""
     traced = connection.traced
     if traced.outcome not in TO_PROXY:
         return
     following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
-    lost = [_loss_cause(each) for each in following if each.is_certain]
+    certain = (each for each in following if each.is_certain)
+    lost = [_loss_cause(each, "its answers" if each.packet.is_reply else "its later packets") for each in certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
-def _discovery_losses(connection: Connection) -> Iterable[Cause]:
+def _discovery_causes(connection: Connection) -> Iterable[Cause]:
     packet = connection.traced.packet
     if connection.traced.outcome not in TO_PROXY:
         return ()
@@ -155,12 +156,12 @@ def _discovery_losses(connection: Connection) -> Iterable[Cause]:
     return discovery_causes(at_link, packet.in_interface or packet.out_interface, connection.pod.situation)
 
 
-def _ipsec_blocks(connection: Connection) -> Iterator[Cause]:
+def _ipsec_causes(connection: Connection) -> Iterator[Cause]:
     if connection.ipsec_policy is not None and connection.ipsec_policy.is_blocking:
         yield cause("ipsec", policy=connection.ipsec_policy.words)
 
 
-def _delivery_faults(connection: Connection) -> Iterator[Cause]:
+def _delivery_causes(connection: Connection) -> Iterator[Cause]:
     """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
     family, is_inbound = connection.traced.packet.family, connection.is_inbound
     if not is_inbound and connection.traced.outcome not in TO_PROXY:
@@ -174,7 +175,7 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
             yield missing_route_cause(need)
 
 
-def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
+def _reject_table_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
     traced, packet, reference = connection.traced, connection.traced.packet, connection.pod.reference
     if reference is None or packet.family in reference.config.families:
@@ -185,7 +186,7 @@ def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
-def _rule_faults(connection: Connection) -> Iterator[Cause]:
+def _rule_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     traced = connection.traced
     if not traced.is_order_known:
@@ -202,7 +203,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
         yield by_drift
 
 
-def _routing_losses(connection: Connection) -> Iterator[Cause]:
+def _routing_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
     traced, owner = connection.traced, connection.owner
     unrouted = list(unrouted_proxy_causes(traced, connection.pod))
@@ -291,7 +292,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
-        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.in_interface else SENT_ON) for loss in certain]
+        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.is_reply else SENT_ON) for loss in certain]
         yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(sent)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in came if reply.is_marked and not is_over_lo])
@@ -316,7 +317,7 @@ def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step) -> Cause:
     )
 
 
-def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
+def _loss_cause(traced: Trace, subject: str) -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)
@@ -351,15 +352,15 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
 
 CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (lambda each: () if each.is_inbound else socket_lb_causes(each.traced.packet), False),
-    (_reject_table_fault, False),
+    (_reject_table_causes, False),
     (lambda each: filter(None, [arrival_cause(each.traced)]), False),
-    (_rule_faults, False),
+    (_rule_causes, False),
     (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
-    (_zone_faults, True),
-    (_later_losses, True),
-    (_routing_losses, True),
-    (_discovery_losses, True),
-    (_ipsec_blocks, False),
-    (_delivery_faults, False),
+    (_zone_causes, True),
+    (_later_causes, True),
+    (_routing_causes, True),
+    (_discovery_causes, True),
+    (_ipsec_causes, False),
+    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""

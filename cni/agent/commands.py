@@ -68,6 +68,7 @@ TAINT_KEY_TYPE = ParameterType(
     "the key of a taint, such as cni.istio.io/not-ready, without value and effect",
     lambda text: text and not {"=", ":", ",", " "} & {*text},
 )
+ABSOLUTE_PATH_TYPE = ParameterType(str, "an absolute path", os.path.isabs)
 SOCKET_PATH_TYPE = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
 
 
@@ -91,8 +92,8 @@ def node_group() -> None:
 
 
 SOCKET_OPTION = click.Option(
-    ["--socket"], metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True, envvar="CAPTURE_AGENT_SOCKET",
-    help="Where the agent listens for the plugin and for `capture node`.",
+    ["--socket"], type=ABSOLUTE_PATH_TYPE, metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True,
+    envvar="CAPTURE_AGENT_SOCKET", help="Where the agent listens for the plugin and for `capture node`.",
 )  # fmt: skip
 DAEMON_SET_OPTION = click.Option(
     ["--daemon-set"], type=DAEMON_SET_TYPE, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",

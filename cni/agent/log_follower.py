@@ -38,6 +38,7 @@ class LogFollower:
             yield from self._read_all()
             if not self._is_replaced():
                 return
+            yield from self._read_all()  # what came between the two, from a plugin that still had it open
             self._open(at_end=False)
 
     def _read_all(self) -> Iterator[bytes]:

@@ -162,7 +162,7 @@ class Agent:
         """Wait until pods are captured, then take the taints off the node."""
         from cni.agent import taint
 
-        pauses = Backoff()
+        pauses, has_warned = Backoff(), False
         pause = pauses.pause()
         while self.client is not None and not self.stop.wait(pause):
             if not self.health.is_ready:
@@ -171,7 +171,8 @@ class Agent:
             if done:
                 self.log.info("the node has none of the taints", taints=self.options.taints)
                 self.stop.wait()
-            elif self.health.report("taints", ""):  # true once; with a problem, the agent would not be ready
+            elif not has_warned:
+                has_warned = True
                 self.log.warn("the taints cannot be removed", problem=problem)
             pause = pauses.pause()
 

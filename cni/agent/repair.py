@@ -70,9 +70,11 @@ class Repair:
         if self._is_busy or state == STATE_UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
             return
         action = self._due_action(audited, pod)
-        if action == "report" or pod is None:
-            self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.state.message)
-        elif self._may_act(audited):
+        is_report = action == "report" or pod is None
+        if is_report or not self._may_act(audited):
+            reason = "CaptureMissing" if state == "no-rules" else "CaptureBroken"
+            self._publish(audited, reason, audited.state.message + ("" if is_report else f"; {action} waits"))
+        elif pod is not None:
             self._is_busy = True  # the look at the result reports here, too
             try:
                 self._repair_by(action, audited, pod)

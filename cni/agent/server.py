@@ -5,7 +5,7 @@ One line of JSON comes, one goes, and the connection ends::
     {"get": "pod", "namespace": "shop", "name": "web-0", "uid": "..."}  ->  {"pod": {...}} or {"pod": null}
     {"get": "status"}                                                   ->  {"schema": "capture/v1", ...}
 
-Only root can reach it: the socket has mode 0600 in a directory of mode 0700, and the kernel names the caller
+Only root can reach it: the socket has mode 0600, a directory that is made for it 0700, and the kernel names the caller
 (SO_PEERCRED, unix(7)); root of another user namespace is another uid here.
 """
 
@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from capture.model.json_text import JsonError, decode_json, encode_json
+from capture.state.directory import make_private
 
 Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 
@@ -67,8 +68,8 @@ class AgentServer:
     def __init__(self, path: str, answers: Answers) -> None:
         self.path = path
         directory = os.path.dirname(path)
-        os.makedirs(directory, exist_ok=True)
-        os.chmod(directory, 0o700)
+        if not os.path.isdir(directory):  # one that is there may be the node's, such as /run
+            make_private(directory)
         temporary = f"{path}.{os.getpid()}"
         with suppress(FileNotFoundError):  # of a killed agent: in a container the number comes again
             os.unlink(temporary)

@@ -63,6 +63,18 @@ def test_nat_does_not_meet_what_comes_in_over_lo(pair: PodPair, texts: Texts) ->
 # --- sent ----------------------------------------------------------------------------------------
 
 
+def test_the_pods_own_address_is_reached_over_lo_whatever_interface_is_named(pair: PodPair) -> None:
+    apply(pair)
+
+    def warnings(*arguments: str) -> str:
+        return run_program(pair.pod, "capture", "trace", "tcp", *arguments).stderr
+
+    by_lo = "warning: --out: the pod's routes lead to 10.77.0.2 by lo, whatever is named"
+    assert by_lo in warnings("10.77.0.2:80", "--out", "eth0")
+    assert "--out" not in warnings("10.77.0.2:80", "--out", "lo")
+    assert "--out" not in warnings("198.51.100.9:80", "--out", "eth0")
+
+
 @pytest.mark.parametrize("address", GROUPS)
 def test_tcp_has_no_connections_to_many_hosts(pair: PodPair, address: str) -> None:
     apply(pair)

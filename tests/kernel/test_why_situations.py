@@ -97,6 +97,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks=f"iptables -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
         goes="in",
         is_of_pod=True,
+        message="hands the connection to what listens on port 9000, by TPROXY",
     ),
     "another transparent proxy in our table": BrokenPod(
         "foreign-rule",
@@ -310,6 +311,13 @@ BROKEN: dict[str, BrokenPod] = {
         message="drops what the proxy sends on",
         has_traffic=False,
     ),
+    "the app's answers to the proxy are dropped": BrokenPod(
+        "filtered",
+        breaks=f"iptables -A OUTPUT -o lo -p tcp --sport {APP_PORT} -j DROP",
+        goes="in",
+        message="drops answers to what the proxy sends on",
+        has_traffic=False,
+    ),
     "the proxy's call to the app is captured": BrokenPod(
         "rule-missing",
         breaks="iptables -t nat -D ISTIO-OUTPUT 1; iptables -t nat -I ISTIO-OUTPUT 5 -p tcp --dport 443 -j RETURN",
@@ -405,7 +413,10 @@ BROKEN: dict[str, BrokenPod] = {
         message="no rule accepts answers to what the proxy sends on, and the chain's policy is DROP\nAccept answers",
     ),
     "answers to clients are dropped": BrokenPod(
-        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
+        "filtered",
+        breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP",
+        goes="in",
+        message="a foreign rule drops its answers: -p tcp",
     ),
     "nothing is tracked on lo": BrokenPod("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
     "an egress firewall without answers": BrokenPod(
@@ -413,6 +424,11 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "only the first packet comes through": BrokenPod(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -j DROP"
+    ),
+    "only the first packet of the app comes through": BrokenPod(
+        "filtered",
+        breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -m owner --uid-owner 1000 -j DROP",
+        message="a foreign rule drops its later packets: -p tcp",
     ),
     # from reports of users
     "connections are not tracked": BrokenPod(

@@ -50,7 +50,7 @@ def test_any_text_is_a_value_or_an_error_that_names_it(which: Option[Any], text:
     if error is not None:
         assert (error.option, error.origin) == (which.name, "command line")
         assert error.value in text
-        assert str(error).startswith(f"{which.name}: ")
+        assert str(error).startswith((f"{which.name}: ", f"-{which.short}, {which.name}: "))
         assert which.expected in str(error)
         assert str(error).isprintable()
 

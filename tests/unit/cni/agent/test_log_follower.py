@@ -29,6 +29,21 @@ def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> 
     assert len(os.listdir("/proc/self/fd")) <= open_files
 
 
+def test_what_is_written_while_the_file_is_renamed_is_passed_on(tmp_path: Path) -> None:
+    path = tmp_path / "cni.log"
+    path.touch()
+
+    class Renamed(LogFollower):
+        def _is_replaced(self) -> bool:
+            if not (tmp_path / "cni.log.1").exists():
+                path.rename(tmp_path / "cni.log.1")
+                (tmp_path / "cni.log.1").write_bytes(b"by a plugin that had it open\n")
+                path.write_bytes(b"the next\n")
+            return super()._is_replaced()
+
+    assert list(Renamed(str(path)).lines()) == [b"by a plugin that had it open\n", b"the next\n"]
+
+
 def test_lines_are_passed_on_until_the_agent_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cni.agent.log_follower.READ_INTERVAL", 0.001)
     passed: list[bytes] = []

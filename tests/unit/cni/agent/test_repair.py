@@ -1,5 +1,6 @@
 """What is done about a pod that is not captured, by its state and by what the options allow."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from cni.agent.sandboxes import PodNamespace
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
 from support.output.agent_lines import AgentLines
+
+ROOT = Path(__file__).parents[4]
 
 READY: Any = {
     "metadata": {"namespace": "shop", "name": "web", "uid": "u"},
@@ -151,6 +154,12 @@ def test_what_writing_rules_mends_is_mended_with_the_settings_of_the_pod(scene: 
     assert settings.text(EXCLUDED_OUTBOUND_PORTS) == "5432"
 
 
+def test_the_page_names_what_is_repaired() -> None:
+    page = (ROOT / "docs" / "agent.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"^Repaired is (.*?)\. Any other", page, re.MULTILINE | re.DOTALL)
+    assert tuple(re.findall(r"`([\w-]+)`", named)) == repair.REPAIRABLE
+
+
 def test_each_state_that_may_be_repaired_is_tried() -> None:
     assert set(repair.REPAIRABLE) == set(REPAIRED_BY_WRITING)
 
@@ -233,6 +242,8 @@ def test_a_node_has_so_many_repairs_a_minute(scene: Scene) -> None:
     scene.clock += 59.5
     scene.repair(audited("no-rules", "another"), READY)
     assert len(scene.applied) == 2
+    waiting = ("CaptureMissing", "Warning", "no-rules: there are no rules; apply waits")
+    assert scene.events().count(waiting) == 3
     scene.clock += 0.5
     scene.repair(audited("no-rules", "another"), READY)
     assert len(scene.applied) == 3

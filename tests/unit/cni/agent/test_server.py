@@ -46,6 +46,13 @@ def test_only_root_reaches_the_socket(server: AgentServer) -> None:
     assert stat.S_IMODE(os.stat(os.path.dirname(server.path)).st_mode) == 0o700
 
 
+def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o755)
+    AgentServer(str(tmp_path / "run" / "socket"), {}).close()
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
+
+
 def test_large_answers_come_whole(server: AgentServer) -> None:
     assert len(agent_socket.request(server.path, {"get": "big"}, 5)["is"]) == 3_000_000
 
