@@ -28,7 +28,7 @@ from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
 from capture.model.text import plural
 from capture.netlink.interfaces import Link
-from capture.netlink.routing import GROUP_KINDS
+from capture.netlink.routing import GROUP_KINDS, REFUSING_KINDS
 from capture.netlink.sock_diag import Listener
 
 CONNECTION_KINDS: dict[str, str] = {PROXY_OUTBOUND: "outbound", PROXY_INBOUND: "inbound", DNS: "DNS"}
@@ -84,7 +84,7 @@ def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
         return pod_cause.kind != "interface-missing"
     interfaces = traced.packet.in_interface, traced.packet.out_interface
     if pod_cause.kind == "lo-down":
-        return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # the proxy calls the app over it
+        return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # and the proxy calls the app by it
     if pod_cause.kind == "ingress-filter":
         return pod_cause.where == traced.packet.in_interface
     return pod_cause.kind != "interface-missing" or pod_cause.where in interfaces
@@ -105,14 +105,15 @@ def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: 
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
-    if family in facts.families_without_route and not refusal:
+    if family in facts.families_without_route and refusal in ("", "answers"):
         return cause("no-route", "default", flag="-6 " if family == IPV6 else "", family=FAMILY_NAMES[family])
     return refusal_cause(family, address, refusal)
 
 
 def refusal_cause(family: Family, address: str, refusal: str) -> Cause:
-    """Return that no route leads to an address, or which kind of route refuses it."""
-    case = "group" if refusal in GROUP_KINDS.values() else "refused" if refusal else ""
+    """Return that no route leads to an address, which kind of route refuses it, or the case of this kind."""
+    is_type = refusal in REFUSING_KINDS.values()
+    case = "group" if refusal in GROUP_KINDS.values() else "refused" if refusal and is_type else refusal
     return cause("no-route", case, address=address, flag="-6 " if family == IPV6 else "", refusal=refusal)
 
 

@@ -19,15 +19,23 @@ from capture.analysis.causes import (
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.pod_causes import can_stop_connection, causes_of_pod, no_route_cause, unreached_app_notes
+from capture.analysis.pod_causes import (
+    can_stop_connection,
+    causes_of_pod,
+    no_route_cause,
+    refusal_cause,
+    unreached_app_notes,
+)
 from capture.analysis.replies import (
     SENT_ON,
     is_own_step,
     lost_later_packets,
+    marking_step,
     onward_packet,
     replies_of_receiver,
     replies_on_way,
 )
+from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -43,7 +51,7 @@ from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
-from capture.operations.tracing import arrival_cause, live_trace, lost_in_routing
+from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
 from capture.system.pod_network import knows_neighbour, refuses_user, silent_next_hop
@@ -195,13 +203,13 @@ def _rule_causes(connection: Connection) -> Iterator[Cause]:
 
 def _routing_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
-    traced, client = connection.traced, connection.traced.packet.source
+    traced, owner = connection.traced, connection.owner
     unrouted = list(unrouted_proxy_causes(traced, connection.pod))
     yield from unrouted
     yield from link_causes(traced)
-    uid = connection.owner[0] if connection.owner and traced.outcome in TO_PROXY else None
-    if client is not None and not unrouted and lost_in_routing(traced, uid) == "answers":
-        yield no_route_cause(connection.pod.facts, client.family, address_text(client.family, client.first))
+    lost = None if unrouted else answers_cause(traced, owner[0] if owner else None)
+    if lost is not None:
+        yield no_route_cause(connection.pod.facts, traced.packet.family, str(lost.words["address"]), "answers")
 
 
 def link_causes(traced: Trace) -> Iterator[Cause]:
@@ -223,7 +231,7 @@ def link_causes(traced: Trace) -> Iterator[Cause]:
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
-    """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
+    """Yield a cause if routing loses what the proxy sends on, the answers to that, or its answers to what comes in."""
     packet = traced.packet
     destination = packet.destination if packet.in_interface is None else packet.source
     if not _is_sent_on(traced, pod) or destination is None or not pod.capture.uids:
@@ -232,6 +240,9 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     if refuses_user(packet.replace(destination=destination), uid):
         flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
+    elif packet.in_interface is None and packet.out_interface != LOOPBACK:
+        came = replies_on_way(traced.replace(outcome="direct", port=packet.port), pod.situation)
+        yield from filter(None, (arrival_cause(trace_whole_path(each, pod.situation)) for each in came))
 
 
 def source_notes(situation: Situation) -> Iterator[Cause]:
@@ -266,6 +277,10 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield drop_of_connection(sent, shown_rule, SENT_ON)
     elif sent.outcome == traced.outcome:
         yield _loop_cause(sent, verify)
+    elif sent.reroute is not None and (step := marking_step(sent)):
+        yield _rerouted_cause(sent.reroute, sent, step)
+    elif sent.outcome == "no-route":
+        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), sent.refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
@@ -273,8 +288,8 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield from filter(None, [mark_cause(answers[0], shown_rule) or drift_cause(answers[0], verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
         destination = f"{address_text(packet.family, (sent.address or packet.destination).first)} port {sent.port}"
-        if sent.step is None or not is_own_chain(sent.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first", "sent on", where=sent.location, to=destination)
+        by_second_set = _second_set_cause(sent.step) if sent.step else None
+        yield by_second_set or cause("nat-first", "sent on", where=sent.location, to=destination)
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
@@ -301,6 +316,14 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
     known = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
     return known or cause("rule-missing", "circle, any", uid=uid)
+
+
+def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step) -> Cause:
+    rule = step.rule.why or shown_rule(step.rule, sent.packet.family)
+    words = route.words
+    return cause(
+        "foreign-rule", "elsewhere", where=step.location, rule=rule, mark=sent.mark, route=words, name=sent.interface
+    )
 
 
 def _loss_cause(traced: Trace, subject: str) -> Cause:

@@ -601,6 +601,7 @@ def test_faults_of_the_whole_pod() -> None:
         (LO_DOWN, way(OUT, "direct"), False),
         (LO_DOWN, way(OUT, "proxy-outbound"), True),
         (LO_DOWN, way(IN, "proxy-inbound"), True),
+        (LO_DOWN, way(IN, "direct"), False),
         (LO_DOWN, way(TO_POD, "direct"), True),
         (MISSING, way(OUT, "direct"), False),
         (MISSING, way(OUT.replace(out_interface="net1"), "direct"), True),
