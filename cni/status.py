@@ -13,7 +13,7 @@ from capture.model.values import Value
 from capture.report.output import VerdictLine
 from capture.report.terminal import FINDING_HANG, Finding, print_findings, print_lines
 from cni import istio_cni, kubernetes, runtimes, trial
-from cni.conf import KUBERNETES
+from cni.conf import CAPTURE_OPTIONS, KUBERNETES, Configuration
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, choose_network, missing_plugins, read_candidates
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
@@ -48,6 +48,7 @@ def examine_node(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "
     findings = [
         *_list_findings(listed, chosen, taken, conf_dir),
         *_missing_plugin_findings(taken, runtime.bin_dirs if runtime.looks_in(bin_dir) else (bin_dir,)),
+        *_unknown_key_findings(entry),
         *_plugin_findings(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_kubeconfig_findings(entry),
     ]
@@ -133,6 +134,19 @@ def _own_list_findings(listed: list[Candidate], taken: ConfigurationFile) -> Ite
     if as_list(taken, foreign) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
         message = f"{main.path} has changed since it was made from that"
         yield Finding("network", "own list", "warning", message, "`capture cni install --own-config` makes it anew.")
+
+
+KNOWN_KEYS = {"type", "name", "cniVersion", "args", "capabilities", *CAPTURE_OPTIONS}.union(
+    {*Configuration.__match_args__} - {"settings", "annotations"}
+)
+"""Those that any plugin's entry may have (SPEC, "Network configuration format"), and our own."""
+
+
+def _unknown_key_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
+    unknown = [key for key in entry or () if key not in KNOWN_KEYS]
+    if unknown:
+        message = f"the plugin does not know, and ignores: {', '.join(unknown)}"
+        yield Finding("network", "keys", "note", message, "Correct what is misspelt: docs/cni.md has every key.")
 
 
 def _plugin_findings(path: str, taken: ConfigurationFile | None, entry: dict[str, Any] | None) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
+from capture.settings.parsers import FALSE, TRUE
 from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, SHORT_FLAGS
 
 TYPE_CHECKING = False
@@ -64,7 +65,7 @@ class CommandLine:
 
         Raises HelpRequested or VersionRequested where that is requested.
         """
-        self._words = iter(arguments)
+        self._words, before = iter(arguments), ""
         for word in self._words:
             if word.startswith("--") and len(word) > 2:
                 self._read_long_flag(word)
@@ -75,7 +76,14 @@ class CommandLine:
             else:
                 rest = [*self._words] if word == "--" else [word]
                 if rest:
-                    raise UsageError(f"unexpected argument {rest[0]!r}: expected flags only")
+                    raise UsageError(self._misplaced_text(rest[0], before))
+            before = word
+
+    def _misplaced_text(self, word: str, before: str) -> str:
+        option = self._by_long.get(before.removeprefix("--")) or self._by_short.get(before.removeprefix("-"))
+        if option and option.is_switch and word in (*TRUE, *FALSE):
+            return f"{before} takes a value after = only: {before}={word}"
+        return f"unexpected argument {word!r}: expected flags only"
 
     def _read_command(self, word: str) -> None:
         self._may_be_command = False

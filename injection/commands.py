@@ -15,6 +15,7 @@ from capture.cli.input import origin_of, read_input
 from capture.cli.options import command, format_option
 from capture.cli.parameter_types import word_type
 from capture.errors import EXIT_DONE
+from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.settings import Settings
@@ -99,11 +100,14 @@ def inject(
         if policy:
             _write_result([as_yaml(policy_objects(template, base, api_version))], output, form)
         else:
-            texts, reports = _inject_files(filenames, template, base, namespace, is_quiet=check)
+            injected = [_inject_file(name, template, base, namespace) for name in filenames]
+            reports = [report(each.origin, outcome, template) for each in injected for outcome in each.result.outcomes]
             if check:
                 _print_check(reports, form)
             else:
-                _write_result(texts, output, form, reports)
+                _write_result([each.result.text for each in injected], output, form, reports)
+                for each in injected:
+                    _summarise(each)
     return EXIT_DONE
 
 
@@ -137,29 +141,27 @@ def _chosen_template(
     )
 
 
-def _inject_files(
-    filenames: tuple[str, ...], template: Template, base: Settings, namespace: str, *, is_quiet: bool
-) -> tuple[list[str], list[Report]]:
-    """Return each file after injection, and a report about each workload; its result is printed on stderr, too."""
-    texts: list[str] = []
-    reports: list[Report] = []
-    for name in filenames:
-        origin = origin_of(name)
-        text = read_input(name)
-        result = inject_text(text, origin, template, base, namespace)
-        texts.append(result.text)
-        reports += [report(origin, outcome, template) for outcome in result.outcomes]
-        if not is_quiet:
-            _summarise(origin, result, "injected" if result.text != text else "unchanged: injected already")
-    return texts, reports
+class _Injected(Value):
+    """A file after injection."""
+
+    origin: str
+    result: Result
+    is_changed: bool
 
 
-def _summarise(origin: str, result: Result, done: str) -> None:
-    """Print on stderr what became of each workload of a file; of one that gets a sidecar, ``done``."""
-    if not result.outcomes:
-        click.echo(f"{origin}: no workload", err=True)
-    for outcome in result.outcomes:
-        where = f"{origin}: {outcome.workload}"
+def _inject_file(name: str, template: Template, base: Settings, namespace: str) -> _Injected:
+    text, origin = read_input(name), origin_of(name)
+    result = inject_text(text, origin, template, base, namespace)
+    return _Injected(origin, result, result.text != text)
+
+
+def _summarise(injected: _Injected) -> None:
+    """Print on stderr what became of each workload of a file."""
+    done = "injected" if injected.is_changed else "unchanged: injected already"
+    if not injected.result.outcomes:
+        click.echo(f"{injected.origin}: no workload", err=True)
+    for outcome in injected.result.outcomes:
+        where = f"{injected.origin}: {outcome.workload}"
         click.echo(f"{where}: {done if outcome.injected else f'not injected: {outcome.reason}'}", err=True)
         warn(f"{where}: {warning}" for warning in outcome.warnings)
 
@@ -174,18 +176,18 @@ def _print_check(reports: Sequence[Report], form: str) -> None:
 def _write_result(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
     content = _joined_documents(texts)
+    if output is not None:
+        try:
+            _replace_file(content.encode(), output)
+        except OSError as error:
+            remedy = "Name a file that you may write, in a directory that is there."
+            raise InjectionError(f"cannot write {output}: {error.strerror}", remedy) from None
     if form == "json":
         plain = [each.as_plain() for each in workloads]
         print_json({"workloads": plain, "output": output, "manifest": None if output else content})
     elif output is None:
         sys.stdout.buffer.write(content.encode())
         sys.stdout.buffer.flush()
-    if output is None:
-        return
-    try:
-        _replace_file(content.encode(), output)
-    except OSError as error:
-        raise InjectionError(f"cannot write {output}: {error.strerror}") from None
 
 
 def _replace_file(content: bytes, output: str) -> None:

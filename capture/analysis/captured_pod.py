@@ -38,6 +38,21 @@ class Capture(Value):
         return any(each == outcome and family in (families or FAMILIES) for each, family, _ in self.ports)
 
 
+class IngressRedirect(Value):
+    """A filter that sends what comes in by an interface to another one, before any rule."""
+
+    interface: str
+    target: str
+
+
+class AttachedProgram(Value):
+    """What may drop packets of an interface where no rule sees them, and the command that shows it."""
+
+    interface: str
+    kind: str
+    shown_by: str
+
+
 class PodFacts(Value):
     """The facts of a namespace other than its rules.
 
@@ -51,12 +66,10 @@ class PodFacts(Value):
     gids_by_inode: dict[int, int]
     tracked: int = 0
     max_tracked: int = 0
-    ingress_redirects: tuple[tuple[str, str], ...] = ()
-    """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
+    ingress_redirects: tuple[IngressRedirect, ...] = ()
     families_without_route: tuple[Family, ...] = ()
     """Families of which no route leads out of the pod."""
-    programs: tuple[tuple[str, str, str], ...] = ()
-    """What may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
+    programs: tuple[AttachedProgram, ...] = ()
     stopped_by_inode: tuple[tuple[int, str], ...] = ()
     """Listeners of which the process is stopped, each with its number in /proc."""
 

@@ -101,6 +101,15 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "group"): """\
         TCP has no connections to {address}, a {refusal} address: connect() fails before any rule decides
         Name the address of one host.""",
+    ("no-route", "lo"): """\
+        the route to {address} leads to lo, where no one has that address: the connection hangs
+        Remove the route: `ip route get {address}` and `ip route show table all` in the pod's namespace show it.""",
+    ("no-route", "not own"): """\
+        the source that was named is no address of the pod: connect() from it fails
+        Name an address that `ip {flag}addr` in the pod's namespace lists.""",
+    ("no-route", "answers"): """\
+        the answers to {address} do not leave the pod, by its routes or a policy rule: the connection hangs
+        Look at `ip {flag}route get {address}` in the pod's namespace, and at `ip {flag}rule` (`sport`, `uidrange`).""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
         Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
@@ -108,7 +117,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails
         Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod if a route is missing.""",
     ("no-route", "proxy"): """\
-        a policy rule refuses what the proxy (user {uid}) sends to {address}: it does not get out of the pod
+        a policy rule refuses what the proxy (user {uid}) sends to {address}, or leads it to lo: it stays in the pod
         Look at `ip {flag}rule` in the pod's namespace: a `uidrange` there must leave out the proxy's user.""",
     ("no-route", "neighbour"): """\
         {address} does not answer on {name}: what is sent there does not leave the pod
@@ -206,10 +215,16 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", ""): f"""\
         a foreign rule decides before ours, and lets the connection bypass the proxy
         {PUT_BEHIND}""",
+    ("foreign-rule", "transparent"): f"""\
+        a foreign rule decides before ours, and hands the connection to what listens on port {{port}}, by TPROXY
+        {PUT_BEHIND}""",
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
         Restrict the rule to other users than {uid}.""",
     ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
+    ("foreign-rule", "elsewhere"): """\
+        a foreign rule marks what the proxy sends on ({mark:#x}), and the policy rule `{route}` leads to {name}: {rule}
+        Restrict the rule to what it is for.""",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
         Restrict the rule to what it is for: node-local DNS caches write such rules.""",

@@ -50,22 +50,23 @@ def causes_of_connection(
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or traced.outcome not in TO_PROXY):
         yield cause("second-set", "decides", where=traced.location, port=traced.port)
     elif traced.outcome in TO_PROXY and desired and desired.outcome in TO_PROXY and traced.port != desired.port:
-        yield missing_rule_cause(desired)
+        is_foreign = step is not None and not is_own_step(step)
+        yield _foreign_rule_cause(traced, is_behind=False) if is_foreign else missing_rule_cause(desired)
     elif traced.outcome in TO_PROXY:
         arrival = traced.outcome, traced.port, packet.family, packet.protocol
         yield from causes_at_port(facts, capture, *arrival, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(traced, capture):
         yield cause("nat-first", "behind", where=traced.location, to=_translation_text(traced))
     elif not is_translated(traced):
-        yield cause("foreign-rule", where=traced.location)
+        yield cause("foreign-rule", "transparent", where=traced.location, port=traced.port)
     else:
-        yield cause("nat-first", where=traced.location, to=_translation_text(traced))
+        yield _foreign_rule_cause(traced, is_behind=False)
 
 
 def is_translated(traced: Trace) -> bool:
-    """Return whether a rule of nat sends a packet to an address or port that is not the proxy's."""
-    is_transparent = traced.step is not None and isinstance(traced.step.rule.verdict, TransparentProxy)
-    return traced.address is not None or (traced.outcome == "redirected" and not is_transparent)
+    """Return whether a foreign rule of nat sends a packet to an address or port, be that the proxy's."""
+    is_by_nat = traced.step is not None and not isinstance(traced.step.rule.verdict, TransparentProxy)
+    return traced.address is not None or (traced.outcome in ("redirected", *TO_PROXY) and is_by_nat)
 
 
 def untracked_cause(traced: Trace) -> Cause | None:
@@ -127,7 +128,7 @@ def _own_steps_before(traced: Trace, capture: Capture) -> list[Step]:
 
 
 def _foreign_rule_cause(traced: Trace, *, is_behind: bool) -> Cause:
-    if traced.address is None:
+    if not is_translated(traced):
         return cause("foreign-rule", where=traced.location)
     return cause("nat-first", "behind" if is_behind else "", where=traced.location, to=_translation_text(traced))
 

@@ -28,7 +28,7 @@ from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ProtocolName
 from capture.model.text import plural
 from capture.netlink.interfaces import Link
-from capture.netlink.routing import GROUP_KINDS
+from capture.netlink.routing import GROUP_KINDS, REFUSING_KINDS
 from capture.netlink.sock_diag import Listener
 
 CONNECTION_KINDS: dict[str, str] = {PROXY_OUTBOUND: "outbound", PROXY_INBOUND: "inbound", DNS: "DNS"}
@@ -49,8 +49,8 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
         yield cause("interface-missing", where=name, name=name, present=present or "none")
-    for name, target in facts.ingress_redirects:
-        yield cause("ingress-filter", where=name, name=name, target=target)
+    for each in facts.ingress_redirects:
+        yield cause("ingress-filter", where=each.interface, name=each.interface, target=each.target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
         kind = "conntrack-full" if facts.tracked >= facts.max_tracked else "conntrack-nearly-full"
         setting = "net.netfilter.nf_conntrack_max"
@@ -60,9 +60,10 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 def unjudged_programs(facts: PodFacts, traced: Trace | None = None) -> Iterator[Cause]:
     """Yield a note on each program and filter of an interface that may drop a connection; without one, any."""
     used = (LOOPBACK, traced.packet.in_interface, traced.packet.out_interface) if traced else None
-    for name, program, shown_by in facts.programs:
+    for program in facts.programs:
+        name = program.interface
         if used is None or name in used:
-            yield cause("unjudged", "program", where=name, name=name, what=program, shown_by=shown_by)
+            yield cause("unjudged", "program", where=name, name=name, what=program.kind, shown_by=program.shown_by)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
@@ -71,7 +72,7 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def can_stop_connection(pod_cause: Cause, capture: Capture, traced: Trace | None = None) -> bool:
+def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
@@ -83,8 +84,7 @@ def can_stop_connection(pod_cause: Cause, capture: Capture, traced: Trace | None
         return pod_cause.kind != "interface-missing"
     interfaces = traced.packet.in_interface, traced.packet.out_interface
     if pod_cause.kind == "lo-down":
-        is_by_lo = capture.is_transparent or traced.packet.in_interface is None
-        return LOOPBACK in interfaces or (is_by_lo and traced.outcome in TO_PROXY)
+        return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # and the proxy calls the app by it
     if pod_cause.kind == "ingress-filter":
         return pod_cause.where == traced.packet.in_interface
     return pod_cause.kind != "interface-missing" or pod_cause.where in interfaces
@@ -105,14 +105,15 @@ def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: 
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
-    if family in facts.families_without_route and not refusal:
+    if family in facts.families_without_route and refusal in ("", "answers"):
         return cause("no-route", "default", flag="-6 " if family == IPV6 else "", family=FAMILY_NAMES[family])
     return refusal_cause(family, address, refusal)
 
 
 def refusal_cause(family: Family, address: str, refusal: str) -> Cause:
-    """Return that no route leads to an address, or which kind of route refuses it."""
-    case = "group" if refusal in GROUP_KINDS.values() else "refused" if refusal else ""
+    """Return that no route leads to an address, which kind of route refuses it, or the case of this kind."""
+    is_type = refusal in REFUSING_KINDS.values()
+    case = "group" if refusal in GROUP_KINDS.values() else "refused" if refusal and is_type else refusal
     return cause("no-route", case, address=address, flag="-6 " if family == IPV6 else "", refusal=refusal)
 
 

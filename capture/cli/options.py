@@ -17,6 +17,7 @@ from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, help_text
 from capture.report.output import print_on_stderr, warn
 from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, RULE_OPTIONS, Option
+from capture.settings.parsers import FALSE, TRUE
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.system.files import names_in
 from capture.system.netns import path_of_process
@@ -98,7 +99,7 @@ class CaptureCommand(click.Command):
         with_values = {flag for param in taking for flag in param.opts}
         try:
             return super().parse_args(ctx, with_explicit_switches(args, switches, with_values - switches))
-        except click.BadOptionUsage as error:
+        except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
 
@@ -183,6 +184,9 @@ def with_explicit_switches(arguments: list[str], switches: set[str], with_values
     for argument in rest:
         if argument == "--":
             return [*spelled, argument, *rest]
+        switch = spelled[-1].removesuffix("=true") if spelled else ""
+        if switch in switches and argument in (*TRUE, *FALSE):
+            raise click.UsageError(f"{switch} takes a value after = only: {switch}={argument}")
         spelled.append(f"{argument}=true" if argument in switches else argument)
         if argument in with_values:
             spelled += [value for value in [next(rest, None)] if value is not None]

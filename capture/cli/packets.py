@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from capture.settings.config_warnings import missing_interface
 from capture.settings.parsers import interface, packet_mark, port
 from capture.system.netns import InNamespace
 from capture.system.pod_host import PodFromInside
+from capture.system.pod_network import with_route
 
 
 def _parse_endpoint(text: str) -> tuple[Network, int]:
@@ -30,6 +32,8 @@ def _parse_source(text: str) -> tuple[Network, int | None]:
 
 
 def _parse_host(text: str) -> Network:
+    if "%" in text:
+        raise click.UsageError(f"{text}: expected an address without a zone: name the interface by --in or --out")
     address = parse_address(text)
     if address.unmapped != address:
         warn([f"{text}: connections to it are IPv4, to {address.unmapped.shown}"])
@@ -120,13 +124,7 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     if not comes_in:
         uid = APP_ID if uid is None else uid
         gid = uid if gid is None else gid
-    if not ctx.params.get("from_options"):
-        with InNamespace(ctx.params["namespace"]):
-            missing = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
-        warn([f"{'--in' if comes_in else '--out'}: {missing}"] if missing else [])
-    if comes_in == LOOPBACK:
-        warn(["--in: what comes in over lo was sent by the pod, where nat decides on it: trace it without --in, too"])
-    return Packet(
+    packet = Packet(
         protocol,
         destination,
         port_number,
@@ -140,3 +138,18 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         connection_mark=options.pop("connection_mark") or 0,
         state=options.pop("state"),
     )
+    if not ctx.params.get("from_options"):
+        with InNamespace(ctx.params["namespace"]):
+            warn(_interface_warnings(packet))
+    if comes_in == LOOPBACK:
+        warn(["--in: what comes in over lo was sent by the pod, where nat decides on it: trace it without --in, too"])
+    return packet
+
+
+def _interface_warnings(packet: Packet) -> Iterator[str]:
+    """Yield why the interface that was named for a packet cannot be its own."""
+    flag, name = ("--in", packet.in_interface) if packet.in_interface else ("--out", packet.out_interface or LOOPBACK)
+    if missing := missing_interface(name, PodFromInside().interface_names()):
+        yield f"{flag}: {missing}"
+    elif name != LOOPBACK and with_route(packet.replace(out_interface=None)).out_interface == LOOPBACK:
+        yield f"{flag}: the pod's routes lead to {packet.destination.shown} by lo, whatever is named"

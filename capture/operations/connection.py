@@ -19,15 +19,23 @@ from capture.analysis.causes import (
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.pod_causes import can_stop_connection, causes_of_pod, no_route_cause, unreached_app_notes
+from capture.analysis.pod_causes import (
+    can_stop_connection,
+    causes_of_pod,
+    no_route_cause,
+    refusal_cause,
+    unreached_app_notes,
+)
 from capture.analysis.replies import (
     SENT_ON,
     is_own_step,
     lost_later_packets,
+    marking_step,
     onward_packet,
     replies,
     replies_of_receiver,
 )
+from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -44,7 +52,7 @@ from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
-from capture.operations.tracing import arrival_cause, live_trace, lost_in_routing
+from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
 from capture.system.pod_network import knows_neighbour, refuses_user, silent_next_hop
@@ -81,7 +89,7 @@ def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
     of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [each for each in of_pod if can_stop_connection(each, pod.capture, connection.traced)]
+    causes = [each for each in of_pod if can_stop_connection(each, connection.traced)]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -95,7 +103,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, traced))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -117,7 +125,7 @@ def _second_set_cause(step: Step) -> Cause | None:
     return cause("second-set", where=place, place=place)
 
 
-def _zone_faults(connection: Connection) -> Iterator[Cause]:
+def _zone_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
     packet = next(replies_of_receiver(connection.traced, connection.owner), None)
     if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
@@ -129,17 +137,18 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
-def _later_losses(connection: Connection) -> Iterator[Cause]:
+def _later_causes(connection: Connection) -> Iterator[Cause]:
     """Yield the first reason why later packets or answers are lost; where none is certain, each that may be one."""
     traced = connection.traced
     if traced.outcome not in TO_PROXY:
         return
     following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
-    lost = [_loss_cause(each) for each in following if each.is_certain]
+    certain = (each for each in following if each.is_certain)
+    lost = [_loss_cause(each, "its answers" if each.packet.is_reply else "its later packets") for each in certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
-def _discovery_losses(connection: Connection) -> Iterable[Cause]:
+def _discovery_causes(connection: Connection) -> Iterable[Cause]:
     packet = connection.traced.packet
     if connection.traced.outcome not in TO_PROXY:
         return ()
@@ -147,12 +156,12 @@ def _discovery_losses(connection: Connection) -> Iterable[Cause]:
     return discovery_causes(at_link, packet.in_interface or packet.out_interface, connection.pod.situation)
 
 
-def _ipsec_blocks(connection: Connection) -> Iterator[Cause]:
+def _ipsec_causes(connection: Connection) -> Iterator[Cause]:
     if connection.ipsec_policy is not None and connection.ipsec_policy.is_blocking:
         yield cause("ipsec", policy=connection.ipsec_policy.words)
 
 
-def _delivery_faults(connection: Connection) -> Iterator[Cause]:
+def _delivery_causes(connection: Connection) -> Iterator[Cause]:
     """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
     family, is_inbound = connection.traced.packet.family, connection.is_inbound
     if not is_inbound and connection.traced.outcome not in TO_PROXY:
@@ -166,7 +175,7 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
             yield missing_route_cause(need)
 
 
-def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
+def _reject_table_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
     traced, packet, reference = connection.traced, connection.traced.packet, connection.pod.reference
     if reference is None or packet.family in reference.config.families:
@@ -177,7 +186,7 @@ def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
-def _rule_faults(connection: Connection) -> Iterator[Cause]:
+def _rule_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     traced = connection.traced
     if not traced.is_order_known:
@@ -194,15 +203,15 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
         yield by_drift
 
 
-def _routing_losses(connection: Connection) -> Iterator[Cause]:
+def _routing_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
-    traced, client = connection.traced, connection.traced.packet.source
+    traced, owner = connection.traced, connection.owner
     unrouted = list(unrouted_proxy_causes(traced, connection.pod))
     yield from unrouted
     yield from link_causes(traced)
-    uid = connection.owner[0] if connection.owner and traced.outcome in TO_PROXY else None
-    if client is not None and not unrouted and lost_in_routing(traced, uid) == "answers":
-        yield no_route_cause(connection.pod.facts, client.family, address_text(client.family, client.first))
+    lost = None if unrouted else answers_cause(traced, owner[0] if owner else None)
+    if lost is not None:
+        yield no_route_cause(connection.pod.facts, traced.packet.family, str(lost.words["address"]), "answers")
 
 
 def link_causes(traced: Trace) -> Iterator[Cause]:
@@ -224,7 +233,7 @@ def link_causes(traced: Trace) -> Iterator[Cause]:
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
-    """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
+    """Yield a cause if routing loses what the proxy sends on, the answers to that, or its answers to what comes in."""
     packet = traced.packet
     destination = packet.destination if packet.in_interface is None else packet.source
     if traced.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or destination is None or not pod.capture.uids:
@@ -233,6 +242,9 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     if refuses_user(packet.replace(destination=destination), uid):
         flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
+    elif packet.in_interface is None and packet.out_interface != LOOPBACK:
+        came = replies(traced.replace(outcome="direct", port=packet.port))
+        yield from filter(None, (arrival_cause(trace_whole_path(each, pod.situation)) for each in came))
 
 
 def source_notes(situation: Situation) -> Iterator[Cause]:
@@ -266,17 +278,21 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield drop_of_connection(sent, shown_rule, SENT_ON)
     elif sent.outcome == traced.outcome:
         yield _loop_cause(sent, verify)
+    elif sent.reroute is not None and (step := marking_step(sent)):
+        yield _rerouted_cause(sent.reroute, sent, step)
+    elif sent.outcome == "no-route":
+        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), sent.refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
         destination = f"{address_text(packet.family, (sent.address or packet.destination).first)} port {sent.port}"
-        if sent.step is None or not is_own_chain(sent.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first", "sent on", where=sent.location, to=destination)
+        by_second_set = _second_set_cause(sent.step) if sent.step else None
+        yield by_second_set or cause("nat-first", "sent on", where=sent.location, to=destination)
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
-        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.in_interface else SENT_ON) for loss in certain]
+        lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.is_reply else SENT_ON) for loss in certain]
         yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
         came = [trace_whole_path(each, situation) for each in replies(sent)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in came if reply.is_marked and not is_over_lo])
@@ -293,7 +309,15 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
     return known or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _loss_cause(traced: Trace, subject: str = "the packet") -> Cause:
+def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step) -> Cause:
+    rule = step.rule.why or shown_rule(step.rule, sent.packet.family)
+    words = route.words
+    return cause(
+        "foreign-rule", "elsewhere", where=step.location, rule=rule, mark=sent.mark, route=words, name=sent.interface
+    )
+
+
+def _loss_cause(traced: Trace, subject: str) -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)
@@ -328,15 +352,15 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
 
 CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (lambda each: () if each.is_inbound else socket_lb_causes(each.traced.packet), False),
-    (_reject_table_fault, False),
+    (_reject_table_causes, False),
     (lambda each: filter(None, [arrival_cause(each.traced)]), False),
-    (_rule_faults, False),
+    (_rule_causes, False),
     (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
-    (_zone_faults, True),
-    (_later_losses, True),
-    (_routing_losses, True),
-    (_discovery_losses, True),
-    (_ipsec_blocks, False),
-    (_delivery_faults, False),
+    (_zone_causes, True),
+    (_later_causes, True),
+    (_routing_causes, True),
+    (_discovery_causes, True),
+    (_ipsec_causes, False),
+    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""

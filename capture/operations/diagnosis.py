@@ -146,7 +146,7 @@ def why(
         is_recorded = settings is None and pod.reference is not None
         of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [each for each in of_pod if packet is None and can_stop_connection(each, pod.capture)]
+            causes = [each for each in of_pod if packet is None and can_stop_connection(each)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
@@ -196,7 +196,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
     reference, facts, capture = pod.reference, pod.facts, pod.capture
     policies, unread = ipsec_policies()
     unread += unjudged_programs(facts)
-    stopping = [each for each in of_pod if can_stop_connection(each, capture)]
+    stopping = [each for each in of_pod if can_stop_connection(each)]
     causes = (
         *stopping,
         *empty_capture_causes(reference, facts, capture),

@@ -128,7 +128,8 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
     for foreign in sorted(rules, key=lambda each: (each.effect is None, *(each.effect.weight if each.effect else ()))):
         effect, chain = foreign.effect, foreign.location.chain_location
         if effect is None or not _is_dropping(effect):
-            kind = "nat-first" if effect and is_translated(effect.after) else "foreign-rule"  # as for one connection
+            is_by_nat = effect is not None and is_translated(effect.after) and not effect.change.is_loop
+            kind = "nat-first" if is_by_nat else "foreign-rule"  # as for one connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
         is_inbound = effect.packet.in_interface is not None

@@ -11,6 +11,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import proxy_owner_by_rules
 from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
+from capture.analysis.pod_causes import refusal_cause
 from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load_driver
@@ -34,7 +35,7 @@ from capture.settings.settings import Settings, require_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.system.netns import InNamespace
-from capture.system.pod_network import NO_ROUTE, lost_by_routing, read_pod_network, refusing_route, with_route
+from capture.system.pod_network import NO_ROUTE, TO_LO, lost_by_routing, read_pod_network, refusing_route, with_route
 
 IpAddress = IPv4Address | IPv6Address
 Parsed = TypeVar("Parsed")
@@ -67,7 +68,10 @@ def live_trace(packet: Packet, situation: Situation) -> Trace:
     if sent.out_interface == NO_ROUTE:
         return Trace(sent, "no-route", sent.port, None, (), refusal=refusing_route(packet))
     traced = trace_whole_path(_with_source_port(sent), situation)
-    return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation))).replace(packet=sent)
+    stays = traced.outcome == "direct" and traced.address is None and sent.out_interface == LOOPBACK
+    if stays and refusing_route(packet) == TO_LO:
+        return traced.replace(packet=sent, outcome="no-route", refusal=TO_LO)
+    return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation)), situation).replace(packet=sent)
 
 
 def _with_source_port(sent: Packet) -> Packet:
@@ -82,10 +86,11 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     return next((each for each in losses if each.is_certain and each.packet.is_reply), None)
 
 
-def _with_impediments(traced: Trace) -> Trace:
+def _with_impediments(traced: Trace, situation: Situation) -> Trace:
     """Return the trace with what loses a packet that is redirected over ``lo`` or comes in, or the answers to it."""
     packet = traced.packet
-    if lost := arrival_cause(traced):
+    owner = proxy_owner_by_rules(situation.ruleset)
+    if lost := arrival_cause(traced) or answers_cause(traced, owner[0] if owner else None):
         return traced.replace(impediments=(lost.message,))
     if traced.lost_reply is not None:
         return traced.replace(impediments=(loss_text(traced.lost_reply),))
@@ -111,6 +116,14 @@ def arrival_cause(traced: Trace) -> Cause | None:
     return cause("no-route", lost, name=name, family=family, address=client, flag=flag)
 
 
+def answers_cause(traced: Trace, uid: int | None) -> Cause | None:
+    """Return that routing loses the answers of the proxy, a user, to a connection that comes in."""
+    client = traced.packet.source
+    if client is None or traced.outcome not in TO_PROXY or lost_in_routing(traced, uid) != "answers":
+        return None
+    return refusal_cause(client.family, address_text(client.family, client.first), "answers")
+
+
 def lost_in_routing(traced: Trace, uid: int | None = None) -> str:
     """Return what routing loses of a connection that comes in, as a case of the cause; ``uid`` answers it."""
     packet = traced.packet
@@ -120,7 +133,8 @@ def lost_in_routing(traced: Trace, uid: int | None = None) -> str:
     marks = (0, traced.mark) if traced.transparent else (0,)
     port = traced.port if is_redirected else packet.port
     lost = lost_by_routing(packet, marks, port, uid, is_redirected=is_redirected)
-    return "" if (lost, traced.outcome) == ("inbound", "direct") else lost  # it need not be for the pod
+    is_elsewhere = (lost, traced.outcome) == ("inbound", "direct") and not packet.is_reply  # it need not be for the pod
+    return "" if is_elsewhere else lost
 
 
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from capture.analysis.outcome import TO_PROXY
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import NOTHING_APPLIED, REJECT_REASON
-from capture.model.ruleset import INPUT, PREROUTING, TABLES
+from capture.model.ruleset import INPUT, PREROUTING, TABLES, Redirect
 from capture.report.fate_text import fate_text
 from capture.report.output import DECIDES_MARK, VerdictLine
 from capture.report.packet_text import packet_text
@@ -111,7 +112,9 @@ def _verdict_line(traced: Trace) -> VerdictLine:
     rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""
     where = OUTCOMES[traced.outcome].format(port=traced.port, rule_set=rule_set)
-    return VerdictLine(f"{traced.outcome}: it {where}{transparent}")
+    is_foreign = traced.step is not None and isinstance(traced.step.rule.verdict, Redirect) and not is_second
+    by_whom = f", by {rule_set}" if is_foreign and traced.outcome in TO_PROXY else ""
+    return VerdictLine(f"{traced.outcome}: it {where}{transparent}{by_whom}")
 
 
 def _drop_text(traced: Trace) -> str:

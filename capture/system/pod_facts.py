@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Container, Iterator, Sequence
 
-from capture.analysis.captured_pod import PodFacts
+from capture.analysis.captured_pod import AttachedProgram, IngressRedirect, PodFacts
 from capture.errors import CaptureError
 from capture.model.addresses import BITS, FAMILY_NUMBERS, IPV4, IPV6, Family, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -34,7 +34,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     with open_rtnetlink() as rtnetlink:
         links = tuple(read_links(rtnetlink))
         redirects = ingress_redirects(rtnetlink, links)
-        programs = tuple(_attached_programs(rtnetlink, links, {name for name, _ in redirects}))
+        programs = tuple(_attached_programs(rtnetlink, links, {each.interface for each in redirects}))
         addresses = [each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
         families = dict.fromkeys(address.family for address in addresses)
         unrouted = tuple(family for family in families if not outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]))
@@ -58,11 +58,11 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     )
 
 
-def ingress_redirects(rtnetlink: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
+def ingress_redirects(rtnetlink: NetlinkSocket, links: Sequence[Link]) -> tuple[IngressRedirect, ...]:
     """Return the interfaces with a filter that diverts incoming packets, each with its target."""
     names = {link.index: link.name for link in links}
     return tuple(
-        (link.name, names.get(target, f"interface {target}"))
+        IngressRedirect(link.name, names.get(target, f"interface {target}"))
         for link in links
         if not link.is_loopback
         for target in dict.fromkeys(read_redirects(rtnetlink, link.index))
@@ -71,21 +71,23 @@ def ingress_redirects(rtnetlink: NetlinkSocket, links: Sequence[Link]) -> tuple[
 
 def _attached_programs(
     rtnetlink: NetlinkSocket, links: Sequence[Link], diverted: Container[str]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield what may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
+) -> Iterator[AttachedProgram]:
+    """Yield what may drop packets where no rule sees them."""
     names = {link.index: link.name for link in links}
     for name, kind in ((names.get(index), kind) for index, kind in read_lossy_qdiscs(rtnetlink)):
         if name is not None:  # else the interface came after the links were read
-            yield name, f"the queueing discipline {kind}", f"tc qdisc show dev {name}"
+            yield AttachedProgram(name, f"the queueing discipline {kind}", f"tc qdisc show dev {name}")
     for link in links:
         if link.has_xdp:
-            yield link.name, "an XDP program", f"ip link show dev {link.name}"
+            yield AttachedProgram(link.name, "an XDP program", f"ip link show dev {link.name}")
         for direction, parent, attach_type in DIRECTIONS_OF_TC:
             is_known = direction == "ingress" and link.name in diverted
             if not is_known and has_deciding_filter(rtnetlink, link.index, parent):
-                yield link.name, f"a tc filter ({direction})", f"tc filter show dev {link.name} {direction}"
+                yield AttachedProgram(
+                    link.name, f"a tc filter ({direction})", f"tc filter show dev {link.name} {direction}"
+                )
             if has_programs(link.index, attach_type):
-                yield link.name, f"a tcx program ({direction})", f"bpftool net show dev {link.name}"
+                yield AttachedProgram(link.name, f"a tcx program ({direction})", f"bpftool net show dev {link.name}")
 
 
 DIRECTIONS_OF_TC = (("ingress", TC_H_INGRESS, BPF_TCX_INGRESS), ("egress", TC_H_EGRESS, BPF_TCX_EGRESS))

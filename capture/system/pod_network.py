@@ -23,6 +23,7 @@ from capture.netlink.routing import (
     GROUP_KINDS,
     REFUSING_KINDS,
     RTN_LOCAL,
+    RTN_UNICAST,
     Route,
     look_up_route,
     outgoing_interface,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 NO_ROUTE = "none"
 """In the place of an interface: no route leads there, but rules see the packet before the kernel gives it up."""
+TO_LO, NOT_OWN = "lo", "not own"
+"""Why a route is none, as cases of the cause."""
 
 
 def read_pod_network() -> PodNetwork:
@@ -120,13 +123,22 @@ def lost_by_routing(
     is_no_host = packet.source.is_loopback or answer.kind in GROUP_KINDS
     if kinds and (RTN_LOCAL not in kinds or (is_no_host and packet.family == IPV6)):
         return "martian" if is_no_host or answer.kind == RTN_LOCAL else "inbound"
-    return "answers" if answer.kind in REFUSING_KINDS else ""
+    return "answers" if answer.kind in REFUSING_KINDS or _ends_at_lo(answer) else ""
+
+
+def _ends_at_lo(route: Route) -> bool:
+    """Return whether ``lo`` discards what goes by a route: only local addresses are there. IPv6 has no such route."""
+    return (route.kind, route.interface) == (RTN_UNICAST, LOOPBACK_INDEX)
 
 
 def refuses_user(packet: Packet, uid: int) -> bool:
-    """Return whether a policy rule refuses a packet of this user that routes would lead out of the pod."""
+    """Return whether a policy rule keeps a packet of this user in the pod that routes would lead out of it."""
     sent = packet.replace(in_interface=None, out_interface=None, source=None)
-    return with_route(sent).out_interface != NO_ROUTE == with_route(sent.replace(uid=uid)).out_interface
+    return not _is_lost(sent) and _is_lost(sent.replace(uid=uid))
+
+
+def _is_lost(sent: Packet) -> bool:
+    return with_route(sent).out_interface == NO_ROUTE or refusing_route(sent) == TO_LO
 
 
 def silent_next_hop(packet: Packet, target: Network) -> str:
@@ -174,9 +186,16 @@ def with_route(packet: Packet) -> Packet:
 
 
 def refusing_route(packet: Packet) -> str:
-    """Return the type of the route or policy rule that refuses a packet, such as "blackhole"; "" without one."""
+    """Return the type of the route or policy rule that refuses a packet, such as "blackhole"; "" without one.
+
+    Or that the route ends at ``lo``, or that the packet's source is no address of the pod, which IPv4 refuses.
+    """
     with open_rtnetlink() as rtnetlink:
-        return (REFUSING_KINDS | GROUP_KINDS).get(_look_up_route(rtnetlink, packet).kind, "")
+        route = _look_up_route(rtnetlink, packet)
+        source = address_text(packet.family, packet.source.first) if packet.source else ""
+        is_own = not source or look_up_route(rtnetlink, source).kind == RTN_LOCAL
+    refusal = (REFUSING_KINDS | GROUP_KINDS).get(route.kind, TO_LO if _ends_at_lo(route) else "")
+    return refusal or ("" if is_own else NOT_OWN)
 
 
 def _look_up_route(rtnetlink: NetlinkSocket, packet: Packet, source: str = "") -> Route:

@@ -127,7 +127,7 @@ class Kubectl:
         first, *rest = arguments
         return self._call(self._exec_command(agent, [first, *terminal_option(), *rest])).returncode
 
-    def answer(self, agent: dict[str, Any], *arguments: str) -> dict[str, Any]:
+    def run_for_json(self, agent: dict[str, Any], *arguments: str) -> dict[str, Any]:
         """Run `capture` in an agent's pod and return the JSON that it prints, or an error of the same layout."""
         done = self._call(self._exec_command(agent, arguments), capture_output=True)
         try:
@@ -137,7 +137,7 @@ class Kubectl:
             return {"error": problem, "node": agent["spec"].get("nodeName", "")}
         return plain
 
-    def output(self, agent: dict[str, Any], *arguments: str) -> str:
+    def run_for_text(self, agent: dict[str, Any], *arguments: str) -> str:
         done = self._call(self._exec_command(agent, arguments), capture_output=True)
         return done.stdout + done.stderr
 
@@ -191,7 +191,7 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
     if not agents:
         raise CaptureError("no agent runs in this cluster", "Install it as docs/agent.md describes.")
     if requests_json(options):
-        statuses = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
+        statuses = [kubectl.run_for_json(agent, "node", "status", *options) for agent in agents]
         print_json({"agents": statuses})
         return 0 if all(each.get("ready") for each in statuses) else EXIT_FAILED
     codes = [kubectl.run(agent, "node", "status", *options) for agent in agents]
@@ -217,7 +217,7 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
     for number, (title, arguments) in enumerate(steps.items(), 1):
         print(f"[{number}/{len(steps)}] {title}", file=sys.stderr, flush=True)  # noqa: T201  # it takes seconds
         command = f"capture {' '.join(arguments)}"
-        parts.append({"title": title, "command": command, "output": kubectl.output(agent, *arguments)})
+        parts.append({"title": title, "command": command, "output": kubectl.run_for_text(agent, *arguments)})
         if not requests_json(options):
             print_lines(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
     if requests_json(options):

@@ -155,6 +155,24 @@ class TestRead:
 
         assert tuple(rule.why for rule in read(namespace)["inet other out"].chain.rules) == words
 
+    def test_what_is_rare_in_the_words_of_nft(self, namespace: Namespace) -> None:
+        rules = {
+            "ct status dnat drop": "ct status dnat drop",
+            "ct status ! dnat drop": "ct status ! dnat drop",
+            "ct status assured drop": "ct status & 0x4 != 0x0 drop",
+            "fib saddr . iif oif missing drop": "fib saddr . iif oif missing drop",
+            "meta nfproto ipv4 rt ip nexthop 127.0.0.1 drop": "meta nfproto ipv4 rt ip nexthop == 0x7f000001 drop",
+            "ip daddr . tcp dport @ends drop": "meta nfproto ipv4 meta l4proto tcp ip daddr . tcp dport @ends drop",
+            "meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm": (
+                "meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm"
+            ),
+        }
+        ends = "set ends { type ipv4_addr . inet_service; flags dynamic; }"
+        chain = f"chain c {{ type filter hook input priority -300; {'; '.join(rules)}; }}"
+        namespace.run(["nft", "-f", "-"], stdin=f"table inet other {{ {ends}; {chain}; }}")
+
+        assert [rule.why for rule in read(namespace)["inet other c"].chain.rules] == [*rules.values()]
+
     def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
         """As iptables-nft tests it since 1.8.11, and nft for ``ip protocol``."""
         chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"

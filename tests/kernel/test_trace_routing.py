@@ -63,6 +63,18 @@ def test_nat_does_not_meet_what_comes_in_over_lo(pair: PodPair, texts: Texts) ->
 # --- sent ----------------------------------------------------------------------------------------
 
 
+def test_the_pods_own_address_is_reached_over_lo_whatever_interface_is_named(pair: PodPair) -> None:
+    apply(pair)
+
+    def warnings(*arguments: str) -> str:
+        return run_program(pair.pod, "capture", "trace", "tcp", *arguments).stderr
+
+    by_lo = "warning: --out: the pod's routes lead to 10.77.0.2 by lo, whatever is named"
+    assert by_lo in warnings("10.77.0.2:80", "--out", "eth0")
+    assert "--out" not in warnings("10.77.0.2:80", "--out", "lo")
+    assert "--out" not in warnings("198.51.100.9:80", "--out", "eth0")
+
+
 @pytest.mark.parametrize("address", GROUPS)
 def test_tcp_has_no_connections_to_many_hosts(pair: PodPair, address: str) -> None:
     apply(pair)
@@ -104,6 +116,28 @@ def test_an_ipv4_address_as_ipv6_sockets_write_it_is_ipv4(pair: PodPair) -> None
     assert "warning: ::ffff:203.0.113.7: connections to it are IPv4, to 203.0.113.7" in printed.stderr
 
 
+def test_a_source_that_the_pod_does_not_have(pair: PodPair) -> None:
+    apply(pair)
+
+    with pair.pod.entered(), socket.socket() as client, pytest.raises(OSError, match="Cannot assign"):
+        client.bind(("10.77.0.9", 0))
+    says = "the source that was named is no address of the pod: connect() from it fails"
+    arguments = "tcp", f"{pair.peer.ipv4}:80", "--src", "10.77.0.9"
+    assert f"no route: {says}\n" in run_program(pair.pod, "capture", "trace", *arguments).stdout
+    assert f"cause no-route: {says}" in run_program(pair.pod, "capture", "why", *arguments, code=4).stdout
+
+
+def test_trace_tells_whose_rule_leads_to_the_proxy(pair: PodPair) -> None:
+    apply(pair)
+    pair.pod.run(
+        ["iptables", "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "REDIRECT", "--to-ports", "15006"]
+    )
+
+    assert pair.pod.client(1000).connect("203.0.113.7", 80).label == "15006"
+    traced = run_program(pair.pod, "capture", "trace", "tcp", "203.0.113.7:80").stdout
+    assert "as an inbound connection, on port 15006, by a foreign rule\n" in traced
+
+
 # --- comes in ------------------------------------------------------------------------------------
 
 
@@ -133,6 +167,20 @@ def test_a_martian_source_is_a_cause_though_no_proxy_listens(pair: PodPair) -> N
     causes = diagnosis.why(packet.packet, namespace=pair.pod.path).causes
 
     assert [(each.kind, each.case) for each in causes] == [("no-route", "martian"), ("not-listening", "")]
+
+
+@pytest.mark.parametrize("lost", ["ip rule add pref 100 sport 15006 prohibit", "ip route add {} dev lo"])
+def test_answers_that_routing_loses(pair: PodPair, lost: str) -> None:
+    apply(pair)
+    arguments = "tcp", f"{pair.pod.ipv4}:80", "--in", "eth0", "--src", pair.peer.ipv4
+    assert pair.peer.client().connect(pair.pod.ipv4, 80).label == "15006"
+    assert "but" not in run_program(pair.pod, "capture", "trace", *arguments).stdout
+
+    pair.pod.run(lost.format(pair.peer.ipv4).split())
+
+    assert pair.peer.client().connect(pair.pod.ipv4, 80, timeout=0.3).label == ""
+    says = f"but the answers to {pair.peer.ipv4} do not leave the pod, by its routes or a policy rule"
+    assert says in run_program(pair.pod, "capture", "trace", *arguments).stdout
 
 
 def impediments(pair: PodPair, source: str) -> tuple[str, ...]:

@@ -97,6 +97,7 @@ BROKEN: dict[str, BrokenPod] = {
         breaks=f"iptables -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
         goes="in",
         is_of_pod=True,
+        message="hands the connection to what listens on port 9000, by TPROXY",
     ),
     "another transparent proxy in our table": BrokenPod(
         "foreign-rule",
@@ -275,6 +276,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip rule del pref 0; ip rule add pref 5 lookup local; ip rule add pref 0 iif eth0 lookup main",
         goes="in",
+        is_of_pod=True,
         message="drops what comes in via eth0 from {peer}",
     ),
     "rp_filter": BrokenPod(
@@ -307,6 +309,13 @@ BROKEN: dict[str, BrokenPod] = {
         breaks=f"iptables -A INPUT -i lo -p tcp --dport {APP_PORT} -j DROP",
         goes="in",
         message="drops what the proxy sends on",
+        has_traffic=False,
+    ),
+    "the app's answers to the proxy are dropped": BrokenPod(
+        "filtered",
+        breaks=f"iptables -A OUTPUT -o lo -p tcp --sport {APP_PORT} -j DROP",
+        goes="in",
+        message="drops answers to what the proxy sends on",
         has_traffic=False,
     ),
     "the proxy's call to the app is captured": BrokenPod(
@@ -404,7 +413,10 @@ BROKEN: dict[str, BrokenPod] = {
         message="no rule accepts answers to what the proxy sends on, and the chain's policy is DROP\nAccept answers",
     ),
     "answers to clients are dropped": BrokenPod(
-        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
+        "filtered",
+        breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP",
+        goes="in",
+        message="a foreign rule drops its answers: -p tcp",
     ),
     "nothing is tracked on lo": BrokenPod("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
     "an egress firewall without answers": BrokenPod(
@@ -412,6 +424,11 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "only the first packet comes through": BrokenPod(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -j DROP"
+    ),
+    "only the first packet of the app comes through": BrokenPod(
+        "filtered",
+        breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -m owner --uid-owner 1000 -j DROP",
+        message="a foreign rule drops its later packets: -p tcp",
     ),
     # from reports of users
     "connections are not tracked": BrokenPod(
@@ -453,7 +470,38 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", is_of_pod=True
     ),
     "routes refuse the answers from the proxy's port": BrokenPod(
-        "no-route", breaks="ip rule add pref 100 sport 15006 prohibit", goes="in"
+        "no-route",
+        breaks="ip rule add pref 100 sport 15006 prohibit",
+        goes="in",
+        message="the answers to {peer} do not leave the pod",
+    ),
+    "routes lead the answers to lo": BrokenPod(
+        "no-route",
+        breaks="ip route add {peer} dev lo",
+        goes="in",
+        message="the answers to {peer} do not leave the pod",
+    ),
+    "a route leads to lo": BrokenPod(
+        "no-route",
+        breaks="ip route add 203.0.113.0/24 dev lo",
+        is_of_pod=True,
+        message=f"the route to {ELSEWHERE} leads to lo, where no one has that address",
+    ),
+    "a mark leads what the proxy sends on to lo": BrokenPod(
+        "foreign-rule",
+        breaks=BEFORE.replace("type %s", "type route") % (-150, "meta mark set 7")
+        + "; ip rule add pref 50 fwmark 7 lookup 77; ip route add default dev lo table 77",
+        has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
+        is_of_pod=True,
+        message="the policy rule `50: from all fwmark 0x7 lookup 77` leads to lo: ",
+    ),
+    "a foreign redirect to the proxy's other port": BrokenPod(
+        "nat-first",
+        breaks="iptables -t nat -I OUTPUT -p tcp -m owner --uid-owner 1000 -j REDIRECT --to-ports 15006",
+        backend="iptables",
+        has_traffic=False,  # it is the proxy's, and expects other connections
+        is_of_pod=True,
+        message="a foreign rule precedes ours, and sends the connection to port 15006",
     ),
     "a foreign redirect to one of several ports": BrokenPod(
         "nat-first",
@@ -496,7 +544,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
-    pod.listener(("0.0.0.0", APP_PORT), label="app", uid=1000)
+    pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
     if situation.proxy_uid is not None:
         ends = [(address, port) for address in situation.addresses for port in situation.ports]
         pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
@@ -519,7 +567,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
-    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
     assert_the_remedy_works(situation, pod_pair, found)
 
 

@@ -245,7 +245,7 @@ class Program:
     def lookup(self, fields: Fields) -> bool:
         source, name = fields[nf.NFTA_LOOKUP_SREG], decode_text(fields[nf.NFTA_LOOKUP_SET])
         loaded, listed = self._content(source), self._find_set(name)
-        subject = self._whole_field(loaded) or _content_words(loaded)
+        subject = self._key_words(source, listed)
         if nf.NFTA_LOOKUP_DREG in fields:
             return self._choose(fields[nf.NFTA_LOOKUP_DREG], f"{subject} vmap", self._map_cases(source, listed))
         if not isinstance(loaded, Register):
@@ -261,6 +261,17 @@ class Program:
         else:
             self._add(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
         return True
+
+    def _key_words(self, source: bytes, listed: NativeSet) -> str:
+        loaded = self._content(source)
+        field = self._whole_field(loaded)
+        if listed.key_size != native.FIELD_SIZES.get(field):
+            from capture.backends.nf_tables.maps import key_fields  # our own sets have one field
+
+            fields = [each for each, _ in key_fields(self._registers, _register_number(source), listed.key_size)]
+            if len(fields) > 1:
+                return " . ".join(self._whole_field(each) or each.words for each in fields)
+        return field or _content_words(loaded)
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Act by the verdicts of a map, or load its data. A map without cases has no words, or may change."""

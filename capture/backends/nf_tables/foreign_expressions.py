@@ -101,14 +101,16 @@ def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[st
     if loaded.header == TCP_FLAGS_HEADER and not any(loaded.flip):
         mask = (loaded.mask or b"\xff")[0]
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
-    if (loaded.field, loaded.mask, any(loaded.flip), number) == ("ct status", DST_NAT_MASK, False, 0):
-        return words, foreign.TranslatedConnection(not negated)
+    if loaded.field == "ct status" and loaded.mask and not any(loaded.flip):
+        return _compared_status(loaded.mask, number, negated=negated)
     if loaded.mask:
         return words, None
     if isinstance(loaded, OtherRegister):
         if loaded.numbers:  # in the machine's order: nft_ng_random_eval in nft_numgen.c
             return f"{loaded.words} {'!=' if negated else '=='} {number}", None
-        return words, foreign.NoWayBack(negated) if loaded.is_way_back and number == 0 else None
+        is_way_back = loaded.is_way_back and number == 0
+        words = f"{loaded.words} {'exists' if negated else 'missing'}" if is_way_back else words
+        return words, foreign.NoWayBack(negated) if is_way_back else None
     sign = "!= " * negated
     match loaded.field:
         case "iif" | "oif" as field:
@@ -118,6 +120,12 @@ def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[st
         case "ct direction" if number in (0, 1):
             return words, foreign.ConnectionDirection(bool(number) != negated)
     return words, None
+
+
+def _compared_status(mask: bytes, number: int, *, negated: bool) -> tuple[str, model.Match | None]:
+    if (mask, number) == (DST_NAT_MASK, 0):
+        return f"ct status {'' if negated else '! '}dnat", foreign.TranslatedConnection(not negated)
+    return f"ct status & {decode_host_number(mask):#x} {'!=' if negated else '=='} {number:#x}", None
 
 
 INTERFACE_INDEX_MATCHES = {"iif": model.InInterface, "oif": model.OutInterface}
@@ -220,6 +228,24 @@ def _numgen_text(fields: Fields, _: Family | None) -> str:
     return f"numgen {kind} mod {_number_field(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
 
 
+NFTA_FIB_RESULTS = {NFT_FIB_RESULT_OIF: "oif", 2: "oifname", nf.NFT_FIB_RESULT_ADDRTYPE: "type"}
+NFTA_FIB_SELECTORS = {1: "saddr", 2: "daddr", NFTA_FIB_F_MARK: "mark", 8: "iif", 16: "oif"}
+RT_KEYS = {0: "rt classid", 1: "rt ip nexthop", 2: "rt ip6 nexthop", 3: "rt mtu", 4: "rt ipsec"}
+SYNPROXY_FLAGS = {8: "timestamp", 4: "sack-perm"}
+
+
+def _fib_text(fields: Fields, _: Family | None) -> str:
+    flags, result = _number_field(fields, nf.NFTA_FIB_FLAGS), _number_field(fields, nf.NFTA_FIB_RESULT)
+    selectors = " . ".join(name for flag, name in NFTA_FIB_SELECTORS.items() if flags & flag)
+    return f"fib {selectors} {NFTA_FIB_RESULTS[result]}" if result in NFTA_FIB_RESULTS else ""
+
+
+def _synproxy_text(fields: Fields, _: Family | None) -> str:
+    mss, scale, flags = (_number_field(fields, kind) for kind in (1, 2, 3))
+    words = (f"mss {mss}" * (flags & 1), f"wscale {scale}" * (flags >> 1 & 1))
+    return " ".join(("synproxy", *filter(None, words), *(name for bit, name in SYNPROXY_FLAGS.items() if flags & bit)))
+
+
 EXPRESSION_TEXTS: dict[str, Callable[[Fields, Family | None], str]] = {
     "reject": _reject_text,
     "limit": _limit_text,
@@ -227,5 +253,8 @@ EXPRESSION_TEXTS: dict[str, Callable[[Fields, Family | None], str]] = {
         f"quota {_over_text(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number_field(fields, NFTA_QUOTA_BYTES)} bytes"
     ),
     "numgen": _numgen_text,
+    "fib": _fib_text,
+    "rt": lambda fields, _: RT_KEYS.get(_number_field(fields, 2), ""),
+    "synproxy": _synproxy_text,
     "notrack": lambda _, _family: "notrack",
 }

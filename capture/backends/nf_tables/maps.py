@@ -69,7 +69,7 @@ def cases_by_key(
     Empty if a key has no words, or may change, or if there are many. Keys exclude each other; the last of all that a
     generator of numbers gives is for what is left.
     """
-    fields = _key_fields(registers, first, listed.key_size)
+    fields = key_fields(registers, first, listed.key_size)
     if not fields or not listed.is_understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_KEY_CASES:
         return ()
     conditions = [_key_conditions(key, fields, *packets) for key in listed.keys]
@@ -81,7 +81,7 @@ def cases_by_key(
     return () if None in conditions else tuple((each or (), value) for each, value in cases)
 
 
-def _key_fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:
+def key_fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:
     """Return the fields in the registers of a key, with their places in it; none if the size of one is unknown."""
     fields: list[tuple[Register, slice]] = []
     position = 0

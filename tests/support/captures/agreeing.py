@@ -1,9 +1,11 @@
 """What the verbs say of one pod: of its connections one by one, and of all together; and what traffic says."""
 
 from capture import operations
+from capture.analysis.captured_pod import proxy_owner_by_rules
+from capture.analysis.replies import onward_packet
 from capture.cli.doctor.examination import pod_findings as doctor_findings
 from capture.model.addresses import address_text, parse_address
-from capture.model.packet import Packet
+from capture.model.packet import LOOPBACK, Packet
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
 from capture.operations.results import Verified
@@ -37,13 +39,18 @@ def _inbound(address: str, client: str) -> Packet:
 
 
 def assert_the_connections_agree(
-    pair: PodPair, *, outside: str = OUTSIDE, of_pod: tuple[Verified, Diagnosis] | None = None
+    pair: PodPair,
+    *,
+    outside: str = OUTSIDE,
+    of_pod: tuple[Verified, Diagnosis] | None = None,
+    ends_listen: bool = False,
 ) -> None:
     """Fail if `why` of a connection, `why` of the pod, doctor, verify and traffic contradict each other.
 
     A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
     captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
-    proxy, and what that sends on be lost. ``of_pod`` is what verify and `why` of the pod have just told.
+    proxy, and what that sends on be lost. What the proxy sends on of a captured one arrives, if ``ends_listen``: app
+    and peer. ``of_pod`` is what verify and `why` of the pod have just told.
     """
     with pair.pod.entered():
         verified, pod_findings = of_pod or (operations.verify(), diagnosis.why())
@@ -66,6 +73,28 @@ def assert_the_connections_agree(
                 each.causes,
                 reached,
             )
+        if each.verdict == "captured" and ends_listen:
+            assert sent_on(pair, each) in ("", OTHERS), (goes, each)
+
+
+NO_ONE = "no one"
+
+
+def sent_on(pair: PodPair, found: Diagnosis) -> str:
+    """Return who answers what the proxy sends on of a connection; "" if it sends nothing on."""
+    assert found.trace is not None
+    with pair.pod.entered():
+        owner = proxy_owner_by_rules(operations.situation_of().ruleset)
+    packet = onward_packet(found.trace, *owner) if owner else None
+    if packet is None:
+        return ""
+    destination, source = (
+        address_text(packet.family, end.first) if end else "" for end in (packet.destination, packet.source)
+    )
+    named = source if packet.out_interface == LOOPBACK else ""
+    proxy = pair.pod.client(packet.uid or 0, packet.gid)
+    label = proxy.connect(destination, packet.port, source=named, mark=packet.mark, timeout=2).label
+    return PROXY if label.startswith(PROXY) else OTHERS if label else NO_ONE
 
 
 def answers(pair: PodPair, packet: Packet | None, timeout: float) -> str:

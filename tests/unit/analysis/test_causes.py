@@ -10,7 +10,7 @@ import pytest
 
 import capture
 from capture.analysis.base_chains import BaseChain
-from capture.analysis.captured_pod import Capture, PodFacts
+from capture.analysis.captured_pod import Capture, IngressRedirect, PodFacts
 from capture.analysis.cause_text import CAUSE_TEXTS, cause, machine_remedy, remedy_without_record
 from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
@@ -282,7 +282,10 @@ POLICY = BaseChain(
         (way(OUT, "redirected", OWN, port=1), cause("second-set", "decides", where=AT_OWN, port=1)),
         (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first", "behind", where=AT_FOREIGN, to="port 1")),
         (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", where=AT_FOREIGN, to="port 1")),
-        (way(IN, "redirected", TO_SOCKET, port=1), cause("foreign-rule", where=TO_SOCKET.location)),
+        (
+            way(IN, "redirected", TO_SOCKET, port=1),
+            cause("foreign-rule", "transparent", where=TO_SOCKET.location, port=1),
+        ),
         (
             way(OUT, "direct", OWN).replace(lost_reply=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
             cause("filtered", where=AT_FOREIGN, filter="a foreign rule drops its answers: -j DROP"),
@@ -579,7 +582,7 @@ FILTERED = cause("ingress-filter", where="eth0", name="eth0", target="tap0")
 
 def test_faults_of_the_whole_pod() -> None:
     links = (Link(1, "lo", IFF_LOOPBACK), Link(2, "eth0", 0))
-    facts = FACTS.replace(links=links, ingress_redirects=(("eth0", "tap0"),))
+    facts = FACTS.replace(links=links, ingress_redirects=(IngressRedirect("eth0", "tap0"),))
 
     assert list(causes_of_pod(facts, CAPTURE)) == [LO_DOWN, FILTERED]
     up = facts.replace(links=(links[0].replace(flags=IFF_LOOPBACK | IFF_UP), ETH0), ingress_redirects=())
@@ -597,7 +600,8 @@ def test_faults_of_the_whole_pod() -> None:
         (MISSING, None, False),
         (LO_DOWN, way(OUT, "direct"), False),
         (LO_DOWN, way(OUT, "proxy-outbound"), True),
-        (LO_DOWN, way(IN, "proxy-inbound"), False),
+        (LO_DOWN, way(IN, "proxy-inbound"), True),
+        (LO_DOWN, way(IN, "direct"), False),
         (LO_DOWN, way(TO_POD, "direct"), True),
         (MISSING, way(OUT, "direct"), False),
         (MISSING, way(OUT.replace(out_interface="net1"), "direct"), True),
@@ -611,11 +615,7 @@ def test_faults_of_the_whole_pod() -> None:
 def test_causes_of_the_pod_stop_the_connections_that_meet_them(
     cause_of_pod: Cause, traced: Trace | None, *, is_stopped: bool
 ) -> None:
-    assert can_stop_connection(cause_of_pod, CAPTURE, traced) is is_stopped
-
-
-def test_tproxy_delivers_inbound_packets_over_lo() -> None:
-    assert can_stop_connection(LO_DOWN, CAPTURE.replace(is_transparent=True), way(IN, "proxy-inbound"))
+    assert can_stop_connection(cause_of_pod, traced) is is_stopped
 
 
 @pytest.mark.parametrize(

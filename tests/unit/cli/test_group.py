@@ -119,7 +119,8 @@ def test_a_switch_takes_its_value_after_an_equals_sign_only() -> None:
 
     assert spelled("--dual-stack", "-p", "1") == ["--dual-stack=true", "-p", "1"]
     assert spelled("--dual-stack=false") == ["--dual-stack=false"]
-    assert spelled("--dual-stack", "true") == ["--dual-stack=true", "true"]
+    assert spelled("--dual-stack", "yes") == ["--dual-stack=true", "yes"]
+    assert spelled("-p", "true") == ["-p", "true"]
     assert spelled("--envoy-port", "--dual-stack") == ["--envoy-port", "--dual-stack"]
     assert spelled("--envoy-port=1", "--dual-stack") == ["--envoy-port=1", "--dual-stack=true"]
     assert spelled("--", "--dual-stack") == ["--", "--dual-stack"]
@@ -177,6 +178,12 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
         (["cni", "instal"], "no such command 'instal'. Did you mean 'install' or 'uninstall'?"),
         (["inject", "pod.yaml"], "unexpected argument 'pod.yaml'; files are named with -f"),
         (["clean", "pod"], "unexpected argument 'pod'"),
+        (["render", "--redirect-dns", "true"], "--redirect-dns takes a value after = only: --redirect-dns=true"),
+        (
+            ["verify", "--redirect-dns", "true", "false"],
+            "--redirect-dns takes a value after = only: --redirect-dns=true",
+        ),
+        (["render", "--redirect-dns", "on"], "unexpected argument 'on'"),
         (
             ["diff", "--netns", "x"],
             (
@@ -198,6 +205,10 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
                 "ADDRESS:PORT: invalid value '1.2.3.4': expected an address with a port (1-65535), such as"
                 " 10.1.2.3:80 or [fd00::1]:80"
             ),
+        ),
+        (
+            ["trace", "tcp", "[fe80::1%eth0]:80"],
+            "fe80::1%eth0: expected an address without a zone: name the interface by --in or --out",
         ),
         (
             ["host", "apply", "--confirm-within", "0"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import conf, protocol
+from cni import conf, protocol, status
 
 TEXT = Path(__file__).parents[3].joinpath("docs", "cni.md").read_text()
 
@@ -19,6 +19,8 @@ def rows(heading: str) -> set[str]:
 def test_every_key_is_explained() -> None:
     own = {"capabilities", *conf.CAPTURE_OPTIONS, *conf.Configuration.__match_args__} - {"settings", "annotations"}
     assert rows("Configuration") - {"key"} == own
+    assert own - status.KNOWN_KEYS == set()
+    assert status.KNOWN_KEYS - own == {"type", "name", "cniVersion", "args"}
 
 
 def test_the_examples_are_what_the_plugin_takes() -> None:

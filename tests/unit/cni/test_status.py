@@ -197,6 +197,18 @@ def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: 
     assert text.count("broken: ") == 1
 
 
+def test_a_misspelt_key_is_noted(node: Node) -> None:
+    node.install()
+    path = node.conf_dir / "10-main.conflist"
+    path.write_text(path.read_text().replace('"log_file"', '"exclude_namespace": ["shop"], "log_file"'))
+    code, status = node.status()
+    assert code == 0
+    (note,) = (each for each in status["findings"] if each["state"] != "ok")
+    assert (note["state"], note["name"]) == ("note", "keys")
+    assert note["says"] == "the plugin does not know, and ignores: exclude_namespace"
+    assert note["remedy"] in node.run("status").output
+
+
 def test_a_list_of_our_own_that_goes_stale(node: Node) -> None:
     node.install("--own-config")
     assert node.status()[0] == 0

@@ -621,6 +621,22 @@ def test_the_output_may_be_a_file_a_link_or_no_file_at_all(tmp_path: Path) -> No
     assert sorted(tmp_path.iterdir()) == sorted((source, link, real, fifo))
 
 
+def test_a_file_that_cannot_be_written_is_no_file_that_was_injected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in.yaml", tmp_path / "missing" / "out.yaml"
+    source.write_text(FILE_1)
+
+    message, remedy = (
+        f"cannot write {output}: No such file or directory",
+        "Name a file that you may write, in a directory",
+    )
+    assert run(["inject", "-f", str(source), "-o", str(output)]) == EXIT_USAGE
+    assert capsys.readouterr().err == f"error: {message}\n  {remedy} that is there.\n"
+    assert run(["inject", "-f", str(source), "-o", str(output), "--format", "json"]) == EXIT_USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["message"] == message
+
+
 FLAGS_FOR_ONE_THING = {"--check": [], "--remove": [], "--policy": [], "-o": ["FILE"]}
 
 
