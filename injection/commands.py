@@ -85,9 +85,8 @@ def inject(
     Everything else stays byte for byte, comments and layout included. A second run changes nothing; --remove restores
     the original.
     """
-    _require_consistent(
-        filenames, output, cluster=cluster, kinds={"--check": check, "--remove": removes, "--policy": policy}
-    )
+    kinds = {"--check": check, "--remove": removes, "--policy": policy}
+    _require_consistent(filenames, output, kinds, cluster=cluster)
     if cluster:
         from injection.cluster import running_pod_reports
 
@@ -112,7 +111,7 @@ def inject(
 
 
 def _require_consistent(
-    filenames: tuple[str, ...], output: str | None, *, cluster: bool, kinds: dict[str, bool]
+    filenames: tuple[str, ...], output: str | None, kinds: dict[str, bool], *, cluster: bool
 ) -> None:
     """Raise UsageError for flags that do not go together, and where there is nothing to inject."""
     chosen = [flag for flag, is_given in kinds.items() if is_given]

@@ -246,7 +246,7 @@ class _Passage:
         return later
 
     def _pass_hook(self, hook: str) -> None:
-        with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
+        with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and self.packet.in_interface != LOOPBACK)
         for base_chain in self.situation.base_chains(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
                 if base_chain == self._resumes_behind:
@@ -263,10 +263,7 @@ class _Passage:
                 self._route_by_mark(self.mark_changes[-1])
 
     def _is_tracked(self, base_chain: BaseChain) -> bool:
-        return base_chain.is_tracked or self._comes_back()
-
-    def _comes_back(self) -> bool:
-        return self.packet.in_interface == LOOPBACK
+        return base_chain.is_tracked or self.packet.in_interface == LOOPBACK
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""

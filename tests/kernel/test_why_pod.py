@@ -79,9 +79,12 @@ def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: Po
     pod.ip("link set lo down")
 
     found = why(pod, inbound)
-    assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["lo-down", "interface-missing"])
-    assert reached(BrokenPod("", goes="in"), pod_pair) == "proxy"
-    assert [cause.kind for cause in why(pod, outbound.replace(uid=1337, gid=1337)).causes] == ["proxy-user"]
+    assert (found.verdict, [each.kind for each in found.causes]) == ("broken", ["lo-down"])
+    assert reached(BrokenPod("", goes="in"), pod_pair) == "proxy"  # whose call to the app fails
+    assert pod.client(1337).connect(pod.ipv4, APP_PORT, source="127.0.0.6", timeout=0.3).label == ""
+    direct = why(pod, outbound.replace(uid=1337, gid=1337))
+    assert [each.kind for each in direct.causes] == ["proxy-user"]
+    assert [each.kind for each in direct.notes] == ["lo-down", "interface-missing"]
     with pod.entered():
         operations.clean()
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
