@@ -636,7 +636,7 @@ AGENT_LOSSES = {
 
 @pytest.mark.parametrize("breaks", AGENT_LOSSES)
 def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str) -> None:
-    """Its own questions go to the server of the pod's resolv.conf that the app has asked."""
+    """Its own questions go to the server of the pod's resolv.conf that the app queries."""
     pod, peer = pod_pair
     kind, message = AGENT_LOSSES[breaks]
     peer.own_every_address()
