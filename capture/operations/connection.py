@@ -44,6 +44,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
+from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, read_policies
@@ -167,10 +168,12 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    of_family = (each for each in impediments(desired) if each.family in (None, family))
-    yield from (impediment for impediment in of_family if direction in impediment.directions and impediment != LO_DOWN)
-    missing = routes.missing_parts(desired) if is_inbound else ()
-    yield from (missing_route_cause(need) for need in missing if need.family == family)
+    found = impediments(desired)
+    of_family = (each for each in found if each.family in (None, family) and each != LO_DOWN)
+    yield from (impediment for impediment in of_family if direction in impediment.directions)
+    for need in routes.missing_parts(desired) if is_inbound else ():
+        if need.family == family and (LO_DOWN not in found or isinstance(need, MissingRoute)):  # addresses go with lo
+            yield missing_route_cause(need)
 
 
 def _reject_table_causes(connection: Connection) -> Iterator[Cause]:
@@ -370,6 +373,6 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_discovery_causes, True),
     (_routing_causes, True),
     (_ipsec_causes, False),
-    (_delivery_causes, True),
+    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""
