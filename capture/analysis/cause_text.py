@@ -41,6 +41,7 @@ PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes 
 REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
 RESTRICT_RULE = "Restrict the rule to what it is for."
 RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
+RUN_AS_ROOT = "Run it as root with group {groups} (runAsUser: 0, capability NET_ADMIN); --proxy-uid names another user."
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 
@@ -258,6 +259,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("unjudged", "drop"): """\
         {drop}, unless a rule that cannot be judged accepts it
         Remove the rule that drops it, or accept the packet before it, without a condition.""",
+    ("unjudged", "agent"): """\
+        if the agent asks this server, {lost}
+        With --capture-all-dns it asks the servers of its own resolv.conf: `capture why udp SERVER:53` judges each.""",
     ("unjudged", "doubt"): "{doubt}\n`capture verify` has all that cannot be judged.",
     ("unjudged", "program"): """\
         {what} of {name} sees packets where no rule does, and may drop them, which cannot be judged
@@ -275,6 +279,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "this port"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy runs, and listens on tcp {others}
         See why it has not opened this port, too: `kubectl logs POD -c istio-proxy`.""",
+    ("not-listening", "TPROXY"): f"""\
+        no process listens on {{port}}, to which {{kind}} connections are sent: the proxy is not root, as TPROXY needs
+        {RUN_AS_ROOT}""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} waiting on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
@@ -308,6 +315,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("proxy-wrong-user", "TPROXY"): """\
         what listens on {port} runs with {group}, and TPROXY leaves out group {groups}: its calls are captured again
         Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
+    ("proxy-wrong-user", "root"): f"""\
+        the proxy on {{port}} runs as user {{uid}}, whose calls to the app are captured under TPROXY: connections hang
+        {RUN_AS_ROOT}""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
         Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",

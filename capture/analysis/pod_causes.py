@@ -194,8 +194,9 @@ def causes_at_port(
         ports = {each.port for each in proxy_listeners(facts, capture)}
         known = {*SIDECAR_PORTS}.difference(TRAFFIC_PORTS).union(of_rules for _, _, of_rules in capture.ports)
         case = "" if not ports else "DNS" if outcome == DNS else "other ports" if ports - known else "this port"
-        others = ", ".join(map(str, sorted(ports)))
-        yield cause("not-listening", case, where=where, port=where, kind=kind, others=others)
+        case = "TPROXY" if ports and outcome == PROXY_INBOUND and capture.is_transparent else case
+        words = {"others": ", ".join(map(str, sorted(ports))), "groups": ",".join(map(str, capture.gids))}
+        yield cause("not-listening", case, where=where, port=where, kind=kind, **words)
 
 
 def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
@@ -294,8 +295,12 @@ def _misconfigured_listener_causes(
         waiting = plural(sum(each.waiting for each in full), "connection")
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
+    calls_app = outcome == PROXY_INBOUND and serving[0].transparent and capture.is_transparent
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, where)
+    elif calls_app and is_in_spans(serving[0].uid, capture.uids):  # nat sees the user alone, mangle the mark first
+        words = {"uid": serving[0].uid, "groups": ",".join(map(str, capture.gids))}
+        yield cause("proxy-wrong-user", "root", where=where, port=where, **words)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"

@@ -18,7 +18,7 @@ from capture.analysis.causes import (
 )
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
-from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
     can_stop_connection,
     causes_of_pod,
@@ -27,6 +27,7 @@ from capture.analysis.pod_causes import (
     unreached_app_notes,
 )
 from capture.analysis.replies import (
+    OUTSIDE,
     SENT_ON,
     is_own_step,
     lost_later_packets,
@@ -204,10 +205,22 @@ def _rule_causes(connection: Connection) -> Iterator[Cause]:
         yield by_drift
 
 
+def _sent_on_causes(connection: Connection, find: Callable[[Trace], Iterable[Cause]]) -> Iterator[Cause]:
+    """Yield why what the proxy sends on is lost. Which server an agent that captures all DNS asks is unknown."""
+    traced, reference = connection.traced, connection.pod.reference
+    packet, servers = traced.packet, reference.config.name_servers if reference else ()
+    causes = [*find(traced)]
+    if causes and traced.outcome == DNS and packet.destination not in servers:
+        elsewhere = packet.replace(destination=OUTSIDE[packet.family], source=None, out_interface=None)
+        if not [*find(live_trace(elsewhere, connection.pod.situation))]:
+            causes = [cause("unjudged", "agent", where=each.where, lost=each.message) for each in causes]
+    yield from causes
+
+
 def _routing_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
     traced, owner = connection.traced, connection.owner
-    unrouted = list(unrouted_proxy_causes(traced, connection.pod))
+    unrouted = list(_sent_on_causes(connection, lambda each: unrouted_proxy_causes(each, connection.pod)))
     yield from unrouted
     yield from link_causes(traced)
     lost = None if unrouted else answers_cause(traced, owner[0] if owner else None)
@@ -237,7 +250,7 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if routing loses what the proxy sends on, the answers to that, or its answers to what comes in."""
     packet = traced.packet
     destination = packet.destination if packet.in_interface is None else packet.source
-    if not _is_sent_on(traced, pod) or destination is None or not pod.capture.uids:
+    if traced.outcome not in TO_PROXY or destination is None or not pod.capture.uids:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
@@ -272,7 +285,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = onward_packet(traced, *owner) if owner else None
-    if packet is None or not _is_sent_on(traced, pod):
+    if packet is None:
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]
@@ -300,14 +313,6 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
         marked = (each for each in answers if pod.capture.is_transparent and each.is_marked and not is_over_lo)
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in marked])
-
-
-def _is_sent_on(traced: Trace, pod: ExaminedPod) -> bool:
-    """Return whether the proxy calls the destination, too; with --capture-all-dns its server is unknown."""
-    servers = pod.reference.config.name_servers if pod.reference else ()
-    return traced.outcome in (PROXY_OUTBOUND, PROXY_INBOUND) or (
-        traced.outcome == DNS and traced.packet.destination in servers
-    )
 
 
 def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
@@ -367,7 +372,7 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_reject_table_causes, False),
     (lambda each: filter(None, [arrival_cause(each.traced)]), False),
     (_rule_causes, False),
-    (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
+    (lambda each: _sent_on_causes(each, lambda traced: onward_causes(traced, each.pod, each.verify)), False),
     (_zone_causes, True),
     (_later_causes, True),
     (_discovery_causes, True),

@@ -17,6 +17,7 @@ from capture.operations import diagnosis
 from capture.report.target import with_target
 from capture.settings import options as option
 from capture.state import record
+from capture.system import pod_facts
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.diagnosed import (
@@ -107,6 +108,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
     ),
     "accepted behind": BrokenPod(
@@ -175,6 +177,7 @@ BROKEN: dict[str, BrokenPod] = {
         f"iptables -A OUTPUT -p tcp --sport {APP_PORT} -j DROP",
         goes="in",
         transparent=True,
+        proxy_uid=0,
     ),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", is_of_pod=True),
     "lo is down, inbound": BrokenPod(
@@ -258,10 +261,10 @@ BROKEN: dict[str, BrokenPod] = {
     "the proxy is another user": BrokenPod("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
     "the proxy is for REDIRECT": BrokenPod("proxy-mode", TPROXY, goes="in"),
     "the policy rule is gone": BrokenPod(
-        "route-missing", TPROXY, "ip rule del fwmark 1337", goes="in", transparent=True, has_traffic=False
+        "route-missing", TPROXY, "ip rule del fwmark 1337", goes="in", transparent=True, proxy_uid=0, has_traffic=False
     ),
     "the route is gone": BrokenPod(
-        "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
+        "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, proxy_uid=0, has_traffic=False
     ),
     "another route is in its place": BrokenPod(
         "route-missing",
@@ -269,8 +272,21 @@ BROKEN: dict[str, BrokenPod] = {
         "ip route replace prohibit default table 133",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         has_traffic=False,
         message="; another default route is in its place",
+    ),
+    "the proxy is the user whose calls TPROXY captures": BrokenPod(
+        "proxy-wrong-user",
+        TPROXY,
+        goes="in",
+        transparent=True,
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+        is_of_pod=True,
+        message="runs as user 1337, whose calls to the app are captured under TPROXY: connections hang",
+    ),
+    "a proxy that is not root has no listener of TPROXY": BrokenPod(
+        "not-listening", TPROXY, goes="in", ports=(15001,), is_of_pod=True, message="the proxy is not root, as TPROXY"
     ),
     "no route": BrokenPod("no-route", breaks="ip route del default", is_of_pod=True),
     "eth0 has lost its address": BrokenPod(
@@ -301,6 +317,7 @@ BROKEN: dict[str, BrokenPod] = {
         " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         message="by a policy rule, or by rp_filter",
     ),
     "neighbour discovery is dropped": BrokenPod(
@@ -349,6 +366,7 @@ BROKEN: dict[str, BrokenPod] = {
         "iptables -t mangle -F ISTIO-DIVERT",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         message="answers are taken for inbound connections",
     ),
@@ -359,6 +377,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         has_traffic=False,
         message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
@@ -370,6 +389,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         has_traffic=False,  # the listener of this test does not call the app, as a proxy would
         message="do not come back to the proxy: `-p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark",
@@ -381,6 +401,7 @@ BROKEN: dict[str, BrokenPod] = {
         " meta skgid 1337 accept; meta l4proto icmpv6 accept; }; }'",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         has_traffic=False,  # as above
         message="no rule accepts answers to what the proxy sends on",
@@ -391,6 +412,7 @@ BROKEN: dict[str, BrokenPod] = {
         "nft 'table inet x { chain c { type filter hook postrouting priority 0; oif lo tcp sport 8080 drop; }; }'",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         has_traffic=False,  # as above
         message="a foreign rule drops answers to what the proxy sends on",
     ),
@@ -576,6 +598,7 @@ BROKEN: dict[str, BrokenPod] = {
         "sysctl -wq net.ipv4.tcp_syncookies=2",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         message="net.ipv4.tcp_syncookies is 2",
     ),
@@ -595,15 +618,18 @@ BROKEN: dict[str, BrokenPod] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
+def test_the_cause_and_no_other(pod_pair: PodPair, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     situation = BROKEN[name]
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    if situation.transparent:  # a listener of this test has the group of the test
+        monkeypatch.setattr(pod_facts, "_groups_of", lambda sockets, _: dict.fromkeys(sockets, 1337))
     if situation.proxy_uid is not None:
         ends = [(address, port) for address in situation.addresses for port in situation.ports]
-        pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
+        gid = 1337 if situation.transparent else None
+        pod.listener(*ends, label="proxy", uid=situation.proxy_uid, gid=gid, transparent=situation.transparent)
     if situation.options != "none":
         with pod.entered():
             operations.apply(given(f"--backend {situation.backend} -x 192.0.2.0/24 {situation.options}"))
@@ -634,16 +660,17 @@ AGENT_LOSSES = {
 }
 
 
+@pytest.mark.parametrize("options", ["--redirect-dns", DNS])
 @pytest.mark.parametrize("breaks", AGENT_LOSSES)
-def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str) -> None:
-    """Its own questions go to the server of the pod's resolv.conf that the app queries."""
+def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str, options: str) -> None:
+    """Its own questions go to the server of the pod's resolv.conf that the app queries, or to an unknown one."""
     pod, peer = pod_pair
     kind, message = AGENT_LOSSES[breaks]
     peer.own_every_address()
     peer.listener(("0.0.0.0", 53), label="server")
     pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
     with pod.entered():
-        operations.apply(given("--redirect-dns"), host=FakePod(servers=(ELSEWHERE,)))
+        operations.apply(given(options), host=FakePod(servers=(ELSEWHERE,)))
     look_up, agent = packet(BrokenPod("", goes="dns"), pod_pair), pod.client(uid=1337)
     assert why(pod, look_up).causes == ()
     assert agent.connect(ELSEWHERE, 53, "udp").label == "server"
@@ -654,6 +681,20 @@ def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str) -> None:
     assert (cause.kind, message in cause.message) == (kind, True), cause
     assert agent.connect(ELSEWHERE, 53, "udp", timeout=0.3).label == ""
     assert pod.client(uid=1000).connect(ELSEWHERE, 53, "udp").label == pod.name
+
+
+def test_which_server_the_agent_asks_is_unknown(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
+    with pod.entered():
+        operations.apply(given(DNS))
+    pod.run(["iptables", "-A", "OUTPUT", "-d", ELSEWHERE, "-m", "owner", "--uid-owner", "1337", "-j", "DROP"])
+
+    found = why(pod, packet(BrokenPod("", goes="dns"), pod_pair))
+
+    assert (found.verdict, found.causes) == ("cannot be told", ())
+    assert found.notes[0].message.startswith("if the agent asks this server, a foreign rule drops what the proxy sends")
 
 
 def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:
