@@ -129,6 +129,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
+    ("no-route", "way back"): """\
+        answers leave by {name}, and not by {came}, by which the connection comes in
+        Networks that filter by source drop them: `ip rule add from ADDRESS lookup TABLE` leads answers back.""",
     ("no-route", "inbound"): """\
         the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
@@ -159,6 +162,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "zone"): f"{ZONES_DIFFER}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "zone, any"): f"{ZONES_DIFFER}: no rule puts both in one\n{RESTORE_RULES}",
     ("rule-unexpected", "zone"): f"{ZONES_DIFFER}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("foreign-rule", "zone"): f"{ZONES_DIFFER}, because of a foreign rule: {{rule}}\n{RESTRICT_RULE}",
     ("rule-missing", "mark"): f"{ANSWERS_LOST}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-unexpected", "mark"): f"{ANSWERS_LOST}: `{{rule}}` was not applied\n{REMOVE_IT}",
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
@@ -224,7 +228,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         Restrict the rule to other users than {uid}.""",
     ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "elsewhere"): """\
-        a foreign rule marks what the proxy sends on ({mark:#x}), and the policy rule `{route}` leads to {name}: {rule}
+        a foreign rule marks {subject} ({mark:#x}), and the policy rule `{route}` leads to {name}: {rule}
         Restrict the rule to what it is for.""",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}

@@ -299,8 +299,8 @@ def _misconfigured_listener_causes(
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, where)
     elif calls_app and is_in_spans(serving[0].uid, capture.uids):  # nat sees the user alone, mangle the mark first
-        words = {"uid": serving[0].uid, "groups": ",".join(map(str, capture.gids))}
-        yield cause("proxy-wrong-user", "root", where=where, port=where, **words)
+        groups = ",".join(map(str, capture.gids))
+        yield cause("proxy-wrong-user", "root", where=where, port=where, uid=serving[0].uid, groups=groups)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"

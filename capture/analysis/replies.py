@@ -12,10 +12,21 @@ from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROX
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
+from capture.model.conventions import APP_ID, DNS_PORT, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.model.foreign import Untrack
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
-from capture.model.ruleset import MANGLE, TABLES, MarkMatch, RestoreMark, SaveMark, SetMark, TransparentProxy
+from capture.model.ruleset import (
+    MANGLE,
+    OUTPUT,
+    TABLES,
+    Destination,
+    MarkMatch,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    SetZone,
+    TransparentProxy,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +107,16 @@ def reply_to_proxy(network: PodNetwork, family: Family) -> Packet | None:
     return to_proxy and to_proxy.replace(source=OUTSIDE[family], state="ESTABLISHED", is_reply=True)
 
 
+def look_ups(situation: Situation, family: Family) -> Iterator[Packet]:
+    """Yield a look-up of an app at a name server outside, and at each that is captured by its name."""
+    zoning = [rule.matches for rule in situation.ruleset.rules if isinstance(rule.verdict, SetZone)]
+    named = (match.networks[0] for matches in zoning for match in matches if isinstance(match, Destination))
+    caller, interface = next(iter(situation.network.own_addresses(family)), None), situation.network.interface
+    for server in (OUTSIDE[family], *named) if caller and zoning else ():
+        if server.family == family:
+            yield Packet("udp", server, DNS_PORT, caller, EPHEMERAL_PORT, APP_ID, APP_ID, None, interface)
+
+
 FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 """The flags of replies: of the first, and of those without which nothing comes back."""
 
@@ -142,6 +163,7 @@ def lost_later_packets(traced: Trace, situation: Situation, owner: tuple[int, in
         )
         mark = later.mark  # which a reply keeps over lo
         is_lost = later.outcome == "dropped" or not (later.transparent or untracking_step(later) is None)
+        is_lost |= later.reroute is not None  # to where the client need not be
         is_lost |= packet.is_reply and later.outcome in TO_PROXY  # whose socket is not transparent
         if is_lost or not later.is_certain:
             yield later
@@ -153,10 +175,34 @@ def replies_of_receiver(traced: Trace, situation: Situation, owner: tuple[int, i
         yield from replies_on_way(traced, situation, *(owner if traced.outcome in TO_PROXY else ()))
 
 
+def zone_conflict(
+    traced: Trace, situation: Situation, owner: tuple[int, int] | None
+) -> tuple[Trace, Step | None] | None:
+    """Return the agent's answer to a look-up, if it is lost: tracked in another zone; and the foreign rule of that.
+
+    A zone is that of the first rule for one (xt_ct_target in xt_CT.c, nft_ct_set_zone_eval in nft_ct.c).
+    """
+    reply = next(replies_of_receiver(traced, situation, owner), None)
+    if traced.outcome != DNS or traced.packet.in_interface or reply is None:
+        return None
+    answer = trace_whole_path(reply, situation)
+    steps = [next(filter(_is_zoning, each.path), None) for each in (traced, answer)]
+    if len({getattr(step.rule.verdict, "zone", 0) if step else 0 for step in steps}) == 1:
+        return None
+    return answer, next((step for step in steps if step and not is_own_step(step)), None)
+
+
+def _is_zoning(step: Step) -> bool:
+    at_output = step.base_chain is not None and step.base_chain.hook == OUTPUT
+    return at_output and step.is_certain and isinstance(step.rule.verdict, SetZone)
+
+
 def loss_text(reply: Trace) -> str:
     """Return in words how a reply is lost."""
     if reply.outcome == "dropped":
         return f"its answers are dropped by {reply.location}: the connection hangs"
+    if reply.reroute is not None:
+        return f"its answers leave by {reply.interface}, by the policy rule `{reply.reroute.words}`"
     step = untracking_step(reply)
     if reply.outcome not in TO_PROXY and step is not None:
         return f"{step.location} keeps its answers out of connection tracking: the connection hangs"

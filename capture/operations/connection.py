@@ -14,9 +14,8 @@ from capture.analysis.causes import (
     mark_cause,
     missing_rule_cause,
     untracked_cause,
-    zone_of,
 )
-from capture.analysis.foreign_effects import NEIGHBOUR
+from capture.analysis.foreign_effects import DISCOVERY
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
@@ -35,6 +34,7 @@ from capture.analysis.replies import (
     onward_packet,
     replies_of_receiver,
     replies_on_way,
+    zone_conflict,
 )
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
@@ -56,7 +56,7 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import knows_neighbour, refuses_user, silent_next_hop
+from capture.system.pod_network import NO_ROUTE, knows_neighbour, refuses_user, silent_next_hop, with_route
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 
@@ -103,10 +103,19 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     if not traced.is_certain:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
-    yield from () if connection.is_inbound else source_notes(connection.pod.situation)
+    yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
     yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
+
+
+def _way_back_notes(packet: Packet) -> Iterator[Cause]:
+    """Yield a note if the answers to what comes in leave by another interface."""
+    client = packet.source or packet.destination
+    answer = Packet(packet.protocol, client, packet.source_port or 0, packet.destination, packet.port)
+    name = with_route(answer).out_interface
+    if packet.in_interface != LOOPBACK and name not in (packet.in_interface, LOOPBACK, NO_ROUTE):
+        yield cause("no-route", "way back", where=name, name=name, came=packet.in_interface)
 
 
 def _unjudged_cause(traced: Trace) -> Cause:
@@ -114,8 +123,11 @@ def _unjudged_cause(traced: Trace) -> Cause:
     step = next(step for step in traced.path if not step.is_certain)
     if second_set := _second_set_cause(step):
         return second_set
-    rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
-    return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
+    return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=_rule_text(step))
+
+
+def _rule_text(step: Step) -> str:
+    return step.rule.why or shown_rule(step.rule, step.family or IPV4)
 
 
 def _second_set_cause(step: Step) -> Cause | None:
@@ -128,14 +140,13 @@ def _second_set_cause(step: Step) -> Cause | None:
 
 def _zone_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(replies_of_receiver(connection.traced, connection.pod.situation, connection.owner), None)
-    if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
+    conflict = zone_conflict(connection.traced, connection.pod.situation, connection.owner)
+    if conflict is None:
         return
-    answer = trace_whole_path(packet, connection.pod.situation)
-    if zone_of(connection.traced) == zone_of(answer):
-        return
+    answer, step = conflict
     by_drift = (drift_cause(trace, connection.verify(), "zone") for trace in (connection.traced, answer))
-    yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
+    foreign = step and cause("foreign-rule", "zone", where=step.location, rule=_rule_text(step))
+    yield next(filter(None, by_drift), None) or foreign or cause("rule-missing", "zone, any")
 
 
 def _later_causes(connection: Connection) -> Iterator[Cause]:
@@ -294,7 +305,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif sent.outcome == traced.outcome:
         yield _loop_cause(sent, verify)
     elif sent.reroute is not None and (step := marking_step(sent)):
-        yield _rerouted_cause(sent.reroute, sent, step)
+        yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
     elif sent.outcome == "no-route":
         yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), sent.refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
@@ -320,23 +331,25 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
     if step is not None and not is_own_step(step):
         if second_set := _second_set_cause(step):
             return second_set
-        rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
-        return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
+        return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=_rule_text(step))
     known = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
     return known or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step) -> Cause:
+def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step, subject: str) -> Cause:
+    where, by, name = step.location, route.words, sent.interface
     rule = step.rule.why or shown_rule(step.rule, sent.packet.family)
-    words = route.words
     return cause(
-        "foreign-rule", "elsewhere", where=step.location, rule=rule, mark=sent.mark, route=words, name=sent.interface
+        "foreign-rule", "elsewhere", where=where, rule=rule, mark=sent.mark, route=by, name=name, subject=subject
     )
 
 
 def _loss_cause(traced: Trace, subject: str) -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
+    step = marking_step(traced)
+    if traced.outcome == "direct" and traced.reroute is not None and step is not None:
+        return _rerouted_cause(traced.reroute, traced, step, subject)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)
 
 
@@ -349,8 +362,8 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
     if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
         return
     for packet in (
-        Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"),
-        Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"),
+        *(each.replace(destination=own, in_interface=link) for each in DISCOVERY),
+        *(each.replace(source=own, in_interface=None, out_interface=link) for each in DISCOVERY),
     ):
         traced = trace_whole_path(packet, situation)
         is_lost = traced.outcome == "dropped" and traced.is_certain
