@@ -27,10 +27,7 @@ WITHOUT_EFFECT = "foreign rule without effect on captured traffic"
 STOPS_DISCOVERY = "foreign rule drops ICMPv6: unless another one accepts neighbour discovery, IPv6 fails"
 NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
 """A router on the link."""
-DISCOVERY = tuple(
-    Packet("ipv6-icmp", NEIGHBOUR, kind, source=NEIGHBOUR, in_interface="eth0", state="UNTRACKED")
-    for kind in (135, 136)
-)
+DISCOVERY = [Packet("ipv6-icmp", NEIGHBOUR, n, NEIGHBOUR, in_interface="eth0", state="UNTRACKED") for n in (135, 136)]
 """What asks for a neighbour, and what answers (RFC 4861)."""
 
 

@@ -295,12 +295,8 @@ def _misconfigured_listener_causes(
         waiting = plural(sum(each.waiting for each in full), "connection")
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
-    calls_app = outcome == PROXY_INBOUND and serving[0].transparent and capture.is_transparent
-    if all(_is_captured(each, facts, capture) for each in serving):
+    if all(_is_captured(each, facts, capture, outcome) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, where)
-    elif calls_app and is_in_spans(serving[0].uid, capture.uids):  # nat sees the user alone, mangle the mark first
-        groups = ",".join(map(str, capture.gids))
-        yield cause("proxy-wrong-user", "root", where=where, port=where, uid=serving[0].uid, groups=groups)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
@@ -312,13 +308,15 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, whe
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
     group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-    case = "TPROXY" if capture.is_transparent else ""
+    case = "" if not capture.is_transparent else "root" if is_in_spans(listener.uid, capture.uids) else "TPROXY"
     words = {"port": where, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
     return cause("proxy-wrong-user", case, where=where, **words)
 
 
-def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
-    """Return whether the listener's own connections are captured, and so come back to it again and again."""
+def _is_captured(listener: Listener, facts: PodFacts, capture: Capture, outcome: str) -> bool:
+    """Return whether the listener's own connections, of TPROXY those to the app, are captured, and come back to it."""
+    if outcome == PROXY_INBOUND and capture.is_transparent and is_in_spans(listener.uid, capture.uids):
+        return listener.transparent
     gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

@@ -10,23 +10,12 @@ from capture.analysis.foreign_tests import ACK, PSH, SYN
 from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
+from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import APP_ID, DNS_PORT, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.model.foreign import Untrack
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
-from capture.model.ruleset import (
-    MANGLE,
-    OUTPUT,
-    TABLES,
-    Destination,
-    MarkMatch,
-    RestoreMark,
-    SaveMark,
-    SetMark,
-    SetZone,
-    TransparentProxy,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +28,7 @@ OUTSIDE: dict[Family, Network] = {each.family: each for each in map(parse_addres
 """A host that is not in the pod's cluster (RFC 5737, RFC 3849)."""
 SENT_ON = "what the proxy sends on"
 
-MARKING = (SetMark, SaveMark, RestoreMark)
+MARKING = (model.SetMark, model.SaveMark, model.RestoreMark)
 
 
 def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
@@ -95,7 +84,7 @@ def onward_packet(traced: Trace, uid: int, gid: int) -> Packet | None:
     if traced.outcome != PROXY_INBOUND or not packet.in_interface:
         return None
     to_app = packet.replace(in_interface=None, out_interface=LOOPBACK)
-    if step is not None and isinstance(step.rule.verdict, TransparentProxy):
+    if step is not None and isinstance(step.rule.verdict, model.TransparentProxy):
         return to_app.replace(mark=step.rule.verdict.mark)
     return to_app.replace(source=PASSTHROUGH_SOURCE[packet.family])
 
@@ -109,8 +98,8 @@ def reply_to_proxy(network: PodNetwork, family: Family) -> Packet | None:
 
 def look_ups(situation: Situation, family: Family) -> Iterator[Packet]:
     """Yield a look-up of an app at a name server outside, and at each that is captured by its name."""
-    zoning = [rule.matches for rule in situation.ruleset.rules if isinstance(rule.verdict, SetZone)]
-    named = (match.networks[0] for matches in zoning for match in matches if isinstance(match, Destination))
+    zoning = [rule.matches for rule in situation.ruleset.rules if isinstance(rule.verdict, model.SetZone)]
+    named = (match.networks[0] for matches in zoning for match in matches if isinstance(match, model.Destination))
     caller, interface = next(iter(situation.network.own_addresses(family)), None), situation.network.interface
     for server in (OUTSIDE[family], *named) if caller and zoning else ():
         if server.family == family:
@@ -193,8 +182,8 @@ def zone_conflict(
 
 
 def _is_zoning(step: Step) -> bool:
-    at_output = step.base_chain is not None and step.base_chain.hook == OUTPUT
-    return at_output and step.is_certain and isinstance(step.rule.verdict, SetZone)
+    at_output = step.base_chain is not None and step.base_chain.hook == model.OUTPUT
+    return at_output and step.is_certain and isinstance(step.rule.verdict, model.SetZone)
 
 
 def loss_text(reply: Trace) -> str:
@@ -223,8 +212,9 @@ def marking_step(traced: Trace) -> Step | None:
 def _keeps_marks(step: Step) -> bool:
     """Return whether a rule is one by which a capture keeps its marks, in a chain that it shares."""
     verdict, matches = step.rule.verdict, step.rule.matches
-    by_mark = isinstance(verdict, SaveMark | RestoreMark) and any(isinstance(each, MarkMatch) for each in matches)
-    return step.table == MANGLE and (by_mark or verdict == SetMark(PROXY_TO_SELF_MARK))
+    is_by_mark = any(isinstance(each, model.MarkMatch) for each in matches)
+    by_mark = is_by_mark and isinstance(verdict, model.SaveMark | model.RestoreMark)
+    return step.table == model.MANGLE and (by_mark or verdict == model.SetMark(PROXY_TO_SELF_MARK))
 
 
 def untracking_step(traced: Trace) -> Step | None:
@@ -238,4 +228,4 @@ def untracking_step(traced: Trace) -> Step | None:
 def is_own_step(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
-    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
+    return step.table in model.TABLES and (is_own_chain(step.chain) or is_own_chain(target))

@@ -192,11 +192,8 @@ def _conntrack_text(fields: Unpacked, family: Family) -> str | None:
         return " ".join(_tested_ends(fields, family))
     states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_OR_STATUS_BITS[state])
     other = matched & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
-    return (
-        None
-        if other or not states or bits & ~sum(STATE_OR_STATUS_BITS.values())
-        else option_text(inverted, "--ctstate", states)
-    )
+    is_known = states and not other and not bits & ~sum(STATE_OR_STATUS_BITS.values())
+    return option_text(inverted, "--ctstate", states) if is_known else None
 
 
 def _tested_ends(fields: Unpacked, family: Family) -> Iterator[str]:
