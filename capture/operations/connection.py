@@ -104,9 +104,23 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
+    yield from _too_big_notes(traced.packet, connection.pod.situation)
     yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
+
+
+def _too_big_notes(packet: Packet, situation: Situation) -> Iterator[Cause]:
+    """Yield a note if the pod does not learn that packets are too big for a link (RFC 8201): large ones are lost."""
+    own, link = (
+        packet.destination if packet.in_interface else packet.source,
+        packet.in_interface or packet.out_interface,
+    )
+    if own is not None and own.family == IPV6 and link != LOOPBACK:
+        error = DISCOVERY[0].replace(destination=own, port=2, in_interface=link, state="RELATED")  # RFC 4443 3.2
+        traced = trace_whole_path(error, situation)
+        if traced.outcome == "dropped" and traced.is_certain:
+            yield drop_cause(traced, shown_rule, subject="what tells the pod that packets are too big (ICMPv6)")
 
 
 def _way_back_notes(packet: Packet) -> Iterator[Cause]:

@@ -164,9 +164,9 @@ def unjudged_notes(verified: Verified) -> Iterator[Cause]:
 
 
 def _is_dropping(effect: Effect | None) -> bool:
-    step = effect.after.step if effect else None
-    is_by_zone = step is not None and isinstance(step.rule.verdict, SetZone)
-    return effect is not None and effect.is_certain and effect.after.outcome == "dropped" and not is_by_zone
+    if effect is None or (effect.after.step and isinstance(effect.after.step.rule.verdict, SetZone)):
+        return False
+    return effect.is_certain and effect.after.outcome == "dropped"
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:

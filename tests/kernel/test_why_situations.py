@@ -824,6 +824,21 @@ def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> Non
             assert pod.client(1000).connect(ELSEWHERE, 80, timeout=1).label == pod.name, texts
 
 
+def test_a_dropped_packet_too_big_is_noted(pod_pair: PodPair) -> None:
+    """Connections open, and hang with the first large packet if a link on their way is narrow."""
+    pod = pod_pair.pod
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "--icmpv6-type", "packet-too-big", "-j", "DROP"])
+
+    assert why(pod, packet(BrokenPod(""), pod_pair)).notes == ()
+    found = why(pod, packet(BrokenPod("", goes="out6"), pod_pair))
+
+    assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["filtered"])
+    assert "drops what tells the pod that packets are too big (ICMPv6): -p ipv6-icmp" in found.notes[0].message
+
+
 NOT_JUDGED = {
     "iptables -A INPUT -p tcp -m conntrack --ctorigdstport 80 -j DROP": "-m conntrack --ctorigdstport 80 -j DROP",
     "iptables -A INPUT -p tcp -m conntrack ! --ctorigdst 203.0.113.0/24 -j DROP": "! --ctorigdst 203.0.113.0/24 -j",
