@@ -123,6 +123,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "neighbour"): """\
         {address} does not answer on {name}: what is sent there does not leave the pod
         Look at `ip neigh` and `ip {flag}route` in the pod's namespace; filters of ARP are in `nft list tables arp`.""",
+    ("no-route", "neighbour, earlier"): """\
+        {address} did not answer on {name} {seconds} s ago, and was not called since: it may answer again
+        If connections there fail, look at `ip neigh` and `ip {flag}route` in the pod's namespace.""",
     ("no-route", "source"): """\
         what goes to {address} leaves the pod from ::6, an address of lo: no answer comes
         An address that is tentative, dadfailed or deprecated in `ip -6 addr` is no source: give {name} another one.""",

@@ -105,6 +105,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     yield from unreached_app_notes(traced, facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
+    yield from neighbour_causes(traced, is_recent=False)
     yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
@@ -254,21 +255,34 @@ def _routing_causes(connection: Connection) -> Iterator[Cause]:
 
 
 def link_causes(traced: Trace) -> Iterator[Cause]:
-    """Yield why what leaves the pod, from the proxy or as an answer, comes to nothing: by its source, or its next hop.
+    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer now.
 
     IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
     """
-    packet = traced.packet
-    target, name = packet.source if packet.in_interface else packet.destination, packet.in_interface
-    name = name or packet.out_interface
-    if target is None or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
+    packet, name = traced.packet, traced.packet.out_interface
+    if packet.source == PASSTHROUGH_SOURCE[packet.family] and name not in (None, LOOPBACK):
+        yield cause(
+            "no-route", "source", where=name, name=name, address=address_text(packet.family, packet.destination.first)
+        )
+    yield from neighbour_causes(traced, is_recent=True)
+
+
+RECENT = 30
+"""Seconds after which it cannot be told of a neighbour whether it answers: Envoy waits no longer between attempts."""
+
+
+def neighbour_causes(traced: Trace, *, is_recent: bool) -> Iterator[Cause]:
+    """Yield a cause if the next hop of what leaves the pod does not answer; else, a note that it once did not.
+
+    It is not that of answers: who calls the pod asks for it first, and is known from then on (arp_process).
+    """
+    packet, name = traced.packet, traced.packet.out_interface
+    if packet.in_interface or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
-    address, flag = address_text(packet.family, target.first), "-6 " if packet.family == IPV6 else ""
-    if packet.source == PASSTHROUGH_SOURCE[packet.family]:
-        yield cause("no-route", "source", where=name, name=name, address=address)
-    silent = silent_next_hop(packet, target)
-    if silent:
-        yield cause("no-route", "neighbour", where=name, name=name, address=silent, flag=flag)
+    address, seconds = silent_next_hop(packet)
+    if address and is_recent == (seconds <= RECENT):
+        case, flag = "neighbour" if is_recent else "neighbour, earlier", "-6 " if packet.family == IPV6 else ""
+        yield cause("no-route", case, where=name, name=name, address=address, flag=flag, seconds=seconds)
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:

@@ -14,9 +14,9 @@ from capture.netlink.interfaces import (
     NUD_CONFIRMED,
     NUD_KNOWN,
     NUD_UNANSWERED,
-    neighbour_states,
     read_addresses,
     read_links,
+    read_neighbours,
 )
 from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
 from capture.netlink.routing import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Literal
 
-    from capture.model.addresses import Family, Network
+    from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
@@ -141,18 +141,17 @@ def _is_lost(sent: Packet) -> bool:
     return with_route(sent).out_interface == NO_ROUTE or refusing_route(sent) == TO_LO
 
 
-def silent_next_hop(packet: Packet, target: Network) -> str:
-    """Return the next hop to an address, if that neighbour does not answer; "" where it may.
+def silent_next_hop(packet: Packet) -> tuple[str, int]:
+    """Return the next hop of a packet and for how many seconds it is not known to answer; "" where it may.
 
-    The kernel's table has no neighbour that was not called lately, and none of an interface without neighbours.
+    A neighbour that did not answer stays in the kernel's table until it is called again (neigh_periodic_work).
     """
-    address = address_text(target.family, target.first)
     with open_rtnetlink() as rtnetlink:
-        route = look_up_route(rtnetlink, address, uid=packet.uid)
-        next_hop = route.gateway or address
+        route = _look_up_route(rtnetlink, packet)
+        next_hop = route.gateway or address_text(packet.family, packet.destination.first)
         family, packed = pack_address(next_hop)
-        states = neighbour_states(rtnetlink, family, route.interface)
-    return next_hop if states.get(packed, 0) & NUD_UNANSWERED else ""
+        neighbour = read_neighbours(rtnetlink, family, route.interface).get(packed)
+    return (next_hop, neighbour.seconds) if neighbour and neighbour.state & NUD_UNANSWERED else ("", 0)
 
 
 def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
@@ -163,8 +162,8 @@ def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
     states = NUD_CONFIRMED if is_confirmed else NUD_KNOWN
     with open_rtnetlink() as rtnetlink:
         indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
-        neighbours = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
-    return any(state & states for known in neighbours for state in known)
+        neighbours = [read_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
+    return any(each.state & states for known in neighbours for each in known)
 
 
 def with_route(packet: Packet) -> Packet:

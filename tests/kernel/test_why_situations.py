@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
-from capture.operations import diagnosis
+from capture.operations import connection, diagnosis
 from capture.report.target import with_target
 from capture.settings import options as option
 from capture.state import record
@@ -37,6 +37,7 @@ from support.captures.diagnosed import (
 from support.captures.fake_pod import FakePod
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, settings
+from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -491,7 +492,7 @@ BROKEN: dict[str, BrokenPod] = {
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
     "ARP is dropped": BrokenPod(
         "no-route",
-        breaks="nft 'add table arp x; add chain arp x c { type filter hook input priority 0; policy drop; }';"
+        breaks="nft 'table arp x { chain c { type filter hook output priority 0; arp operation request drop; }; }';"
         " ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer}/9'",
         has_traffic=False,  # as above
         is_of_pod=True,
@@ -875,6 +876,28 @@ def test_answers_that_leave_by_another_interface_are_noted(pod_pair: PodPair) ->
     (note,) = found.notes
     assert (found.verdict, note.where) == ("captured", "net1")
     assert note.message == "answers leave by net1, and not by eth0, by which the connection comes in"
+
+
+def test_a_neighbour_that_was_silent_may_answer_again(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="world")
+    pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    peer.run(["ip", "link", "set", "eth0", "arp", "off"])
+    pod.run(["sh", "-ec", f"ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer.ipv4}/9'"])
+    wait_until(lambda: "FAILED" in pod.run(["ip", "neigh"]).stdout)
+    assert [cause.case for cause in why(pod, packet(BrokenPod(""), pod_pair)).causes] == ["neighbour"]
+    peer.run(["ip", "link", "set", "eth0", "arp", "on"])
+    assert why(pod, packet(BrokenPod("", goes="in"), pod_pair)).verdict == "captured"
+
+    monkeypatch.setattr(connection, "RECENT", -1)
+
+    for found in (why(pod), why(pod, packet(BrokenPod(""), pod_pair))):
+        assert (found.verdict, [note.case for note in found.notes]) == ("captured", ["neighbour, earlier"])
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
 
 
 @pytest.mark.parametrize("breaks", ["ip rule add pref 50 uidrange 0-0 prohibit"])
