@@ -9,6 +9,7 @@ from typing import Self
 
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import IPV4, IPV6, Family
+from capture.model.conventions import IPPROTO_TCP
 from capture.netlink.interfaces import add_address
 from capture.netlink.links import add_default_route, add_veth, interface_index, remove_link, set_up
 from capture.netlink.routing import look_up_route
@@ -57,7 +58,7 @@ class OutsideNamespace:
     def replies_come_back(self, family: Family, own: str) -> bool:
         """Return whether the pod's routes send replies to this outside there; source-based routing may not."""
         with open_rtnetlink() as rtnetlink:
-            route_back = look_up_route(rtnetlink, OUTSIDE_END[family][0], own)
+            route_back = look_up_route(rtnetlink, OUTSIDE_END[family][0], IPPROTO_TCP, source=own)
             return route_back.interface == interface_index(rtnetlink, PROBE_INTERFACE)
 
     def _remove(self) -> None:

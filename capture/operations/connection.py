@@ -42,7 +42,7 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
@@ -56,7 +56,15 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import NO_ROUTE, knows_neighbour, refuses_user, silent_next_hop, with_route
+from capture.system.pod_network import (
+    NO_ROUTE,
+    knows_neighbour,
+    refuses_call,
+    refuses_user,
+    refusing_route,
+    silent_next_hop,
+    with_route,
+)
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 
@@ -195,7 +203,8 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    found = impediments(desired)
+    sent = PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port
+    found = impediments(desired, None if is_inbound else sent)
     of_family = (each for each in found if each.family in (None, family) and each != LO_DOWN)
     yield from (impediment for impediment in of_family if direction in impediment.directions)
     for need in routes.missing_parts(desired) if is_inbound else ():
@@ -334,8 +343,9 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield _loop_cause(sent, verify)
     elif sent.reroute is not None and (step := marking_step(sent)):
         yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
-    elif sent.outcome == "no-route":
-        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), sent.refusal)
+    elif sent.outcome == "no-route" or (is_over_lo and refuses_call(packet)):
+        refusal = sent.refusal or refusing_route(packet.replace(source=None))
+        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])

@@ -102,7 +102,7 @@ def lost_by_routing(
 
     It is refused if it is with each of the marks: the kernel validates a source without one, if not told otherwise.
     A source is martian if the pod's routes lead to no other host by it (fib_validate_source); of IPv6, loopback and
-    multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it is answered, by user ``uid``.
+    multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it arrives, and user ``uid`` answers it.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
@@ -113,11 +113,13 @@ def lost_by_routing(
         if is_redirected and index and not own:
             return "interface"
         target = own[0] if is_redirected and own else pod
-        routes = (look_up_route(rtnetlink, target, client, mark, incoming=index) for mark in marks if index and client)
-        kinds = [each.kind for each in routes]
-        ports = port, packet.source_port or 0
-        protocol = PROTOCOL_NUMBERS[packet.protocol]
-        answer = look_up_route(rtnetlink, client, target, 0, uid, protocol, ports) if client else None
+        protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, port)
+        kinds = [
+            look_up_route(rtnetlink, target, protocol, ports, client, mark, incoming=index).kind
+            for mark in marks
+            if index and client
+        ]
+        answer = look_up_route(rtnetlink, client, protocol, ports[::-1], target, uid=uid) if client else None
     if answer is None or packet.source is None:
         return ""
     is_no_host = packet.source.is_loopback or answer.kind in GROUP_KINDS
@@ -135,6 +137,11 @@ def refuses_user(packet: Packet, uid: int) -> bool:
     """Return whether a policy rule keeps a packet of this user in the pod that routes would lead out of it."""
     sent = packet.replace(in_interface=None, out_interface=None, source=None)
     return not _is_lost(sent) and _is_lost(sent.replace(uid=uid))
+
+
+def refuses_call(packet: Packet) -> bool:
+    """Return whether routing refuses the proxy's call to the app, which is to leave by lo, from any of its ports."""
+    return with_route(packet.replace(out_interface=None, source=None, source_port=None)).out_interface == NO_ROUTE
 
 
 def _is_lost(sent: Packet) -> bool:
@@ -192,7 +199,7 @@ def refusing_route(packet: Packet) -> str:
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet)
         source = address_text(packet.family, packet.source.first) if packet.source else ""
-        is_own = not source or look_up_route(rtnetlink, source).kind == RTN_LOCAL
+        is_own = not source or look_up_route(rtnetlink, source, PROTOCOL_NUMBERS[packet.protocol]).kind == RTN_LOCAL
     refusal = (REFUSING_KINDS | GROUP_KINDS).get(route.kind, TO_LO if _ends_at_lo(route) else "")
     return refusal or ("" if is_own else NOT_OWN)
 
@@ -200,4 +207,4 @@ def refusing_route(packet: Packet) -> str:
 def _look_up_route(rtnetlink: NetlinkSocket, packet: Packet, source: str = "") -> Route:
     destination = address_text(packet.family, packet.destination.first)
     protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
-    return look_up_route(rtnetlink, destination, source, packet.mark, packet.uid, protocol, ports)
+    return look_up_route(rtnetlink, destination, protocol, ports, source, packet.mark, packet.uid)

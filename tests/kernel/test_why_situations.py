@@ -594,13 +594,13 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip rule add pref 100 sport 15006 prohibit",
         goes="in",
-        message="the answers to {peer} do not leave the pod",
+        message="the answers to {peer} are lost",
     ),
     "routes lead the answers to lo": BrokenPod(
         "no-route",
         breaks="ip route add {peer} dev lo",
         goes="in",
-        message="the answers to {peer} do not leave the pod",
+        message="the answers to {peer} are lost",
     ),
     "a route leads to lo": BrokenPod(
         "no-route",
@@ -675,7 +675,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip -6 rule add pref 5 iif lo prohibit; ip -6 rule add pref 10 lookup local; ip -6 rule del pref 0",
         goes="in6",
-        message="the answers to fd77::3 do not leave the pod, by its routes or a policy rule",
+        message="the answers to fd77::3 are lost, by the pod's routes or a policy rule",
     ),
     "the destination is prohibited": BrokenPod(
         "no-route",
@@ -900,7 +900,16 @@ def test_a_neighbour_that_was_silent_may_answer_again(pod_pair: PodPair, monkeyp
     assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
 
 
-@pytest.mark.parametrize("breaks", ["ip rule add pref 50 uidrange 0-0 prohibit"])
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        "ip rule add pref 50 uidrange 0-0 prohibit",
+        (
+            "ip rule add pref 50 ipproto tcp lookup 77; ip route add default via 10.77.0.3 table 77;"
+            " ip route replace default via 10.77.0.200; bash -c 'echo > /dev/udp/203.0.113.9/9'"
+        ),
+    ],
+)
 def test_what_is_about_other_connections_is_no_cause(pod_pair: PodPair, breaks: str) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
