@@ -214,7 +214,7 @@ def test_a_policy_rule_before_the_local_table(pair: PodPair, rule: str) -> None:
     for goes, end, arguments in (("out", "world", ("tcp", "203.0.113.9:80")), ("in", "app", inbound)):
         assert ("but " in run_program(pod, "capture", "trace", *arguments).stdout) is not reached[goes]
         is_whole = reached[goes] and reached[end]
-        said = run_program(pod, "capture", "why", *arguments, code=0 if is_whole else 4).stdout
+        printed = run_program(pod, "capture", "why", *arguments, code=0 if is_whole else 4).stdout
         assert ("cause no-route" in printed) is not is_whole
     assert lost == "" or not reached[lost]
 
