@@ -107,7 +107,7 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
     if server is None:
         shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
         raise unusable_kubeconfig(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
-    if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
+    if server.scheme == "http" and not kubeconfig.user.keys().isdisjoint(("token", "tokenFile")):
         problem = "'server' is http, which would send the token in clear text"
         raise unusable_kubeconfig(kubeconfig.path, problem, "Use https in 'server', or leave the token out.")
     return server
@@ -148,7 +148,7 @@ class _Query:
     def _send_once(self, deadline: float) -> bytes:
         """Send the request once and return the body of the response; raise ``CniError`` for any status but 200."""
         token = self.current_token()
-        name = self.kubeconfig.tls_server_name or self.server.host
+        name = self.kubeconfig.cluster.get("tls-server-name", self.server.host)
         try:
             response = https.exchange(self.server, self.tls, name, self._request(token), deadline)
         except (OSError, CutOffError, NotHttpError) as error:
@@ -161,14 +161,14 @@ class _Query:
 
     def current_token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
-        config = self.kubeconfig
-        token = config.token
-        if config.token_file:
-            token = read_named_file(config.token_file, config.path).decode("ascii", "replace").strip()
+        path, user = self.kubeconfig.path, self.kubeconfig.user
+        token, file = user.get("token", ""), user.get("tokenFile")
+        if file:
+            token = read_named_file(file, path).decode("ascii", "replace").strip()
             if not token:
-                raise unusable_kubeconfig(config.path, f"the token in {config.token_file} is empty")
+                raise unusable_kubeconfig(path, f"the token in {file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise unusable_kubeconfig(config.path, "the token has characters that no token has")
+            raise unusable_kubeconfig(path, "the token has characters that no token has")
         return token
 
     def _request(self, token: str) -> bytes:
@@ -270,9 +270,9 @@ def _message_of(body: bytes) -> str | None:
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    authority = _pem_bytes(config, "certificate-authority", config.authority_data, config.authority_file)
-    certificate = _pem_bytes(config, "client-certificate", config.certificate_data, config.certificate_file)
-    key = _pem_bytes(config, "client-key", config.key_data, config.key_file)
+    authority = _pem_bytes(config.path, config.cluster, "certificate-authority")
+    certificate = _pem_bytes(config.path, config.user, "client-certificate")
+    key = _pem_bytes(config.path, config.user, "client-key")
     if (certificate is None) != (key is None):
         raise unusable_kubeconfig(config.path, "client-certificate and client-key belong together; one is missing")
     try:
@@ -286,14 +286,14 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
-def _pem_bytes(config: Kubeconfig, field: str, data: str, path: str) -> bytes | None:
+def _pem_bytes(kubeconfig_path: str, texts: dict[str, str], key: str) -> bytes | None:
     """Return a certificate or key of the kubeconfig (``-data``, base64), or of a file; None without either."""
-    if not data:
-        return read_named_file(path, config.path) if path else None
+    if f"{key}-data" not in texts:
+        return read_named_file(texts[key], kubeconfig_path) if key in texts else None
     try:
-        return binascii.a2b_base64(data, strict_mode=True)
+        return binascii.a2b_base64(texts[f"{key}-data"], strict_mode=True)
     except ValueError:
-        raise unusable_kubeconfig(config.path, f"{field}-data is not base64") from None
+        raise unusable_kubeconfig(kubeconfig_path, f"{key}-data is not base64") from None
 
 
 def read_named_file(path: str, kubeconfig_path: str) -> bytes:

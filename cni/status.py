@@ -194,8 +194,9 @@ def _kubeconfig_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
         yield Finding("pods", "kubeconfig", "error", error.message, error.details)
         return
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
-    if config.token_file or config.token:
-        yield _token_finding(config.token_file or path, "" if config.token_file else config.token)
+    token_file, token = config.user.get("tokenFile", ""), config.user.get("token", "")
+    if token_file or token:
+        yield _token_finding(token_file or path, "" if token_file else token)
 
 
 def _token_finding(path: str, text: str) -> Finding:
