@@ -14,6 +14,7 @@ from cni.protocol import CniError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (these two also with -data)"
@@ -36,8 +37,8 @@ class Kubeconfig(Value):
     """
 
     path: str
-    cluster: dict[str, str]
-    user: dict[str, str] = {}  # never changed
+    cluster: Mapping[str, str]
+    user: Mapping[str, str] = {}  # never changed
     skips_verification: bool = False
 
     @property

@@ -36,7 +36,7 @@ from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     T = TypeVar("T")
@@ -286,7 +286,7 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
-def _pem_bytes(kubeconfig_path: str, texts: dict[str, str], key: str) -> bytes | None:
+def _pem_bytes(kubeconfig_path: str, texts: Mapping[str, str], key: str) -> bytes | None:
     """Return a certificate or key of the kubeconfig (``-data``, base64), or of a file; None without either."""
     if f"{key}-data" not in texts:
         return read_named_file(texts[key], kubeconfig_path) if key in texts else None

@@ -38,10 +38,6 @@ CONNECTION_TIMEOUT = 1.0
 
 CONNECTED, PORT_UNKNOWN = "connected", "port unknown"
 """Outcomes of an attempt: it went well, and nothing shows which port of a running proxy took it."""
-OPEN_STATES = (
-    sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
-    sock_diag.TCP_CLOSE_WAIT, sock_diag.TCP_LAST_ACK, sock_diag.TCP_CLOSING,
-)  # fmt: skip
 
 
 class Prover:
@@ -202,7 +198,7 @@ def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
     proxy_port, *taken_over = ports
     try:
         with sock_diag.open_sock_diag() as diag:
-            sockets = list(sock_diag.read_tcp_sockets(diag, (*OPEN_STATES, sock_diag.TCP_LISTEN)))
+            sockets = list(sock_diag.read_tcp_sockets(diag, (*sock_diag.OPEN_STATES, sock_diag.TCP_LISTEN)))
     except CaptureError:
         return False
     listening = {tcp.local_port for tcp in sockets if tcp.state == sock_diag.TCP_LISTEN}
