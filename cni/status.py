@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from capture.errors import CaptureError
-from capture.model.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import decode_object, encode_json
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
@@ -236,11 +236,8 @@ def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
         return
     decisions: list[dict[str, Any]] = []
     for line in reversed(lines):
-        try:
-            plain = decode_json(line.decode())
-        except (JsonError, UnicodeDecodeError):
-            continue
-        if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
+        plain = decode_object(line) or {}
+        if plain.get("command") == "ADD" and plain.get("level") != "debug":
             decisions.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
         if len(decisions) == MAX_SHOWN_DECISIONS:
             break

@@ -12,7 +12,7 @@ import subprocess
 from typing import Any
 
 from capture.errors import CaptureError
-from capture.model.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import decode_object, encode_json
 
 CALL_TIMEOUT = 20.0
 """Seconds: what usually takes milliseconds may take some while a node boots."""
@@ -53,10 +53,10 @@ def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
         return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
         return 0, ""
+    plain = decode_object(done.stdout) or {}
     try:
-        plain = decode_json(done.stdout.decode())
         return int(plain["code"]), f"{plain['msg']} (code {plain['code']})"
-    except (JsonError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
 
 
@@ -67,11 +67,7 @@ def _call_plugin(path: str, stdin: bytes, **variables: str) -> subprocess.Comple
 
 
 def _supported_versions(answer: bytes) -> tuple[str, ...]:
-    try:
-        plain = decode_json(answer.decode())
-    except (JsonError, UnicodeDecodeError):
-        return ()
-    versions = plain.get("supportedVersions") if isinstance(plain, dict) else None
+    versions = (decode_object(answer) or {}).get("supportedVersions")
     return tuple(str(version) for version in versions) if isinstance(versions, list) else ()
 
 

@@ -136,7 +136,7 @@ def from_environment(
             elif is_readable(option, text):
                 explicit[option] = ExplicitValue(text, origin)
             elif text:
-                warnings.append(ignored_text_warning(option, text, origin))
+                warnings.append(f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}")
     if own_names:
         warnings += _misspelt_variables(environ)
     return Settings(explicit, tuple(warnings))
@@ -172,11 +172,6 @@ def is_readable(option: Option[Any], text: str) -> bool:
     except ValueError:
         return False
     return bool(text)
-
-
-def ignored_text_warning(option: Option[Any], text: str, origin: str) -> str:
-    """Return the warning about a text that does not count."""
-    return f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:

@@ -38,14 +38,12 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
     """Return the names of programs that see connect() of this process; none where the kernel does not report them."""
     try:
         directory = os.open(_own_cgroup(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return tuple(_program_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
+        finally:
+            os.close(directory)
     except OSError:
         return ()
-    try:
-        return tuple(_program_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
-    except OSError:
-        return ()
-    finally:
-        os.close(directory)
 
 
 def has_programs(interface: int, attach_type: int) -> bool:

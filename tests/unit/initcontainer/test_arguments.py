@@ -14,9 +14,10 @@ from capture.settings.options import (
     PROFILE,
     PROXY_PORT,
     PROXY_UID,
+    Option,
 )
 from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse_arguments
-from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, newer_mesh
+from initcontainer.upstream_flags import PERSISTENT_FLAGS, WITHOUT_EFFECT, newer_mesh
 from support.captures.fake_pod import explicit
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 
@@ -123,9 +124,10 @@ def test_the_log_has_its_settings() -> None:
     assert flags == {LOG_OUTPUT_LEVEL: "warn", LOG_AS_JSON: "true"}
 
 
-@pytest.mark.parametrize("name", REMOVED_FLAGS)
-def test_a_flag_of_another_version_of_upstream_is_warned_of(name: str) -> None:
-    for words in ([f"--{name}=x"], [f"--{name}"] if name in FLAGS_WITHOUT_VALUE else [f"--{name}", "x"]):
+@pytest.mark.parametrize("option", [option for option, reason in WITHOUT_EFFECT.items() if reason])
+def test_a_flag_of_another_version_of_upstream_is_warned_of(option: Option[str]) -> None:
+    name = option.flag
+    for words in ([f"--{name}=x"], [f"--{name}"] if option.is_switch else [f"--{name}", "x"]):
         found = parse_arguments([*words, "-p", "1"], OPTIONS)
         assert found.flags == {PROXY_PORT: "1"}
         (warning,) = found.warnings
@@ -148,8 +150,8 @@ def test_the_old_word_for_cleaning() -> None:
 
 
 def test_upstream_s_flags_without_effect_are_none_of_the_table() -> None:
-    assert {option.flag for option in OPTIONS} & {*REMOVED_FLAGS, *PERSISTENT_FLAGS} == set()
-    assert not {*REMOVED_FLAGS} & {*PERSISTENT_FLAGS}
+    assert {option.flag for option in OPTIONS} & {option.flag for option in WITHOUT_EFFECT} == set()
+    assert [option.flag for option, reason in WITHOUT_EFFECT.items() if not reason] == [*PERSISTENT_FLAGS]
 
 
 def test_flags_before_an_error_are_known() -> None:
