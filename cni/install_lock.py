@@ -24,7 +24,7 @@ def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
     while True:
         try:
             return attempt()
-        except (ChangedMeanwhileError, FileNotFoundError) as changed:
+        except (ChangedMeanwhileError, FileExistsError, FileNotFoundError) as changed:
             if time.monotonic() > deadline:
                 raise InstallError(
                     conf_dir,

@@ -76,7 +76,7 @@ class Prover:
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
                 arrival = f"dialled {endpoint_text(*probe.endpoint)} and arrived on port {probe.arrives_on}"
                 taken = ", where the proxy took it" if is_taken else ""
-                return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
+                return Proof(f"{probe}: user {probe.uid} {arrival}{taken}", holds=True)
             time.sleep(RETRY_AFTER)
         reason = "the connection was accepted by another listener" if answer == CONNECTED else answer
         raise self._error_for(probe, reason)
@@ -167,11 +167,10 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
 
     Without a token, for a proxy that runs: look whether one of the ports took the connection.
     """
-    uid, gid = probe.dialler.uid, probe.dialler.gid
-    if (uid, gid) != (os.geteuid(), os.getegid()):
+    if (probe.uid, probe.gid) != (os.geteuid(), os.getegid()):
         os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        os.setresgid(probe.gid, probe.gid, probe.gid)
+        os.setresuid(probe.uid, probe.uid, probe.uid)
     family = FAMILY_NUMBERS[probe.destination.family]
     with InNamespace(probe.namespace_path or None):  # where the socket stays
         connection = socket.socket(family, socket.SOCK_STREAM)

@@ -130,7 +130,7 @@ def _incoming_interface(family: Family) -> str:
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.endpoint)}, and within"
+        f"validation failed: {probe}: user {probe.uid} dialled {endpoint_text(*probe.endpoint)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:
