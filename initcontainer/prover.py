@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
+from capture.model.addresses import ANY_ADDRESS, FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_text import endpoint_text
 from capture.system.capabilities import missing_capabilities
@@ -125,18 +125,9 @@ def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
 
 def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
     """Return a listening socket on a port of the proxy, for all addresses of the family; None if it is taken."""
-    listener = socket.socket(FAMILY_NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == IPV6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if transparent:
-            with suppress(PermissionError):  # then only redirected connections arrive
-                listener.setsockopt(*TRANSPARENT[family], 1)
-        listener.bind(("::" if family == IPV6 else "0.0.0.0", port))
-        listener.listen()
+        listener = socket.create_server((ANY_ADDRESS[family], port), family=FAMILY_NUMBERS[family])
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             return None
         reason = os.strerror(error.errno or 0)
@@ -144,6 +135,9 @@ def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.so
             f"validation failed: cannot listen on port {port} ({FAMILY_NAMES[family]}): {reason}",
             "The rules are in place, and were not tried. A port below 1024 needs the capability NET_BIND_SERVICE.",
         ) from None
+    if transparent:
+        with suppress(PermissionError):  # then only redirected connections arrive
+            listener.setsockopt(*TRANSPARENT[family], 1)
     return listener
 
 

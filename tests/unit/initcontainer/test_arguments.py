@@ -125,7 +125,7 @@ def test_the_log_has_its_settings() -> None:
 
 
 @pytest.mark.parametrize("option", [option for option, reason in WITHOUT_EFFECT.items() if reason])
-def test_a_flag_of_another_version_of_upstream_is_warned_of(option: Option[str]) -> None:
+def test_a_flag_of_another_version_of_upstream_is_warned_of(option: "Option[str]") -> None:
     name = option.flag
     for words in ([f"--{name}=x"], [f"--{name}"] if option.is_switch else [f"--{name}", "x"]):
         found = parse_arguments([*words, "-p", "1"], OPTIONS)
