@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
 from capture.settings.parsers import FALSE, TRUE
-from initcontainer.upstream_flags import PERSISTENT_FLAGS, WITHOUT_EFFECT
+from initcontainer.upstream_flags import IGNORED_FLAGS, PERSISTENT_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class CommandLine:
     def __init__(self, options: Iterable[Option[Any]]) -> None:
         self.flags: dict[Option[Any], str] = {}
         self.warnings: list[str] = []
-        self._by_long = {option.flag: option for option in (*options, *WITHOUT_EFFECT) if option.flag}
+        self._by_long = {option.flag: option for option in (*options, *IGNORED_FLAGS) if option.flag}
         self._by_short = {option.short: option for option in self._by_long.values() if option.short}
         self._words: Iterator[str] = iter(())
         self._may_be_command = True
@@ -104,7 +104,7 @@ class CommandLine:
         if option is None:
             from capture.settings.keywords import closest_flag  # only where something is wrong
 
-            with_effect = [flag for flag, option in self._by_long.items() if option not in WITHOUT_EFFECT]
+            with_effect = [flag for flag, option in self._by_long.items() if option not in IGNORED_FLAGS]
             similar = closest_flag(name, with_effect)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
         if not equals:
@@ -119,10 +119,10 @@ class CommandLine:
         return value
 
     def _take(self, flag: str, option: Option[Any], value: str) -> None:
-        if option not in WITHOUT_EFFECT:
+        if option not in IGNORED_FLAGS:
             self.flags[option] = value
-        elif WITHOUT_EFFECT[option]:
-            self.warnings.append(f"{flag} has no effect: {WITHOUT_EFFECT[option]}")
+        elif IGNORED_FLAGS[option]:
+            self.warnings.append(f"{flag} has no effect: {IGNORED_FLAGS[option]}")
 
     def _read_short_flags(self, word: str) -> None:
         self._may_be_command = False

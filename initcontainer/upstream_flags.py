@@ -24,18 +24,18 @@ PERSISTENT_FLAGS = (
 _RULES_ARE_SHOWN = "the rules are always shown, and --dry-run shows them without writing any"
 
 
-def _without_effect(flag: str, short: str = "", *, is_switch: bool = False) -> Option[str]:
+def _ignored_flag(flag: str, short: str = "", *, is_switch: bool = False) -> Option[str]:
     return Option(flag, "", str, "a value", "", short, is_switch=is_switch)
 
 
-WITHOUT_EFFECT: dict[Option[Any], str] = {
-    **{_without_effect(flag): "" for flag in PERSISTENT_FLAGS},
-    _without_effect("restore-format", "f", is_switch=True): _RULES_ARE_SHOWN,
-    _without_effect("output-paths"): _RULES_ARE_SHOWN,
-    _without_effect("iptables-trace-logging", is_switch=True): "--rule-logs logs what the rules meet",
-    _without_effect("iptables-version"): "the version is detected",
-    _without_effect("host-nsenter-exec", is_switch=True): "namespaces are entered without nsenter",
-    _without_effect("inbound-capture-port-v6"): "both families are sent to --inbound-capture-port",
+IGNORED_FLAGS: dict[Option[Any], str] = {
+    **{_ignored_flag(flag): "" for flag in PERSISTENT_FLAGS},
+    _ignored_flag("restore-format", "f", is_switch=True): _RULES_ARE_SHOWN,
+    _ignored_flag("output-paths"): _RULES_ARE_SHOWN,
+    _ignored_flag("iptables-trace-logging", is_switch=True): "--rule-logs logs what the rules meet",
+    _ignored_flag("iptables-version"): "the version is detected",
+    _ignored_flag("host-nsenter-exec", is_switch=True): "namespaces are entered without nsenter",
+    _ignored_flag("inbound-capture-port-v6"): "both families are sent to --inbound-capture-port",
 }
 """Those, and flags of some versions between 1.1 and today, with the reason why they are not needed any more."""
 

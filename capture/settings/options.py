@@ -25,7 +25,7 @@ else:
     GenericValue = {T: Value}  # subscripting this is all that happens at run time
 
 
-PREFIX = "CAPTURE_"
+OWN_PREFIX = "CAPTURE_"
 """How our own environment variables begin."""
 
 
@@ -68,7 +68,7 @@ class Option(GenericValue[T]):
         Upstream's flags, and those without a variable here, are looked up by their own name. Our own have a prefix,
         because images use names such as PROFILE for something else.
         """
-        is_prefixed = any(variable.startswith(PREFIX) for variable in self.environment)
+        is_prefixed = any(variable.startswith(OWN_PREFIX) for variable in self.environment)
         own = (self.flag.upper().replace("-", "_"),) if self.flag and not is_prefixed else ()
         return own + self.environment
 

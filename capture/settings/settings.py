@@ -7,7 +7,7 @@ from capture.model.addresses import Network, PrefixError, network_parts, parse_n
 from capture.model.text import closest_name, shortened
 from capture.model.values import Value
 from capture.settings import parsers
-from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS, PREFIX, Option
+from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS, OWN_PREFIX, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,11 +144,11 @@ def from_environment(
 
 def _misspelt_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each variable with our prefix that has no effect, and resembles one that has."""
-    known = [name for option in OPTIONS for name in option.variables if name.startswith(PREFIX)]
-    for name in (name for name in environ if name.startswith(PREFIX) and name not in known):
-        similar = closest_name(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known])
+    known = [name for option in OPTIONS for name in option.variables if name.startswith(OWN_PREFIX)]
+    for name in (name for name in environ if name.startswith(OWN_PREFIX) and name not in known):
+        similar = closest_name(name.removeprefix(OWN_PREFIX), [each.removeprefix(OWN_PREFIX) for each in known])
         if similar:
-            yield f"environment {name} has no effect; did you mean {PREFIX}{similar}?"
+            yield f"environment {name} has no effect; did you mean {OWN_PREFIX}{similar}?"
 
 
 def is_service_link(variable: str, text: str) -> bool:

@@ -161,6 +161,7 @@ def _parsed_decision(content: bytes) -> RecordedDecision | None:
     plain = decode_object(content)
     if plain is None:
         return None
+    plain.setdefault("kind", "")  # older ones have none
     fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]
     *texts, inode, namespace, kind = fields
     if not isinstance(inode, int) or not all(isinstance(text, str) for text in (*texts, namespace, kind)):

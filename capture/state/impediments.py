@@ -198,7 +198,7 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
         message = f"{name} is {value}: inbound packets and answers to the proxy are dropped as martians"
         remedy = f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _remedy_beside(vpn) if vpn else remedy, family=IPV4, directions=BOTH)
+        yield Impediment("sysctl", message, _remedy_with_vpn(vpn) if vpn else remedy, family=IPV4, directions=BOTH)
 
 
 def sysctls_to_change() -> tuple[Sysctl, ...]:
@@ -209,7 +209,7 @@ def sysctls_to_change() -> tuple[Sysctl, ...]:
         return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 
 
-def _remedy_beside(vpn: PolicyRule) -> str:
+def _remedy_with_vpn(vpn: PolicyRule) -> str:
     return (
         f"The VPN's policy rule `{vpn}` needs it, so that it was left alone. Set net.ipv4.conf.all.accept_local to 1"
         " with rp_filter 0 or 2, or capture by REDIRECT."
