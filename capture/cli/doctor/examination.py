@@ -74,7 +74,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
         *kernel_findings(facts, modules.lacking),
         *module_findings(modules, loads_modules=can_load_modules()),
         *privilege_findings(capabilities.missing_capabilities(*CAPABILITIES)),
-        Finding("host", "kernel", "ok", os.uname().release),
+        *release_finding(os.uname().release),
         *program_findings(facts),
         *library_findings(facts),
         lock_finding(_lock_holder()),
@@ -276,6 +276,11 @@ def privilege_findings(missing: Sequence[str]) -> Iterator[Finding]:
         yield Finding("host", "privileges", "error", message, remedy)
     if "SYS_ADMIN" not in held:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
+
+
+def release_finding(release: str) -> Iterator[Finding]:
+    """Yield which kernel this is."""
+    yield Finding("host", "kernel", "ok", release)
 
 
 def program_findings(facts: HostFacts) -> Iterator[Finding]:
