@@ -287,6 +287,25 @@ def test_what_a_verdict_comes_to_that_the_model_lacks(program: bytes, words: str
     assert (rule.verdict.text, rule.verdict.then) == (words, then)
 
 
+def test_what_acts_on_one_family_makes_a_rule_of_it() -> None:
+    """In a table of both, with no test of the family before it: nft_nat_inet_eval, nft_tproxy_eval, nft_ct_get_eval."""
+
+    def to_port(family: int) -> tuple[bytes, ...]:
+        to = attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
+        return make.immediate(port(80)), make.expression("tproxy", *to)
+
+    for family, programs in {
+        IPV4: [(mapped(1, 2, ADDRESS.packed),), (mapped(0, 2, ADDRESS.packed),), to_port(2), (IP4, *to_port(2)),
+               (make.load_ct(19), make.equals(ADDRESS.packed)), (loaded("rt", 1, _2=1), make.equals(ADDRESS.packed))],
+        IPV6: [(mapped(1, 10, ADDRESS6.packed, 80, 90),), (mapped(0, 10, ADDRESS6.packed),), to_port(10),
+               (make.load_ct(22), make.equals(ADDRESS6.packed)), (loaded("rt", 1, _2=2), make.equals(ADDRESS6.packed))],
+        None: [(mapped(1, 1, b"", 81, 81),), to_port(0), (loaded("rt", 1, _2=3), make.equals(port(1400)))],
+    }.items():  # fmt: skip
+        for expressions in programs:
+            [rule] = lift_rules([decoded(TCP, *expressions)])
+            assert rule.family == family, rule
+
+
 DROP = make.verdict(nf.NF_DROP)
 STORE_MARK, STORE_CT_MARK = make.store_meta(nf.NFT_META_MARK), make.store_ct(nf.NFT_CT_MARK)
 STORE_ZONE = make.store_ct(nf.NFT_CT_ZONE)
@@ -438,3 +457,22 @@ def test_a_set_of_interfaces_has_a_case_for_each_up_to_a_limit(count: int) -> No
         assert condition.cases[1] == ((native.Named(native.IIFNAME, "eth1"),), None)
     others = decoded(interface, looked_up("plain", nf.NFT_LOOKUP_F_INV), DROP, find_set=find).conditions
     assert len(others) == (1 if count > MAX_KEY_CASES else count)
+
+
+@pytest.mark.parametrize(
+    ("first", "key", "condition", "second"),
+    [
+        (SADDR, ADDRESS.packed, native.Among("ip saddr", ((ADDRESS.first, ADDRESS.first),)), 9),
+        (meta(native.IIFNAME), b"eth0".ljust(16, b"\0"), native.Named(native.IIFNAME, "eth0"), 2),
+    ],
+    ids=["address", "interface"],
+)
+def test_a_set_with_one_key_of_two_fields_is_a_condition_on_each(
+    first: bytes, key: bytes, condition: model.Match, second: int
+) -> None:
+    """A port of TCP in the next register of four bytes, or of sixteen."""
+    kept_in = attribute(nf.NFTA_PAYLOAD_DREG, make.REGISTER)
+    loads_port = DPORT.replace(kept_in, attribute(nf.NFTA_PAYLOAD_DREG, u32be(second)))
+    find = partial({"plain": NativeSet(0, len(key) + 4, (key + port(80) + bytes(2),), ())}.__getitem__)
+    rule = decoded(IP4, TCP, first, loads_port, looked_up("plain"), DROP, find_set=find)
+    assert rule.conditions[2:] == (condition, native.Among("tcp dport", ((80, 80),)))
