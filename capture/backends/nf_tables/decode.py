@@ -39,10 +39,19 @@ if TYPE_CHECKING:
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
 META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
+META_FIELDS |= {
+    8: "meta iiftype",
+    9: "meta oiftype",
+    13: "meta rtclassid",
+    21: "iifgroup",
+    22: "oifgroup",
+    33: "meta sdif",
+}
 META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
 CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
 CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
-CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
+CT_NAMES |= {12: "proto-dst", 14: "packets", 15: "bytes", 16: "avgpkt", 17: "zone"}
+CT_NAMES |= {19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
 FIB_ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
 CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 
