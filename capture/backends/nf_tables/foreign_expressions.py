@@ -111,7 +111,7 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
         return f"{field} & {mask:#x} {'!=' if negated else '=='} {number:#x}", None
     if isinstance(loaded, OtherRegister) and loaded.is_way_back and number == 0:
         return f"{field} {'exists' if negated else 'missing'}", foreign.NoWayBack(negated)
-    names = NUMBER_NAMES.get(field.rpartition(" ")[2], ())
+    names = VALUE_NAMES.get(field.rpartition(" ")[2], ())
     values = (names[each] if each < len(names) else str(each) for each in dict.fromkeys((number, last)))
     words = f"{field} {'!= ' * negated}{'-'.join(values)}"
     match field:
@@ -130,7 +130,7 @@ HOST_NUMBERS = frozenset((
     *("packets", "bytes", "avgpkt", "type", "mtu"),
 ))  # fmt: skip
 """Fields, by their last words, that lie in a register in the byte order of the machine, as a generator's numbers do."""
-NUMBER_NAMES = {
+VALUE_NAMES = {
     "direction": ("original", "reply"), "pkttype": ("host", "broadcast", "multicast", "other"), "type": ADDRESS_TYPES,
 }  # fmt: skip
 INTERFACE_INDEX_MATCHES = {"iif": model.InInterface, "oif": model.OutInterface}
