@@ -76,11 +76,9 @@ def missing_parts(ruleset: Ruleset) -> list[LoopbackAddress | MissingRoute]:
         ]
 
 
-def missing_routes(ruleset: Ruleset) -> Iterator[MissingRoute]:
-    """Yield what of the routes of a transparent capture is not there."""
-    if ruleset.policy_routes:
-        with open_rtnetlink() as rtnetlink:
-            yield from _missing_routes(rtnetlink, ruleset)
+def missing_routes(ruleset: Ruleset) -> tuple[MissingRoute, ...]:
+    """Return what of the routes of a transparent capture is not there."""
+    return tuple(need for need in missing_parts(ruleset) if isinstance(need, MissingRoute))
 
 
 def _missing_routes(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingRoute]:
