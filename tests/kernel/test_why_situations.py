@@ -17,7 +17,6 @@ from capture.operations import connection, diagnosis
 from capture.report.target import with_target
 from capture.settings import options as option
 from capture.state import record
-from capture.system import pod_facts
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.diagnosed import (
@@ -690,14 +689,14 @@ BROKEN: dict[str, BrokenPod] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_cause_and_no_other(pod_pair: PodPair, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cause_and_no_other(pod_pair: PodPair, name: str, request: pytest.FixtureRequest) -> None:
     situation = BROKEN[name]
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
-    if situation.transparent:  # a listener of this test has the group of the test
-        monkeypatch.setattr(pod_facts, "_groups_of", lambda sockets, _: dict.fromkeys(sockets, 1337))
+    if situation.transparent:
+        request.getfixturevalue("in_group_of_proxy")
     if situation.proxy_uid is not None:
         ends = [(address, port) for address in situation.addresses for port in situation.ports]
         gid = 1337 if situation.transparent else None
@@ -713,15 +712,16 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str, monkeypatch: pytes
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.message and cause.remedy for cause in found.causes)
     assert situation.message.replace("{peer}", peer.ipv4) in f"{found.causes[0].message}\n{found.causes[0].remedy}"
+    verified, pod_findings = assert_the_verbs_agree(pod)
     if situation.is_of_pod:
-        (cause,) = why(pod).causes
+        (cause,) = pod_findings.causes
         assert cause.kind == situation.kind
         assert situation.where in ("", str(cause.where))
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
-    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+    assert_the_connections_agree(pod_pair, of_pod=(verified, pod_findings), ends_listen=True)
     assert_the_remedy_works(situation, pod_pair, found)
 
 
