@@ -134,7 +134,7 @@ def exchange(
 
 
 def _read_all(plain: Socket, read: Callable[[int], bytes], deadline: float) -> bytearray:
-    """Return all that comes until the server closes the connection, as it does after an answer of HTTP/1.0."""
+    """Return all that comes until the server closes the connection, as the request tells it to."""
     received = bytearray()
     while True:
         plain.settimeout(seconds_until(deadline))  # also against a server that sends a byte now and then

@@ -163,8 +163,8 @@ class _Query:
     def _request(self, token: str) -> bytes:
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         return (
-            f"GET {self.target} HTTP/1.0\r\nHost: {self.server.authority}\r\nAccept: application/json\r\n"
-            f"User-Agent: capture-cni\r\n{authorization}\r\n"
+            f"GET {self.target} HTTP/1.1\r\nHost: {self.server.authority}\r\nAccept: application/json\r\n"
+            f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
         ).encode("ascii", "replace")
 
     def _refusal_error(self, response: http_response.HttpResponse) -> CniError:

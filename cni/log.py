@@ -188,7 +188,8 @@ def log_file(configuration: Mapping[str, Any]) -> str:
 
 def configured_log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
-    expected = f"one of {', '.join(map(repr, LEVEL_NUMBERS))}"
+    *words, last = LEVEL_NUMBERS
+    expected = f"{', '.join(words)} or {last}"
     level = keys.text(configuration, "log_level", expected) or "info"
     if level not in LEVEL_NUMBERS:
         raise keys.invalid_value("log_level", level, expected)

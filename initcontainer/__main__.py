@@ -126,7 +126,10 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove the capture; in a dry run, show what would be removed."""
     if settings[options.DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
+        if not dumped.live_sets:
+            printer.show("nothing to remove")
+            return
+        printer.show("would remove our rules among these\n")
         printer.show("\n".join(listings.listing_lines([*listings.shown_tables(dumped)], None, is_whole=True)))
         return
     printer.warn(operations.cut_by_cleaning(namespace))

@@ -171,7 +171,7 @@ def stale_parts(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[Po
     """Return the routes and addresses of one of our earlier rule sets that the desired one has no use for."""
     earlier = existing_parts(live, recorded)
     return earlier.replace(
-        loopback_addresses=tuple(a for a in earlier.loopback_addresses if a not in desired.loopback_addresses),
+        loopback_addresses=tuple(each for each in earlier.loopback_addresses if each not in desired.loopback_addresses),
         policy_routes=tuple(policy for policy in earlier.policy_routes if policy not in desired.policy_routes),
     )
 

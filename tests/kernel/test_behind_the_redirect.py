@@ -23,6 +23,7 @@ ELSEWHERE = "203.0.113.7"
 TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
 NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c '%s'"
 NAT = NFT.replace("filter", "nat")
+NAT_OF_BOTH = "nft 'table inet x {{ chain c {{ type nat hook output priority -110; %s; }}; }}'"
 
 TO_BLACKHOLE = "ip rule add fwmark 5 lookup 7; ip route add blackhole default table 7"
 MARKED = (
@@ -146,6 +147,11 @@ CASES: dict[str, tuple[str, str]] = {
             " chain c {{ type nat hook output priority -110;"
             " ip daddr . meta l4proto . th dport vmap {{ 203.0.113.7 . tcp . 80 : goto d }}; }}; }}'"
         ),
+        "app",
+    ),
+    "an address of IPv4 in a table of both families": (NAT_OF_BOTH % "tcp dport 80 dnat ip to 198.51.100.7:80", "app"),
+    "an address of each family in one table": (
+        NAT_OF_BOTH % "tcp dport 80 dnat ip6 to [2001:db8::77]:80; tcp dport 80 dnat ip to 198.51.100.7",
         "app",
     ),
     "the same port of the pod": ("iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j REDIRECT", "app"),

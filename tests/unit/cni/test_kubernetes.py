@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -99,6 +100,17 @@ def test_a_server_without_tls_is_used_if_there_is_no_token_to_lose() -> None:
         error = refused(server, {"token": "secret"})
         assert error.code == BAD_KUBECONFIG
         assert "secret" not in error.message + error.details
+
+
+@pytest.mark.parametrize("size", [1, 10, 5000])
+def test_an_answer_in_chunks(server: FakeKubernetes, size: int) -> None:
+    text = json.dumps(POD).encode()
+    chunks = [text[place : place + size] for place in range(0, len(text), size)]
+    body = b"".join(b"%x;extension\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for end in (b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n"):
+        server.will(raw(head + body + end))
+        assert answer_of(server) == POD
 
 
 def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKubernetes) -> None:
@@ -237,7 +249,7 @@ LASTING: list[tuple[Behaviour, int, str]] = [
     (dribble(), TRY_AGAIN_LATER, "no answer in time"),
     (raw(b"HTTP/1.1 200 OK\r\n\r\n[]"), BAD_ANSWER, "not a JSON object"),
     (raw(b"HTTP/1.1 200 OK\r\n\r\n\xff"), BAD_ANSWER, "not JSON"),
-    (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{}"), BAD_ANSWER, "answer is cut off"),
+    (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}"), BAD_ANSWER, "answer is cut off"),
 ]
 
 
@@ -264,7 +276,7 @@ FINAL: list[tuple[Behaviour, int, str]] = [
     (html(301), BAD_ANSWER, "it says 301 Moved Permanently"),
     (status(400, "bad"), BAD_ANSWER, "it says 400 bad"),
     (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), BAD_ANSWER, "its answer is not HTTP"),
-    (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"), BAD_ANSWER, "is not HTTP"),
+    (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n" % (b"f" * 17)), BAD_ANSWER, "is not HTTP"),
     (raw(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % (b"9" * 5000)), BAD_ANSWER, "is not HTTP"),
     (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20000), BAD_ANSWER, "its answer is not HTTP"),
 ]
