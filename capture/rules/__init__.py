@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
     from capture.settings.config import CaptureConfig
 
-__all__ = [
-    "build_ruleset",
-    "build_tracking",
-    "build_transition",
-    "redirects_inbound",
-    "tracks_connections",
-]
-
 
 def build_ruleset(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of a configuration."""
