@@ -17,7 +17,7 @@ from capture.model.values import Value
 from capture.settings.config import CaptureConfig
 from capture.system.capabilities import missing_capabilities
 from capture.system.pod_network import NO_ROUTE, with_route
-from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, OutsideNamespace
+from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, replies_come_back
 
 Side = Literal["outbound", "inbound"]
 
@@ -110,15 +110,15 @@ class ProbeChooser:
                 return packet, traced.port
         return None
 
-    def choose_from_outside(self, outside: OutsideNamespace, family: Family) -> Probe | Proof:
-        """Return a connection from an outside of our own, or why there is none."""
+    def choose_from_outside(self, outside: str, family: Family) -> Probe | Proof:
+        """Return a connection from the outside at a path, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
         captured = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
         if captured:
             packet, arrives_on = captured
-            if outside.replies_come_back(family, address_text(family, packet.destination.first)):
+            if replies_come_back(family, address_text(family, packet.destination.first)):
                 own = os.geteuid(), os.getegid()
-                return Probe("inbound", packet.destination, packet.port, *own, arrives_on, outside.path)
+                return Probe("inbound", packet.destination, packet.port, *own, arrives_on, outside)
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 

@@ -32,7 +32,7 @@ from capture.settings.settings import Settings
 from capture.state.impediments import impediments
 from capture.state.routes import missing_routes
 from capture.system.netns import InNamespace
-from initcontainer.outside import OutsideNamespace
+from initcontainer.outside import outside_namespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
 from initcontainer.prover import Prover
 
@@ -87,7 +87,7 @@ def _connection_proofs(
 def _outside_probes(chooser: ProbeChooser, namespaces: ExitStack) -> list[Probe | Proof]:
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
-        outside = namespaces.enter_context(OutsideNamespace(families))
+        outside = namespaces.enter_context(outside_namespace(families))
     except CaptureError as error:
         return [Proof(f"{FROM_OUTSIDE}: {error.message}", holds=False)]
     return [chooser.choose_from_outside(outside, family) for family in families]
