@@ -61,6 +61,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
+def in_group_of_proxy() -> Iterator[None]:
+    """Let this process, which has all listeners, be of the proxy's group: TPROXY knows it by that."""
+    os.setegid(1337)
+    yield
+    os.setegid(0)
+
+
+@pytest.fixture
 def here(netns: NamespaceFactory) -> Iterator[Namespace]:
     """A namespace, with the thread of the test in it."""
     with netns() as namespace, namespace.entered():
