@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.addresses import IPV4, IPV6, Family
+from capture.model.conventions import IPPROTO_TCP
 from capture.netlink.interfaces import add_address
 from capture.netlink.links import add_default_route, add_veth, interface_index, remove_link, set_up
 from capture.netlink.routing import look_up_route
@@ -62,7 +63,7 @@ def _set_up(name: str, addresses: dict[Family, tuple[str, int]], families: Seque
 def replies_come_back(family: Family, own: str) -> bool:
     """Return whether the pod's routes send replies to the outside there; source-based routing may not."""
     with open_rtnetlink() as rtnetlink:
-        route_back = look_up_route(rtnetlink, OUTSIDE_END[family][0], own)
+        route_back = look_up_route(rtnetlink, OUTSIDE_END[family][0], IPPROTO_TCP, source=own)
         return route_back.interface == interface_index(rtnetlink, PROBE_INTERFACE)
 
 

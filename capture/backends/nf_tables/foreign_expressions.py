@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import ICMP_TYPE_HEADER, TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -103,6 +103,8 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
     if loaded.header == TCP_FLAGS_HEADER:
         mask = mask or 0xFF
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
+    if loaded.header == ICMP_TYPE_HEADER and number == last and not mask:
+        return words, foreign.IcmpType(number, negated)
     if not of_generator and field.rpartition(" ")[2] not in HOST_NUMBERS:
         return words, None
     if (field, mask, number) == ("ct status", DST_NAT, 0):
