@@ -357,7 +357,7 @@ def _reject_text(fields: Unpacked, family: Family) -> str | None:
 COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
-_HOPS, HOP_CHANGES = xt_layouts.Layout("mode 1, hops 1"), ("set", "inc", "dec")
+_HOPS = xt_layouts.Layout("mode 1, hops 1")
 
 XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
@@ -379,6 +379,6 @@ XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 2): (xt_layouts.CT, _ct_text),
     ("LOG", 0): (xt_layouts.LOG, _log_text),
     ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject_text),
-    ("TTL", 0): (_HOPS, lambda fields, _family: f"--ttl-{HOP_CHANGES[fields['mode']]} {fields['hops']}"),
-    ("HL", 0): (_HOPS, lambda fields, _family: f"--hl-{HOP_CHANGES[fields['mode']]} {fields['hops']}"),
+    ("TTL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--ttl-set {fields['hops']}"),
+    ("HL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--hl-set {fields['hops']}"),
 }
