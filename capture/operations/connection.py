@@ -59,7 +59,6 @@ from capture.state.impediments import LO_DOWN, impediments
 from capture.system.pod_network import (
     NO_ROUTE,
     knows_neighbour,
-    refuses_call,
     refuses_user,
     refusing_route,
     silent_next_hop,
@@ -113,7 +112,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     yield from unreached_app_notes(traced, facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
-    yield from neighbour_causes(traced, is_recent=False)
+    yield from link_causes(traced, are_recent=False)
     yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
@@ -203,8 +202,7 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    sent = PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port
-    found = impediments(desired, None if is_inbound else sent)
+    found = impediments(desired, (PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port))
     of_family = (each for each in found if each.family in (None, family) and each != LO_DOWN)
     yield from (impediment for impediment in of_family if direction in impediment.directions)
     for need in routes.missing_parts(desired) if is_inbound else ():
@@ -263,35 +261,27 @@ def _routing_causes(connection: Connection) -> Iterator[Cause]:
         yield no_route_cause(connection.pod.facts, traced.packet.family, str(lost.words["address"]), "answers")
 
 
-def link_causes(traced: Trace) -> Iterator[Cause]:
-    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer now.
-
-    IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
-    """
-    packet, name = traced.packet, traced.packet.out_interface
-    if packet.source == PASSTHROUGH_SOURCE[packet.family] and name not in (None, LOOPBACK):
-        yield cause(
-            "no-route", "source", where=name, name=name, address=address_text(packet.family, packet.destination.first)
-        )
-    yield from neighbour_causes(traced, is_recent=True)
-
-
 RECENT = 30
 """Seconds after which it cannot be told of a neighbour whether it answers: Envoy waits no longer between attempts."""
 
 
-def neighbour_causes(traced: Trace, *, is_recent: bool) -> Iterator[Cause]:
-    """Yield a cause if the next hop of what leaves the pod does not answer; else, a note that it once did not.
+def link_causes(traced: Trace, *, are_recent: bool = True) -> Iterator[Cause]:
+    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer.
 
-    It is not that of answers: who calls the pod asks for it first, and is known from then on (arp_process).
+    If it did not answer earlier, that is a note, yielded alone. For answers it means nothing: who calls the pod mostly
+    asks for it first, and is known from then on (arp_process).
+    IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
     """
     packet, name = traced.packet, traced.packet.out_interface
     if packet.in_interface or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
-    address, seconds = silent_next_hop(packet)
-    if address and is_recent == (seconds <= RECENT):
-        case, flag = "neighbour" if is_recent else "neighbour, earlier", "-6 " if packet.family == IPV6 else ""
-        yield cause("no-route", case, where=name, name=name, address=address, flag=flag, seconds=seconds)
+    address, flag = address_text(packet.family, packet.destination.first), "-6 " if packet.family == IPV6 else ""
+    if are_recent and packet.source == PASSTHROUGH_SOURCE[packet.family]:
+        yield cause("no-route", "source", where=name, name=name, address=address)
+    silent, seconds = silent_next_hop(packet)
+    if silent and are_recent == (seconds <= RECENT):
+        case = "neighbour" if are_recent else "neighbour, earlier"
+        yield cause("no-route", case, where=name, name=name, address=silent, flag=flag, seconds=seconds)
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
@@ -337,6 +327,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     if packet is None:
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
+    call = packet.replace(out_interface=None, source=None, source_port=None)  # whatever its ends are
     answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]
     if sent.outcome == "dropped":
         yield drop_of_connection(sent, shown_rule, SENT_ON)
@@ -344,8 +335,8 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield _loop_cause(sent, verify)
     elif sent.reroute is not None and (step := marking_step(sent)):
         yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
-    elif sent.outcome == "no-route" or (is_over_lo and refuses_call(packet)):
-        refusal = sent.refusal or refusing_route(packet.replace(source=None))
+    elif sent.outcome == "no-route" or (is_over_lo and with_route(call).out_interface == NO_ROUTE):
+        refusal = sent.refusal or refusing_route(call)
         yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.

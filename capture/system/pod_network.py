@@ -52,11 +52,10 @@ def read_pod_network() -> PodNetwork:
         all_addresses = read_addresses(rtnetlink)
         families = dict.fromkeys(each.address.family for each in all_addresses)
         default_routes = [outgoing_route(rtnetlink, FAMILY_NUMBERS[family]).interface for family in families]
-        outer = [link.index for link in all_links.values() if not link.is_loopback]
-        single = outer[0] if len(outer) == 1 else 0
+        links = {index: link for index, link in all_links.items() if not link.is_loopback}
+        single = next(iter(links)) if len(links) == 1 else 0
         answered = tuple(family for family in families if single and _all_leaves_by(single, rtnetlink, family))
         by_marks = tuple(_read_mark_routes(rtnetlink, {index: link.name for index, link in all_links.items()}))
-    links = {index: link for index, link in all_links.items() if not link.is_loopback}
     own = tuple(each.address for each in all_addresses if each.interface in links)
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
@@ -139,11 +138,6 @@ def refuses_user(packet: Packet, uid: int) -> bool:
     return not _is_lost(sent) and _is_lost(sent.replace(uid=uid))
 
 
-def refuses_call(packet: Packet) -> bool:
-    """Return whether routing refuses the proxy's call to the app, which is to leave by lo, from any of its ports."""
-    return with_route(packet.replace(out_interface=None, source=None, source_port=None)).out_interface == NO_ROUTE
-
-
 def _is_lost(sent: Packet) -> bool:
     return with_route(sent).out_interface == NO_ROUTE or refusing_route(sent) == TO_LO
 
@@ -157,8 +151,8 @@ def silent_next_hop(packet: Packet) -> tuple[str, int]:
         route = _look_up_route(rtnetlink, packet)
         next_hop = route.gateway or address_text(packet.family, packet.destination.first)
         family, packed = pack_address(next_hop)
-        neighbour = read_neighbours(rtnetlink, family, route.interface).get(packed)
-    return (next_hop, neighbour.seconds) if neighbour and neighbour.state & NUD_UNANSWERED else ("", 0)
+        state, seconds = read_neighbours(rtnetlink, family, route.interface).get(packed, (0, 0))
+    return next_hop if state & NUD_UNANSWERED else "", seconds
 
 
 def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
@@ -170,7 +164,7 @@ def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
     with open_rtnetlink() as rtnetlink:
         indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
         neighbours = [read_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
-    return any(each.state & states for known in neighbours for each in known)
+    return any(state & states for known in neighbours for state, _ in known)
 
 
 def with_route(packet: Packet) -> Packet:
