@@ -194,8 +194,9 @@ def causes_at_port(
         ports = {each.port for each in proxy_listeners(facts, capture)}
         known = {*SIDECAR_PORTS}.difference(TRAFFIC_PORTS).union(of_rules for _, _, of_rules in capture.ports)
         case = "" if not ports else "DNS" if outcome == DNS else "other ports" if ports - known else "this port"
-        others = ", ".join(map(str, sorted(ports)))
-        yield cause("not-listening", case, where=where, port=where, kind=kind, others=others)
+        case = "TPROXY" if ports and outcome == PROXY_INBOUND and capture.is_transparent else case
+        words = {"others": ", ".join(map(str, sorted(ports))), "groups": ",".join(map(str, capture.gids))}
+        yield cause("not-listening", case, where=where, port=where, kind=kind, **words)
 
 
 def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
@@ -294,7 +295,7 @@ def _misconfigured_listener_causes(
         waiting = plural(sum(each.waiting for each in full), "connection")
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
-    if all(_is_captured(each, facts, capture) for each in serving):
+    if all(_is_captured(each, facts, capture, outcome) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, where)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
@@ -307,13 +308,15 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, whe
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
     group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-    case = "TPROXY" if capture.is_transparent else ""
+    case = "" if not capture.is_transparent else "root" if is_in_spans(listener.uid, capture.uids) else "TPROXY"
     words = {"port": where, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
     return cause("proxy-wrong-user", case, where=where, **words)
 
 
-def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
-    """Return whether the listener's own connections are captured, and so come back to it again and again."""
+def _is_captured(listener: Listener, facts: PodFacts, capture: Capture, outcome: str) -> bool:
+    """Return whether the listener's own connections, of TPROXY those to the app, are captured, and come back to it."""
+    if outcome == PROXY_INBOUND and capture.is_transparent and is_in_spans(listener.uid, capture.uids):
+        return listener.transparent
     gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

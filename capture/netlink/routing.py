@@ -14,7 +14,7 @@ import errno
 
 from capture.errors import KernelError
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
-from capture.model.conventions import IPPROTO_TCP
+from capture.model.conventions import IPPROTO_TCP, MAX_ID
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
@@ -138,9 +138,9 @@ OUTSIDE_ADDRESSES = ("198.51.100.1", "2001:db8::1")
 """Addresses of IPv4 and IPv6 that only a default route leads to (RFC 5737, RFC 3849)."""
 
 
-def outgoing_interface(rtnetlink: NetlinkSocket, family: int) -> int:
-    """Return the index of the interface by which TCP of a family leaves this namespace; 0 if none leads out."""
-    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], protocol=IPPROTO_TCP).interface
+def outgoing_route(rtnetlink: NetlinkSocket, family: int) -> Route:
+    """Return the route by which TCP of a family leaves this namespace; its interface is 0 if none leads out."""
+    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], protocol=IPPROTO_TCP)
 
 
 def look_up_route(
@@ -167,8 +167,8 @@ def look_up_route(
         body += attribute(RTA_SRC, pack_address(source)[1])
     if incoming:
         body += attribute(RTA_IIF, u32(incoming))
-    if uid is not None:
-        body += attribute(RTA_UID, u32(uid))
+    if uid is not None or not incoming:  # without a user the kernel takes us, root: `uidrange 0-0`
+        body += attribute(RTA_UID, u32(MAX_ID if uid is None else uid))
     if protocol:
         body += attribute(RTA_IP_PROTO, bytes((protocol,)))
         for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):

@@ -77,14 +77,14 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
             continue  # a pod without a global address of IPv6 mostly lacks ::1, too
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
-        yield Impediment(
-            "no-route",
-            "; ".join(f"{end.shown} {NOT_TO_LO[direction]}" for direction, end in lost.items()),
-            f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
-            f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
-            family=family,
-            directions=tuple(lost),
-        )
+        network = loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)
+        remedy = f"Run {switch}`ip address replace {network} dev lo` in the pod's namespace.{again}"
+        on_lo = [each.address for each in read_addresses(rtnetlink) if each.interface == LOOPBACK_INDEX]
+        if "outbound" in lost and loopback in on_lo:
+            flag = "-6 " if family == IPV6 else ""
+            remedy = f"Run `ip {flag}rule add pref 0 lookup local` in the pod's namespace: table local has to be first."
+        message = "; ".join(f"{end.shown} {NOT_TO_LO[direction]}" for direction, end in lost.items())
+        yield Impediment("no-route", message, remedy, family=family, directions=tuple(lost))
 
 
 def _leads_to_lo(rtnetlink: NetlinkSocket, address: str) -> bool:

@@ -26,7 +26,7 @@ from capture.netlink.routing import (
     RTN_UNICAST,
     Route,
     look_up_route,
-    outgoing_interface,
+    outgoing_route,
     read_routes,
 )
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink, pack_address
@@ -51,7 +51,7 @@ def read_pod_network() -> PodNetwork:
         all_links = {link.index: link for link in read_links(rtnetlink)}
         all_addresses = read_addresses(rtnetlink)
         families = dict.fromkeys(each.address.family for each in all_addresses)
-        default_routes = [outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]) for family in families]
+        default_routes = [outgoing_route(rtnetlink, FAMILY_NUMBERS[family]).interface for family in families]
         outer = [link.index for link in all_links.values() if not link.is_loopback]
         single = outer[0] if len(outer) == 1 else 0
         answered = tuple(family for family in families if single and _all_leaves_by(single, rtnetlink, family))
@@ -91,7 +91,7 @@ def _all_leaves_by(interface: int, rtnetlink: NetlinkSocket, family: Family) -> 
         interfaces = {route.interface for route in read_routes(rtnetlink, number) if route.table != RT_TABLE_LOCAL}
         is_usual = not any(rule.selector or rule.mask or rule.is_inverted for rule in rules)
         leaves_by_others = not interfaces <= {interface, LOOPBACK_INDEX}
-        return is_usual and not leaves_by_others and outgoing_interface(rtnetlink, number) == interface
+        return is_usual and not leaves_by_others and outgoing_route(rtnetlink, number).interface == interface
     return False
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import ICMP_TYPE_HEADER, TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -105,6 +105,8 @@ def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[st
         return _compared_status(loaded.mask, number, negated=negated)
     if loaded.mask:
         return words, None
+    if loaded.header == ICMP_TYPE_HEADER:
+        return words, foreign.IcmpType(number, negated)
     if isinstance(loaded, OtherRegister):
         if loaded.numbers:  # in the machine's order: nft_ng_random_eval in nft_numgen.c
             return f"{loaded.words} {'!=' if negated else '=='} {number}", None
