@@ -45,8 +45,8 @@ from capture.operations.arguments import Namespace
 from capture.operations.comparison import own_ruleset
 from capture.operations.connection import (
     Connection,
-    causes_of,
     discovery_causes,
+    faults_of,
     ipsec_policies,
     link_causes,
     notes_on,
@@ -229,7 +229,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         *(what for _, _, what in uncaptured_directions(reference, facts, capture)),
         *(f"no {FAMILY_NAMES[family]}" for family in other_families),
     )
-    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
+    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), tuple(dict.fromkeys(notes)), is_certain, without)
 
 
 def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | None) -> Diagnosis:
@@ -239,7 +239,9 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     unread += unjudged_programs(pod.facts, traced)
     compare = cache(partial(verify, settings, prefer_recorded=settings is None))
     connection = Connection(traced, pod, tuple(policies), compare)
-    candidates = causes_of(connection)
+    faults = faults_of(connection)
+    candidates = [each for each in faults if can_stop_connection(each, traced)]
+    harmless = [each for each in faults if each not in candidates]
     if reference is not None:
         candidates = [with_option_remedy(candidate, traced.packet, reference) for candidate in candidates]
     else:
@@ -247,7 +249,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
         candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
     doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
-    further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
+    further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection), *harmless)
     notes = tuple(each for each in dict.fromkeys(further) if each not in causes)
     is_certain = traced.is_certain and not (unread or doubts)
     return Diagnosis(traced.packet, traced, tuple(causes), notes, is_certain)
