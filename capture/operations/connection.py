@@ -59,6 +59,8 @@ from capture.state.impediments import LO_DOWN, impediments
 from capture.system.pod_network import NO_ROUTE, knows_neighbour, refuses_user, silent_next_hop, with_route
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
+OF_CAPTURED = ("later packets of captured traffic", "answers to captured traffic")
+
 
 class Connection(Value):
     """A connection on its way by the live rules, and what is known of its namespace."""
@@ -68,6 +70,8 @@ class Connection(Value):
     policies: tuple[IpsecPolicy, ...]
     verify: Callable[[], Verified]
     """Compares the namespace with the reference; takes long where rules are many."""
+    is_usual: bool = False
+    """Whether it stands for all captured traffic of the pod."""
 
     @property
     def is_inbound(self) -> bool:
@@ -167,7 +171,8 @@ def _later_causes(connection: Connection) -> Iterator[Cause]:
         return
     following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
     certain = (each for each in following if each.is_certain)
-    lost = [_loss_cause(each, "its answers" if each.packet.is_reply else "its later packets") for each in certain]
+    later, answers = OF_CAPTURED if connection.is_usual else ("its later packets", "its answers")
+    lost = [_loss_cause(each, answers if each.packet.is_reply else later) for each in certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 

@@ -54,8 +54,8 @@ def assert_the_connections_agree(
 
     A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
     captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
-    proxy, and what that sends on be lost. What the proxy sends on of a captured one arrives, if ``ends_listen``: app
-    and peer. ``of_pod`` is what verify and `why` of the pod have just told.
+    proxy, and what that sends on be lost. What the proxy sends on arrives of a captured one alone, if ``ends_listen``:
+    app and peer. ``of_pod`` is what verify and `why` of the pod have just told.
     """
     with pair.pod.entered(), pod_read_once():
         verified, pod_findings = of_pod or (operations.verify(), diagnosis.why())
