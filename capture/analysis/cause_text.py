@@ -109,7 +109,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the source that was named is no address of the pod: connect() from it fails
         Name an address that `ip {flag}addr` in the pod's namespace lists.""",
     ("no-route", "answers"): """\
-        the answers to {address} do not leave the pod, by its routes or a policy rule: the connection hangs
+        the answers to {address} are lost, by the pod's routes or a policy rule: the connection hangs
         Look at `ip {flag}route get {address}` in the pod's namespace, and at `ip {flag}rule` (`sport`, `uidrange`).""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
@@ -123,6 +123,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "neighbour"): """\
         {address} does not answer on {name}: what is sent there does not leave the pod
         Look at `ip neigh` and `ip {flag}route` in the pod's namespace; filters of ARP are in `nft list tables arp`.""",
+    ("no-route", "neighbour, earlier"): """\
+        {address} did not answer on {name} {seconds} s ago, and was not called since: it may answer again
+        If connections there fail, look at `ip neigh` and `ip {flag}route` in the pod's namespace.""",
     ("no-route", "source"): """\
         what goes to {address} leaves the pod from ::6, an address of lo: no answer comes
         An address that is tentative, dadfailed or deprecated in `ip -6 addr` is no source: give {name} another one.""",
@@ -313,6 +316,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "address"): """\
         what listens on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
         Let the proxy listen on {any_address}.""",
+    ("not-listening", "interface"): """\
+        what listens on {port} is bound to the interface {bound} alone, and {kind} connections arrive at {arrive}
+        Let the proxy bind its listener to no interface (SO_BINDTODEVICE).""",
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",

@@ -189,9 +189,9 @@ def causes_at_port(
     if serving:
         yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
     elif of_family:
-        yield _other_address_cause(of_family[0], kind, addresses[0], where)
+        yield _other_address_cause(of_family[0], facts, kind, addresses[0], where)
     elif on_port:
-        yield _family_cause(on_port, kind, family, addresses, where)
+        yield _family_cause(on_port, facts, kind, family, addresses, where)
     else:
         ports = {each.port for each in proxy_listeners(facts, capture)}
         known = {*SIDECAR_PORTS}.difference(TRAFFIC_PORTS).union(of_rules for _, _, of_rules in capture.ports)
@@ -261,23 +261,25 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
-def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], end: str) -> Cause:
+def _family_cause(
+    on_port: list[Listener], facts: PodFacts, kind: str, family: Family, addresses: list[Network], end: str
+) -> Cause:
     if addresses and any(on_port[0].address):
-        return _other_address_cause(on_port[0], kind, addresses[0], end)
+        return _other_address_cause(on_port[0], facts, kind, addresses[0], end)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=end, port=end, alternative=alternative, **words)
 
 
-def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
-    family = FAMILY_BY_NUMBER[listener.family]
-    bound = address_text(family, int.from_bytes(listener.address, "big"))
-    if listener.interface:
-        bound += f" of interface {listener.interface} alone"
+def _other_address_cause(listener: Listener, facts: PodFacts, kind: str, arrives_at: Network, where: str) -> Cause:
+    is_elsewhere = not listener.takes_over(lo=arrives_at.is_loopback)
+    interface = next((link.name for link in facts.links if is_elsewhere and link.index == listener.interface), "")
+    bound = interface or address_text(FAMILY_BY_NUMBER[listener.family], int.from_bytes(listener.address, "big"))
     arrive = address_text(arrives_at.family, arrives_at.first)
     words = {"bound": bound, "arrive": arrive, "any_address": ANY_ADDRESS[arrives_at.family]}
-    return cause("not-listening", "address", where=where, port=where, kind=kind, **words)
+    case = "interface" if interface else "address"
+    return cause("not-listening", case, where=where, port=where, kind=kind, **words)
 
 
 def _misconfigured_listener_causes(

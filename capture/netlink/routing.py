@@ -140,23 +140,23 @@ OUTSIDE_ADDRESSES = ("198.51.100.1", "2001:db8::1")
 
 def outgoing_route(rtnetlink: NetlinkSocket, family: int) -> Route:
     """Return the route by which TCP of a family leaves this namespace; its interface is 0 if none leads out."""
-    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], protocol=IPPROTO_TCP)
+    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], IPPROTO_TCP)
 
 
 def look_up_route(
     rtnetlink: NetlinkSocket,
     destination: str,
+    protocol: int,
+    ports: tuple[int, int] = (0, 0),
     source: str = "",
     mark: int = 0,
     uid: int | None = None,
-    protocol: int = 0,
-    ports: tuple[int, int] = (0, 0),
     incoming: int = 0,
 ) -> Route:
     """Return where this namespace sends a packet of its own, after its policy rules, or one that comes in.
 
-    ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; 0 is any. Kernels before 4.18
-    have no policy rules by these, and ignore them.
+    ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; a port of 0 is one that no
+    policy rule names. Kernels before 4.18 have no policy rules by these, and ignore them.
     No route at all is RTN_UNSPEC, and so is an IPv4 source that is not an address of the namespace.
     """
     family, packed = pack_address(destination)
@@ -169,10 +169,9 @@ def look_up_route(
         body += attribute(RTA_IIF, u32(incoming))
     if uid is not None or not incoming:  # without a user the kernel takes us, root: `uidrange 0-0`
         body += attribute(RTA_UID, u32(MAX_ID if uid is None else uid))
-    if protocol:
-        body += attribute(RTA_IP_PROTO, bytes((protocol,)))
-        for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
-            body += attribute(kind, port.to_bytes(2, "big")) if port else b""
+    body += attribute(RTA_IP_PROTO, bytes((protocol,)))
+    for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
+        body += attribute(kind, port.to_bytes(2, "big")) if port else b""
     try:
         (message,) = rtnetlink.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
     except KernelError as error:

@@ -42,7 +42,7 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
@@ -56,7 +56,15 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import NO_ROUTE, knows_neighbour, refuses_user, silent_next_hop, with_route
+from capture.system.pod_network import (
+    NO_ROUTE,
+    knows_neighbour,
+    refuses_call,
+    refuses_user,
+    refusing_route,
+    silent_next_hop,
+    with_route,
+)
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 OF_CAPTURED = ("later packets of captured traffic", "answers to captured traffic")
@@ -107,6 +115,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     yield from unreached_app_notes(traced, connection.pod.facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
+    yield from neighbour_causes(traced, is_recent=False)
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -196,7 +205,8 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    found = impediments(desired)
+    sent = PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port
+    found = impediments(desired, None if is_inbound else sent)
     of_family = (each for each in found if each.family in (None, family) and each != LO_DOWN)
     yield from (impediment for impediment in of_family if direction in impediment.directions)
     for need in routes.missing_parts(desired) if is_inbound else ():
@@ -256,21 +266,34 @@ def _routing_causes(connection: Connection) -> Iterator[Cause]:
 
 
 def link_causes(traced: Trace) -> Iterator[Cause]:
-    """Yield why what leaves the pod, from the proxy or as an answer, comes to nothing: by its source, or its next hop.
+    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer now.
 
     IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
     """
-    packet = traced.packet
-    target, name = packet.source if packet.in_interface else packet.destination, packet.in_interface
-    name = name or packet.out_interface
-    if target is None or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
+    packet, name = traced.packet, traced.packet.out_interface
+    if packet.source == PASSTHROUGH_SOURCE[packet.family] and name not in (None, LOOPBACK):
+        yield cause(
+            "no-route", "source", where=name, name=name, address=address_text(packet.family, packet.destination.first)
+        )
+    yield from neighbour_causes(traced, is_recent=True)
+
+
+RECENT = 30
+"""Seconds after which it cannot be told of a neighbour whether it answers: Envoy waits no longer between attempts."""
+
+
+def neighbour_causes(traced: Trace, *, is_recent: bool) -> Iterator[Cause]:
+    """Yield a cause if the next hop of what leaves the pod does not answer; else, a note that it once did not.
+
+    It is not that of answers: who calls the pod asks for it first, and is known from then on (arp_process).
+    """
+    packet, name = traced.packet, traced.packet.out_interface
+    if packet.in_interface or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
-    address, flag = address_text(packet.family, target.first), "-6 " if packet.family == IPV6 else ""
-    if packet.source == PASSTHROUGH_SOURCE[packet.family]:
-        yield cause("no-route", "source", where=name, name=name, address=address)
-    silent = silent_next_hop(packet, target)
-    if silent:
-        yield cause("no-route", "neighbour", where=name, name=name, address=silent, flag=flag)
+    address, seconds = silent_next_hop(packet)
+    if address and is_recent == (seconds <= RECENT):
+        case, flag = "neighbour" if is_recent else "neighbour, earlier", "-6 " if packet.family == IPV6 else ""
+        yield cause("no-route", case, where=name, name=name, address=address, flag=flag, seconds=seconds)
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
@@ -305,7 +328,8 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     if translated is None:
         yield cause("translated-before", "may", where=names[0], owner=owner)
     else:
-        yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
+        address, port = translated
+        yield cause("translated-before", where=names[0], owner=owner, address=address, port=port)
 
 
 def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified]) -> Iterator[Cause]:
@@ -322,8 +346,9 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield _loop_cause(sent, verify)
     elif sent.reroute is not None and (step := marking_step(sent)):
         yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
-    elif sent.outcome == "no-route":
-        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), sent.refusal)
+    elif sent.outcome == "no-route" or (is_over_lo and refuses_call(packet)):
+        refusal = sent.refusal or refusing_route(packet.replace(source=None))
+        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])

@@ -47,6 +47,7 @@ from capture.operations.connection import (
     Connection,
     faults_of,
     ipsec_policies,
+    neighbour_causes,
     notes_on,
     onward_causes,
     socket_lb_causes,
@@ -198,7 +199,8 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
     policies, unread = ipsec_policies()
     unread += unjudged_programs(facts)
     stopping = [each for each in of_pod if can_stop_connection(each)]
-    usual = _usual_causes(pod, policies, verified)
+    traces = list(_usual_traces(pod))
+    usual = _usual_causes(traces, pod, policies, verified)
     causes = (
         *stopping,
         *empty_capture_causes(reference, facts, capture),
@@ -206,7 +208,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         *causes_of_proxy(facts, capture),
         *usual,
         *drift_causes(verified, pod, {each.where for each in usual}),
-        *(() if reference else _loop_causes(pod)),
+        *(() if reference else (each for traced in traces for each in onward_causes(traced, pod, verify))),
     )
     notes = (
         *notes_on_proxy(facts, capture),
@@ -217,6 +219,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         ),
         *socket_lb_causes(),
         *source_notes(pod.situation),
+        *(note for each in traces for note in neighbour_causes(each, is_recent=False)),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,
@@ -259,14 +262,15 @@ def _beside(causes: Iterable[Cause], notes: Iterable[Cause]) -> tuple[Cause, ...
     return tuple(each for each in unique if each.kind != "unjudged" or each.where not in told)
 
 
-def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy], verified: Verified) -> tuple[Cause, ...]:
+def _usual_causes(
+    usual: list[Trace], pod: ExaminedPod, policies: list[IpsecPolicy], verified: Verified
+) -> tuple[Cause, ...]:
     """Return what stops usual connections, by which a fault is better told than by the packet that one could think of.
 
     What stops the first packet, wherever it goes, is told by the traffic for which that is so; what routes do with
     a client, by `why` of its connection.
     """
     found: dict[Location | Cause, Cause] = {}
-    usual = list(_usual_traces(pod))
     for traced in usual:
         connection = Connection(traced, pod, tuple(policies), lambda: verified, is_usual=True)
         for fault in faults_of(connection):
@@ -300,12 +304,6 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
         yield cause("privileged", where=f"process {process}", process=process, escapes=", ".join(escapes))
-
-
-def _loop_causes(pod: ExaminedPod) -> Iterator[Cause]:
-    """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
-    for traced in _usual_traces(pod):
-        yield from onward_causes(traced, pod, verify)
 
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}

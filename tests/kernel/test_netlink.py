@@ -12,6 +12,7 @@ import pytest
 
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import parse_address
+from capture.model.conventions import IPPROTO_TCP
 from capture.netlink import policy_rules, routing
 from capture.netlink.attributes import attribute, c_string, decode_elements, decode_fields, decode_text, nested, u32be
 from capture.netlink.batch import Change, RulesetChangedError, commit
@@ -373,9 +374,10 @@ class TestLookup:
                 routing.add_local_route(route, family, 133)
                 policy_rules.set_mark_rule(route, family, 1337, 133, 1)
                 pod.run(["ip", f"-{name[-1]}", "rule", "add", "uidrange", "1000-1000", "lookup", "133"])
-            found = look_up_route(route, destination, **options)
+            found = look_up_route(route, destination, IPPROTO_TCP, **options)
             names = {link.index: link.name for link in read_links(route)}
-        words = [word for name, value in options.items() for word in (name.replace("source", "from"), str(value))]
+        words = ["ipproto", "tcp"]
+        words += [word for name, value in options.items() for word in (name.replace("source", "from"), str(value))]
         (expected,) = ip_json(pod, "route", "get", destination, *words)
         assert {"local": routing.RTN_LOCAL, "unicast": routing.RTN_UNICAST}[
             expected.get("type", "unicast")
@@ -389,8 +391,8 @@ class TestLookup:
         pod = pod_pair.pod
         pod.ip(f"route add {kind} {destination}")
         with pod.call(open_rtnetlink) as route:
-            assert look_up_route(route, destination) == Route(getattr(routing, f"RTN_{kind.upper()}"))
+            assert look_up_route(route, destination, IPPROTO_TCP) == Route(getattr(routing, f"RTN_{kind.upper()}"))
 
     @pytest.mark.parametrize("destination", ["198.51.100.1", "2001:db8::1"])
     def test_no_route_is_unreachable(self, rtnetlink: NetlinkSocket, destination: str) -> None:
-        assert look_up_route(rtnetlink, destination) == Route(routing.RTN_UNSPEC)
+        assert look_up_route(rtnetlink, destination, IPPROTO_TCP) == Route(routing.RTN_UNSPEC)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
-from capture.operations import diagnosis
+from capture.operations import connection, diagnosis
 from capture.report.target import with_target
 from capture.settings import options as option
 from capture.state import record
-from capture.system import pod_facts
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.diagnosed import (
@@ -37,6 +36,7 @@ from support.captures.diagnosed import (
 from support.captures.fake_pod import FakePod
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, settings
+from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -491,7 +491,7 @@ BROKEN: dict[str, BrokenPod] = {
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
     "ARP is dropped": BrokenPod(
         "no-route",
-        breaks="nft 'add table arp x; add chain arp x c { type filter hook input priority 0; policy drop; }';"
+        breaks="nft 'table arp x { chain c { type filter hook output priority 0; arp operation request drop; }; }';"
         " ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer}/9'",
         has_traffic=False,  # as above
         is_of_pod=True,
@@ -593,13 +593,13 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip rule add pref 100 sport 15006 prohibit",
         goes="in",
-        message="the answers to {peer} do not leave the pod",
+        message="the answers to {peer} are lost",
     ),
     "routes lead the answers to lo": BrokenPod(
         "no-route",
         breaks="ip route add {peer} dev lo",
         goes="in",
-        message="the answers to {peer} do not leave the pod",
+        message="the answers to {peer} are lost",
     ),
     "a route leads to lo": BrokenPod(
         "no-route",
@@ -674,7 +674,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip -6 rule add pref 5 iif lo prohibit; ip -6 rule add pref 10 lookup local; ip -6 rule del pref 0",
         goes="in6",
-        message="the answers to fd77::3 do not leave the pod, by its routes or a policy rule",
+        message="the answers to fd77::3 are lost, by the pod's routes or a policy rule",
     ),
     "the destination is prohibited": BrokenPod(
         "no-route",
@@ -689,14 +689,14 @@ BROKEN: dict[str, BrokenPod] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_cause_and_no_other(pod_pair: PodPair, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cause_and_no_other(pod_pair: PodPair, name: str, request: pytest.FixtureRequest) -> None:
     situation = BROKEN[name]
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
-    if situation.transparent:  # a listener of this test has the group of the test
-        monkeypatch.setattr(pod_facts, "_groups_of", lambda sockets, _: dict.fromkeys(sockets, 1337))
+    if situation.transparent:
+        request.getfixturevalue("in_group_of_proxy")
     if situation.proxy_uid is not None:
         ends = [(address, port) for address in situation.addresses for port in situation.ports]
         gid = 1337 if situation.transparent else None
@@ -858,12 +858,11 @@ def test_a_proxy_of_another_user_breaks_what_goes_out_alone(pod_pair: PodPair) -
     assert pod.client(1500).connect(ELSEWHERE, 80).label == "proxy"  # itself, again
 
 
-def test_a_port_of_two_sockets_is_noted_once(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_two_sockets_is_noted_once(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     pod.listener(("0.0.0.0", 9090), ("::", 9090), uid=1000)
-    monkeypatch.setattr(pod_facts, "_groups_of", lambda sockets, _: dict.fromkeys(sockets, 1337))
     with pod.entered():
-        operations.apply(given(""))
+        operations.apply(given("-g 0"))  # the group of this process
 
     assert [note.where for note in why(pod).notes] == ["port 9090"]
 
@@ -906,7 +905,38 @@ def test_answers_that_leave_by_another_interface_are_noted(pod_pair: PodPair) ->
     assert note.message == "answers leave by net1, and not by eth0, by which the connection comes in"
 
 
-@pytest.mark.parametrize("breaks", ["ip rule add pref 50 uidrange 0-0 prohibit"])
+def test_a_neighbour_that_was_silent_may_answer_again(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="world")
+    pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    peer.run(["ip", "link", "set", "eth0", "arp", "off"])
+    pod.run(["sh", "-ec", f"ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer.ipv4}/9'"])
+    wait_until(lambda: "FAILED" in pod.run(["ip", "neigh"]).stdout)
+    assert [cause.case for cause in why(pod, packet(BrokenPod(""), pod_pair)).causes] == ["neighbour"]
+    peer.run(["ip", "link", "set", "eth0", "arp", "on"])
+    assert why(pod, packet(BrokenPod("", goes="in"), pod_pair)).verdict == "captured"
+
+    monkeypatch.setattr(connection, "RECENT", -1)
+
+    for found in (why(pod), why(pod, packet(BrokenPod(""), pod_pair))):
+        assert (found.verdict, [note.case for note in found.notes]) == ("captured", ["neighbour, earlier"])
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        "ip rule add pref 50 uidrange 0-0 prohibit",
+        (
+            "ip rule add pref 50 ipproto tcp lookup 77; ip route add default via 10.77.0.3 table 77;"
+            " ip route replace default via 10.77.0.200; bash -c 'echo > /dev/udp/203.0.113.9/9'"
+        ),
+    ],
+)
 def test_what_is_about_other_connections_is_no_cause(pod_pair: PodPair, breaks: str) -> None:
     pod, peer = pod_pair
     peer.own_every_address()

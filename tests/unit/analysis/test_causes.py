@@ -434,8 +434,8 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001).replace(interface=2),
-            cause("not-listening", "address", where="tcp port 15001", port="tcp port 15001", kind="outbound",
-                  bound="0.0.0.0 of interface 2 alone", arrive="127.0.0.1", any_address="0.0.0.0"),
+            cause("not-listening", "interface", where="tcp port 15001", port="tcp port 15001", kind="outbound",
+                  bound="eth0", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
         (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001).replace(interface=1), None),
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(interface=2), None),

@@ -189,6 +189,8 @@ def test_several_ports_read_as_iptables_prints_them(
             "--log-level 7 --log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode",
         ),
         ("REJECT", 0, {"answer": 9}, IPV6, "[ revision 0, 0x09 ]"),
+        ("TTL", 0, {"hops": 1}, IPV4, "--ttl-set 1"),
+        ("HL", 0, {"mode": 1, "hops": 2}, IPV6, "[ revision 0, 0x0102 ]"),
     ],
 )
 def test_a_target_reads_as_iptables_prints_it(
