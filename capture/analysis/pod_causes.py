@@ -322,7 +322,7 @@ def _is_captured(listener: Listener, facts: PodFacts, capture: Capture, outcome:
     if outcome == PROXY_INBOUND and capture.is_transparent and is_in_spans(listener.uid, capture.uids):
         return listener.transparent
     if outcome == PROXY_INBOUND and not (capture.is_transparent or capture.captures(PROXY_OUTBOUND)):
-        return False  # to the app it calls from an address that is left out, whoever it is
+        return False  # to the app it calls from an address that is left out for every user
     gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

@@ -79,7 +79,7 @@ class Connection(Value):
     verify: Callable[[], Verified]
     """Compares the namespace with the reference; takes long where rules are many."""
     is_usual: bool = False
-    """Whether it stands for all captured traffic of the pod."""
+    """Whether the pod is judged by it."""
 
     @property
     def is_inbound(self) -> bool:

@@ -230,7 +230,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         *(what for _, _, what in uncaptured_directions(reference, facts, capture)),
         *(f"no {FAMILY_NAMES[family]}" for family in other_families),
     )
-    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), _beside(causes, notes), is_certain, without)
+    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), _notes_for(causes, notes), is_certain, without)
 
 
 def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | None) -> Diagnosis:
@@ -252,10 +252,10 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection), *harmless)
     is_certain = traced.is_certain and not (unread or doubts)
-    return Diagnosis(traced.packet, traced, tuple(causes), _beside(causes, further), is_certain)
+    return Diagnosis(traced.packet, traced, tuple(causes), _notes_for(causes, further), is_certain)
 
 
-def _beside(causes: Iterable[Cause], notes: Iterable[Cause]) -> tuple[Cause, ...]:
+def _notes_for(causes: Iterable[Cause], notes: Iterable[Cause]) -> tuple[Cause, ...]:
     """Return the notes that no cause tells: what a rule may do is known, where it is the cause."""
     told = {each.where for each in causes if isinstance(each.where, Location)}
     unique = dict.fromkeys(each for each in notes if each not in causes)
