@@ -5,7 +5,15 @@ All return None where neither is certain, or the test is of another kind.
 
 from __future__ import annotations
 
-from capture.model.foreign import ConnectionDirection, IcmpType, Protocols, States, TcpFlags, TranslatedConnection
+from capture.model.foreign import (
+    ConnectionDirection,
+    IcmpType,
+    LaterFragment,
+    Protocols,
+    States,
+    TcpFlags,
+    TranslatedConnection,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +34,12 @@ A connection whose beginning the kernel did not see may be NEW with others, whic
 
 
 def holds_for_protocol(test: Match | None, protocol: ProtocolName, port: int = 0) -> bool | None:
-    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port."""
+    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port.
+
+    No rule meets a later fragment where connections are tracked: nf_defrag (-400) puts packets together before.
+    """
+    if isinstance(test, LaterFragment):
+        return test.negated
     if isinstance(test, IcmpType) and protocol == "ipv6-icmp":
         return (port == test.number) != test.negated
     return (protocol in test.names) != test.negated if isinstance(test, Protocols) else None
