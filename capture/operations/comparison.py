@@ -23,13 +23,11 @@ from capture.system.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from capture.analysis.base_chains import PodNetwork
     from capture.backends.detect import BackendChoice, Detected, SetLocation
     from capture.model.addresses import Family
     from capture.operations.arguments import Namespace
-    from capture.operations.situation import OtherChains
     from capture.state.record import Record
 
 
@@ -166,58 +164,31 @@ def _verified_by_effects(
 
     other_chains = read_other_chains(choice.place)
     found_impediments = impediments(desired)
+    needs = routes.missing_parts(desired)
     verified = Verified(
         choice,
         desired,
         live,
-        missing=tuple(
-            need
-            for need in routes.missing_parts(desired)
-            if LO_DOWN not in found_impediments or isinstance(need, MissingRoute)
-        ),
+        missing=tuple(each for each in needs if LO_DOWN not in found_impediments or isinstance(each, MissingRoute)),
         doubts=other_chains.doubts,
         impediments=found_impediments,
         has_reference=has_reference,
     )
     if live is desired and not other_chains.chains:
         return verified
-    return _with_judgement(verified, live_sets, other_chains, recorded)
-
-
-def _with_judgement(
-    verified: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, recorded: Ruleset | None
-) -> Verified:
-    """Return what was found, with what differences, foreign rules and second sets do to packets."""
-    from capture.analysis.judgement import judge
+    from capture.analysis.base_chains import Situation
+    from capture.analysis.judgement import judge, second_set_effect
     from capture.system.pod_network import read_pod_network
 
-    network = read_pod_network()
-    judged = judge(
-        verified.desired,
-        verified.live,
-        other_chains.foreign,
-        network,
-        is_native=verified.choice.backend == "nftables",
-        has_reference=verified.has_reference,
-        recorded=recorded,
-    )
+    around = Situation(desired, other_chains.foreign, choice.backend == "nftables", read_pod_network())
+    judged = judge(around, live, has_reference=has_reference, recorded=recorded)
     judgement: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
-    doubts = (*verified.doubts, *judged.doubts)
-    second_sets = tuple(_second_sets(verified, live_sets, other_chains, network))
-    return verified.replace(**judgement | {"doubts": doubts, "second_sets": second_sets})
-
-
-def _second_sets(
-    verified: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, network: PodNetwork
-) -> Iterator[SecondSet]:
-    from capture.analysis.judgement import second_set_effect
-
-    for live_set in live_sets:
-        place = live_set.choice.place
-        if place != verified.choice.place:
-            yield SecondSet(
-                live_set.choice, second_set_effect(verified.desired, other_chains.chains_in_place(place), network)
-            )
+    second_sets = tuple(
+        SecondSet(each.choice, second_set_effect(around.replace(other_chains=other_chains.chains_in_place(place))))
+        for each in live_sets
+        if (place := each.choice.place) != choice.place
+    )
+    return verified.replace(**judgement | {"doubts": (*verified.doubts, *judged.doubts), "second_sets": second_sets})
 
 
 def dump(namespace: Namespace = None) -> Dumped:
