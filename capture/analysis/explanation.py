@@ -7,7 +7,7 @@ Everything that decides on them counts, second captures and foreign chains inclu
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import proxy_id_ranges
@@ -70,7 +70,7 @@ class _FamilyExplanation:
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
         self.family = family
         self.situation = situation
-        self.text_of = text_of
+        self.rule_text: Callable[[Rule], str] = lambda rule: text_of(rule, family)
         self.space = PacketSpace(family, (situation,))
         kinds = (Field.UID, OwnerUid), (Field.GID, OwnerGid)
         self.proxy_id_ranges = {
@@ -82,7 +82,7 @@ class _FamilyExplanation:
         diagrams = self.space.diagrams
         compiler = Compiler(self.space, self.situation)
         for direction, among in _first_packets(self.space, compiler):
-            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self._rule_text).root())
+            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self.rule_text).root())
             explained = diagrams.choose(among, self._settled_fates(fates), diagrams.leaf(None))
             reasons: dict[Fate | None, list[str]] = {}
             for value in map(diagrams.value, diagrams.leaves(explained)):
@@ -123,10 +123,7 @@ class _FamilyExplanation:
         return None, ": ".join(("a rule that cannot be judged", *doubts[:1])) + more
 
     def _doubt(self, unknown: Rule | str) -> str:
-        return unknown if isinstance(unknown, str) else unknown.why or self._rule_text(unknown)
-
-    def _rule_text(self, rule: Rule) -> str:
-        return self.text_of(rule, self.family)
+        return unknown if isinstance(unknown, str) else unknown.why or self.rule_text(unknown)
 
     def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Region]]:
         """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
