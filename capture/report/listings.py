@@ -9,10 +9,9 @@ from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.difference_text import differences_as_plain
 from capture.report.output import VerdictLine
 from capture.report.table import ListedChain, Row, is_of_family, listed_chains, listing
-from capture.report.verified_text import conclusion_lines
+from capture.report.verified_text import conclusion_lines, differences_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

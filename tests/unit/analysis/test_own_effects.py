@@ -27,8 +27,8 @@ from capture.model.ruleset import (
     TableName,
     only,
 )
-from capture.report.difference_text import difference_text
-from capture.report.fate_text import effect_text
+from capture.report.packet_text import effect_text
+from capture.report.verified_text import difference_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.foreign import foreign_match
