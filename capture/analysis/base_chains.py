@@ -95,6 +95,12 @@ class BaseChain(Value):
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
+    def is_of_capture(self) -> bool:
+        """Return whether it is in a table of a capture, or in one of iptables that has chains of one."""
+        has_own = any(is_own_chain(each.name) for each in self.contents.chains)
+        return self.is_own or (self.place is not None and (has_own or self.place[0] == "nftables"))
+
+    @property
     def hook_text(self) -> str:
         """Return its hook in words."""
         if not self.devices:

@@ -162,7 +162,7 @@ def _verified_by_effects(
     from capture.operations.situation import read_other_chains  # not when pods are made
     from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
 
-    other_chains = read_other_chains(choice.place)
+    other_chains, unread = read_other_chains(choice.place)
     found_impediments = impediments(desired)
     needs = routes.missing_parts(desired)
     verified = Verified(
@@ -170,25 +170,26 @@ def _verified_by_effects(
         desired,
         live,
         missing=tuple(each for each in needs if LO_DOWN not in found_impediments or isinstance(each, MissingRoute)),
-        doubts=other_chains.doubts,
+        doubts=unread,
         impediments=found_impediments,
         has_reference=has_reference,
     )
-    if live is desired and not other_chains.chains:
+    if live is desired and not other_chains:
         return verified
     from capture.analysis.base_chains import Situation
     from capture.analysis.judgement import judge, second_set_effect
     from capture.system.pod_network import read_pod_network
 
-    around = Situation(desired, other_chains.foreign, choice.backend == "nftables", read_pod_network())
+    foreign = tuple(chain for chain in other_chains if not chain.is_of_capture)
+    around = Situation(desired, foreign, choice.backend == "nftables", read_pod_network())
     judged = judge(around, live, has_reference=has_reference, recorded=recorded)
     judgement: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
-    second_sets = tuple(
-        SecondSet(each.choice, second_set_effect(around.replace(other_chains=other_chains.chains_in_place(place))))
-        for each in live_sets
-        if (place := each.choice.place) != choice.place
-    )
-    return verified.replace(**judgement | {"doubts": (*verified.doubts, *judged.doubts), "second_sets": second_sets})
+    second_sets = []
+    for other in (live_set.choice for live_set in live_sets if live_set.choice.place != choice.place):
+        of_set = tuple(chain for chain in other_chains if chain.is_of_capture and chain.place == other.place)
+        second_sets.append(SecondSet(other, second_set_effect(around.replace(other_chains=of_set))))
+    judgement |= {"doubts": (*unread, *judged.doubts), "second_sets": tuple(second_sets)}
+    return verified.replace(**judgement)
 
 
 def dump(namespace: Namespace = None) -> Dumped:
