@@ -11,8 +11,7 @@
     all packets
         diagram <- long_lists                           functions of numbered fields; they know no packet
         long_lists <- space <- chains <- compiler       rules as a diagram, long lists put aside
-        compiler <- reasons                             the same, with the rule that decides on each packet
-        possible_packets, regions, reasons <- explanation   ``explain``: the fate of every connection, in words
+        possible_packets, regions <- explanation        ``explain``: the fate of every connection and why, in words
     two rule sets
         canonical <- compare, ownership                 rule by rule: what differs, which rules are our own
         possible_packets, regions <- effects            which packets two situations treat differently

@@ -9,10 +9,9 @@ import pytest
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
-from capture.analysis.explanation import NO_RULE_DECIDES
+from capture.analysis.explanation import DECIDES_FATE, NO_RULE_DECIDES, ReasonCompiler
 from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import Fate
-from capture.analysis.reasons import DECIDES_FATE, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
