@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import Self
 
-from capture.errors import CaptureError, NamespaceError, PrivilegeError
+from capture.errors import CaptureError, PrivilegeError
 from capture.model.addresses import IPV4, IPV6, Family
 from capture.netlink.interfaces import add_address
 from capture.netlink.links import add_default_route, add_veth, interface_index, remove_link, set_up
@@ -75,14 +75,7 @@ class OutsideNamespace:
 
 def _new_namespace() -> int:
     """Return a descriptor of a new network namespace; the thread stays where it is."""
-    home = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with InNamespace(f"/proc/self/fd/{home}"):  # which comes back here
-            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-                raise PrivilegeError("make a network namespace (capability SYS_ADMIN)")
-            try:
-                return os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise NamespaceError(CURRENT, os.strerror(error.errno or 0)) from None
-    finally:
-        os.close(home)
+    with InNamespace(CURRENT):  # which comes back here
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+            raise PrivilegeError("make a network namespace (capability SYS_ADMIN)")
+        return os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)

@@ -28,20 +28,14 @@ ORDINARY_IDS = (65534, 1000, 12345)
 """Users and groups to act as, where our own is the proxy's or is left alone."""
 
 
-class Credentials(Value):
-    """A user and a group to connect as."""
-
-    uid: int
-    gid: int
-
-
 class Probe(Value):
-    """One connection: who dials what, and where it must arrive."""
+    """One connection: who dials what, by the numbers of user and group, and where it must arrive."""
 
     side: Side
     destination: Network
     port: int
-    dialler: Credentials
+    uid: int
+    gid: int
     arrives_on: int
     namespace_path: str = ""
     """The path of the namespace from which it comes; empty for the pod's own."""
@@ -97,14 +91,14 @@ class ProbeChooser:
         why = "no route leads anywhere"
         if not identities:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
-        for destination, port, identity in product(destinations, self._ports_to_try(), identities):
-            packet = with_route(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
+        for destination, port, (uid, gid) in product(destinations, self._ports_to_try(), identities):
+            packet = with_route(Packet("tcp", destination, port, uid=uid, gid=gid))
             if packet.out_interface == NO_ROUTE:
                 continue
             why = "nothing that could be dialled from here is captured"
             traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == f"proxy-{side}":
-                return Probe(side, destination, port, identity, traced.port)
+                return Probe(side, destination, port, uid, gid, traced.port)
         return Proof(f"{FAMILY_NAMES[family]} {side}: {why}", holds=False)
 
     def inbound_packet(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
@@ -123,8 +117,8 @@ class ProbeChooser:
         if captured:
             packet, arrives_on = captured
             if outside.replies_come_back(family, address_text(family, packet.destination.first)):
-                dialler = Credentials(os.geteuid(), os.getegid())
-                return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
+                own = os.geteuid(), os.getegid()
+                return Probe("inbound", packet.destination, packet.port, *own, arrives_on, outside.path)
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 
@@ -146,8 +140,8 @@ def _destinations(config: CaptureConfig, family: Family, own: Iterable[Network])
         yield address.replace(first=address.first ^ 1)
 
 
-def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
-    """Yield as whom we may dial, first as ourselves: inbound as the proxy, outbound as any other user."""
+def _identities(config: CaptureConfig, side: Side) -> Iterator[tuple[int, int]]:
+    """Yield users and groups to dial as, first our own: inbound those of the proxy, outbound any others."""
     is_inbound = side == "inbound"
     uids = [span.first for span in config.proxy_uids] if is_inbound else ORDINARY_IDS
     groups = config.proxy_gids if is_inbound else config.owner_groups.entries
@@ -157,4 +151,4 @@ def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
         has_proxys_gid = any(span.contains(gid) for span in config.proxy_gids)
         dials = has_proxys_uid if is_inbound else not (has_proxys_uid or has_proxys_gid)
         if dials:
-            yield Credentials(uid, gid)
+            yield uid, gid

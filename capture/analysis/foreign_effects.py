@@ -83,4 +83,6 @@ def is_behind(effect: Effect) -> bool:
     """
     own, decides, path = effect.before.step, effect.after.step, effect.after.path
     before = path[: path.index(decides)] if decides in path else path
-    return own is not None and (own.table, own.chain, own.rule) in [(s.table, s.chain, s.rule) for s in before]
+    return own is not None and (own.table, own.chain, own.rule) in [
+        (step.table, step.chain, step.rule) for step in before
+    ]

@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -20,15 +22,9 @@ from capture.model.conventions import SSH_PORT
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_on_stderr
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
+from capture.settings.settings import Settings
 from capture.system.node import evidence_of_node
 from capture.system.pod_facts import listening_tcp_ports
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
-    from typing import NoReturn
-
-    from capture.settings.settings import Settings
 
 ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""

@@ -264,7 +264,8 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     if translated is None:
         yield cause("translated-before", "may", where=names[0], owner=owner)
     else:
-        yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
+        address, port = translated
+        yield cause("translated-before", where=names[0], owner=owner, address=address, port=port)
 
 
 def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified]) -> Iterator[Cause]:

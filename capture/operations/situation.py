@@ -81,5 +81,5 @@ def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> 
         read_other_chains(place)[0],
         place[0] == "nftables",
         read_pod_network(),
-        tuple(routes.missing_routes(needs)),
+        routes.missing_routes(needs),
     )

@@ -151,7 +151,7 @@ def _part_of(live: model.Ruleset, names: Collection[model.TableName], family: Fa
 
 
 def as_json(dumped: Dumped, shown: list[ShownTable]) -> dict[str, object]:
-    """Return what ``--format json`` prints; docs/commands.md describes it."""
+    """Return what ``--format json`` prints; docs/commands/dump.md describes it."""
     verified = dumped.verified
     return {
         "as_asked": None if verified is None else verified.holds,

@@ -192,12 +192,13 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
         yield Impediment("sysctl", message, "Set net.ipv4.tcp_syncookies to 1 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
-    for refusing in sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset)):
-        message = (
-            f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
-        )
+    switches = [*sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset))]
+    vpn = source_validating_rule(rtnetlink) if switches else None
+    for name, value in ((each.name, each.value) for each in switches):
+        message = f"{name} is {value}: inbound packets and answers to the proxy are dropped as martians"
+        remedy = f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH)
+        yield Impediment("sysctl", message, _remedy_with_vpn(vpn) if vpn else remedy, family=IPV4, directions=BOTH)
 
 
 def sysctls_to_change() -> tuple[Sysctl, ...]:
@@ -208,10 +209,7 @@ def sysctls_to_change() -> tuple[Sysctl, ...]:
         return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 
 
-def _sysctl_remedy(rtnetlink: NetlinkSocket, name: str) -> str:
-    vpn = source_validating_rule(rtnetlink)
-    if vpn is None:
-        return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
+def _remedy_with_vpn(vpn: PolicyRule) -> str:
     return (
         f"The VPN's policy rule `{vpn}` needs it, so that it was left alone. Set net.ipv4.conf.all.accept_local to 1"
         " with rp_filter 0 or 2, or capture by REDIRECT."

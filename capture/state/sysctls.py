@@ -121,13 +121,8 @@ def _read_value(path: str) -> str:
 
 def _try_to_write(path: str, value: str) -> bool:
     try:
-        descriptor = os.open(f"{DIRECTORY}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        with open(f"{DIRECTORY}/{path}", "wb", buffering=0) as file:
+            file.write(value.encode())
     except OSError:
         return False
-    try:
-        os.write(descriptor, value.encode())
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True

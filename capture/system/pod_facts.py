@@ -111,7 +111,7 @@ def listening_tcp_ports(*, from_outside: bool) -> set[int]:
     By /proc/net/tcp (proc(5)): ``capture host apply`` must know them on every kernel, and one may lack the module
     tcp_diag.
     """
-    listed = ((of, content_of(f"/proc/net/{name}").decode()) for of, name in ((IPV4, "tcp"), (IPV6, "tcp6")))
+    listed = ((family, content_of(f"/proc/net/{name}").decode()) for family, name in ((IPV4, "tcp"), (IPV6, "tcp6")))
     sockets = [(family, line.split()) for family, lines in listed for line in lines.splitlines()[1:]]
     ends = [(family, words[1].split(":")) for family, words in sockets if int(words[3], 16) == TCP_LISTEN]
     bound = [(_address_in_proc(family, address), int(port, 16)) for family, (address, port) in ends]

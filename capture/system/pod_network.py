@@ -63,7 +63,7 @@ def read_pod_network() -> PodNetwork:
     up = [index for index, link in links.items() if link.is_up]
     outward = next((index for index in (*default_routes, *up) if index in links), 0)
     return PodNetwork(
-        own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
+        own=global_ones + tuple(each for each in default.own if each.family not in {own.family for own in global_ones}),
         interface=links[outward].name if outward else default.interface,
         other_interfaces=tuple(link.name for index, link in links.items() if index != outward),
         families_with_return_route=answered,

@@ -615,15 +615,16 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.message and cause.remedy for cause in found.causes)
     assert situation.message.replace("{peer}", peer.ipv4) in f"{found.causes[0].message}\n{found.causes[0].remedy}"
+    verified, pod_findings = assert_the_verbs_agree(pod)
     if situation.is_of_pod:
-        (cause,) = why(pod).causes
+        (cause,) = pod_findings.causes
         assert cause.kind == situation.kind
         assert situation.where in ("", str(cause.where))
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
-    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+    assert_the_connections_agree(pod_pair, of_pod=(verified, pod_findings), ends_listen=True)
     assert_the_remedy_works(situation, pod_pair, found)
 
 

@@ -66,10 +66,10 @@ class IptcDriver(IptablesDriver):
 
 
 def _run_iptc(task: str, work: Callable[[], str], family: Family, text: str = "") -> str:
-    noise, complaint = (os.memfd_create(name) for name in ("noise", "complaint"))
+    complaint = os.memfd_create("complaint")
 
     def work_quietly() -> str:
-        os.dup2(noise, 1)
+        os.dup2(os.memfd_create("noise"), 1)
         os.dup2(complaint, 2)
         return work()
 
@@ -83,5 +83,4 @@ def _run_iptc(task: str, work: Callable[[], str], family: Family, text: str = ""
             words = f"python-iptables crashed with signal {-status}. {words}"
         raise program_refusal([f"python-iptables: {task}"], Finished(status, "", words), text, family)
     finally:
-        os.close(noise)
         os.close(complaint)

@@ -11,6 +11,7 @@ from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, port
 from capture.backends.iptables.render import option_text, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
+from capture.model.conventions import ADDRESS_TYPES
 from capture.model.ruleset import Span
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
@@ -132,18 +133,12 @@ def _icmp_text(fields: Unpacked, family: Family) -> str:
     return option_text(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
-ADDRTYPE_NAMES = (
-    *("UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"),
-    *("BLACKHOLE", "UNREACHABLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"),
-)
-
-
 def _addrtype_text(fields: Unpacked, _family: Family) -> str:
     flags = fields["flags"]
     words = []
     for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
-            kinds = ",".join(kind for number, kind in enumerate(ADDRTYPE_NAMES) if types >> number & 1)
+            kinds = ",".join(kind for number, kind in enumerate(ADDRESS_TYPES) if types >> number & 1).upper()
             words.append(option_text(flags & bit, name, kinds))
     words += [name for name, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
