@@ -19,7 +19,7 @@ from contextlib import ExitStack
 
 from capture import operations
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV6, Family, address_text
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, Family, address_text
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_rtnetlink
@@ -32,7 +32,7 @@ from capture.settings.settings import Settings
 from capture.state.impediments import impediments
 from capture.state.routes import missing_routes
 from capture.system.netns import InNamespace
-from initcontainer.outside import OutsideNamespace
+from initcontainer.outside import outside_namespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
 from initcontainer.prover import Prover
 
@@ -87,7 +87,7 @@ def _connection_proofs(
 def _outside_probes(chooser: ProbeChooser, namespaces: ExitStack) -> list[Probe | Proof]:
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
-        outside = namespaces.enter_context(OutsideNamespace(families))
+        outside = namespaces.enter_context(outside_namespace(families))
     except CaptureError as error:
         return [Proof(f"{FROM_OUTSIDE}: {error.message}", holds=False)]
     return [chooser.choose_from_outside(outside, family) for family in families]
@@ -97,8 +97,7 @@ def _rule_proofs(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
-        source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
-        captured = chooser.inbound_packet(family, _incoming_interface(family), source)
+        captured = chooser.inbound_packet(_incoming_interface(family), DOCUMENTATION_ADDRESSES[family][0])
         if captured is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue

@@ -6,8 +6,9 @@ from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, LOOPBACK_NETWORKS, Family, Network
 from capture.model.conventions import DNS_PORT
 from capture.model.foreign import (
-    AddressRanges,
+    AllOf,
     ConnectionDirection,
+    IcmpType,
     InterfaceIndex,
     LocalAddress,
     NoWayBack,
@@ -80,7 +81,7 @@ def modelled_matches(matches: Iterable[model.Match], family: Family, network: Po
     """Yield matches; in place of one that the model lacks, those that mean the same, where there are such."""
     for match in matches:
         test = match.test if isinstance(match, model.UnknownMatch) else None
-        if isinstance(test, AddressRanges):
+        if isinstance(test, AllOf):
             yield from test.matches
         else:
             yield (test and _match_of_pod(test, family, network)) or match
@@ -215,8 +216,10 @@ FLAGS_BY_STATE["RELATED"] = FLAGS_BY_STATE["NEW"]
 A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
 
 
-def holds_for_protocol(test: model.Match | None, protocol: model.ProtocolName) -> bool | None:
-    """Return whether a test of the protocol holds for one; None for another test."""
+def holds_for_protocol(test: model.Match | None, protocol: model.ProtocolName, port: int = 0) -> bool | None:
+    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port; else None."""
+    if isinstance(test, IcmpType) and protocol == "ipv6-icmp":
+        return (port == test.number) != test.negated
     return (protocol in test.names) != test.negated if isinstance(test, Protocols) else None
 
 
@@ -252,6 +255,6 @@ def holds_in_state(
 
 
 def _foreign_test_holds(test: model.Match | None, packet: Packet, *, is_translated: bool | None) -> bool | None:
-    if isinstance(test, Protocols):
-        return holds_for_protocol(test, packet.protocol)
+    if isinstance(test, Protocols | IcmpType):
+        return holds_for_protocol(test, packet.protocol, packet.port)
     return holds_in_state(test, packet.state, flags=packet.flags, is_translated=is_translated)

@@ -68,7 +68,7 @@ def mark_routes(
             continue
         targets = list(_route_targets(rule, routes, names, family))
         # It looks at nothing but mark and addresses; if inverted, at the mark alone.
-        is_certain = not rule.others and not (rule.is_inverted and rule.selector)
+        is_certain = not (rule.others or rule.type_of_service) and not (rule.is_inverted and rule.selector)
         if rule.destination and is_certain:
             destination = parse_network(rule.destination)
             targets = _without_decided(

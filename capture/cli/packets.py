@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from capture.cli.options import namespace_of_process
+from capture.cli.options import OF_PROCESS_ALONE, namespace_of_process
 from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.model.addresses import FAMILY_NAMES, Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
@@ -72,7 +72,7 @@ def _set_sender_process(ctx: click.Context, _param: click.Parameter, pid: int | 
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:
-        raise click.UsageError("--as-pid brings the namespace of the process; --netns and --pid exclude it", ctx)
+        raise click.UsageError(OF_PROCESS_ALONE, ctx)
     path = namespace_of_process("--as-pid", pid)
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)

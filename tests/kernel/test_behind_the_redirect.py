@@ -1,9 +1,7 @@
 """Filters that meet a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
 import json
-import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -488,14 +486,6 @@ TRANSPARENT: dict[str, tuple[str, str, str, str]] = {
 """What breaks a transparent capture: the cause of the pod, what it breaks, and a part of the cause's words."""
 
 
-@pytest.fixture
-def in_group_of_proxy() -> Iterator[None]:
-    """Let this process, which has all listeners, be of the group of the proxy, as /proc shows it."""
-    os.setegid(GID)
-    yield
-    os.setegid(0)
-
-
 @pytest.mark.usefixtures("in_group_of_proxy")
 @pytest.mark.parametrize("name", TRANSPARENT)
 def test_why_judges_a_transparent_capture_as_the_kernel_does(pod_pair: PodPair, name: str) -> None:
@@ -592,19 +582,20 @@ STATELESS = (
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: str) -> None:
     pod, peer = pod_pair
+    uid = 1337 if mode == "REDIRECT" else 0
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), label="world")
     ends = [(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)]
-    pod.listener(*ends, label="proxy", uid=1337, transparent=mode == "TPROXY")
+    pod.listener(*ends, label="proxy", uid=uid, transparent=mode == "TPROXY")
     run_program(pod, "capture", "apply", "--ip-families", "ipv4", "-m", mode, "-g", "0")
     with pod.entered():
         assert why(OUTBOUND).causes == ()
-    assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
+    assert pod.client(uid=uid).connect(ELSEWHERE, 80).label == "world"
 
     pod.run(["sh", "-ec", STATELESS.format(port=15006 if mode == "REDIRECT" else "1:1024")])
 
     assert pod.client(uid=1000).connect(ELSEWHERE, 80).label == "proxy"
-    assert pod.client(uid=1337).connect(ELSEWHERE, 80, timeout=0.2).label == ""
+    assert pod.client(uid=uid).connect(ELSEWHERE, 80, timeout=0.2).label == ""
     with pod.entered():
         (cause,) = why(OUTBOUND).causes
         of_pod, verified = why().causes, operations.verify()
@@ -613,7 +604,7 @@ def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: 
     assert not verified.holds
     (accept,) = re.findall(r"`(-m .+?)`", cause.remedy)
     pod.run(["iptables", "-I", "INPUT", *accept.split()])
-    assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
+    assert pod.client(uid=uid).connect(ELSEWHERE, 80).label == "world"
     with pod.entered():
         assert why(OUTBOUND).causes == ()
 

@@ -17,7 +17,7 @@ from capture.netlink.attributes import BYTE_ORDER, decode_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from capture.backends.iptables.xt_layouts import Layout, Unpacked
 
@@ -175,18 +175,35 @@ MATCH_DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
 STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
 
 
-def _conntrack_text(fields: Unpacked, _family: Family) -> str | None:
-    """``--ctstate NEW,SNAT`` or ``--ctdir REPLY``, without addresses, and nothing else."""
-    inverted, bits = fields["invert_flags"], fields["state_mask"]
-    if fields["match_flags"] == MATCH_DIRECTION and not inverted & ~MATCH_DIRECTION:
+END_BITS = 0xF3E  # XT_CONNTRACK_PROTO, four of addresses from _ORIGSRC on, and four of ports from _ORIGSRC_PORT on
+
+
+def _conntrack_text(fields: Unpacked, family: Family) -> str | None:
+    """``--ctstate NEW,SNAT``, or ``--ctdir REPLY``, or ``--ctorigdstport 80`` and the like, without a state."""
+    matched, inverted, bits = fields["match_flags"], fields["invert_flags"], fields["state_mask"]
+    if matched == MATCH_DIRECTION and not inverted & ~MATCH_DIRECTION:
         return f"--ctdir {'REPLY' if inverted else 'ORIGINAL'}"
+    if matched and fields.get("ports_to") and not matched & ~END_BITS:
+        return " ".join(_tested_ends(fields, family))
     states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_OR_STATUS_BITS[state])
-    other = fields["match_flags"] & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
-    return (
-        None
-        if other or not states or bits & ~sum(STATE_OR_STATUS_BITS.values())
-        else option_text(inverted, "--ctstate", states)
-    )
+    other = matched & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
+    is_known = states and not other and not bits & ~sum(STATE_OR_STATUS_BITS.values())
+    return option_text(inverted, "--ctstate", states) if is_known else None
+
+
+def _tested_ends(fields: Unpacked, family: Family) -> Iterator[str]:
+    matched, inverted, size = fields["match_flags"], fields["invert_flags"], BITS[family] // 8
+    if matched & 2:
+        yield option_text(inverted & 2, "--ctproto", fields["protocol"])
+    names = list(enumerate(("origsrc", "origdst", "replsrc", "repldst")))
+    for number, name in (each for each in names if matched & 4 << each[0]):
+        ends = (fields["addresses"][start : start + size] for start in (32 * number, 32 * number + 16))
+        address, mask = (int.from_bytes(each, "big") for each in ends)
+        yield network_text(f"--ct{name}", family, address, mask, negated=inverted & 4 << number)
+    for number, name in (each for each in names if matched & 256 << each[0]):
+        ends = (fields[part][2 * number : 2 * number + 2] for part in ("ports", "ports_to"))
+        ports = Span(*(int.from_bytes(each, BYTE_ORDER) for each in ends))
+        yield option_text(inverted & 256 << number, f"--ct{name}port", ports_text([ports]))
 
 
 PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DESTINATION: "--dports", 2: "--ports"}
@@ -340,6 +357,8 @@ def _reject_text(fields: Unpacked, family: Family) -> str | None:
 COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
+_HOPS = xt_layouts.Layout("mode 1, hops 1")
+
 XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
@@ -360,4 +379,6 @@ XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 2): (xt_layouts.CT, _ct_text),
     ("LOG", 0): (xt_layouts.LOG, _log_text),
     ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject_text),
+    ("TTL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--ttl-set {fields['hops']}"),
+    ("HL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--hl-set {fields['hops']}"),
 }

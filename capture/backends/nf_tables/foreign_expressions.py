@@ -1,13 +1,16 @@
-"""Expressions of foreign rules that the model of our own lacks: in nft's notation, and what they mean. Pure.
+"""Expressions of foreign rules that the model of our own lacks: in nft's notation, and what they mean.
 
 What has no words here is shown by name and numbered attributes: ``[queue 1=0005]``. Only what is certain has a meaning.
+Pure, but for the names of interfaces, which the namespace we are in tells.
 """
 
 from __future__ import annotations
 
+import _socket
+
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import ICMP_TYPE_HEADER, TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -103,6 +106,8 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
     if loaded.header == TCP_FLAGS_HEADER:
         mask = mask or 0xFF
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
+    if loaded.header == ICMP_TYPE_HEADER and number == last and not mask:
+        return words, foreign.IcmpType(number, negated)
     if not of_generator and field.rpartition(" ")[2] not in HOST_NUMBERS:
         return words, None
     if (field, mask, number) == ("ct status", DST_NAT, 0):
@@ -116,12 +121,20 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
     words = f"{field} {'!= ' * negated}{'-'.join(values)}"
     match field:
         case "iif" | "oif" if number == last:
+            words = f"{field} {'!= ' * negated}{_interface_text(number)}"
             return words, foreign.InterfaceIndex(INTERFACE_INDEX_MATCHES[field], number, negated)
         case "fib saddr type" | "fib daddr type" if number == last == RTN_LOCAL:
             return words, foreign.LocalAddress(ADDRESS_TYPE_MATCHES[field], negated)
         case "ct direction" if number in (0, 1):
             return words, foreign.ConnectionDirection(bool(number) != negated)
     return words, None
+
+
+def _interface_text(index: int) -> str:
+    try:
+        return f'"{_socket.if_indextoname(index)}"'
+    except OSError:
+        return str(index)
 
 
 HOST_NUMBERS = frozenset((
