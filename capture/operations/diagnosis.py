@@ -19,7 +19,6 @@ from functools import cache, partial
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_remedy, remedy_without_record
-from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -39,7 +38,7 @@ from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
 from capture.model.location import Cause
 from capture.model.packet import Packet
 from capture.model.values import Value
-from capture.netlink.ipsec import IpsecPolicy
+from capture.netlink.ipsec import IpsecPolicy, policy_for
 from capture.operations import host_of, read_reference, verify
 from capture.operations.arguments import Namespace
 from capture.operations.comparison import own_ruleset

@@ -1,9 +1,12 @@
-"""Expressions of foreign rules that the model of our own lacks: in nft's notation, and what they mean. Pure.
+"""Expressions of foreign rules that the model of our own lacks: in nft's notation, and what they mean.
 
 What has no words here is shown by name and numbered attributes: ``[queue 1=0005]``. Only what is certain has a meaning.
+Pure, but for the names of interfaces, which the namespace we are in tells.
 """
 
 from __future__ import annotations
+
+import _socket
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
@@ -128,12 +131,20 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
     words = f"{field} {'!= ' * negated}{'-'.join(values)}"
     match field:
         case "iif" | "oif" if number == last:
+            words = f"{field} {'!= ' * negated}{_interface_text(number)}"
             return words, foreign.InterfaceIndex(INTERFACE_INDEX_MATCHES[field], number, negated)
         case "fib saddr type" | "fib daddr type" if number == last == RTN_LOCAL:
             return words, foreign.LocalAddress(ADDRESS_TYPE_MATCHES[field], negated)
         case "ct direction" if number in (0, 1):
             return words, foreign.ConnectionDirection(bool(number) != negated)
     return words, None
+
+
+def _interface_text(index: int) -> str:
+    try:
+        return f'"{_socket.if_indextoname(index)}"'
+    except OSError:
+        return str(index)
 
 
 HOST_NUMBERS = frozenset((

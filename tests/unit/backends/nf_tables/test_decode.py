@@ -187,8 +187,8 @@ def test_whatever_way_it_is_written_it_reads_as_the_same(words: str, spellings: 
          IP4 + SADDR + make.bitwise(b"\xff\0\xff\0") + make.equals(b"\x0a\0\1\0")),
         ("meta skuid == 0x" + of_machine(1000).hex() + "-0x" + of_machine(2000).hex(),  # no range of numbers
          meta(native.SKUID) + make.in_range(of_machine(1000), of_machine(2000), negated=False)),
-        ("iif 2", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2))),
-        ("oif != 1", make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
+        ("iif 999", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(999))),
+        ('oif != "lo"', make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
         ("meta 99 == 0x01", make.load_meta(99) + make.equals(b"\1")),
         ("meta pkttype broadcast", make.load_meta(19) + make.equals(b"\1")),
         ("meta length 60", make.load_meta(0) + make.equals(of_machine(60))),
@@ -222,8 +222,8 @@ HALF = loaded("numgen", 1, _2=2)
 @pytest.mark.parametrize(
     ("program", "words", "test"),
     [
-        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2)), "iif 2", InterfaceIndex(InInterface, 2)),
-        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), "oif != 1",
+        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(999)), "iif 999", InterfaceIndex(InInterface, 999)),
+        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), 'oif != "lo"',
          InterfaceIndex(OutInterface, 1, negated=True)),
         (LOCAL + make.equals(of_machine(2)), "fib daddr type local", LocalAddress(Destination)),
         (LOCAL + make.equals(of_machine(2), negated=True), "fib daddr type != local", LocalAddress(Destination, True)),
