@@ -94,9 +94,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
     with InNamespace(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
-        warning = newer_mesh(settings)
-        if warning:
-            printer.warn_on_stdout(warning)
+        printer.warn(filter(None, [newer_mesh(settings)]), is_output=True)
         note = link_local_note(settings, config.families, host.pod_addresses())
         if note:
             printer.show(note)

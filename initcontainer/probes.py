@@ -9,7 +9,7 @@ from typing import Literal
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.trace import trace_whole_path
-from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
 from capture.model.ruleset import Ruleset
@@ -21,7 +21,10 @@ from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, replies_come_bac
 
 Side = Literal["outbound", "inbound"]
 
-DOCUMENTATION_ADDRESSES = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
+DOCUMENTATION_ADDRESSES: dict[Family, list[Network]] = {
+    IPV4: [*map(parse_address, ("192.0.2.1", "198.51.100.1", "203.0.113.1"))],
+    IPV6: [parse_address("2001:db8::1")],
+}
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
 USUAL_PORTS = (80, 443, 8080, 9080, 3306, 5432)
 ORDINARY_IDS = (65534, 1000, 12345)
@@ -101,10 +104,10 @@ class ProbeChooser:
                 return Probe(side, destination, port, uid, gid, traced.port)
         return Proof(f"{FAMILY_NAMES[family]} {side}: {why}", holds=False)
 
-    def inbound_packet(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
+    def inbound_packet(self, interface: str, source: Network) -> tuple[Packet, int] | None:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
-        for destination, port in product(self.own(family), self._ports_to_try()):
-            packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
+        for destination, port in product(self.own(source.family), self._ports_to_try()):
+            packet = Packet("tcp", destination, port, source=source, in_interface=interface)
             traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == "proxy-inbound":
                 return packet, traced.port
@@ -113,7 +116,7 @@ class ProbeChooser:
     def choose_from_outside(self, outside: str, family: Family) -> Probe | Proof:
         """Return a connection from the outside at a path, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        captured = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
+        captured = self.inbound_packet(PROBE_INTERFACE, parse_address(OUTSIDE_END[family][0]))
         if captured:
             packet, arrives_on = captured
             if replies_come_back(family, address_text(family, packet.destination.first)):
@@ -132,10 +135,7 @@ def _destinations(config: CaptureConfig, family: Family, own: Iterable[Network])
         if network.family == family:
             first = network.first if network.is_address else network.first + 1  # more than the network's name
             yield parse_address(address_text(family, first))
-    for text in DOCUMENTATION_ADDRESSES:
-        address = parse_address(text)
-        if address.family == family:
-            yield address
+    yield from DOCUMENTATION_ADDRESSES[family]
     for address in own:
         yield address.replace(first=address.first ^ 1)
 

@@ -19,12 +19,12 @@ from contextlib import ExitStack
 
 from capture import operations
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV6, Family, address_text
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, Family, address_text
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_rtnetlink
-from capture.report.difference_text import difference_lines
 from capture.report.packet_text import endpoint_text
+from capture.report.verified_text import difference_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY
@@ -97,8 +97,7 @@ def _rule_proofs(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
-        source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
-        captured = chooser.inbound_packet(family, _incoming_interface(family), source)
+        captured = chooser.inbound_packet(_incoming_interface(family), DOCUMENTATION_ADDRESSES[family][0])
         if captured is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue

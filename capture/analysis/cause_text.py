@@ -71,6 +71,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("interface-down", "carrier"): """\
         the other end of the interface {name} is down or gone: nothing leaves the pod by it, or comes in
         Recreate the pod: its CNI plugin connects it to the node.""",
+    ("interface-down", "bridged"): """\
+        the interface {name} has the pod's addresses and is a port of a bridge: nothing comes in for them
+        Run `ip link set {name} nomaster` in the pod's namespace, or give the bridge the addresses.""",
     ("interface-missing", ""): """\
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",

@@ -46,6 +46,7 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     alone = unconnected_interface(facts)
     if alone is not None:
         yield cause("interface-down", "carrier", where=alone, name=alone)
+    yield from (cause("interface-down", "bridged", where=name, name=name) for name in facts.bridged)
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
         yield cause("interface-missing", where=name, name=name, present=present or "none")
@@ -89,7 +90,7 @@ def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
         return pod_cause.where == traced.packet.in_interface
     if pod_cause.kind == "proxy-wrong-user":
         return traced.outcome != PROXY_INBOUND or traced.transparent  # else its calls to the app pass by their source
-    return pod_cause.kind != "interface-missing" or pod_cause.where in interfaces
+    return pod_cause.where in interfaces or (pod_cause.kind != "interface-missing" and pod_cause.case != "bridged")
 
 
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:

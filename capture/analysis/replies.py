@@ -6,8 +6,7 @@ connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may tak
 
 from __future__ import annotations
 
-from capture.analysis.foreign_tests import ACK, PSH, SYN
-from capture.analysis.meaning import effective_verdict
+from capture.analysis.meaning import ACK, PSH, SYN, effective_verdict
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model import ruleset as model

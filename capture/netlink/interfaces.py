@@ -33,7 +33,8 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 
 # linux/if_link.h, linux/if.h, linux/if_addr.h
-IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP = 3, 29, 37, 43
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP = 3, 18, 29, 37, 43
+IFLA_INFO_SLAVE_KIND = 4
 IFLA_XDP_ATTACHED = 2
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 1 << 0, 1 << 3, 1 << 16
 IFA_ADDRESS, IFA_LOCAL = 1, 2
@@ -57,6 +58,8 @@ class Link(Value):
     peer_namespace: int | None = None
     has_xdp: bool = False
     """Whether a program sees what comes in before all else."""
+    is_bridged: bool = False
+    """Whether it is a port of a bridge, which takes what comes in."""
 
     @property
     def has_carrier(self) -> bool:
@@ -165,5 +168,7 @@ def _decode_link(body: bytes) -> Link:
         name=decode_text(fields[IFLA_IFNAME]),
         flags=decode_host_number(body[8:12]),
         peer_namespace=decode_host_number(fields[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in fields else None,
+        is_bridged=decode_text(decode_fields(fields.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_SLAVE_KIND, b""))
+        == "bridge",
         has_xdp=any(decode_fields(fields.get(IFLA_XDP, b"")).get(IFLA_XDP_ATTACHED, b"")),
     )

@@ -16,7 +16,6 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.foreign_effects import DISCOVERY
-from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -48,7 +47,7 @@ from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
-from capture.netlink.ipsec import IpsecPolicy, read_policies
+from capture.netlink.ipsec import IpsecPolicy, policy_for, read_policies
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified

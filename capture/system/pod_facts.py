@@ -35,10 +35,11 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         links = tuple(read_links(rtnetlink))
         redirects = ingress_redirects(rtnetlink, links)
         programs = tuple(_attached_programs(rtnetlink, links, {each.interface for each in redirects}))
-        addresses = [each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
-        families = dict.fromkeys(address.family for address in addresses)
+        listed = [each for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
+        families = dict.fromkeys(each.address.family for each in listed)
         routes = {family: outgoing_route(rtnetlink, FAMILY_NUMBERS[family]) for family in families}
         unrouted = tuple(family for family in families if routes[family].kind == RTN_UNSPEC)
+    outer = {each.interface for each in listed if not each.address.is_link_local}
     ids = foreign_ids()
     listeners = _pod_listeners(ids)
     other_inodes = {
@@ -48,7 +49,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     }
     return PodFacts(
         links,
-        tuple(address for address in addresses if not address.is_link_local),
+        tuple(each.address for each in listed if not each.address.is_link_local),
         listeners,
         _groups_of(other_inodes, ids),
         *read_connection_counts(),
@@ -56,6 +57,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         unrouted,
         programs,
         tuple(_sockets_of_stopped({listener.inode for listener in listeners or ()})),
+        tuple(link.name for link in links if link.is_bridged and link.index in outer),
     )
 
 

@@ -346,6 +346,19 @@ def test_without_privilege_routes_stay(space: Namespace) -> None:
     assert printed.startswith("2\nPrivilegeError: not permitted to add IPv4 policy rule fwmark 0x539 lookup 133\n")
 
 
+def test_policy_rules_have_the_words_of_ip(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    whole = "to 10.0.0.0/8 tos 0x10 fwmark 0x5/0x7 iif lo oif lo uidrange 5-9 ipproto tcp sport 80-90 dport 81"
+    added = (whole + " lookup 77", "ipproto udp tun_id 7 prohibit", "goto 32766", "sport 8080 lookup 77", "nop")
+    pod.ip(*(f"rule add pref {number} {rule}" for number, rule in enumerate((*added, "not from 1.2.3.4 blackhole"), 5)))
+
+    with pod.call(open_rtnetlink) as route:
+        found = [str(rule) for rule in policy_rules.read_policy_rules(route, FAMILIES["ipv4"])]
+
+    listed = pod.run(["ip", "rule"]).stdout.replace("\t", " ").replace("from 1.2.3.4 ", "from 1.2.3.4/32 ")
+    assert found == [line.strip() for line in listed.splitlines()]
+
+
 class TestLookup:
     @pytest.mark.parametrize(
         ("destination", "options"),

@@ -209,6 +209,12 @@ BROKEN: dict[str, BrokenPod] = {
         "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", is_of_pod=True
     ),
     "eth0 is down": BrokenPod("interface-down", breaks="ip link set eth0 down", is_of_pod=True),
+    "eth0 is a port of a bridge": BrokenPod(
+        "interface-down",
+        breaks="ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0",
+        goes="in",
+        message="the interface eth0 has the pod's addresses and is a port of a bridge: nothing comes in for them",
+    ),
     "eth0 is down, inbound": BrokenPod("interface-down", breaks="ip link set eth0 down", goes="in", is_of_pod=True),
     "a network is left out": BrokenPod("excluded", f"-x {ELSEWHERE}/32"),
     "a port is left out": BrokenPod("excluded", "-o 80", backend="iptables"),
@@ -785,7 +791,7 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
     for command in commands:
         peer.run(["sh", "-ec", re.sub("^capture", str(CAPTURE), command)])
     if situation.kind == "interface-down":
-        pod.ip(f"route add default via {peer.ipv4}")
+        pod.ip(f"route replace default via {peer.ipv4}")
     with pod.entered():
         now = record.read()
     flags = {f"--{each.flag}": each for each in option.OPTIONS} | {f"-{each.short}": each for each in option.OPTIONS}

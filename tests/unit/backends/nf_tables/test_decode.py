@@ -19,6 +19,7 @@ from capture.model.foreign import (
     ConnectionDirection,
     Either,
     InterfaceIndex,
+    LaterFragment,
     LocalAddress,
     NoWayBack,
     Protocols,
@@ -186,8 +187,8 @@ def test_whatever_way_it_is_written_it_reads_as_the_same(words: str, spellings: 
          IP4 + SADDR + make.bitwise(b"\xff\0\xff\0") + make.equals(b"\x0a\0\1\0")),
         ("meta skuid == 0x" + of_machine(1000).hex() + "-0x" + of_machine(2000).hex(),  # no range of numbers
          meta(native.SKUID) + make.in_range(of_machine(1000), of_machine(2000), negated=False)),
-        ("iif 2", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2))),
-        ("oif != 1", make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
+        ("iif 999", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(999))),
+        ('oif != "lo"', make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
         ("meta 99 == 0x01", make.load_meta(99) + make.equals(b"\1")),
         ("meta pkttype broadcast", make.load_meta(19) + make.equals(b"\1")),
         ("meta length 60", make.load_meta(0) + make.equals(of_machine(60))),
@@ -212,6 +213,7 @@ def test_what_has_no_words_is_shown_as_bits(words: str, program: bytes) -> None:
     assert isinstance(rule.conditions[-1], model.UnknownMatch)
 
 
+FRAGMENT = make.load_payload(NETWORK, 6, 2) + make.bitwise(b"\x1f\xff")
 STATUS, MAPPED = make.load_ct(2), of_machine(1 << 5)
 LOCAL, WAY_BACK = loaded("fib", 1, _2=3, _3=2), loaded("fib", 1, _2=1, _3=0x0D)
 HALF = loaded("numgen", 1, _2=2)
@@ -220,8 +222,8 @@ HALF = loaded("numgen", 1, _2=2)
 @pytest.mark.parametrize(
     ("program", "words", "test"),
     [
-        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2)), "iif 2", InterfaceIndex(InInterface, 2)),
-        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), "oif != 1",
+        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(999)), "iif 999", InterfaceIndex(InInterface, 999)),
+        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), 'oif != "lo"',
          InterfaceIndex(OutInterface, 1, negated=True)),
         (LOCAL + make.equals(of_machine(2)), "fib daddr type local", LocalAddress(Destination)),
         (LOCAL + make.equals(of_machine(2), negated=True), "fib daddr type != local", LocalAddress(Destination, True)),
@@ -236,6 +238,8 @@ HALF = loaded("numgen", 1, _2=2)
         (STATUS + make.bitwise(of_machine(1)) + make.equals(bytes(4)), None, None),
         (make.load_payload(TRANSPORT, 13, 1) + make.bitwise(b"\2") + make.equals(b"\2"), "tcp flags & 0x02 == 0x02",
          TcpFlags(2, 2)),
+        (IP4 + FRAGMENT + make.equals(bytes(2), negated=True), "ip frag-off & 0x1fff != 0", LaterFragment()),
+        (IP6 + FRAGMENT + make.equals(bytes(2)), "@nh,48,16 & 0x1fff ^ 0x0000 == 0x0000", None),
         (meta(native.L4PROTO) + make.equals(b"\x3a"), "meta l4proto 58", Protocols(("ipv6-icmp",))),
         (meta(native.L4PROTO) + make.equals(b"\6", negated=True), "meta l4proto != tcp", Protocols(("tcp",), True)),
         (meta(native.L4PROTO) + make.in_range(b"\1", b"\6", negated=False), "meta l4proto 1-6", None),
