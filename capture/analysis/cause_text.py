@@ -182,6 +182,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("second-set", "decides"): f"""\
         a second set of rules decides first, and sends it to port {{port}}
         {REMOVE_OTHER_SETS}""",
+    ("second-set", "alike"): f"""\
+        a second set of rules decides first, and sends it to port {{port}}, as the first one would
+        {REMOVE_OTHER_SETS}""",
     # What the settings leave out.
     ("excluded", ""): """\
         the settings leave this connection out{reason}

@@ -77,9 +77,9 @@ def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod or its proxy stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
-    in which there is some room yet.
+    in which there is some room yet, or a second capture that does as the first one.
     """
-    if pod_cause.kind == "conntrack-nearly-full":
+    if pod_cause.kind == "conntrack-nearly-full" or pod_cause.case == "alike":
         return False
     if traced is None:
         return pod_cause.kind != "interface-missing"

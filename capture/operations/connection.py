@@ -27,6 +27,7 @@ from capture.analysis.pod_causes import (
 from capture.analysis.replies import (
     OUTSIDE,
     SENT_ON,
+    handing_over,
     is_own_step,
     lost_later_packets,
     marking_step,
@@ -335,7 +336,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = onward_packet(traced, *owner) if owner else None
-    if packet is None:
+    if packet is None or (handing_over(traced) and not pod.capture.is_transparent):  # it gets none of these
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]

@@ -101,6 +101,14 @@ BROKEN: dict[str, BrokenPod] = {
         is_of_pod=True,
         message="hands the connection to what listens on port 9000, by TPROXY",
     ),
+    "another transparent proxy has our port": BrokenPod(
+        "foreign-rule",
+        breaks=f"iptables-legacy -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 15006"
+        " --tproxy-mark 1",
+        goes="in",
+        is_of_pod=True,
+        message="hands the connection to what listens on port 15006, by TPROXY",
+    ),
     "another transparent proxy in our table": BrokenPod(
         "foreign-rule",
         TPROXY,
@@ -871,6 +879,24 @@ def test_a_port_of_two_sockets_is_noted_once(pod_pair: PodPair) -> None:
         operations.apply(given("-g 0"))  # the group of this process
 
     assert [note.where for note in why(pod).notes] == ["port 9090"]
+
+
+def test_a_second_set_that_does_the_same_breaks_no_connection(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), label="world")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    with pod.entered():
+        operations.apply(given("--backend iptables"))
+        script = operations.render(given("--backend nftables"))[0][1]
+    pod.run(["nft", "-f", "-"], stdin=script)
+
+    found = why(pod, packet(BrokenPod(""), pod_pair))
+
+    assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["second-set"])
+    assert [each.kind for each in why(pod).causes] == ["second-set"]
+    assert pod.client(1000).connect(ELSEWHERE, 80).label == "proxy"
+    assert pod.client(1337).connect(ELSEWHERE, 80).label == "world"
 
 
 NOT_JUDGED = {
