@@ -23,7 +23,7 @@ from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECT_REASON
 from capture.model.location import Cause, Location
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import MANGLE, NAT, TABLES, Drop, Redirect, Rule, TransparentProxy
 
 TextOf = Callable[[Rule, Family], str]
@@ -100,7 +100,7 @@ def _direct_cause(traced: Trace, desired: Trace | None, capture: Capture) -> Cau
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
-    return _excluded_cause(step)
+    return _excluded_cause(step, packet)
 
 
 def missing_rule_cause(desired: Trace) -> Cause:
@@ -108,10 +108,11 @@ def missing_rule_cause(desired: Trace) -> Cause:
     return cause("rule-missing", "any", outcome=f"{desired.outcome} {desired.port}")
 
 
-def _excluded_cause(step: Step | None) -> Cause:
+def _excluded_cause(step: Step | None, packet: Packet) -> Cause:
     if step is None:
         return cause("excluded", "no rule")
-    return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
+    case = "over lo" if packet.out_interface == LOOPBACK else ""
+    return cause("excluded", case, where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
 
 
 def _own_steps_before(traced: Trace, capture: Capture) -> list[Step]:

@@ -135,7 +135,7 @@ class EdgeReader:
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
         of_own = families if base_chain.is_own else ()
-        self._own = {family: own_positions(situation.ruleset.replace(families=(family,)), family) for family in of_own}
+        self._own = {family: own_positions(situation.ruleset, family) for family in of_own}
 
     def edges(self, chain: model.Chain) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""

@@ -17,15 +17,13 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
-    from typing import Any, TypeVar
+    from collections.abc import Hashable, Sequence
+    from typing import Any
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
     from capture.model.location import Location
-
-    Found = TypeVar("Found")
 
 LET_PASS = (model.Accept, model.Return, *model.VERDICTS_WITHOUT_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
@@ -135,18 +133,13 @@ def _family_judgement(
 
         own = tuple(with_effects(family, own, situation_with))
     return Judgement(
-        (*own, *_instances_of(Difference, certain)),
-        _instances_of(Obstacle, certain),
-        _instances_of(Difference, harmless),
-        _instances_of(Obstacle, harmless),
+        (*own, *(each for each in certain if isinstance(each, Difference))),
+        tuple(each for each in certain if isinstance(each, Obstacle)),
+        tuple(each for each in harmless if isinstance(each, Difference)),
+        tuple(each for each in harmless if isinstance(each, Obstacle)),
         (*(culprit for culprit in culprits.named if culprit not in certain), *culprits.by_order),
         culprits.doubts,
     )
-
-
-def _instances_of(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
-    """Return what is in our own tables (Difference), or in others (Obstacle)."""
-    return tuple(each for each in foreign if isinstance(each, kind))
 
 
 def _merged_judgement(parts: Sequence[Judgement]) -> Judgement:

@@ -10,6 +10,7 @@ from capture.model.foreign import (
     ConnectionDirection,
     IcmpType,
     InterfaceIndex,
+    LaterFragment,
     LocalAddress,
     NoWayBack,
     Protocols,
@@ -217,7 +218,12 @@ A connection whose beginning the kernel did not see may be NEW with others, whic
 
 
 def holds_for_protocol(test: model.Match | None, protocol: model.ProtocolName, port: int = 0) -> bool | None:
-    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port; else None."""
+    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port; else None.
+
+    No rule meets a later fragment where connections are tracked: nf_defrag (-400) puts packets together before.
+    """
+    if isinstance(test, LaterFragment):
+        return test.negated
     if isinstance(test, IcmpType) and protocol == "ipv6-icmp":
         return (port == test.number) != test.negated
     return (protocol in test.names) != test.negated if isinstance(test, Protocols) else None

@@ -53,7 +53,7 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
         return False
     if any(is_own_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
-    return any(place[0] == table_name for place in own_positions(live.replace(families=(family,)), family))
+    return any(place[0] == table_name for place in own_positions(live, family))
 
 
 def listing_lines(

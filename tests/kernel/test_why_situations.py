@@ -846,6 +846,33 @@ def test_a_dropped_packet_too_big_is_noted(pod_pair: PodPair) -> None:
     assert "drops what tells the pod that packets are too big (ICMPv6): -p ipv6-icmp" in found.notes[0].message
 
 
+def test_a_proxy_of_another_user_breaks_what_goes_out_alone(pod_pair: PodPair) -> None:
+    """To the app it calls from an address that is left out for every user."""
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(("0.0.0.0", APP_PORT), label="app", uid=1000)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1500)
+    with pod.entered():
+        operations.apply(given(""))
+
+    found = {goes: why(pod, packet(BrokenPod("", goes=goes), pod_pair)) for goes in ("out", "in")}
+
+    assert [each.verdict for each in found.values()] == ["broken", "captured"]
+    assert [cause.kind for cause in found["out"].causes] == [note.kind for note in found["in"].notes]
+    assert peer.client().connect(pod.ipv4, APP_PORT).label == "proxy"
+    assert pod.client(1500).connect(pod.ipv4, APP_PORT, source="127.0.0.6").label == "app"
+    assert pod.client(1500).connect(ELSEWHERE, 80).label == "proxy"  # itself, again
+
+
+def test_a_port_of_two_sockets_is_noted_once(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    pod.listener(("0.0.0.0", 9090), ("::", 9090), uid=1000)
+    with pod.entered():
+        operations.apply(given("-g 0"))  # the group of this process
+
+    assert [note.where for note in why(pod).notes] == ["port 9090"]
+
+
 NOT_JUDGED = {
     "iptables -A INPUT -p tcp -m conntrack --ctorigdstport 80 -j DROP": "-m conntrack --ctorigdstport 80 -j DROP",
     "iptables -A INPUT -p tcp -m conntrack ! --ctorigdst 203.0.113.0/24 -j DROP": "! --ctorigdst 203.0.113.0/24 -j",

@@ -240,7 +240,7 @@ class Program:
     def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
         from capture.backends.nf_tables.foreign_expressions import unmodelled_comparison  # few rules need it
 
-        return unmodelled_comparison(loaded, bounds)
+        return unmodelled_comparison(loaded, bounds, self._family)
 
     def _comparison_bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the lowest and the highest value that a comparison is about, without a value if there is none."""

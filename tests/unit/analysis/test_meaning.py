@@ -149,6 +149,8 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
     ("test", "tcp", "udp"),
     [
         (Protocols(("tcp",)), True, False),
+        (LaterFragment(), False, False),
+        (LaterFragment(negated=True), True, True),
         (Protocols(("tcp", "1"), negated=True), False, True),
         (Protocols(("icmp",)), False, False),
         (Protocols(("tcp", "udp")), True, True),
