@@ -430,8 +430,8 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_zone_causes, True),
     (_later_causes, True),
     (_discovery_causes, True),
+    (_delivery_causes, False),
     (_routing_causes, True),
     (_ipsec_causes, False),
-    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""
