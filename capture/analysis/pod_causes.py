@@ -74,12 +74,12 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
 
 
 def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
-    """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
+    """Return whether what is wrong with the pod or its proxy stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
-    in which there is some room yet.
+    in which there is some room yet, or a second capture that does as the first one.
     """
-    if pod_cause.kind == "conntrack-nearly-full":
+    if pod_cause.kind == "conntrack-nearly-full" or pod_cause.case == "alike":
         return False
     if traced is None:
         return pod_cause.kind != "interface-missing"
@@ -88,6 +88,8 @@ def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
         return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # and the proxy calls the app by it
     if pod_cause.kind == "ingress-filter":
         return pod_cause.where == traced.packet.in_interface
+    if pod_cause.kind == "proxy-wrong-user":
+        return traced.outcome != PROXY_INBOUND or traced.transparent  # else its calls to the app pass by their source
     return pod_cause.where in interfaces or (pod_cause.kind != "interface-missing" and pod_cause.case != "bridged")
 
 
@@ -248,8 +250,8 @@ def unreached_app_notes(traced: Trace, facts: PodFacts) -> Iterator[Cause]:
         return
     if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
         bound = address_text(FAMILY_BY_NUMBER[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
-        arrive = address_text(packet.family, packet.destination.first)
-        yield cause("not-listening", "app", where=f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
+        words = {"port": packet.port, "bound": bound, "arrive": packet.destination.shown}
+        yield cause("not-listening", "app", where=f"port {packet.port}", **words)
 
 
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
@@ -271,8 +273,7 @@ def _other_address_cause(listener: Listener, facts: PodFacts, kind: str, arrives
     is_elsewhere = not listener.takes_over(lo=arrives_at.is_loopback)
     interface = next((link.name for link in facts.links if is_elsewhere and link.index == listener.interface), "")
     bound = interface or address_text(FAMILY_BY_NUMBER[listener.family], int.from_bytes(listener.address, "big"))
-    arrive = address_text(arrives_at.family, arrives_at.first)
-    words = {"bound": bound, "arrive": arrive, "any_address": ANY_ADDRESS[arrives_at.family]}
+    words = {"bound": bound, "arrive": arrives_at.shown, "any_address": ANY_ADDRESS[arrives_at.family]}
     case = "interface" if interface else "address"
     return cause("not-listening", case, where=where, port=where, kind=kind, **words)
 
@@ -316,6 +317,8 @@ def _is_captured(listener: Listener, facts: PodFacts, capture: Capture, outcome:
     """Return whether the listener's own connections, of TPROXY those to the app, are captured, and come back to it."""
     if outcome == PROXY_INBOUND and capture.is_transparent and is_in_spans(listener.uid, capture.uids):
         return listener.transparent
+    if outcome == PROXY_INBOUND and not (capture.is_transparent or capture.captures(PROXY_OUTBOUND)):
+        return False  # to the app it calls from an address that is left out for every user
     gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

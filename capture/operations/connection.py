@@ -16,7 +16,6 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.foreign_effects import DISCOVERY
-from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -28,6 +27,7 @@ from capture.analysis.pod_causes import (
 from capture.analysis.replies import (
     OUTSIDE,
     SENT_ON,
+    handing_over,
     is_own_step,
     lost_later_packets,
     marking_step,
@@ -40,7 +40,7 @@ from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, IPV6, Network, address_text
+from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
@@ -48,7 +48,7 @@ from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
-from capture.netlink.ipsec import IpsecPolicy, read_policies
+from capture.netlink.ipsec import IpsecPolicy, policy_for, read_policies
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import drift_cause, missing_route_cause
 from capture.operations.results import Verified
@@ -56,15 +56,10 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import (
-    NO_ROUTE,
-    knows_neighbour,
-    refuses_user,
-    refusing_route,
-    silent_next_hop,
-    with_route,
-)
+from capture.system.pod_network import NO_ROUTE, knows_neighbour, refuses_user, silent_next_hop, with_route
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
+
+OF_CAPTURED = ("later packets of captured traffic", "answers to captured traffic")
 
 
 class Connection(Value):
@@ -75,6 +70,8 @@ class Connection(Value):
     policies: tuple[IpsecPolicy, ...]
     verify: Callable[[], Verified]
     """Compares the namespace with the reference; takes long where rules are many."""
+    is_usual: bool = False
+    """Whether the pod is judged by it."""
 
     @property
     def is_inbound(self) -> bool:
@@ -93,27 +90,24 @@ class Connection(Value):
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
 
-def causes_of(connection: Connection) -> list[Cause]:
-    """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
-    pod = connection.pod
-    of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [each for each in of_pod if can_stop_connection(each, connection.traced)]
+def faults_of(connection: Connection) -> list[Cause]:
+    """Return what is wrong on its way: why it does not reach a proxy that listens, and what cannot stop it alone."""
+    faults = [*causes_of_pod(connection.pod.facts, connection.pod.capture)]
     for find, is_last_resort in CHECKS:
-        if not (causes and is_last_resort):
-            causes += find(connection)
-    return causes
+        if not (is_last_resort and any(can_stop_connection(each, connection.traced) for each in faults)):
+            faults += find(connection)
+    return faults
 
 
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
-    traced, facts, capture = connection.traced, connection.pod.facts, connection.pod.capture
+    traced = connection.traced
     if not traced.is_certain:
         yield _unjudged_cause(traced)
-    yield from unreached_app_notes(traced, facts)
+    yield from unreached_app_notes(traced, connection.pod.facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
     yield from link_causes(traced, are_recent=False)
-    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -178,7 +172,8 @@ def _later_causes(connection: Connection) -> Iterator[Cause]:
         return
     following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
     certain = (each for each in following if each.is_certain)
-    lost = [_loss_cause(each, "its answers" if each.packet.is_reply else "its later packets") for each in certain]
+    later, answers = OF_CAPTURED if connection.is_usual else ("its later packets", "its answers")
+    lost = [_loss_cause(each, answers if each.packet.is_reply else later) for each in certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
@@ -275,7 +270,7 @@ def link_causes(traced: Trace, *, are_recent: bool = True) -> Iterator[Cause]:
     packet, name = traced.packet, traced.packet.out_interface
     if packet.in_interface or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
-    address, flag = address_text(packet.family, packet.destination.first), "-6 " if packet.family == IPV6 else ""
+    address, flag = packet.destination.shown, "-6 " if packet.family == IPV6 else ""
     if are_recent and packet.source == PASSTHROUGH_SOURCE[packet.family]:
         yield cause("no-route", "source", where=name, name=name, address=address)
     silent, seconds = silent_next_hop(packet)
@@ -292,7 +287,7 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
-        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
+        flag, address = "-6 " if packet.family == IPV6 else "", destination.shown
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
     elif packet.in_interface is None and packet.out_interface != LOOPBACK:
         came = replies_on_way(traced.replace(outcome="direct", port=packet.port), pod.situation)
@@ -324,7 +319,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = onward_packet(traced, *owner) if owner else None
-    if packet is None:
+    if packet is None or (handing_over(traced) and not pod.capture.is_transparent):  # it gets none of these
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     call = packet.replace(out_interface=None, source=None, source_port=None)  # whatever its ends are
@@ -336,15 +331,15 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif sent.reroute is not None and (step := marking_step(sent)):
         yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
     elif sent.outcome == "no-route" or (is_over_lo and with_route(call).out_interface == NO_ROUTE):
-        refusal = sent.refusal or refusing_route(call)
-        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), refusal)
+        refusal = "to app" if is_over_lo else sent.refusal
+        yield refusal_cause(packet.family, packet.destination.shown, refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
     elif traced.transparent and answers and answers[0].outcome != "dropped" and answers[0].mark != sent.connection_mark:
         yield from filter(None, [mark_cause(answers[0], shown_rule) or drift_cause(answers[0], verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
-        destination = f"{address_text(packet.family, (sent.address or packet.destination).first)} port {sent.port}"
+        destination = f"{(sent.address or packet.destination).shown} port {sent.port}"
         by_second_set = _second_set_cause(sent.step) if sent.step else None
         yield by_second_set or cause("nat-first", "sent on", where=sent.location, to=destination)
     elif sent.outcome == "direct":
@@ -419,8 +414,8 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_zone_causes, True),
     (_later_causes, True),
     (_discovery_causes, True),
+    (_delivery_causes, False),
     (_routing_causes, True),
     (_ipsec_causes, False),
-    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import MarkRoute, mark_routes
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
 from capture.netlink.interfaces import (
@@ -104,20 +104,17 @@ def lost_by_routing(
     multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it arrives, and user ``uid`` answers it.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
-    client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
+    client, pod = (end.shown if end else "" for end in (packet.source, packet.destination))
     with open_rtnetlink() as rtnetlink:
         index = next((link.index for link in read_links(rtnetlink) if link.name == packet.in_interface), 0)
         listed = read_addresses(rtnetlink, FAMILY_NUMBERS[packet.family])
-        own = [address_text(packet.family, each.address.first) for each in listed if each.interface == index]
+        own = [each.address.shown for each in listed if each.interface == index]
         if is_redirected and index and not own:
             return "interface"
         target = own[0] if is_redirected and own else pod
         protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, port)
-        kinds = [
-            look_up_route(rtnetlink, target, protocol, ports, client, mark, incoming=index).kind
-            for mark in marks
-            if index and client
-        ]
+        marks = marks if index and client else ()
+        kinds = [look_up_route(rtnetlink, target, protocol, ports, client, each, incoming=index).kind for each in marks]
         answer = look_up_route(rtnetlink, client, protocol, ports[::-1], target, uid=uid) if client else None
     if answer is None or packet.source is None:
         return ""
@@ -149,7 +146,7 @@ def silent_next_hop(packet: Packet) -> tuple[str, int]:
     """
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet)
-        next_hop = route.gateway or address_text(packet.family, packet.destination.first)
+        next_hop = route.gateway or packet.destination.shown
         family, packed = pack_address(next_hop)
         state, seconds = read_neighbours(rtnetlink, family, route.interface).get(packed, (0, 0))
     return next_hop if state & NUD_UNANSWERED else "", seconds
@@ -173,7 +170,7 @@ def with_route(packet: Packet) -> Packet:
         return packet
     if not packet.destination.first:  # connect() takes any address for loopback
         packet = packet.replace(destination=LOOPBACK_ADDRESSES[packet.family])
-    source = address_text(packet.family, packet.source.first) if packet.source else ""
+    source = packet.source.shown if packet.source else ""
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet, source)
         chosen = source or route.source
@@ -192,13 +189,12 @@ def refusing_route(packet: Packet) -> str:
     """
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet)
-        source = address_text(packet.family, packet.source.first) if packet.source else ""
+        source = packet.source.shown if packet.source else ""
         is_own = not source or look_up_route(rtnetlink, source, PROTOCOL_NUMBERS[packet.protocol]).kind == RTN_LOCAL
     refusal = (REFUSING_KINDS | GROUP_KINDS).get(route.kind, TO_LO if _ends_at_lo(route) else "")
     return refusal or ("" if is_own else NOT_OWN)
 
 
 def _look_up_route(rtnetlink: NetlinkSocket, packet: Packet, source: str = "") -> Route:
-    destination = address_text(packet.family, packet.destination.first)
     protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
-    return look_up_route(rtnetlink, destination, protocol, ports, source, packet.mark, packet.uid)
+    return look_up_route(rtnetlink, packet.destination.shown, protocol, ports, source, packet.mark, packet.uid)
