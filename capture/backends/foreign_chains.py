@@ -15,10 +15,9 @@ from capture.analysis.base_chains import (
 )
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
-from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.lift import lift_rules
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
-from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, model_target
+from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, REJECT_TABLE, Hook, model_target
 from capture.backends.nf_tables.native import MARK_FIELDS, Cases, TproxyStatement
 from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
-from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE
+from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6, Family

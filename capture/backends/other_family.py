@@ -15,10 +15,9 @@ import errno
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
-from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nf_tables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE, Hook
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV6
 from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_NUMBERS

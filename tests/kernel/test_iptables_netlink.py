@@ -16,7 +16,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.names import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (

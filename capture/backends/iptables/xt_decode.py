@@ -16,9 +16,8 @@ from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
 from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, Register
-from capture.backends.nf_tables.decode import Program
+from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
-from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6
@@ -71,12 +70,10 @@ class RuleReader:
     def read(self, attributes: bytes) -> FoundRule:
         fields = decode_fields(attributes)
         program = XtProgram(self._family, self._extensions)
-        for name, parts in read_expressions(fields, self._known):
-            program.run(name, parts)
-        matches, _ = lift.lift_conditions(program.conditions)
-        why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_listing_rank))
-        rule = model.Rule(verdict, in_order, self._family, why, program.counters)
+        native = decode_rule(fields, program, self._known)
+        matches, _ = lift.lift_conditions(native.conditions)
+        verdict, in_order = lift.lift_actions(native.actions), join_negated(sorted(matches, key=_listing_rank))
+        rule = model.Rule(verdict, in_order, self._family, program.why or native.comment, native.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 

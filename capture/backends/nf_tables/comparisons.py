@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.backends.nf_tables.sets import ByteOrder
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, ProtocolName
 
@@ -34,6 +35,11 @@ class Register(Value):
             base, offset, length = self.header
             words = f"@{HEADER_NAMES.get(base, base)},{offset * 8},{length * 8}"
         return f"{words} & 0x{self.mask.hex()} ^ 0x{self.flip.hex()}" if self.mask else words
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """Return in which order its bytes are a number; ranges of others than "big" cannot be compared."""
+        return BYTE_ORDER if self.field in native.HOST_ORDER and not self.is_network_order else "big"
 
     @property
     def is_pure(self) -> bool:
@@ -107,13 +113,12 @@ def comparison_conditions(
             name = low.rstrip(b"\0").decode("utf-8", "surrogateescape")
             yield native.Named(loaded.field, name, b"\0" not in low, negated)
     elif len(low) == native.FIELD_SIZES.get(loaded.field):
-        in_host_order = loaded.field in native.HOST_ORDER and not loaded.is_network_order
-        order = BYTE_ORDER if in_host_order else "big"
+        order = loaded.byte_order
         first, last = int.from_bytes(low, order), int.from_bytes(bounds.high, order)
         if loaded.mask and bounds.is_single:
             mask, flip = int.from_bytes(loaded.mask, order), int.from_bytes(loaded.flip, order)
             yield native.Masked(loaded.field, mask, first ^ flip, negated)
-        elif not loaded.mask and (bounds.is_single or not in_host_order):
+        elif not loaded.mask and (bounds.is_single or order == "big"):
             yield native.Among(loaded.field, ((first, last),), negated)
 
 

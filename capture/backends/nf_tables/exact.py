@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nf_tables.listing import FoundChain
+    from capture.backends.nf_tables.names import Hook
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 

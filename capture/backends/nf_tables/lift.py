@@ -35,9 +35,8 @@ def _lifted_table(table: native.NativeTable, name: model.TableName) -> model.Tab
     chains = []
     for chain in table.chains:
         rules = tuple(lift_rules(chain.rules))
-        policy = chain.policy.upper() if chain.policy else None
         chain_name, state = model_chain(name, chain.name, chain.hook, is_dormant=table.dormant)
-        chains.append(model.Chain(chain_name, rules, policy).in_state(state))
+        chains.append(model.Chain(chain_name, rules, chain.policy).in_state(state))
     return model.Table(name, model.in_listing_order(name, chains))
 
 

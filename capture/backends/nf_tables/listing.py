@@ -6,10 +6,18 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import Hook, decode_hook, devices_of
+from capture.backends.nf_tables.names import Hook
 from capture.model.ruleset import Counters
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, attribute, c_string, decode_fields, decode_number, decode_text, u32be
+from capture.netlink.attributes import (
+    Fields,
+    attribute,
+    c_string,
+    decode_elements,
+    decode_fields,
+    decode_number,
+    decode_text,
+)
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
@@ -78,14 +86,31 @@ def chain_of(family: int, attributes: bytes) -> FoundChain:
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(family, table, name, None, None, (), handle, uses, None)
-    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == DROP else "ACCEPT"
+    policy = nf.POLICIES[decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1"))]  # ACCEPT unless said
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = NOTHING_COUNTED if counted is None else read_counters(decode_fields(counted))
-    devices = devices_of(fields) if family == nf.NFPROTO_NETDEV or hook.name == "ingress" else ()
+    devices = _devices_of(fields) if family == nf.NFPROTO_NETDEV or hook.name == "ingress" else ()
     return FoundChain(family, table, name, hook, policy, devices, handle, uses, counters)
 
 
-DROP = u32be(nf.NF_DROP)
+def decode_hook(chain: Fields) -> Hook | None:
+    """Return where the kernel enters a base chain, from the chain's attributes; None for another chain."""
+    if nf.NFTA_CHAIN_HOOK not in chain:
+        return None
+    fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
+    number = decode_number(fields[nf.NFTA_HOOK_HOOKNUM])
+    name = nf.HOOK_NAMES[number] if number < len(nf.HOOK_NAMES) else str(number)
+    priority = int.from_bytes(fields[nf.NFTA_HOOK_PRIORITY], "big", signed=True)
+    return Hook(decode_text(chain.get(nf.NFTA_CHAIN_TYPE, b"filter")), name, priority)
+
+
+def _devices_of(chain: Fields) -> tuple[str, ...]:
+    """Return the interfaces whose packets alone meet a base chain; none are named where it is for all."""
+    fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
+    single = [fields[nf.NFTA_HOOK_DEV]] if nf.NFTA_HOOK_DEV in fields else []
+    return tuple(map(decode_text, decode_elements(fields.get(nf.NFTA_HOOK_DEVS, b"")) or single))
+
+
 NOTHING_COUNTED = Counters(0, 0)
 
 

@@ -19,7 +19,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.nf_tables.hooks import Hook
+    from capture.backends.nf_tables.names import Hook
 
     Range = tuple[int, int]
 
@@ -145,7 +145,7 @@ class NativeRule(Value):
 
 
 class NativeChain(Value):
-    """A chain; with a hook it is a base chain and has a policy, "accept" or "drop"."""
+    """A chain; with a hook it is a base chain and has a policy, "ACCEPT" or "DROP"."""
 
     name: str
     rules: tuple[NativeRule, ...]

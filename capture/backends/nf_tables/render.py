@@ -26,9 +26,10 @@ def table_text(table: native.NativeTable, *, with_counters: bool = True) -> str:
     blocks = []
     for chain in table.chains:
         lines = [f"\tchain {chain.name} {{"]
-        if chain.hook is not None:
-            hook = chain.hook
-            lines.append(f"\t\ttype {hook.kind} hook {hook.name} priority {hook.priority}; policy {chain.policy};")
+        hook = chain.hook
+        if hook is not None and chain.policy is not None:
+            policy = chain.policy.lower()
+            lines.append(f"\t\ttype {hook.kind} hook {hook.name} priority {hook.priority}; policy {policy};")
         lines += [f"\t\t{rule_text(rule, with_counter=with_counters)}" for rule in chain.rules]
         blocks.append("\n".join([*lines, "\t}\n"]))
     chains = "\n".join(blocks)

@@ -14,8 +14,7 @@ What nf_tables does differently from iptables, and how it is made equal here:
 from __future__ import annotations
 
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.hooks import HOOKS
-from capture.backends.nf_tables.names import NATIVE_TABLE_NAMES, native_chain
+from capture.backends.nf_tables.names import HOOKS, NATIVE_TABLE_NAMES, native_chain
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS, Family, merge_ranges, network_ranges
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -54,13 +53,13 @@ def _lowered_table(table: model.Table, ruleset: model.Ruleset) -> native.NativeT
     chains = (_lowered_chain(table, chain, ruleset) for chain in table.chains)
     return native.NativeTable(
         NATIVE_TABLE_NAMES[table.name],
-        tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "drop"),
+        tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "DROP"),
     )
 
 
 def _lowered_chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> native.NativeChain:
     hook = HOOKS.get((table.name, chain.name))
-    policy = None if hook is None else (chain.policy or "ACCEPT").lower()
+    policy = None if hook is None else chain.policy or "ACCEPT"
     rules = tuple(lowered for rule in chain.rules for lowered in lower_rule(rule, ruleset))
     return native.NativeChain(native_chain(chain.name), rules, hook, policy)
 

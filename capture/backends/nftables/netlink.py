@@ -11,7 +11,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chai
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import MODEL_TABLES
 from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
-from capture.backends.nftables import encode, plan
+from capture.backends.nftables import encode
 from capture.backends.nftables.lower import lower, render_text
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number
@@ -20,11 +20,14 @@ from capture.netlink.nfnetlink import open_nfnetlink, read_consistently, read_ob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from capture.backends.nf_tables.hooks import Hook
+    from capture.backends.nf_tables.names import Hook
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
+
+    LiveHooks = Mapping[str, Mapping[str, Hook | None] | None]
+    """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
 
 class NftablesNetlinkDriver:
@@ -63,7 +66,7 @@ class NftablesNetlinkDriver:
         del live, recorded
         native, rules = self._native_tables_and_rules(desired)
 
-        def changes(live: plan.LiveHooks) -> Iterator[Change]:
+        def changes(live: LiveHooks) -> Iterator[Change]:
             yield from _table_removals(native, live)
             yield from encode.add_tables(native)
             yield from rules or encode.add_rules(native)
@@ -86,8 +89,25 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _table_removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
-    for action, table, chain in plan.removals(desired, live):
+def removals(desired: Sequence[NativeTable], live: LiveHooks) -> Iterator[tuple[str, str, str]]:
+    """Yield what goes before the desired tables are written: "delete" or "flush", a table, and a chain of it or "".
+
+    All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
+    only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
+    deleting and adding such a chain would let a packet pass between the empty new and the emptied old one.
+    A table that has more than chains and rules, or that sleeps, is none that we have written; it goes as a whole.
+    """
+    kept = {(table.name, chain.name, chain.hook) for table in desired for chain in table.chains}
+    for table, chains in live.items():
+        if chains is None or all(each.name != table for each in desired):
+            yield "delete", table, ""
+        else:
+            yield "flush", table, ""
+            yield from (("delete", table, name) for name, hook in chains.items() if (table, name, hook) not in kept)
+
+
+def _table_removals(desired: tuple[NativeTable, ...], live: LiveHooks) -> Iterator[Change]:
+    for action, table, chain in removals(desired, live):
         messages = TableMessages(nf.NFPROTO_INET, table)
         if chain:
             yield messages.delete_chain(chain)
@@ -122,7 +142,7 @@ def _chains_of(netfilter: NetlinkSocket, table: FoundTable) -> list[FoundChain]:
     return [chain for chain in read_chains(netfilter, table.family) if chain.table == table.name]
 
 
-def read_live(netfilter: NetlinkSocket) -> plan.LiveHooks:
+def read_live(netfilter: NetlinkSocket) -> LiveHooks:
     """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
     for table in _our_tables(netfilter):

@@ -8,8 +8,8 @@ from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import TableEdit
 from capture.backends.iptables.xt_changes import LiveTable, changes, own_built_in, removals, state_of
 from capture.backends.iptables.xt_decode import FoundRule
-from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable
+from capture.backends.nf_tables.names import HOOKS, Hook
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.ruleset import FORWARD, INPUT, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, Accept, Jump, Return, Rule
