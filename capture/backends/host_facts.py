@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
+from capture.backends.nf_tables.listing import FoundTable, read_tables
 from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
-    from capture.netlink.sockets import NetlinkSocket
 
     ProgramKey = tuple[str, str, str]
     FlavourModules = tuple[Flavour, tuple[str, ...]]
@@ -153,39 +152,41 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
     try:
         with open_nfnetlink() as netfilter:
             read_generation(netfilter)
-            listed = read_chains(netfilter)
-            tables = [table.name for table in desired.tables] if desired else TABLES
-            hindrance = next(_hindrances(netfilter, listed, tables), "")
+            tables = read_tables(netfilter)
+            hindrance = next(_hindrances(tables, [table.name for table in desired.tables] if desired else TABLES), "")
             try:  # with the owner match
                 takes_matches = has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
             except (KernelError, UnsupportedError):
                 takes_matches = False
-            return True, takes_matches, tuple(_live_chains(listed)), hindrance
+            return True, takes_matches, tuple(_live_chains(tables)), hindrance
     except UnsupportedError:
         return False, False, (), ""
     except PrivilegeError:
         return None, None, (), ""
 
 
-def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:
+def _hindrances(tables: Iterable[FoundTable], needed: Collection[TableName]) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
-    for table in read_tables(netfilter):
-        if table.family in FAMILY_BY_NUMBER and table.name in tables and table.is_dormant:
-            yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
-    for chain in chains:
-        is_used = chain.family in FAMILY_BY_NUMBER and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
-        if is_used and chain.hook != HOOKS[TABLES_BY_NAME[chain.table], chain.name]:
-            where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
-            yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
+    for table in tables:
+        if table.family in FAMILY_BY_NUMBER and table.name in needed:
+            shown = f"{nf.NFT_FAMILIES[table.family]} {table.name}"
+            if table.is_dormant:
+                yield f"table {shown} is dormant"
+            for chain in table.chains:
+                if chain.name in (PREROUTING, OUTPUT) and chain.hook != HOOKS[TABLES_BY_NAME[table.name], chain.name]:
+                    where = f"the chain {chain.name} of table {shown}"
+                    yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
 
 
-def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
-    for chain in listed:
-        if chain.family in FAMILY_BY_NUMBER and chain.table in TABLES:
-            yield LiveChain("nft", FAMILY_BY_NUMBER[chain.family], chain.table, chain.name, chain.uses)
-        elif chain.family == nf.NFPROTO_INET and chain.table in (*MODEL_TABLES, REJECT_TABLE):
-            flavour: Literal["reject", "nftables"] = "reject" if chain.table == REJECT_TABLE else "nftables"
-            yield LiveChain(flavour, "inet", chain.table, chain.name, chain.uses)
+def _live_chains(tables: Iterable[FoundTable]) -> Iterator[LiveChain]:
+    for table in tables:
+        flavour: Flavour | Literal["reject"] = "nft"
+        if table.family == nf.NFPROTO_INET and table.name in (*MODEL_TABLES, REJECT_TABLE):
+            flavour = "reject" if table.name == REJECT_TABLE else "nftables"
+        elif table.family not in FAMILY_BY_NUMBER or table.name not in TABLES:
+            continue
+        family = FAMILY_BY_NUMBER.get(table.family, "inet")
+        yield from (LiveChain(flavour, family, table.name, chain.name, chain.uses) for chain in table.chains)
 
 
 def _legacy_support() -> LegacySupport:

@@ -120,10 +120,10 @@ def written_table() -> NativeTable:
     from capture.backends.nf_tables.decode import decode_table  # few captures reject anything
 
     sent = list(table_messages())
-    chains = [chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN]
+    chains = (chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN)
     rules = [change.attributes for change in sent if change.kind == nf.NFT_MSG_NEWRULE]
     sets: dict[str, NativeSet] = {}
-    return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, rules, sets.__getitem__)
+    return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE, chains=tuple(chains)), rules, sets.__getitem__)
 
 
 def _reject_expressions(interface: int) -> bytes:

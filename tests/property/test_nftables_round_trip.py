@@ -39,8 +39,8 @@ def as_dumped(changes: list[Change]) -> NativeTable:
         sets[f"__set{decode_number(number)}"] = decode_set(decode_fields(description), elements)
     rules = [with_set_names(rule) for rule in of_kind.get(nf.NFT_MSG_NEWRULE, [])]
     (table,) = of_kind[nf.NFT_MSG_NEWTABLE]
-    chains = [chain_of(nf.NFPROTO_INET, each) for each in of_kind.get(nf.NFT_MSG_NEWCHAIN, [])]
-    return decode_table(table_of(nf.NFPROTO_INET, table), chains, rules, sets.__getitem__)
+    chains = tuple(chain_of(nf.NFPROTO_INET, each) for each in of_kind.get(nf.NFT_MSG_NEWCHAIN, []))
+    return decode_table(table_of(nf.NFPROTO_INET, table).replace(chains=chains), rules, sets.__getitem__)
 
 
 def with_set_names(rule: bytes) -> bytes:

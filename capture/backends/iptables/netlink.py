@@ -14,7 +14,7 @@ from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, removals, state_of
 from capture.backends.nf_tables.exact import has_exactly
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
+from capture.backends.nf_tables.listing import FoundTable, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
 from capture.model.chain_names import DORMANT, state_name
@@ -136,15 +136,11 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
 
-    chains: dict[tuple[int, str], list[FoundChain]] = {}
-    for chain in read_chains(netfilter):
-        chains.setdefault((chain.family, chain.table), []).append(chain)
     readers = {table.family: RuleReader(FAMILY_BY_NUMBER[table.family]) for table in tables}
     live: dict[tuple[Family, TableName], LiveTable] = {}
     for table in tables:
         rules = map(readers[table.family].read, read_rules(netfilter, table.family, table.name))
-        table_read = live_table(table, chains.get((table.family, table.name), ()), rules)
-        live[FAMILY_BY_NUMBER[table.family], TABLES_BY_NAME[table.name]] = table_read
+        live[FAMILY_BY_NUMBER[table.family], TABLES_BY_NAME[table.name]] = live_table(table, rules)
     return live
 
 
@@ -162,13 +158,13 @@ def _iptables_view(live: LiveTables) -> LiveTables:
     }
 
 
-def live_table(table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
-    """Return a table from what was found of it, in the kernel's order."""
+def live_table(table: FoundTable, rules: Iterable[FoundRule]) -> LiveTable:
+    """Return a table that was found, with its rules in the kernel's order."""
     by_chain: dict[str, list[FoundRule]] = {}
     for rule in rules:
         by_chain.setdefault(rule.chain, []).append(rule)
     name = TABLES_BY_NAME[table.name]
-    by_name = {state_name(chain.name, state_of(name, chain)): chain for chain in chains}
+    by_name = {state_name(chain.name, state_of(name, chain)): chain for chain in table.chains}
     return LiveTable(table.uses, by_name, by_chain, table.is_dormant)
 
 

@@ -12,7 +12,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.comparisons import Bounds, Register, comparison_conditions, header_fields
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
+from capture.backends.nf_tables.listing import FoundTable, read_counters
 from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_BY_NUMBER, IPV4, Family
@@ -50,10 +50,8 @@ FIB_FIELDS = {
 CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 
 
-def decode_table(
-    table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[bytes], find_set: FindSet
-) -> native.NativeTable:
-    """Return a table with its chains and the attributes of its rules, in the kernel's order.
+def decode_table(table: FoundTable, rules: Iterable[bytes], find_set: FindSet) -> native.NativeTable:
+    """Return a table that was found, from the attributes of its rules in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
@@ -65,7 +63,7 @@ def decode_table(
         in_chain.append(decode_rule(fields, Program(find_set, None), known))
     decoded = (
         native.NativeChain(chain.name, tuple(by_chain.get(chain.name, ())), chain.hook, chain.policy)
-        for chain in chains
+        for chain in table.chains
     )
     return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-class FoundTable(Value):
-    """A table of a family, which is an NFPROTO_... number. In a dormant one packets meet no chain.
-
-    ``uses`` counts what is in it. Handles number the tables of a namespace as they are made, in all families.
-    """
-
-    family: int
-    name: str
-    uses: int = 0
-    handle: int = 0
-    is_dormant: bool = False
-
-
 class FoundChain(Value):
     """A chain: its handle counts up with everything that is made in its table. Without a hook, rules jump to it.
 
@@ -56,25 +43,39 @@ class FoundChain(Value):
     counters: Counters | None = None
 
 
+class FoundTable(Value):
+    """A table of a family, which is an NFPROTO_... number, with its chains. In a dormant one packets meet no chain.
+
+    ``uses`` counts what is in it. Handles number the tables of a namespace as they are made, in all families.
+    """
+
+    family: int
+    name: str
+    uses: int = 0
+    handle: int = 0
+    is_dormant: bool = False
+    chains: tuple[FoundChain, ...] = ()
+
+
 def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundTable]:
-    """Return the tables of a family, or of all."""
-    listed = read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables")
-    return [table_of(number, attributes) for number, attributes in listed]
+    """Return the tables of a family, or of all, with their chains; the kernel cannot list those of one table."""
+    tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables")
+    by_table: dict[tuple[int, str], list[FoundChain]] = {}
+    task = "read the chains of nf_tables"
+    for chain in read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", task) if tables else ():
+        found = chain_of(*chain)
+        by_table.setdefault((found.family, found.table), []).append(found)
+    found_tables = [table_of(*table) for table in tables]
+    return [table.replace(chains=tuple(by_table.get((table.family, table.name), ()))) for table in found_tables]
 
 
 def table_of(family: int, attributes: bytes) -> FoundTable:
-    """Return the table of a message."""
+    """Return the table of a message, without its chains."""
     fields = decode_fields(attributes)
     uses = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
     handle = decode_number(fields.get(nf.NFTA_TABLE_HANDLE, b""))
     is_dormant = bool(decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
     return FoundTable(family, decode_text(fields[nf.NFTA_TABLE_NAME]), uses, handle, is_dormant)
-
-
-def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundChain]:
-    """Return the chains of a family, or of all; the kernel cannot list those of one table."""
-    listed = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", "read the chains of nf_tables")
-    return [chain_of(number, attributes) for number, attributes in listed]
 
 
 def chain_of(family: int, attributes: bytes) -> FoundChain:

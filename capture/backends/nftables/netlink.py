@@ -7,7 +7,7 @@ import errno
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import sets
 from capture.backends.nf_tables.exact import has_exactly
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
+from capture.backends.nf_tables.listing import FoundTable, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.names import MODEL_TABLES
 from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
@@ -123,7 +123,7 @@ def _read_table(netfilter: NetlinkSocket, table: FoundTable) -> NativeTable:
     from capture.backends.nf_tables.decode import decode_table  # not needed where all is as it should be
 
     rules = read_rules(netfilter, table.family, table.name)
-    return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, table.family, table.name))
+    return decode_table(table, rules, set_finder(netfilter, table.family, table.name))
 
 
 def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[str], sets.NativeSet]:
@@ -138,18 +138,13 @@ def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[s
     return find
 
 
-def _chains_of(netfilter: NetlinkSocket, table: FoundTable) -> list[FoundChain]:
-    return [chain for chain in read_chains(netfilter, table.family) if chain.table == table.name]
-
-
 def read_live(netfilter: NetlinkSocket) -> LiveHooks:
     """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
     for table in _our_tables(netfilter):
-        chains = _chains_of(netfilter, table)
-        rest = table.uses - len(chains)
+        rest = table.uses - len(table.chains)
         must_go = table.is_dormant or (rest and rest != _count_anonymous_sets(netfilter, table.name))
-        live[table.name] = None if must_go else {chain.name: chain.hook for chain in chains}
+        live[table.name] = None if must_go else {chain.name: chain.hook for chain in table.chains}
     return live
 
 
@@ -164,13 +159,10 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
 
 def _have_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
-    own = {table.name for table in _our_tables(netfilter)}
-    if own != {table.name for table in desired}:
-        return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*encode.add_tables(desired), *listed]
     try:
-        return has_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
+        return has_exactly(netfilter, (nf.NFPROTO_INET,), MODEL_TABLES, messages) and all(
             _is_same_set(netfilter, table.name, name, condition)
             for table in desired
             for name, condition in encode.sets_of(table)
