@@ -17,7 +17,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.lift import lift_rules
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_rules, read_tables
-from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, REJECT_TABLE, Hook, model_target
+from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, Hook, model_target
 from capture.backends.nf_tables.native import MARK_FIELDS, Cases, TproxyStatement
 from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder
@@ -51,23 +51,10 @@ XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
 SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
 """Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
+PLACES = {"nftables": ("nftables", ""), "nft": ("iptables", "nft")}
+"""The backend and variant of a flavour."""
 FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
-
-
-def _is_native(table: FoundTable) -> bool:
-    """Return whether a table is one of our own."""
-    return table.family == nf.NFPROTO_INET and table.name in MODEL_TABLES
-
-
-def _rejects_other_family(table: FoundTable) -> bool:
-    """Return whether a table is the one of --other-family reject (``capture.backends.other_family``)."""
-    return table.family == nf.NFPROTO_INET and table.name == REJECT_TABLE
-
-
-def _is_of_iptables(table: FoundTable) -> bool:
-    """Return whether a table has the name of one that iptables-nft writes and a capture may be in."""
-    return table.family in FAMILY_BY_NUMBER and table.name in PRIORITIES
 
 
 def _is_usual(chain: FoundChain) -> bool:
@@ -125,31 +112,27 @@ def rejecting_chains() -> Iterator[BaseChain]:
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
-    reached = [
-        table for table in read_tables(netfilter) if not table.is_dormant and any(map(_model_hook, table.chains))
-    ]
+    reached = [each for each in read_tables(netfilter) if not each.is_dormant and any(map(_model_hook, each.chains))]
     tables = [table for family in nf.NFT_FAMILIES for table in reached if table.family == family]
-    of_iptables = [table for table in tables if _is_of_iptables(table)]
-    own = [table for table in tables if _is_native(table)] if ("nftables", "") in own_places else []
-    own += of_iptables if ("iptables", "nft") in own_places else []
+    own = [table for table in tables if PLACES.get(table.flavour) in own_places]
     # Next to our own in legacy tables the order is unknown; they may be the newest.
     first = min((table.handle for table in own), default=0)
     for table in tables:
-        is_shared = table in own or table in of_iptables
+        is_shared = table in own or table.flavour == "nft"
         if is_shared and all(map(_is_usual, _base_chains(table))):
             continue
         for chain in _base_chains_of_table(netfilter, table, first, without_usual=is_shared):
             yield chain.replace(is_age_unknown=is_shared or not own)
-    if of_iptables and ("iptables", "nft") not in own_places:
-        for chain in _iptables_base_chains(of_iptables, first):
-            yield chain.replace(is_age_unknown=not own)
+    of_iptables = [table for table in tables if table.flavour == "nft" and table not in own]
+    for chain in _iptables_base_chains(of_iptables, first) if of_iptables else ():
+        yield chain.replace(is_age_unknown=not own)
 
 
 def _base_chains_of_table(
     netfilter: NetlinkSocket, table: FoundTable, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
-    family, is_own = table.family, _rejects_other_family(table)
+    family, is_own = table.family, table.flavour == "reject"
     rules = _rules_by_chain(netfilter, table)
     if is_own:
         rules = _with_reason(rules)
@@ -182,7 +165,7 @@ def _base_chains_of_table(
             is_route=hook.kind == "route",
             devices=chain.devices if is_of_devices else (),
             is_own=is_own,
-            place=("nftables", "") if _is_native(table) else None,
+            place=PLACES["nftables"] if table.flavour == "nftables" else None,
         )
 
 

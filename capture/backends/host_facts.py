@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import FoundTable, read_tables
-from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, REJECT_TABLE
+from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6, Family
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
+    from capture.backends.nf_tables.listing import FoundFlavour
 
     ProgramKey = tuple[str, str, str]
     FlavourModules = tuple[Flavour, tuple[str, ...]]
@@ -37,7 +38,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    flavour: Flavour | Literal["reject"]
+    flavour: FoundFlavour
     family: str
     table: str
     chain: str
@@ -168,7 +169,7 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
 def _hindrances(tables: Iterable[FoundTable], needed: Collection[TableName]) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
     for table in tables:
-        if table.family in FAMILY_BY_NUMBER and table.name in needed:
+        if table.flavour == "nft" and table.name in needed:
             shown = f"{nf.NFT_FAMILIES[table.family]} {table.name}"
             if table.is_dormant:
                 yield f"table {shown} is dormant"
@@ -180,13 +181,9 @@ def _hindrances(tables: Iterable[FoundTable], needed: Collection[TableName]) -> 
 
 def _live_chains(tables: Iterable[FoundTable]) -> Iterator[LiveChain]:
     for table in tables:
-        flavour: Flavour | Literal["reject"] = "nft"
-        if table.family == nf.NFPROTO_INET and table.name in (*MODEL_TABLES, REJECT_TABLE):
-            flavour = "reject" if table.name == REJECT_TABLE else "nftables"
-        elif table.family not in FAMILY_BY_NUMBER or table.name not in TABLES:
-            continue
-        family = FAMILY_BY_NUMBER.get(table.family, "inet")
-        yield from (LiveChain(flavour, family, table.name, chain.name, chain.uses) for chain in table.chains)
+        if table.flavour:
+            family = FAMILY_BY_NUMBER.get(table.family, "inet")
+            yield from (LiveChain(table.flavour, family, table.name, chain.name, chain.uses) for chain in table.chains)
 
 
 def _legacy_support() -> LegacySupport:

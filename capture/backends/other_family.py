@@ -100,11 +100,11 @@ def read_reject_table() -> RejectTable:
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:
-    return any(table.name == REJECT_TABLE for table in read_tables(netfilter, nf.NFPROTO_INET))
+    return any(table.flavour == "reject" for table in read_tables(netfilter, nf.NFPROTO_INET))
 
 
 def _is_intact(netfilter: NetlinkSocket) -> bool:
-    return has_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), table_messages())
+    return has_exactly(netfilter, "reject", table_messages())
 
 
 def table_messages() -> Iterator[Change]:

@@ -18,7 +18,7 @@ from capture.backends.nf_tables.listing import FoundTable, read_rules, read_tabl
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
 from capture.model.chain_names import DORMANT, state_name
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
 
@@ -48,7 +48,7 @@ class IptablesNetlinkDriver(IptablesDriver):
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._messages_for(desired)
         with open_nfnetlink() as netfilter:
-            return bool(messages) and has_exactly(netfilter, FAMILY_BY_NUMBER, TABLES, messages)
+            return bool(messages) and has_exactly(netfilter, "nft", messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
@@ -130,8 +130,8 @@ def remove_empty_tables(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
     families = families_here()
-    of_families = (each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families)
-    tables = [each for each in of_families if each.name in TABLES]
+    found = (each for each in read_tables(netfilter) if each.flavour == "nft")
+    tables = [each for each in found if FAMILY_BY_NUMBER[each.family] in families]
     if not tables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is

@@ -121,7 +121,7 @@ def _run_iptables(variant: Variant, family: Family, purpose: Purpose, options: S
 
 def _dormant_tables() -> set[tuple[Family, str]]:
     with open_nfnetlink() as netfilter:
-        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.family in FAMILY_BY_NUMBER]
+        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.flavour == "nft"]
     return {(FAMILY_BY_NUMBER[table.family], table.name) for table in dormant}
 
 

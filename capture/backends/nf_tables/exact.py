@@ -14,9 +14,9 @@ from capture.netlink.attributes import Fields, decode_fields, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from capture.backends.nf_tables.listing import FoundChain
+    from capture.backends.nf_tables.listing import FoundChain, FoundFlavour
     from capture.backends.nf_tables.names import Hook
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
@@ -28,10 +28,8 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 """The counter expression up to its name; what follows are its values."""
 
 
-def has_exactly(
-    netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], messages: Iterable[Change]
-) -> bool:
-    """Return whether these tables of these families have the chains and rules that messages make, and no others.
+def has_exactly(netfilter: NetlinkSocket, flavour: FoundFlavour, messages: Iterable[Change]) -> bool:
+    """Return whether the tables of a flavour have the chains and rules that messages make, and no others.
 
     In a dormant table there are none that packets meet.
     """
@@ -47,7 +45,7 @@ def has_exactly(
             sent = fields[nf.NFTA_RULE_EXPRESSIONS], fields.get(nf.NFTA_RULE_USERDATA)
             of_table = rules[change.family, decode_text(fields[nf.NFTA_RULE_TABLE])]
             of_table.setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
-    live = [table for table in read_tables(netfilter) if table.family in families and table.name in tables]
+    live = [table for table in read_tables(netfilter) if table.flavour == flavour]
     return (
         {(table.family, table.name) for table in live} == rules.keys()
         and not any(table.is_dormant for table in live)

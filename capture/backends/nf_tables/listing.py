@@ -6,8 +6,9 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.names import Hook
-from capture.model.ruleset import Counters
+from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, Hook
+from capture.model.addresses import FAMILY_BY_NUMBER
+from capture.model.ruleset import TABLES, Counters
 from capture.model.values import Value
 from capture.netlink.attributes import (
     Fields,
@@ -22,7 +23,14 @@ from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_typ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from capture.backends.needed_modules import Flavour
     from capture.netlink.sockets import NetlinkSocket
+
+    FoundFlavour = Flavour | Literal["reject", ""]
+
+NATIVE_FLAVOURS: dict[str, FoundFlavour] = {REJECT_TABLE: "reject", **dict.fromkeys(MODEL_TABLES, "nftables")}
 
 
 class FoundChain(Value):
@@ -56,6 +64,13 @@ class FoundTable(Value):
     is_dormant: bool = False
     chains: tuple[FoundChain, ...] = ()
 
+    @property
+    def flavour(self) -> FoundFlavour:
+        """Return whose it is: of iptables ("nft"), our native one, or the one of --other-family; "" for any other."""
+        if self.family in FAMILY_BY_NUMBER:
+            return "nft" if self.name in TABLES else ""
+        return NATIVE_FLAVOURS.get(self.name, "") if self.family == nf.NFPROTO_INET else ""
+
 
 def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundTable]:
     """Return the tables of a family, or of all, with their chains; the kernel cannot list those of one table."""
@@ -87,7 +102,7 @@ def chain_of(family: int, attributes: bytes) -> FoundChain:
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(family, table, name, None, None, (), handle, uses, None)
-    policy = nf.POLICIES[decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1"))]  # ACCEPT unless said
+    policy = nf.POLICIES[decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1"))]
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = NOTHING_COUNTED if counted is None else read_counters(decode_fields(counted))
     devices = _devices_of(fields) if family == nf.NFPROTO_NETDEV or hook.name == "ingress" else ()

@@ -9,7 +9,6 @@ from capture.backends.nf_tables import sets
 from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.listing import FoundTable, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nf_tables.names import MODEL_TABLES
 from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
 from capture.backends.nftables import encode
 from capture.backends.nftables.lower import lower, render_text
@@ -116,7 +115,7 @@ def _table_removals(desired: tuple[NativeTable, ...], live: LiveHooks) -> Iterat
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
-    return [table for table in read_tables(netfilter, nf.NFPROTO_INET) if table.name in MODEL_TABLES]
+    return [table for table in read_tables(netfilter, nf.NFPROTO_INET) if table.flavour == "nftables"]
 
 
 def _read_table(netfilter: NetlinkSocket, table: FoundTable) -> NativeTable:
@@ -162,7 +161,7 @@ def _have_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], ru
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*encode.add_tables(desired), *listed]
     try:
-        return has_exactly(netfilter, (nf.NFPROTO_INET,), MODEL_TABLES, messages) and all(
+        return has_exactly(netfilter, "nftables", messages) and all(
             _is_same_set(netfilter, table.name, name, condition)
             for table in desired
             for name, condition in encode.sets_of(table)
