@@ -21,14 +21,13 @@ from capture.system.netns import is_own_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
     from capture.backends.nf_tables.listing import FoundFlavour
 
     ProgramKey = tuple[str, str, str]
-    FlavourModules = tuple[Flavour, tuple[str, ...]]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -48,6 +47,9 @@ class LiveChain(Value):
     def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
         return self.table in MODEL_TABLES if self.flavour == "nftables" else is_own_chain(self.chain)
+
+
+NONE_LACKING: Mapping[Flavour, UnsupportedError] = {}
 
 
 class HostFacts(Value):
@@ -78,8 +80,8 @@ class HostFacts(Value):
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     hindrance: str = ""
     """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
-    lacking: tuple[FlavourModules, ...] = ()
-    """The modules that each flavour needs and this kernel is known not to have, or may not load."""
+    lacking: Mapping[Flavour, UnsupportedError] = NONE_LACKING
+    """Flavours that need modules which this kernel is known not to have, or may not load, with the error for them."""
 
     def uses(self, flavour: Flavour, *, own: bool = False) -> int:
         """Return how many rules, and jumps to chains, a flavour has; with ``own``, those of the capture."""
@@ -96,7 +98,7 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
     flavours = FLAVOURS_BY_PREFERENCE if request is None else flavours_allowed(request)
     is_open = "nftables" in flavours[1:]
     is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
-    lacking = tuple(_lacking_modules(desired, flavours)) if is_in_doubt else ()
+    lacking = dict(_errors_of_lacking(desired, flavours)) if is_in_doubt else {}
     # Our own netlink messages need nothing that is installed.
     only_netlink = request is not None and not tables and request.driver in ("", "netlink")
     if request is not None and request.backend != "nftables":
@@ -119,7 +121,9 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
     )
 
 
-def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[FlavourModules]:
+def _errors_of_lacking(
+    desired: Ruleset | None, flavours: tuple[Flavour, ...]
+) -> Iterator[tuple[Flavour, UnsupportedError]]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
     from capture.backends.needed_modules import needed_modules  # where a request leaves the backend open
     from capture.system.kernel_modules import look_up_modules
@@ -128,7 +132,9 @@ def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> 
     for flavour in flavours:
         lacking = look_up_modules(needed_modules(desired, families, flavour)).lacking
         if lacking:
-            yield flavour, lacking
+            from capture.backends.missing_modules import cannot_load, remedy_for
+
+            yield flavour, UnsupportedError(cannot_load(lacking), remedy_for(lacking))
         elif flavour == flavours[0]:
             return
 
