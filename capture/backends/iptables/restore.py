@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.programs import Purpose
     from capture.backends.iptables.tables import Variant
-    from capture.model.ruleset import Chain, TableName
 
 XTABLES_LOCK_TIMEOUT = 10
 """Seconds to wait for another of our programs that is at work in the same namespace."""
@@ -61,17 +60,15 @@ class RestoreDriver(IptablesDriver):
 
     def _mark_dormant(self, read: Ruleset) -> Ruleset:
         (family,) = read.families
-
-        def marked(table: TableName, chain: Chain) -> Chain:
-            is_asleep = chain.policy is not None and (family, table) in self._dormant
-            return chain.in_state(DORMANT) if is_asleep else chain
-
-        return read.with_chains(marked)
+        asleep = {table for of, table in self._dormant if of == family}
+        return read.with_chains(
+            lambda table, chain: chain.in_state(DORMANT) if chain.policy is not None and table in asleep else chain
+        )
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our rules those of ``desired`` as ``IptablesDriver`` does. Raise CaptureError if a table is dormant."""
         for family, table in self._dormant:
-            if family in desired.families and any(each.name == table for each in desired.tables):
+            if family in desired.families and table in [each.name for each in desired.tables]:
                 raise dormant_error(family, table)
         super().write(desired, live, recorded)
 
