@@ -12,7 +12,6 @@ from capture.analysis.canonical import MATCH_ORDER
 from capture.backends.iptables import xt_text
 from capture.backends.iptables.clauses import join_negated, parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
-from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
 from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, Register
@@ -114,7 +113,7 @@ class XtProgram(Program):
     def match(self, fields: Fields) -> bool:
         """``match``: a match of x_tables, or a comment."""
         if decode_text(fields[nf.NFTA_MATCH_NAME]) == "comment":
-            self.why = without_line_ends(text_of(fields[nf.NFTA_MATCH_INFO]))
+            self.why = without_line_ends(decode_text(fields[nf.NFTA_MATCH_INFO]))
             return True
         for match in self._decoded_extension("match", fields):
             self._add(match)

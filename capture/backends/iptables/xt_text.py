@@ -9,16 +9,15 @@ from __future__ import annotations
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
 from capture.backends.iptables.render import option_text, quoted
-from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
 from capture.model.ruleset import Span
-from capture.netlink.attributes import BYTE_ORDER, decode_number
+from capture.netlink.attributes import BYTE_ORDER, Layout, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.backends.iptables.xt_layouts import Layout, Unpacked
+    from capture.netlink.attributes import Unpacked
 
     Speak = Callable[[Unpacked, Family], str | None]
     """Return the options of a match or target; None where we have no words for it."""
@@ -215,14 +214,14 @@ def _multiport_text(fields: Unpacked, _family: Family) -> str | None:
 
 
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
-_ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
+_ICMP = Layout("type 1, code 1, code_to 1, invert 1")
 
 MATCH_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
-    ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
-    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
+    ("tcp", 0): (Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
+    ("udp", 0): (Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
     ("icmp", 0): (_ICMP, _icmp_text),
     ("icmp6", 0): (_ICMP, _icmp_text),
-    ("addrtype", 1): (xt_layouts.Layout("source 2, destination 2, flags 4"), _addrtype_text),
+    ("addrtype", 1): (Layout("source 2, destination 2, flags 4"), _addrtype_text),
     ("owner", 1): (xt_layouts.OWNER, _owner_text),
     ("mark", 1): (xt_layouts.MARK_MATCH, _mark_text),
     ("connmark", 1): (xt_layouts.MARK_MATCH, _mark_text),
@@ -305,7 +304,7 @@ def _ct_text(fields: Unpacked, _family: Family) -> str | None:
     if fields["flags"] & ~3 or fields["ct_events"] or fields["exp_events"] or any(fields["timeout"]):
         return None  # events, a timeout policy, a zone for one direction
     words = ["--notrack"] if fields["flags"] & 1 else []
-    helper = text_of(fields["helper"])
+    helper = decode_text(fields["helper"])
     words += [f"--helper {helper}"] if helper else []
     words += [f"--zone {fields['zone']}"] if fields["zone"] else []
     return " ".join(words)
@@ -317,7 +316,7 @@ LOG_OPTIONS = {
 
 
 def _log_text(fields: Unpacked, _family: Family) -> str:
-    prefix = "".join(letter if letter.isprintable() else " " for letter in text_of(fields["prefix"]))
+    prefix = "".join(letter if letter.isprintable() else " " for letter in decode_text(fields["prefix"]))
     words = [f"--log-prefix {quoted(prefix)}"] if prefix else []
     words += [f"--log-level {fields['level']}"] if fields["level"] != xt_layouts.LOG_WARNING else []
     words += [word for bit, word in LOG_OPTIONS.items() if fields["flags"] & bit]
@@ -364,5 +363,5 @@ XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 1): (xt_layouts.CT, _ct_text),
     ("CT", 2): (xt_layouts.CT, _ct_text),
     ("LOG", 0): (xt_layouts.LOG, _log_text),
-    ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject_text),
+    ("REJECT", 0): (Layout("answer 4"), _reject_text),
 }

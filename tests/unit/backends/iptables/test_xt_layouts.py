@@ -6,7 +6,6 @@ from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_void_p
 import pytest
 
 from capture.backends.iptables import xt_encode as enc
-from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_text import match_text, target_text
 from capture.backends.nf_tables import constants as nf
@@ -38,7 +37,7 @@ from capture.model.ruleset import (
     Verdict,
     only,
 )
-from capture.netlink.attributes import c_string, decode_elements, decode_fields
+from capture.netlink.attributes import c_string, decode_elements, decode_fields, decode_text
 
 Address = c_uint8 * 16  # union nf_inet_addr
 
@@ -330,7 +329,7 @@ def test_a_range_of_ipv6_takes_the_whole_address() -> None:
 def test_a_comment_fills_its_structure() -> None:
     written = structure_of(enc.encode_matches(Rule(Accept(), (), IPV4, "größer"), IPV4))
     assert written == "größer".encode().ljust(256, b"\0")
-    assert xt_layouts.text_of(written) == "größer"
+    assert decode_text(written) == "größer"
 
 
 class TestOlderRevisions:
