@@ -96,21 +96,19 @@ def _printable_comment(why: str) -> str:
     return line.encode()[:MAX_NFT_COMMENT_BYTES].decode(errors="ignore")
 
 
-def _rule_conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
-    """Yield what must hold, in one order for all rules.
+def _rule_conditions(rule: model.Rule, family: Family | None) -> list[native.Condition]:
+    """Return what must hold, in one order for all rules.
 
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
     matches = sorted(rule.matches, key=lambda match: POSITIONS[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
-    first_address = next((match for match in matches if isinstance(match, model.AddressMatch)), None)
-    if family is not None and first_address is None:
-        yield TEST_FAMILY[family]
-    for match in matches:
-        if family is not None and match is first_address:
-            yield TEST_FAMILY[family]
-        yield _lowered_condition(match, protocol)
+    conditions = [_lowered_condition(match, protocol) for match in matches]
+    if family is not None:
+        first_address = next((at for at, match in enumerate(matches) if isinstance(match, model.AddressMatch)), 0)
+        conditions.insert(first_address, TEST_FAMILY[family])
+    return conditions
 
 
 IN_ORDER = (
