@@ -13,7 +13,7 @@ XFRM_MSG_GETPOLICY = 0x15
 XFRMA_TMPL = 5
 POLICY_DIRECTIONS = ("in", "out", "fwd")
 XFRM_POLICY_BLOCK = 1
-POLICY = Layout(
+POLICY_LAYOUT = Layout(
     "destination [16], source [16], destination_port >2, destination_port_mask >2, source_port >2, source_port_mask >2,"
     " family 2, destination_prefix 1, source_prefix 1, protocol 1, further_tests [11], limits [64], use [32],"
     " priority 4, index 4, direction 1, action 1, flags 1, share 1"
@@ -62,7 +62,7 @@ def read_policies() -> list[IpsecPolicy]:
 
 def _decoded_policy(body: bytes) -> IpsecPolicy | None:
     """Return a policy; None for a socket's own (IP_XFRM_POLICY), whose directions come after those that are named."""
-    fields = POLICY.read(body)
+    fields = POLICY_LAYOUT.read(body)
     family = FAMILY_BY_NUMBER.get(fields["family"])
     if family is None or fields["direction"] >= len(POLICY_DIRECTIONS):
         return None
@@ -79,5 +79,5 @@ def _decoded_policy(body: bytes) -> IpsecPolicy | None:
         destination_port=(fields["destination_port"], fields["destination_port_mask"]),
         protocol=fields["protocol"],
         is_blocking=fields["action"] == XFRM_POLICY_BLOCK,
-        has_template=XFRMA_TMPL in decode_fields(body[POLICY.size :]),
+        has_template=XFRMA_TMPL in decode_fields(body[POLICY_LAYOUT.size :]),
     )

@@ -541,7 +541,7 @@ class TestWhatTheKernelLacks:
     def test_an_extension_is_named_with_its_module(
         self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
     ) -> None:
-        monkeypatch.setitem(xt_layouts.REVISIONS, name, 77)
+        monkeypatch.setitem(xt_layouts.WRITTEN, name, (77, xt_layouts.WRITTEN[name][1]))
         with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
             netns().call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
         assert f"`modprobe -a xt_{name}`" in raised.value.remedy

@@ -163,7 +163,7 @@ def _refused_line(complaint: str, text: str) -> str:
 def _extensions_in(line: str) -> Iterator[str]:
     words = [word.printed for word in split_words(line)]
     for index, word in enumerate(words[:-1]):
-        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.REVISIONS):
+        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.WRITTEN):
             yield words[index + 1]
 
 

@@ -12,11 +12,6 @@ from __future__ import annotations
 
 from capture.netlink.attributes import Layout
 
-REVISIONS = {"owner": 1, "multiport": 1, "connmark": 1, "conntrack": 3, "iprange": 1, "comment": 0}
-REVISIONS |= {"REDIRECT": 0, "TPROXY": 1, "MARK": 2, "CONNMARK": 2, "CT": 2, "LOG": 0}
-"""The revisions in which we write."""
-
-
 OWNER = Layout("uid_min 4, uid_max 4, gid_min 4, gid_max 4, match 1, invert 1")
 """linux/netfilter/xt_owner.h, struct xt_owner_match_info."""
 OWNER_UID, OWNER_GID, OWNER_SOCKET = 1, 2, 4  # XT_OWNER_*
@@ -67,6 +62,22 @@ CT = Layout("flags 2, zone 2, ct_events 4, exp_events 4, helper [16], timeout [3
 LOG = Layout("level 1, flags 1, prefix [30]")
 """linux/netfilter/xt_LOG.h, struct xt_log_info."""
 LOG_WARNING = 4  # LOG_WARNING of syslog(3), which iptables writes by default
+
+WRITTEN: dict[str, tuple[int, Layout]] = {
+    "owner": (1, OWNER),
+    "multiport": (1, MULTIPORT),
+    "connmark": (1, MARK_MATCH),
+    "conntrack": (3, CONNTRACK),
+    "iprange": (1, IPRANGE),
+    "comment": (0, COMMENT),
+    "REDIRECT": (0, NAT_RANGE),
+    "TPROXY": (1, TPROXY),
+    "MARK": (2, MARK_TARGET),
+    "CONNMARK": (2, CONNMARK),
+    "CT": (2, CT),
+    "LOG": (0, LOG),
+}
+"""The matches, in lower case, and the targets that we write: the revision, and its structure."""
 
 
 def c_string(text: str, size: int, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import native
+from capture.backends.nf_tables.expressions import always
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_BY_NUMBER, IPV4, IPV6, Network, address_text, networks_in_range
 from capture.model.conventions import MAX_PORT, PROTOCOL_BY_NUMBER
@@ -155,25 +156,21 @@ def _log_text(action: model.Log) -> str:
     return f"log prefix {quoted(action.prefix)}"
 
 
-def _always(words: str) -> Callable[[object], str]:
-    return lambda _: words
-
-
 PART_TEXTS: dict[type, Callable[[Any], str]] = {
     native.Among: _values_text,
     native.Masked: _bits_text,
     native.Named: lambda part: f"{part.field} {'!= ' * part.negated}{quoted(pattern(part))}",
     model.UnknownMatch: lambda part: part.text,
-    model.Accept: _always("accept"),
-    model.Drop: _always("drop"),
-    model.Return: _always("return"),
+    model.Accept: always("accept"),
+    model.Drop: always("drop"),
+    model.Return: always("return"),
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
     native.TproxyStatement: _tproxy_text,
     native.Cases: _cases_text,
     model.SetMark: _set_mark,
-    model.SaveMark: _always("ct mark set meta mark"),
-    model.RestoreMark: _always("meta mark set ct mark"),
+    model.SaveMark: always("ct mark set meta mark"),
+    model.RestoreMark: always("meta mark set ct mark"),
     model.SetZone: lambda action: f"ct zone set {action.zone}",
     model.Log: _log_text,
     model.UnknownVerdict: lambda part: part.text,

@@ -175,10 +175,6 @@ def _log_expression(action: model.Log) -> bytes:
     return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, c_string(action.prefix)), level)
 
 
-def _always(expressions: bytes) -> Callable[[object], bytes]:
-    return lambda _: expressions
-
-
 STORE_MARK = make.store_meta(nf.NFT_META_MARK)
 STORE_ZONE = make.store_ct(nf.NFT_CT_ZONE)
 REDIRECT = make.expression(
@@ -194,15 +190,15 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
         LOADS[part.field] + make.bitwise(u32(part.mask)) + make.equals(u32(part.value), negated=part.negated)
     ),
     native.Named: _compare_name,
-    model.Accept: _always(make.verdict(nf.NF_ACCEPT)),
-    model.Drop: _always(make.verdict(nf.NF_DROP)),
-    model.Return: _always(make.verdict(nf.NFT_RETURN)),
+    model.Accept: make.always(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: make.always(make.verdict(nf.NF_DROP)),
+    model.Return: make.always(make.verdict(nf.NFT_RETURN)),
     model.Jump: lambda action: make.jump(action.chain),
     model.Redirect: lambda action: make.immediate(u16be(action.port)) + REDIRECT,
     native.TproxyStatement: _tproxy_expressions,
     model.SetMark: _set_mark,
-    model.SaveMark: _always(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
-    model.RestoreMark: _always(LOADS[native.CT_MARK] + STORE_MARK),
+    model.SaveMark: make.always(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: make.always(LOADS[native.CT_MARK] + STORE_MARK),
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log_expression,
 }
