@@ -131,12 +131,9 @@ class XtProgram(Program):
         name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
-            if kind == "match":
-                words = split_words(xt_text.match_text(*key[1:], self._of_family))
-                decoded: tuple[Any, ...] = tuple(parse_matches(words))
-            else:
-                decoded = (parse_verdict(split_words(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
-            self._extensions[key] = decoded
+            is_match = kind == "match"
+            clause = split_words(f"{'-m' if is_match else '-j'} {xt_text.extension_text(*key[1:], self._of_family)}")
+            self._extensions[key] = tuple(parse_matches(clause)) if is_match else (parse_verdict(clause),)
         return self._extensions[key]
 
     def _add(self, condition: Condition) -> None:

@@ -44,25 +44,13 @@ def network_text(name: str, family: Family, address: int, mask: int, *, negated:
     return option_text(negated, name, f"{address_text(family, address)}/{shown}")
 
 
-def match_text(name: str, revision: int, structure: bytes, family: Family) -> str:
-    """Return the words for a match."""
-    return f"-m {_extension_text(name, MATCH_TEXTS.get((name, revision)), revision, structure, family)}"
-
-
-def target_text(name: str, revision: int, structure: bytes, family: Family) -> str:
-    """Return the words for a target; they begin with its name."""
-    known = XT_TARGETS.get((name, revision))
-    if known is not None and family == IPV4 and (name, revision) in COMPACT_NAT:
-        known = xt_layouts.NAT_IPV4, known[1]
-    return _extension_text(name, known, revision, structure, family)
-
-
-def _extension_text(
-    name: str, known: tuple[Layout, Speak] | None, revision: int, structure: bytes, family: Family
-) -> str:
+def extension_text(name: str, revision: int, structure: bytes, family: Family) -> str:
+    """Return the words for a match or a target; they begin with its name."""
     words = None
-    if known is not None:
-        layout, speak = known
+    if (name, revision) in EXTENSION_TEXTS:
+        layout, speak = EXTENSION_TEXTS[name, revision]
+        if layout is xt_layouts.NAT_RANGE and revision == 0 and family == IPV4:
+            layout = xt_layouts.NAT_IPV4
         words = speak(layout.read(structure), family)
     if words is None:
         data = _bytes_text(structure)
@@ -213,26 +201,6 @@ def _multiport_text(fields: Unpacked, _family: Family) -> str | None:
     return option_text(fields["invert"], name, ports_text(ports))
 
 
-_PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
-_ICMP = Layout("type 1, code 1, code_to 1, invert 1")
-
-MATCH_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
-    ("tcp", 0): (Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
-    ("udp", 0): (Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
-    ("icmp", 0): (_ICMP, _icmp_text),
-    ("icmp6", 0): (_ICMP, _icmp_text),
-    ("addrtype", 1): (Layout("source 2, destination 2, flags 4"), _addrtype_text),
-    ("owner", 1): (xt_layouts.OWNER, _owner_text),
-    ("mark", 1): (xt_layouts.MARK_MATCH, _mark_text),
-    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark_text),
-    ("iprange", 1): (xt_layouts.IPRANGE, _iprange_text),
-    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport_text),
-    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack_text),
-    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack_text),
-    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack_text),
-}
-"""By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""
-
 NFTA_LIMIT = (1, 2, 3, 4, 5)
 """NFTA_LIMIT_RATE, _UNIT, _BURST, _TYPE, _FLAGS in linux/netfilter/nf_tables.h."""
 LIMIT_UNITS = {1: "sec", 60: "min", 3600: "hour", 86400: "day"}
@@ -341,10 +309,23 @@ def _reject_text(fields: Unpacked, family: Family) -> str | None:
     return answer and f"--reject-with {answer}"
 
 
-COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
-"""Targets that have a structure of their own in IPv4."""
+_PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
+_ICMP = Layout("type 1, code 1, code_to 1, invert 1")
 
-XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+EXTENSION_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+    ("tcp", 0): (Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
+    ("udp", 0): (Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
+    ("icmp", 0): (_ICMP, _icmp_text),
+    ("icmp6", 0): (_ICMP, _icmp_text),
+    ("addrtype", 1): (Layout("source 2, destination 2, flags 4"), _addrtype_text),
+    ("owner", 1): (xt_layouts.OWNER, _owner_text),
+    ("mark", 1): (xt_layouts.MARK_MATCH, _mark_text),
+    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark_text),
+    ("iprange", 1): (xt_layouts.IPRANGE, _iprange_text),
+    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport_text),
+    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack_text),
+    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack_text),
+    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack_text),
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     **{("SNAT", revision): (xt_layouts.NAT_RANGE, _nat_speaker("--to-source")) for revision in range(3)},
@@ -365,3 +346,4 @@ XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("LOG", 0): (xt_layouts.LOG, _log_text),
     ("REJECT", 0): (Layout("answer 4"), _reject_text),
 }
+"""By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""

@@ -7,7 +7,7 @@ import pytest
 
 from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
-from capture.backends.iptables.xt_text import match_text, target_text
+from capture.backends.iptables.xt_text import extension_text
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, Family, parse_network
 from capture.model.ruleset import (
@@ -228,11 +228,11 @@ def structure_of(expressions: bytes) -> bytes:
 
 
 def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
-    return tuple(parse_matches(split_words(match_text(name, revision, structure, family))))
+    return tuple(parse_matches(split_words(f"-m {extension_text(name, revision, structure, family)}")))
 
 
 def read_target(name: str, revision: int, structure: bytes, family: Family) -> Verdict:
-    return parse_verdict(split_words(f"-j {target_text(name, revision, structure, family)}"))
+    return parse_verdict(split_words(f"-j {extension_text(name, revision, structure, family)}"))
 
 
 def beyond_the_first(match: Match) -> tuple[Match, ...]:
@@ -434,7 +434,7 @@ class TestWhatTheModelLacks:
         assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
 
     def test_every_flag_of_a_log_has_its_word(self) -> None:
-        words = target_text("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
+        words = extension_text("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
         flags = "--log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode"
         assert words == f"LOG --log-level 7 {flags}"
 
