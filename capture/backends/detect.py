@@ -73,19 +73,13 @@ class Detected(Value):
     """The table that rejects the other family may be there."""
 
 
-def chosen_backend(request: BackendRequest) -> BackendChoice:
-    """Return the choice in the namespace we are in, for any rule set.
+def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
+    """Return the choice in the namespace we are in, for a rule set or for any, and where our sets are already.
+
+    Programs and packages are looked for only where they matter to the request or to what is live.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
-    """
-    return detect(request).choice
-
-
-def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
-    """Return the choice, and where our sets are already; raises as ``chosen_backend``.
-
-    Programs and packages are looked for only where they matter to the request or to what is live.
     """
     facts = gather_facts(request, desired)
     try:
@@ -108,14 +102,10 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
 
 def find_live_sets() -> tuple[SetLocation, ...]:
     """Return where our sets are in the namespace we are in. Raise PrivilegeError if we may not know."""
-    facts = gather_facts(NETLINK_REQUEST)
+    facts = gather_facts(BackendRequest("nftables", "netlink"))  # no programs and packages, without legacy tables
     if facts.has_nf_tables is None:
         raise PrivilegeError("list the rules of this network namespace")
     return live_sets_in(facts)
-
-
-NETLINK_REQUEST = BackendRequest("nftables", "netlink")
-"""Needs no programs and packages, unless legacy tables are there."""
 
 
 def choose_without_kernel(request: BackendRequest) -> BackendChoice:
@@ -132,7 +122,7 @@ def choose_without_kernel(request: BackendRequest) -> BackendChoice:
 
 
 def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
-    """Return the choice, from facts and a request. Pure; raises as ``chosen_backend``."""
+    """Return the choice, from facts and a request. Pure; raises as ``detect``."""
     backend = requested_backend(request)
     reason = "requested" if backend == "nftables" else "" if backend else _why_not_iptables(facts)
     if reason:
@@ -250,17 +240,15 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     live_sets = []
     for flavour in FLAVOURS_BY_PREFERENCE:
-        own = [chain for chain in facts.chains if chain.flavour == flavour and chain.is_own]
-        if own:
-            families = tuple(dict.fromkeys(chain.family for chain in own))
+        own = [chain.family for chain in facts.chains if chain.flavour == flavour and chain.is_own]
+        families = tuple(dict.fromkeys(own))
+        if families:
             has_programs = all(
                 (flavour, family, purpose) in facts.programs for family in families for purpose in PURPOSES
             )
             by_program = "iptc" if not has_programs and facts.has_python_iptables else "restore"
-            choice = BackendChoice(
-                "nftables" if flavour == "nftables" else "iptables",
-                by_program if flavour == "legacy" else "netlink",
-                "" if flavour == "nftables" else flavour,
-            )
+            choice = BackendChoice("nftables", "netlink", "")
+            if flavour != "nftables":
+                choice = BackendChoice("iptables", by_program if flavour == "legacy" else "netlink", flavour)
             live_sets.append(SetLocation(choice, families))
     return tuple(live_sets)
