@@ -23,8 +23,7 @@ from capture.model.addresses import FAMILY_NUMBERS, IPV6
 from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
-from capture.netlink.batch import Change, commit
-from capture.netlink.nfnetlink import open_nfnetlink
+from capture.netlink.nfnetlink import Change, commit, open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -39,10 +39,9 @@ from capture.model.ruleset import (
     TableName,
     only,
 )
-from capture.netlink import batch
+from capture.netlink import nfnetlink
 from capture.netlink.attributes import attribute, decode_attributes
-from capture.netlink.batch import RulesetChangedError
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_nfnetlink, read_objects
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, RulesetChangedError, has_extension, open_nfnetlink, read_objects
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS
@@ -507,7 +506,7 @@ class TestAllOrNothing:
         def changed(*_: object) -> None:
             raise RulesetChangedError("write")
 
-        monkeypatch.setattr(batch, "commit", changed)
+        monkeypatch.setattr(nfnetlink, "commit", changed)
         with pytest.raises(KernelError, match=r"attempts: another process keeps modifying it(?s:.*)`nft monitor`"):
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 

@@ -16,7 +16,7 @@ from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, c_string, decode_attributes, decode_fields, decode_number, nested
-from capture.netlink.batch import Change
+from capture.netlink.nfnetlink import Change
 from support.generators.rules import rulesets
 
 

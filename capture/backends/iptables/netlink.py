@@ -19,8 +19,7 @@ from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
 from capture.model.chain_names import DORMANT, state_name
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
-from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
+from capture.netlink.nfnetlink import Change, open_nfnetlink, read_consistently, transact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.backends.iptables.programs import Finished
-    from capture.netlink.batch import Change
+    from capture.netlink.nfnetlink import Change
 
 PRIVILEGE_PHRASES = ("you must be root", "Operation not permitted")
 LOCK_PHRASES = ("xtables lock", "Can't lock", "can't open lock file")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundRule
     from capture.backends.nf_tables.listing import FoundChain
-    from capture.netlink.batch import Change
+    from capture.netlink.nfnetlink import Change
 
 
 class LiveTable(Value):

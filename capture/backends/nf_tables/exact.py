@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from capture.backends.nf_tables.listing import FoundChain, FoundFlavour
     from capture.backends.nf_tables.names import Hook
-    from capture.netlink.batch import Change
+    from capture.netlink.nfnetlink import Change
     from capture.netlink.sockets import NetlinkSocket
 
     Sent = tuple[bytes, bytes | None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import nest
 from capture.netlink.attributes import attribute, c_string, s32be, u32be, u64be
-from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
+from capture.netlink.nfnetlink import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

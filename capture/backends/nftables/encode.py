@@ -24,9 +24,8 @@ from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import INTERFACE_NAME_SIZE
 from capture.netlink.attributes import BYTE_ORDER, attribute, c_string, u8, u16be, u32, u32be
-from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_CREATE
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from capture.backends.nftables import encode
 from capture.backends.nftables.lower import lower, render_text
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number
-from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_nfnetlink, read_consistently, read_objects
+from capture.netlink.nfnetlink import Change, open_nfnetlink, read_consistently, read_objects, transact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number
-from capture.netlink.batch import Change
+from capture.netlink.nfnetlink import Change
 
 NFTA_TABLE_USERDATA, NFTA_CHAIN_USERDATA, NFTA_SET_USERDATA = 6, 12, 13  # linux/netfilter/nf_tables.h
 
