@@ -14,7 +14,7 @@ from capture.errors import KernelError
 from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, nested, u8, u16be, u32be
-from capture.netlink.messages import NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
+from capture.netlink.messages import NLM_F_CREATE, NLMSG_ERROR, Refusal, decode_refusal
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, nfgenmsg
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 
@@ -90,17 +90,9 @@ def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     without the capability NET_ADMIN there is one refusal (EPERM) for each datagram.
     """
     refused: list[Refusal] = []
-    task = "track open connections"
     for start in range(0, len(entries), MAX_ENTRIES):
-        part = entries[start : start + MAX_ENTRIES]
-        first = netfilter.next_sequences(len(part))
-        flags = NLM_F_REQUEST | NLM_F_CREATE
-        messages = [
-            encode_message(IPCTNL_MSG_CT_NEW, flags, first + index, encode_entry(*entry))
-            for index, entry in enumerate(part)
-        ]
-        netfilter.send(b"".join(messages), task)
-        for message in netfilter.drain(task):
+        bodies = [encode_entry(*entry) for entry in entries[start : start + MAX_ENTRIES]]
+        for _, message in netfilter.request_each(IPCTNL_MSG_CT_NEW, NLM_F_CREATE, bodies, "track open connections"):
             refusal = decode_refusal(message) if message.kind == NLMSG_ERROR else None
             if refusal:
                 refused.append(refusal)
