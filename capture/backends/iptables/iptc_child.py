@@ -7,7 +7,7 @@ It is used below its own level of rules and chains, because that level
 * reads each match back and sets it again before writing, which breaks texts with quotes;
 * steps over the matches of a rule by the size it expects instead of the size they have.
 
-So this is an iptables-restore of our own. It takes the words of rules apart (``clauses``), puts their addresses,
+So this is an iptables-restore of our own. It takes the words of rules apart (``parse``), puts their addresses,
 interfaces and protocol into libiptc's own structure, and gives the options of extensions to their parsers one by one.
 One table is one transaction: autocommit is off, and ``commit`` is the last that happens to a table.
 """
@@ -22,8 +22,7 @@ import os
 import sys
 import warnings
 
-from capture.backends.iptables.clauses import Flag, parse_options, split_words
-from capture.backends.iptables.parse import clauses_of
+from capture.backends.iptables.parse import Flag, clauses_of, parse_options, split_words
 from capture.backends.iptables.render import option_text, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
 from capture.backends.iptables.xt_text import XT_PROTOCOL_NAMES, network_text, protocol_text

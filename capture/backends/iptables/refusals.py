@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.clauses import split_words
+from capture.backends.iptables.parse import split_words
 from capture.backends.needed_modules import extension_module
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, ToolError, UnsupportedError

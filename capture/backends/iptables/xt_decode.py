@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import MATCH_ORDER
 from capture.backends.iptables import xt_text
-from capture.backends.iptables.clauses import join_negated, parse_matches, parse_verdict, split_words
+from capture.backends.iptables.parse import join_negated, parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift

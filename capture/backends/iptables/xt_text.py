@@ -1,4 +1,4 @@
-"""Matches and targets of x_tables in the words of iptables-save. Pure; ``clauses`` knows what they mean.
+"""Matches and targets of x_tables in the words of iptables-save. Pure; ``parse`` knows what they mean.
 
 So every driver reads a rule alike, our own or foreign. What has no words here is shown by name and
 bytes: ``-m recent [ revision 1, 0x0102 ]``.

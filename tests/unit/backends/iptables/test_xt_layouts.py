@@ -6,7 +6,7 @@ from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_void_p
 import pytest
 
 from capture.backends.iptables import xt_encode as enc
-from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
+from capture.backends.iptables.parse import parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_text import extension_text
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, Family, parse_network
