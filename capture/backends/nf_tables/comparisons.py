@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
@@ -146,15 +145,6 @@ def _prefix_condition(loaded: Register, bounds: Bounds, part: HeaderField) -> na
     return native.Among(part.field, ((first, first | free),), bounds.negated)
 
 
-LAYOUTS = {
-    family: [(native.SADDR[family], nf.SOURCE_OFFSETS[family]), (native.DADDR[family], nf.DESTINATION_OFFSETS[family])]
-    for family in native.SADDR
-}
-"""The addresses of each family by their place in the header."""
-# Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.
-LAYOUTS[IPV4].insert(0, (native.L4PROTO, 9))
-
-
 def header_fields(
     header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None
 ) -> list[HeaderField]:
@@ -163,15 +153,17 @@ def header_fields(
     Bytes that are not all of known fields, each from its beginning, give an empty list.
     """
     base, offset, length = header
-    layout: list[tuple[str, int]] = []
+    fields: tuple[str, ...] = ()
     if base == nf.NFT_PAYLOAD_NETWORK_HEADER and family is not None:
-        layout = LAYOUTS[family]
+        fields = (native.SADDR[family], native.DADDR[family])
+        if family == IPV4:  # where iptables-nft compares the protocol since 1.8.11
+            fields = (native.L4PROTO, *fields)
     elif base == nf.NFT_PAYLOAD_TRANSPORT_HEADER and protocol is not None:
-        layout = [(native.SPORT[protocol], 0), (native.DPORT[protocol], PORT_SIZE)]
+        fields = (native.SPORT[protocol], native.DPORT[protocol])
     parts: list[HeaderField] = []
     position = offset
-    for field, place in layout:
-        if place == position < offset + length:
+    for field in fields:
+        if native.OFFSETS[field] == position < offset + length:
             taken = min(native.FIELD_SIZES[field], offset + length - position)
             parts.append(HeaderField(field, position - offset, taken))
             position += taken

@@ -18,7 +18,6 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables import native, sets
-from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
@@ -109,11 +108,13 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
 LOADS |= {
-    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.FIELD_SIZES[field])
-    for field, offset in native.ADDRESS_OFFSETS.items()
+    field: make.load_payload(base, native.OFFSETS[field], native.FIELD_SIZES[field])
+    for base, fields in (
+        (nf.NFT_PAYLOAD_NETWORK_HEADER, native.ADDRESS_FAMILIES),
+        (nf.NFT_PAYLOAD_TRANSPORT_HEADER, native.PORT_PROTOCOLS),
+    )
+    for field in fields
 }
-for _offset, _ports in ((0, native.SPORT), (PORT_SIZE, native.DPORT)):
-    LOADS |= dict.fromkeys(_ports.values(), make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, _offset, PORT_SIZE))
 
 TO_NETWORK_ORDER = make.expression(
     "byteorder",
@@ -140,7 +141,7 @@ def _compare_range(condition: native.Among) -> bytes:
         return LOADS[field] + make.equals(first.to_bytes(size, order), negated=condition.negated)
     if field in native.ADDRESS_FAMILIES and native.is_network(first, last):
         first_address, prefix = first.to_bytes(size, "big"), size * 8 - (last - first).bit_length()
-        return make.in_network(native.ADDRESS_OFFSETS[field], first_address, prefix, negated=condition.negated)
+        return make.in_network(native.OFFSETS[field], first_address, prefix, negated=condition.negated)
     load = _load_in_order(field)
     low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
     if condition.negated:
