@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from support.processes import private_mounts
+from support.processes import huge_pages, private_mounts
 
 if TYPE_CHECKING:  # pytest imports it, and rewrites its asserts
     from collections.abc import Iterator
@@ -50,8 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what stays to the end, ten thousand tests, out of every collection of garbage; the last ones are forced."""
+    """Keep what stays to the end, ten thousand tests, out of every collection of garbage; the last ones are forced.
+
+    In huge pages each fork copies little of it.
+    """
     gc.freeze()
+    huge_pages.collapse()
 
 
 @pytest.fixture

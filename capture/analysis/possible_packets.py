@@ -169,15 +169,24 @@ class MarkCompiler(PathCompiler):
 def _connection_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
+    rules = [rule for compiler in compilers for rule in compiler.situation.rules]
+    if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
+        return space.has_mark("connection", 0, model.ALL_BITS)
+    constants = sorted({0} | {mark for rule in rules for mark, _ in mark_tests(rule)})
+    saved_marks = [
+        (space.switches.expanded(MarkCompiler(compiler, direction, constants).root()), packets)
+        for compiler in compilers
+        for direction, packets in possible.items()
+    ]
     udp = space.field_in(Field.PROTOCOL, PROTOCOL_RANGES["udp"])
     node = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
-        packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}
-        node = diagrams.either(node, diagrams.both(kind, _marks_saved_by(packets, space, compilers)))
+        saved_by_kind = [(marks, diagrams.both(packets, kind)) for marks, packets in saved_marks]
+        node = diagrams.either(node, diagrams.both(kind, _possible_marks(space, saved_by_kind)))
     return node
 
 
-def _marks_saved_by(possible: dict[Direction, int], space: PacketSpace, compilers: Sequence[Compiler]) -> int:
+def _possible_marks(space: PacketSpace, saved_marks: Sequence[tuple[int, int]]) -> int:
     """Return which marks connections can have: those that packets leave there, in any of the situations.
 
     That is the least set that holds 0 and, with a mark, every mark that rules make of it. If rules save marks that
@@ -185,15 +194,6 @@ def _marks_saved_by(possible: dict[Direction, int], space: PacketSpace, compiler
     """
     diagrams = space.diagrams
     node = space.has_mark("connection", 0, model.ALL_BITS)
-    rules = [rule for compiler in compilers for rule in compiler.situation.rules]
-    if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
-        return node
-    constants = sorted({0} | {mark for rule in rules for mark, _ in mark_tests(rule)})
-    saved_marks = [
-        (space.switches.expanded(MarkCompiler(compiler, direction, constants).root()), packets)
-        for compiler in compilers
-        for direction, packets in possible.items()
-    ]
     of_connection = diagrams.no
     while of_connection != node:
         of_connection = node
