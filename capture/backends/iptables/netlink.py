@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.driver import IptablesDriver, dormant_error, require_families
+from capture.backends.iptables.driver import IptablesDriver, require_awake, require_families
 from capture.backends.iptables.families import merge_families, single_family_ruleset
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
@@ -72,9 +72,7 @@ class IptablesNetlinkDriver(IptablesDriver):
         def changes_of(live: LiveTables) -> Iterable[Change]:
             families = families_here()
             require_families(desired, families)
-            for (family, name), table in live.items():
-                if table.is_dormant and family in desired.families and desired.table(name):
-                    raise dormant_error(family, name)
+            require_awake(desired, [place for place, table in live.items() if table.is_dormant])
             if not live:
                 return self._messages_for(desired)
             return changes(plan(ruleset_of(families, live), desired, recorded), live)
