@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import errno
 
-from capture.errors import CaptureError, KernelError, MissingFeatureError, UnsupportedError
+from capture.errors import KernelError, MissingFeatureError, UnsupportedError
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number, u8, u16be, u32be
-from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
+from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, decode_refusal, encode_message
 from capture.netlink.sockets import NETLINK_NETFILTER, NO_ANSWER, NetlinkSocket, refusal_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -235,21 +235,14 @@ def commit(
     for message in netfilter.drain(task):
         if message.kind != NLMSG_ERROR or message.sequence < first:
             continue
-        refusal = decode_refusal(message)
-        if refusal:
-            raise _failure_at(message.sequence - first, refusal, descriptions, task)
-        acknowledged = acknowledged or message.sequence == first + len(descriptions)
+        number, refusal = message.sequence - first, decode_refusal(message)
+        if refusal and 0 < number <= len(descriptions):
+            raise refusal_error(descriptions[number - 1], refusal)
+        if refusal:  # the beginning, which means the whole
+            raise RulesetChangedError(task) if refusal.errno == errno.ERESTART else refusal_error(task, refusal)
+        acknowledged = acknowledged or number == len(descriptions)
     if not acknowledged:
         raise refusal_error(task, NO_ANSWER)
-
-
-def _failure_at(number: int, refusal: Refusal, descriptions: Sequence[str], task: str) -> CaptureError:
-    """Return the error for message ``number`` of a batch: 0 is its beginning and means the whole."""
-    if 0 < number <= len(descriptions):
-        return refusal_error(descriptions[number - 1], refusal)
-    if refusal.errno == errno.ERESTART:
-        return RulesetChangedError(task)
-    return refusal_error(task, refusal)
 
 
 def encode_batch(
