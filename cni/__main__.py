@@ -79,7 +79,8 @@ def _read_stdin() -> bytes:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGALRM,))
     _signal.alarm(STDIN_DEADLINE)
     try:
-        while len(received) <= MAX_STDIN_BYTES and (chunk := _read_some()):
+        os.set_blocking(0, True)  # O_NONBLOCK is of the open file, which the runtime shares with us
+        while len(received) <= MAX_STDIN_BYTES and (chunk := os.read(0, 1 << 20)):
             received += chunk
     except OSError as error:
         raise CniError(IO_FAILURE, f"standard input cannot be read: {error.strerror}") from None
@@ -97,22 +98,12 @@ def _give_up_on_stdin(_number: int, _frame: object) -> NoReturn:
     )
 
 
-def _read_some() -> bytes:
-    try:
-        return os.read(0, 1 << 20)
-    except BlockingIOError:  # O_NONBLOCK is of the open file, which the runtime shares with us
-        os.set_blocking(0, True)
-        return os.read(0, 1 << 20)
-
-
 def _is_written(command: str, text: bytes) -> bool:
     """Write to standard output; return whether that was possible, and complain otherwise."""
     try:
+        os.set_blocking(1, True)  # as in _read_stdin
         while text:
-            try:
-                text = text[os.write(1, text) :]
-            except BlockingIOError:
-                os.set_blocking(1, True)  # as in _read_some
+            text = text[os.write(1, text) :]
     except OSError as error:
         from cni.log import print_failure
 

@@ -10,7 +10,7 @@ import _socket
 import os
 import time
 
-from capture.model.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import decode_object, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def _receive_response(connection: _socket.socket, deadline: float, socket: str) 
         if not chunk:
             break
         received += chunk
-    try:
-        response = decode_json(received.decode())
-    except (JsonError, UnicodeDecodeError):
-        raise AgentAwayError(f"{socket}: its answer is not JSON") from None
-    if not isinstance(response, dict):
-        raise AgentAwayError(f"{socket}: its answer is not an object")
+    response = decode_object(received)
+    if response is None:
+        raise AgentAwayError(f"{socket}: its answer is not an object of JSON")
     return response

@@ -160,7 +160,7 @@ def set_aside(old: Snapshot, path: str) -> None:
     except OSError as error:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP}:
             raise
-        _write_new(link, old.content, old.mode, (old.uid, old.gid))
+        write_new(link, old.content, old.mode, (old.uid, old.gid))
     os.rename(link, path)
     with suppress(FileNotFoundError):  # of two names of one file, rename(2) leaves both
         os.unlink(link)
@@ -177,11 +177,6 @@ def replace_link(path: str, target: str) -> None:
         os.unlink(temporary)
         raise
     sync(os.path.dirname(path))
-
-
-def copy_durably(source: str, path: str, mode: int) -> None:
-    """Copy a file to a new one, and wait until the disk has it."""
-    _write_new(path, snapshot(source).content, mode)
 
 
 def sync(path: str) -> None:
@@ -201,7 +196,7 @@ def _write_temporary(
 ) -> str:
     temporary = temporary_name(path)
     try:
-        _write_new(temporary, content, mode, owner, is_durable=is_durable)
+        write_new(temporary, content, mode, owner, is_durable=is_durable)
     except OSError as error:
         with suppress(OSError):  # on a read-only file system, not even one that is not there can be removed
             os.unlink(temporary)
@@ -209,9 +204,10 @@ def _write_temporary(
     return temporary
 
 
-def _write_new(
+def write_new(
     path: str, content: bytes, mode: int, owner: tuple[int, int] | None = None, *, is_durable: bool = True
 ) -> None:
+    """Write a new file, and wait until the disk has it, if it is to be durable."""
     with open(path, "xb", opener=lambda path, flags: os.open(path, flags, PRIVATE)) as file:
         file.write(content)
         file.flush()

@@ -21,6 +21,7 @@ from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG_NAME, DesiredConfiguration
+from cni.install_error import explained_errors
 from cni.log import DEFAULT_FILE, LEVEL_NUMBERS
 from cni.networks import PLUGIN, ListChoice, read_network
 from cni.plugin_files import BUNDLE_MARK, FileChange
@@ -156,14 +157,11 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
     """
     from cni import status as node
-    from cni.install_error import install_error_for
 
     runtime = _named_runtime(runtime_name)
     bin_path, conf_path = _chosen_paths(runtime, bin_dir, conf_dir)
-    try:
+    with explained_errors(conf_path):
         state = node.examine_node(bin_path, conf_path, runtime, network)
-    except OSError as error:
-        raise install_error_for(error, conf_path) from None
     options = (("--bin-dir", bin_dir), ("--conf-dir", conf_dir), ("--network", network))
     state = node.with_options(state, "".join(f" {option} {quote(value)}" for option, value in options if value))
     if form == "json":
@@ -193,7 +191,8 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
         print_changes([], form, "nothing to remove")
         return 0
     changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
-    changes += kubeconfig_file.remove(entries.own_directory(conf_path))
+    with explained_errors(conf_path):
+        changes += kubeconfig_file.remove(entries.own_directory(conf_path))
     print_changes(map(str, changes), form, "nothing to remove")
     return 0
 
@@ -262,10 +261,10 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[FileCha
     """Let the entry name a kubeconfig that the plugin can use; return what was written, and warnings."""
     if not entry.get("kubeconfig"):
         return [], []
-    path, changes, warnings = kubeconfig_file.prepare_for_plugin(
-        str(entry["kubeconfig"]), entries.own_directory(conf_dir)
-    )
-    entry["kubeconfig"] = path
+    with explained_errors(conf_dir):
+        entry["kubeconfig"], changes, warnings = kubeconfig_file.prepare_for_plugin(
+            str(entry["kubeconfig"]), entries.own_directory(conf_dir)
+        )
     return changes, warnings
 
 

@@ -16,7 +16,6 @@ from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, narrow_mode
 from cni import atomic_files, entries, networks
-from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError
 from cni.install_lock import clean_up, installer_lock, retry_on_conflict
 from cni.networks import FIRST_BY_NAME, PLUGIN, Candidate, ConfigurationFile, ListChoice
@@ -50,7 +49,7 @@ def install(plugin: str, bin_dir: str, desired: DesiredConfiguration) -> list[Fi
     """
     with installer_lock(desired.conf_dir, bin_dir):
         clean_up(desired.conf_dir, bin_dir)
-        # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
+        # Kubelet made it too wide for the agent; the plugin would refuse it, and with it every pod of the mesh.
         is_tightened = narrow_mode(STATE_DIRECTORY)
         changes = [FileChange(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
         is_first = not os.path.lexists(os.path.join(bin_dir, PLUGIN))
@@ -163,10 +162,7 @@ def _write_own_list(
     try:
         old = networks.read_network(path)
     except FileNotFoundError:
-        try:
-            atomic_files.create(path, entries.encode_configuration(path, configuration))
-        except FileExistsError:
-            raise ChangedMeanwhileError(path) from None
+        atomic_files.create(path, entries.encode_configuration(path, configuration))
         return path, [FileChange(path, f"made from {os.path.basename(source.path)}, with the entry")]
     if old.configuration == configuration:
         return path, []

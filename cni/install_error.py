@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from capture.errors import CaptureError
 
@@ -39,3 +41,12 @@ def install_error_for(error: OSError, directory: str) -> InstallError:
     path = os.fsdecode(error.filename) if error.filename else directory
     remedy = REMEDY_BY_ERRNO.get(error.errno or 0, "The files of others are as they were.")
     return InstallError(path, error.strerror or str(error), remedy)
+
+
+@contextmanager
+def explained_errors(directory: str) -> Iterator[None]:
+    """A context in which an error of the operating system becomes one with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise install_error_for(error, directory) from error

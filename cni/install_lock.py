@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from cni.atomic_files import TEMPORARY, ChangedMeanwhileError
-from cni.install_error import InstallError, install_error_for
+from cni.install_error import InstallError, explained_errors
 from cni.plugin_files import remove_tree
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
     while True:
         try:
             return attempt()
-        except (ChangedMeanwhileError, FileNotFoundError) as changed:
+        except (ChangedMeanwhileError, FileExistsError, FileNotFoundError) as changed:
             if time.monotonic() > deadline:
                 raise InstallError(
                     conf_dir,
@@ -40,15 +40,12 @@ def installer_lock(*directories: str) -> Iterator[None]:
 
     The locks are on the directories themselves, and end with the process.
     """
-    with ExitStack() as held:
-        try:
-            for directory in {os.path.realpath(each): each for each in directories}.values():
-                file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                held.callback(os.close, file)
-                _lock(file, directory)
-            yield
-        except OSError as error:
-            raise install_error_for(error, directories[0]) from error
+    with explained_errors(directories[0]), ExitStack() as held:
+        for directory in {os.path.realpath(each): each for each in directories}.values():
+            file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, file)
+            _lock(file, directory)
+        yield
 
 
 def _lock(file: int, directory: str) -> None:

@@ -14,19 +14,13 @@ from typing import Any
 
 from capture.model.values import Value
 from capture.report.terminal import Finding
+from cni.log import LEVEL_NUMBERS
 from cni.networks import PLUGIN, ConfigurationFile, read_candidates
 from cni.runtimes import CONF_DIR, CONTAINERDS
 
 ISTIO_CNI = "istio-cni"
 ISTIO_KUBECONFIG = "istio-cni-kubeconfig"
-LEVEL_OF_ISTIO_LEVEL = {
-    "debug": "debug",
-    "info": "info",
-    "warn": "warn",
-    "error": "error",
-    "fatal": "error",
-    "none": "error",
-}
+LEVEL_OF_ISTIO_LEVEL = {**{level: level for level in LEVEL_NUMBERS}, "fatal": "error", "none": "error"}
 
 
 class IstioEntry(Value):

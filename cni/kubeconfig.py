@@ -14,6 +14,7 @@ from cni.protocol import CniError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (these two also with -data)"
@@ -22,39 +23,27 @@ CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (th
 UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")
 UNSUPPORTED_CLUSTER = ("proxy-url",)
 
-CLUSTER_FIELDS = {
-    "server": "server",
-    "tls_server_name": "tls-server-name",
-    "authority_file": "certificate-authority",
-    "authority_data": "certificate-authority-data",
-}
-USER_FIELDS = {
-    "token": "token",
-    "token_file": "tokenFile",
-    "certificate_file": "client-certificate",
-    "certificate_data": "client-certificate-data",
-    "key_file": "client-key",
-    "key_data": "client-key-data",
-}
-"""Keys of a cluster and a user of a kubeconfig, and their names here; a truth value comes on top."""
+CLUSTER_TEXTS = ("server", "tls-server-name", "certificate-authority-data")
+CLUSTER_FILES = ("certificate-authority",)
+USER_TEXTS = ("token", "client-certificate-data", "client-key-data")
+USER_FILES = ("tokenFile", "client-certificate", "client-key")
 SKIPS_VERIFICATION = "insecure-skip-tls-verify"
 
 
 class Kubeconfig(Value):
-    """The content of a kubeconfig. Of a file and its content in place (``-data``, base64), the content counts."""
+    """The texts of a kubeconfig by their keys in it, those that are not empty; paths are absolute.
+
+    Of a file and its content in place (``-data``, base64), the content counts.
+    """
 
     path: str
-    server: str
-    tls_server_name: str = ""
-    authority_file: str = ""
-    authority_data: str = ""
+    cluster: Mapping[str, str]
+    user: Mapping[str, str] = {}  # never changed
     skips_verification: bool = False
-    token: str = ""
-    token_file: str = ""
-    certificate_file: str = ""
-    certificate_data: str = ""
-    key_file: str = ""
-    key_data: str = ""
+
+    @property
+    def server(self) -> str:
+        return self.cluster["server"]
 
 
 def unusable_kubeconfig(path: str, problem: str, remedy: str = "") -> CniError:
@@ -84,12 +73,11 @@ def parse_kubeconfig(text: str, path: str) -> Kubeconfig:
     user = reader.named_entry(config, "users", "user", reader.text(context, "user")) if context.get("user") else {}
     reader.refuse(cluster, UNSUPPORTED_CLUSTER, "a connection straight to the server")
     reader.refuse(user, UNSUPPORTED_USER, CREDENTIAL_FIELDS)
-    kubeconfig = Kubeconfig(path, "", skips_verification=reader.boolean(cluster, SKIPS_VERIFICATION)).replace(
-        **reader.fields(cluster, CLUSTER_FIELDS), **reader.fields(user, USER_FIELDS)
-    )
-    if not kubeconfig.server:
+    skips_verification = reader.boolean(cluster, SKIPS_VERIFICATION)
+    texts = reader.texts(cluster, CLUSTER_TEXTS, CLUSTER_FILES)
+    if "server" not in texts:
         raise unusable_kubeconfig(path, "the cluster of the current context has no 'server'")
-    return kubeconfig
+    return Kubeconfig(path, texts, reader.texts(user, USER_TEXTS, USER_FILES), skips_verification)
 
 
 class _Reader:
@@ -113,13 +101,11 @@ class _Reader:
             raise unusable_kubeconfig(self.path, f"{key!r} is not a text on one line")
         return value
 
-    def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
-        """Return texts by our names; a relative path starts where the kubeconfig is."""
-        texts = {name: self.text(holder, key) for name, key in keys.items()}
-        for name, value in texts.items():
-            if name.endswith("_file") and value and not value.startswith("/"):
-                texts[name] = f"{self.path.rpartition('/')[0]}/{value}"
-        return texts
+    def texts(self, holder: dict[str, Any], keys: tuple[str, ...], paths: tuple[str, ...]) -> dict[str, str]:
+        """Return the texts that are not empty; a relative path starts where the kubeconfig is."""
+        texts = {key: text for key in (*keys, *paths) if (text := self.text(holder, key))}
+        relative = {key: text for key, text in texts.items() if key in paths and not text.startswith("/")}
+        return texts | {key: f"{self.path.rpartition('/')[0]}/{text}" for key, text in relative.items()}
 
     def boolean(self, holder: dict[str, Any], key: str) -> bool:
         value = holder.get(key)

@@ -14,14 +14,7 @@ from capture.errors import CaptureError
 from capture.model.json_text import JsonError, decode_json
 from capture.state.directory import make_private
 from cni import atomic_files
-from cni.kubeconfig import (
-    CLUSTER_FIELDS,
-    SKIPS_VERIFICATION,
-    USER_FIELDS,
-    Kubeconfig,
-    parse_kubeconfig,
-    unusable_kubeconfig,
-)
+from cni.kubeconfig import SKIPS_VERIFICATION, Kubeconfig, parse_kubeconfig, unusable_kubeconfig
 from cni.kubernetes import read_named_file, require_usable
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
@@ -52,7 +45,7 @@ def prepare_for_plugin(path: str, directory: str) -> tuple[str, list[FileChange]
     make_private(directory)
     is_new = atomic_files.write_if_changed(target, as_json(kubeconfig))
     warnings = []
-    if kubeconfig.token:
+    if "token" in kubeconfig.user:
         warnings.append(
             f"{path} has the token itself, of which {target} is a copy: if something renews it there, name a tokenFile"
             " instead, or install again after each renewal"
@@ -114,14 +107,12 @@ def as_json(config: Kubeconfig) -> bytes:
     """Return a kubeconfig as the plugin reads it."""
     import json
 
-    cluster: dict[str, object] = {key: getattr(config, name) for name, key in CLUSTER_FIELDS.items()}
-    cluster[SKIPS_VERIFICATION] = config.skips_verification
-    user = {key: getattr(config, name) for name, key in USER_FIELDS.items()}
+    skips_verification = {SKIPS_VERIFICATION: True} if config.skips_verification else {}
     plain = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "cluster", "cluster": {key: value for key, value in cluster.items() if value}}],
-        "users": [{"name": "capture-cni", "user": {key: value for key, value in user.items() if value}}],
+        "clusters": [{"name": "cluster", "cluster": {**config.cluster, **skips_verification}}],
+        "users": [{"name": "capture-cni", "user": config.user}],
         "contexts": [{"name": "capture", "context": {"cluster": "cluster", "user": "capture-cni"}}],
         "current-context": "capture",
     }

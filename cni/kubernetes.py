@@ -14,21 +14,10 @@ import binascii
 import time
 
 from capture.model.addresses import is_decimal
-from capture.model.json_text import JsonError, decode_json
+from capture.model.json_text import JsonError, decode_json, decode_object
 from capture.system.files import read_file
-from cni import https
+from cni import http_response, https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.http_response import (
-    FORBIDDEN_STATUS,
-    NOT_FOUND,
-    OK,
-    SERVER_ERROR,
-    TOO_MANY_REQUESTS,
-    UNAUTHORIZED_STATUS,
-    CutOffError,
-    HttpResponse,
-    NotHttpError,
-)
 from cni.kubeconfig import parse_kubeconfig, unusable_kubeconfig
 from cni.pod_object import is_same_pod
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
@@ -36,7 +25,7 @@ from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     T = TypeVar("T")
@@ -78,7 +67,7 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = QUERY_
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key}: invalid value {name[:80]!r}: expected {expected}")
 
     def decode_pod(body: bytes) -> dict[str, Any]:
-        plain = _decode_object(body)
+        plain = _answered_object(body)
         if not is_same_pod(identity, plain):
             raise TransientError(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
         return plain
@@ -92,7 +81,7 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = QUERY_
 
 def check_server(kubeconfig: Kubeconfig, timeout: float = QUERY_TIMEOUT) -> None:
     """Raise ``CniError`` unless the API server answers and accepts who we are."""
-    _Query(kubeconfig, "/version").fetch(_decode_object, timeout)
+    _Query(kubeconfig, "/version").fetch(_answered_object, timeout)
 
 
 def _is_name(text: str) -> bool:
@@ -107,7 +96,7 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
     if server is None:
         shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
         raise unusable_kubeconfig(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
-    if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
+    if server.scheme == "http" and not kubeconfig.user.keys().isdisjoint(("token", "tokenFile")):
         problem = "'server' is http, which would send the token in clear text"
         raise unusable_kubeconfig(kubeconfig.path, problem, "Use https in 'server', or leave the token out.")
     return server
@@ -148,27 +137,27 @@ class _Query:
     def _send_once(self, deadline: float) -> bytes:
         """Send the request once and return the body of the response; raise ``CniError`` for any status but 200."""
         token = self.current_token()
-        name = self.kubeconfig.tls_server_name or self.server.host
+        name = self.kubeconfig.cluster.get("tls-server-name", self.server.host)
         try:
             response = https.exchange(self.server, self.tls, name, self._request(token), deadline)
-        except (OSError, CutOffError, NotHttpError) as error:
+        except (OSError, http_response.CutOffError, http_response.NotHttpError) as error:
             raise self._connection_error(error) from None
-        if response.status == OK:
+        if response.status == http_response.OK:
             return response.body
-        if response.status == UNAUTHORIZED_STATUS and token != self.current_token():
+        if response.status == http_response.UNAUTHORIZED_STATUS and token != self.current_token():
             raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_RETRY_PAUSE)
         raise self._refusal_error(response)
 
     def current_token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
-        config = self.kubeconfig
-        token = config.token
-        if config.token_file:
-            token = read_named_file(config.token_file, config.path).decode("ascii", "replace").strip()
+        path, user = self.kubeconfig.path, self.kubeconfig.user
+        token, file = user.get("token", ""), user.get("tokenFile")
+        if file:
+            token = read_named_file(file, path).decode("ascii", "replace").strip()
             if not token:
-                raise unusable_kubeconfig(config.path, f"the token in {config.token_file} is empty")
+                raise unusable_kubeconfig(path, f"the token in {file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise unusable_kubeconfig(config.path, "the token has characters that no token has")
+            raise unusable_kubeconfig(path, "the token has characters that no token has")
         return token
 
     def _request(self, token: str) -> bytes:
@@ -178,29 +167,29 @@ class _Query:
             f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
         ).encode("ascii", "replace")
 
-    def _refusal_error(self, response: HttpResponse) -> CniError:
+    def _refusal_error(self, response: http_response.HttpResponse) -> CniError:
         status, words = response.status, _message_of(response.body)
         refused = f"{status} {words or response.reason}"
-        if status == UNAUTHORIZED_STATUS:
+        if status == http_response.UNAUTHORIZED_STATUS:
             return CniError(
                 UNAUTHORIZED,
                 f"the API server does not accept our credentials: {refused}",
                 f"The token or client certificate in {self.kubeconfig.path} is wrong or has expired."
                 " Tokens of service accounts live for an hour: name a 'tokenFile' that something renews.",
             )
-        if status == FORBIDDEN_STATUS:
+        if status == http_response.FORBIDDEN_STATUS:
             return CniError(
                 FORBIDDEN,
                 f"the API server does not allow us to read pods: {refused}",
                 "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
             )
-        if status == NOT_FOUND and words is not None:
+        if status == http_response.NOT_FOUND and words is not None:
             return TransientError(
                 POD_NOT_FOUND,
                 f"the API server does not have the pod: {refused}",
                 "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
             )
-        if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
+        if status == http_response.TOO_MANY_REQUESTS or status >= http_response.SERVER_ERROR:
             after = response.headers.get("retry-after", "")
             pause = float(after) if is_decimal(after, 6) else 0.0
             return TransientError(
@@ -231,7 +220,7 @@ class _Query:
             )
         if isinstance(error, OSError):
             return self._unreachable(error.strerror or "it closed the connection without an answer")
-        if isinstance(error, CutOffError):
+        if isinstance(error, http_response.CutOffError):
             return TransientError(BAD_ANSWER, "the API server's answer is cut off", self._remedy())
         return self._no_api("its answer is not HTTP")
 
@@ -249,7 +238,7 @@ class _Query:
         return REACH_REMEDY.format(server=self.kubeconfig.server)
 
 
-def _decode_object(body: bytes) -> dict[str, Any]:
+def _answered_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; TransientError if there is none: half an answer without a length looks so."""
     try:
         plain = decode_json(body.decode())
@@ -262,17 +251,14 @@ def _decode_object(body: bytes) -> dict[str, Any]:
 
 def _message_of(body: bytes) -> str | None:
     """Return the message of an object ``Status`` of the API; None if the body is none."""
-    try:
-        plain = _decode_object(body)
-    except TransientError:
-        return None
+    plain = decode_object(body) or {}
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    authority = _pem_bytes(config, "certificate-authority", config.authority_data, config.authority_file)
-    certificate = _pem_bytes(config, "client-certificate", config.certificate_data, config.certificate_file)
-    key = _pem_bytes(config, "client-key", config.key_data, config.key_file)
+    authority = _pem_bytes(config.path, config.cluster, "certificate-authority")
+    certificate = _pem_bytes(config.path, config.user, "client-certificate")
+    key = _pem_bytes(config.path, config.user, "client-key")
     if (certificate is None) != (key is None):
         raise unusable_kubeconfig(config.path, "client-certificate and client-key belong together; one is missing")
     try:
@@ -286,14 +272,14 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
-def _pem_bytes(config: Kubeconfig, field: str, data: str, path: str) -> bytes | None:
+def _pem_bytes(kubeconfig_path: str, texts: Mapping[str, str], key: str) -> bytes | None:
     """Return a certificate or key of the kubeconfig (``-data``, base64), or of a file; None without either."""
-    if not data:
-        return read_named_file(path, config.path) if path else None
+    if f"{key}-data" not in texts:
+        return read_named_file(texts[key], kubeconfig_path) if key in texts else None
     try:
-        return binascii.a2b_base64(data, strict_mode=True)
+        return binascii.a2b_base64(texts[f"{key}-data"], strict_mode=True)
     except ValueError:
-        raise unusable_kubeconfig(config.path, f"{field}-data is not base64") from None
+        raise unusable_kubeconfig(kubeconfig_path, f"{key}-data is not base64") from None
 
 
 def read_named_file(path: str, kubeconfig_path: str) -> bytes:

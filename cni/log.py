@@ -116,7 +116,7 @@ def append_line(path: str, line: bytes, rotate_at: int = ROTATE_AT) -> None:
         if status.st_mode & S_IFMT == S_IFREG:  # a pipe or a device could block, or be the runtime's
             os.write(file, line)
             if status.st_size + len(line) > rotate_at:
-                _rotate(path, rotate_at)
+                _rotate(file, path)
     except OSError:
         pass
     finally:
@@ -136,27 +136,23 @@ def _open(path: str) -> int:
         return os.open(path, flags, 0o640)
 
 
-def _rotate(path: str, rotate_at: int) -> None:
-    """Rename log.2 to log.3, log.1 to log.2, log to log.1, unless another plugin is at it or has just done it.
+def _rotate(file: int, path: str) -> None:
+    """Rename log.2 to log.3, log.1 to log.2, log to log.1; OSError if another plugin is at it.
 
     The lock is of the open file, so it ends with its holder, however that ends. Meanwhile other plugins write to
-    what is now log.1.
+    what is now log.1, and see that it is the log no more.
     """
     import fcntl  # only here: rotation is rare
 
-    lock = os.open(f"{path}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(path).st_size <= rotate_at:
-            return
-        names = [path, *[f"{path}.{number}" for number in range(1, MAX_OLD_FILES + 1)]]
-        for younger, older in zip(names[-2::-1], names[:0:-1], strict=True):
-            try:
-                os.rename(younger, older)
-            except FileNotFoundError:
-                continue
-    finally:
-        os.close(lock)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not os.path.samestat(os.fstat(file), os.stat(path)):
+        return
+    names = [path, *[f"{path}.{number}" for number in range(1, MAX_OLD_FILES + 1)]]
+    for younger, older in zip(names[-2::-1], names[:0:-1], strict=True):
+        try:
+            os.rename(younger, older)
+        except FileNotFoundError:
+            continue
 
 
 def print_failure(command: str, message: str) -> None:
@@ -192,7 +188,8 @@ def log_file(configuration: Mapping[str, Any]) -> str:
 
 def configured_log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
-    expected = f"one of {', '.join(map(repr, LEVEL_NUMBERS))}"
+    *words, last = LEVEL_NUMBERS
+    expected = f"{', '.join(words)} or {last}"
     level = keys.text(configuration, "log_level", expected) or "info"
     if level not in LEVEL_NUMBERS:
         raise keys.invalid_value("log_level", level, expected)

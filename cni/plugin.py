@@ -359,20 +359,17 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
     is_needed = configuration.pod_sources == (KUBERNETES,)
     if not is_needed and not (KUBERNETES in configuration.pod_sources and log.path):
         return
+    from cni import kubernetes
+
     try:
-        _check_api_server(configuration, STATUS_TIMEOUT if is_needed else LOGGED_STATUS_TIMEOUT)
+        kubeconfig = kubernetes.read_kubeconfig(configuration.kubeconfig)
+        kubernetes.check_server(kubeconfig, STATUS_TIMEOUT if is_needed else LOGGED_STATUS_TIMEOUT)
         log.debug("the API server answers")
     except CniError as error:
         if is_needed:
             raise CniError(protocol.NOT_AVAILABLE_LIMITED, error.message, error.details) from None
         message = f"pods of the mesh may not start now: {error.message}"
         log.warn(message, api_server=error.code, details=error.details)
-
-
-def _check_api_server(configuration: Configuration, deadline: float) -> None:
-    from cni import kubernetes
-
-    kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), deadline)
 
 
 # --- errors --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Container, Iterator
 
+from capture.errors import CaptureError
 from capture.model.values import Value
 from cni import atomic_files
 from cni.install_error import InstallError
@@ -71,9 +72,10 @@ def _require_callable(path: str, called: str) -> None:
     """Raise ``InstallError`` about ``called`` unless the plugin can be called where it lies."""
     from cni import trial
 
-    tried = trial.try_version(path)
-    if tried.problem:
-        raise InstallError(called, tried.problem, tried.remedy)
+    try:
+        trial.try_version(path)
+    except CaptureError as error:
+        raise InstallError(called, error.message, error.remedy) from None
 
 
 def _copy_and_try(original: str, copy: str, inside: str, called: str) -> None:
@@ -134,7 +136,7 @@ def _copy(original: str, destination: str) -> None:
         elif stat.S_ISLNK(status.st_mode):
             os.symlink(os.readlink(path), copy)
         elif stat.S_ISREG(status.st_mode):
-            atomic_files.copy_durably(path, copy, mode)
+            atomic_files.write_new(copy, atomic_files.snapshot(path).content, mode)
         else:
             raise InstallError(path, "expected a file, a directory or a symbolic link", "Take it out of the bundle.")
     for directory, mode in directories:

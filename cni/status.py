@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from capture.model.json_text import JsonError, decode_json, encode_json
+from capture.errors import CaptureError
+from capture.model.json_text import decode_object, encode_json
 from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.output import VerdictLine
@@ -154,17 +155,18 @@ def _plugin_findings(path: str, taken: ConfigurationFile | None, entry: dict[str
         yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
         return
     where = f"{path} -> {os.readlink(path)}" if os.path.islink(path) else path
-    tried = trial.try_version(path)
-    if tried.problem:
-        yield Finding("plugin", "file", "error", f"{where}: {tried.problem}", f"{INSTALL} puts a whole one there.")
+    try:
+        versions = trial.try_version(path)
+    except CaptureError as error:
+        yield Finding("plugin", "file", "error", f"{where}: {error.message}", f"{INSTALL} puts a whole one there.")
         return
-    yield Finding("plugin", "file", "ok", f"{where}, answers for CNI {tried.versions[0]} to {tried.versions[-1]}")
+    yield Finding("plugin", "file", "ok", f"{where}, answers for CNI {versions[0]} to {versions[-1]}")
     bundle = os.path.dirname(os.path.realpath(path))
     interpreter = os.path.join(bundle, "lib", "interpreter")
     if not os.path.exists(interpreter):
         interpreter = trial.interpreter_of(path)
     yield Finding("plugin", "interpreter", "ok", interpreter or "none: it is a program of its own")
-    if taken is not None and taken.version not in tried.versions:
+    if taken is not None and taken.version not in versions:
         message = f"the list's cniVersion is {taken.version or 'missing'!r}, which it does not know"
         remedy = f"Write one that it knows into {taken.path}, or install a newer plugin: {INSTALL}."
         yield Finding("plugin", "version", "error", message, remedy)
@@ -194,8 +196,9 @@ def _kubeconfig_findings(entry: dict[str, Any] | None) -> Iterator[Finding]:
         yield Finding("pods", "kubeconfig", "error", error.message, error.details)
         return
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
-    if config.token_file or config.token:
-        yield _token_finding(config.token_file or path, "" if config.token_file else config.token)
+    token_file, token = config.user.get("tokenFile", ""), config.user.get("token", "")
+    if token_file or token:
+        yield _token_finding(token_file or path, "" if token_file else token)
 
 
 def _token_finding(path: str, text: str) -> Finding:
@@ -233,11 +236,8 @@ def _logged_decisions(log_file: str) -> Iterator[dict[str, Any]]:
         return
     decisions: list[dict[str, Any]] = []
     for line in reversed(lines):
-        try:
-            plain = decode_json(line.decode())
-        except (JsonError, UnicodeDecodeError):
-            continue
-        if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
+        plain = decode_object(line) or {}
+        if plain.get("command") == "ADD" and plain.get("level") != "debug":
             decisions.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
         if len(decisions) == MAX_SHOWN_DECISIONS:
             break

@@ -11,8 +11,8 @@ import os
 import subprocess
 from typing import Any
 
-from capture.model.json_text import JsonError, decode_json, encode_json
-from capture.model.values import Value
+from capture.errors import CaptureError
+from capture.model.json_text import decode_object, encode_json
 
 CALL_TIMEOUT = 20.0
 """Seconds: what usually takes milliseconds may take some while a node boots."""
@@ -23,28 +23,24 @@ ENVIRONMENT = {"CNI_COMMAND": "VERSION", "PATH": "/usr/local/sbin:/usr/local/bin
 NOTHING_CHANGED = "The network configuration was not changed."
 
 
-class Trial(Value):
-    """The result: the versions that the plugin can be called in, or why it cannot be called."""
+def try_version(path: str) -> tuple[str, ...]:
+    """Return the versions in which the plugin can be called, by its answer to VERSION (SPEC, "VERSION").
 
-    versions: tuple[str, ...] = ()
-    problem: str = ""
-    remedy: str = ""
-
-
-def try_version(path: str) -> Trial:
-    """Return what the plugin answers to VERSION (SPEC, "VERSION: probe plugin version support")."""
+    Raises CaptureError: why it cannot be called.
+    """
     try:
         done = _call_plugin(path, b'{"cniVersion": "1.0.0"}')
     except OSError as error:
-        return _not_started(path, error)
+        raise _not_started(path, error) from None
     except subprocess.TimeoutExpired:
-        return Trial((), f"no answer to VERSION within {CALL_TIMEOUT:g} s", f"{NOTHING_CHANGED} Start it by hand.")
+        problem, remedy = f"no answer to VERSION within {CALL_TIMEOUT:g} s", f"{NOTHING_CHANGED} Start it by hand."
+        raise CaptureError(problem, remedy) from None
     versions = _supported_versions(done.stdout)
     if done.returncode == 0 and versions:
-        return Trial(versions)
+        return versions
     words = " ".join((done.stderr or done.stdout).decode("utf-8", "replace").split())
     problem = f"started, but does not answer VERSION: status {done.returncode}, {words[:400] or 'no output'}"
-    return Trial((), problem, f"{NOTHING_CHANGED} Install the whole bundle: --plugin DIRECTORY.")
+    raise CaptureError(problem, f"{NOTHING_CHANGED} Install the whole bundle: --plugin DIRECTORY.")
 
 
 def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
@@ -57,10 +53,10 @@ def try_status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
         return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
         return 0, ""
+    plain = decode_object(done.stdout) or {}
     try:
-        plain = decode_json(done.stdout.decode())
         return int(plain["code"]), f"{plain['msg']} (code {plain['code']})"
-    except (JsonError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
 
 
@@ -71,15 +67,11 @@ def _call_plugin(path: str, stdin: bytes, **variables: str) -> subprocess.Comple
 
 
 def _supported_versions(answer: bytes) -> tuple[str, ...]:
-    try:
-        plain = decode_json(answer.decode())
-    except (JsonError, UnicodeDecodeError):
-        return ()
-    versions = plain.get("supportedVersions") if isinstance(plain, dict) else None
+    versions = (decode_object(answer) or {}).get("supportedVersions")
     return tuple(str(version) for version in versions) if isinstance(versions, list) else ()
 
 
-def _not_started(path: str, error: OSError) -> Trial:
+def _not_started(path: str, error: OSError) -> CaptureError:
     """Return why execve(2) refused, as far as the file and its file system show."""
     interpreter, remedy = interpreter_of(path), ""
     if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
@@ -92,7 +84,7 @@ def _not_started(path: str, error: OSError) -> Trial:
         why = str(error.strerror)
         if error.errno == errno.ENOEXEC:
             why, remedy = "it is not a program for this machine", " Name one that is: --plugin PATH."
-    return Trial((), f"cannot be started: {why}", NOTHING_CHANGED + remedy)
+    return CaptureError(f"cannot be started: {why}", NOTHING_CHANGED + remedy)
 
 
 def interpreter_of(path: str) -> str:

@@ -10,7 +10,7 @@ import sys
 
 from capture import operations
 from capture.backends import detect
-from capture.errors import EXIT_DONE, ConfigurationError, UnsupportedError
+from capture.errors import EXIT_DONE, ConfigurationError, NotProvenError, UnsupportedError
 from capture.report import listings
 from capture.report.applied_text import applied_text, start_line
 from capture.report.output import run_to_exit_code
@@ -68,10 +68,12 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     if settings[options.RUN_VALIDATION]:
         from initcontainer.validation import validate  # few runs do it
 
-        validation = validate(settings, namespace, host)
-        for line in validation.lines():
-            printer.show(line)
-        validation.require(settings)
+        proofs = validate(settings, namespace, host)
+        for proof in proofs:
+            printer.show(f"{'validated' if proof.holds else 'not validated'}: {proof.message}")
+        unproven = tuple(proof.message for proof in proofs if not proof.holds)
+        if settings[options.REQUIRE_PROOF] and unproven:
+            raise NotProvenError(unproven)
     return EXIT_DONE
 
 
@@ -92,9 +94,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
     with InNamespace(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
-        warning = newer_mesh(settings)
-        if warning:
-            printer.warn_on_stdout(warning)
+        printer.warn(filter(None, [newer_mesh(settings)]), is_output=True)
         note = link_local_note(settings, config.families, host.pod_addresses())
         if note:
             printer.show(note)
@@ -124,7 +124,10 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove the capture; in a dry run, show what would be removed."""
     if settings[options.DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
+        if not dumped.live_sets:
+            printer.show("nothing to remove")
+            return
+        printer.show("would remove our rules among these\n")
         printer.show("\n".join(listings.listing_lines([*listings.shown_tables(dumped)], None, is_whole=True)))
         return
     printer.warn(operations.cut_by_cleaning(namespace))

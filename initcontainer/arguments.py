@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
 from capture.settings.parsers import FALSE, TRUE
-from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, SHORT_FLAGS
+from initcontainer.upstream_flags import IGNORED_FLAGS, PERSISTENT_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class CommandLine:
     def __init__(self, options: Iterable[Option[Any]]) -> None:
         self.flags: dict[Option[Any], str] = {}
         self.warnings: list[str] = []
-        self._by_long = {option.flag: option for option in options if option.flag}
+        self._by_long = {option.flag: option for option in (*options, *IGNORED_FLAGS) if option.flag}
         self._by_short = {option.short: option for option in self._by_long.values() if option.short}
         self._words: Iterator[str] = iter(())
         self._may_be_command = True
@@ -101,27 +101,28 @@ class CommandLine:
             raise VersionRequested
         self._may_be_command &= name in FLAGS_OF_EVERY_COMMAND
         option = self._by_long.get(name)
-        if option is not None:
-            takes_value = not option.is_switch
-        elif name in REMOVED_FLAGS or name in PERSISTENT_FLAGS:
-            takes_value = name not in FLAGS_WITHOUT_VALUE
-            self._warn_of_past_flag(f"--{name}", name)
-        else:
+        if option is None:
             from capture.settings.keywords import closest_flag  # only where something is wrong
 
-            similar = closest_flag(name, self._by_long)
+            with_effect = [flag for flag, option in self._by_long.items() if option not in IGNORED_FLAGS]
+            similar = closest_flag(name, with_effect)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
         if not equals:
-            value = self._value_of(f"--{name}", option) if takes_value else "true"
-        if option is not None:
-            self.flags[option] = value
+            value = "true" if option.is_switch else self._next_value(f"--{name}", option)
+        self._take(f"--{name}", option, value)
 
-    def _value_of(self, flag: str, option: Option[Any] | None) -> str:
+    def _next_value(self, flag: str, option: Option[Any]) -> str:
         """Return the next word, in any form, as the value of a flag; UsageError without one."""
         value = next(self._words, None)
         if value is None:
-            raise UsageError(f"{flag}: missing value" + (f": expected {option.expected}" if option else ""))
+            raise UsageError(f"{flag}: missing value: expected {option.expected}")
         return value
+
+    def _take(self, flag: str, option: Option[Any], value: str) -> None:
+        if option not in IGNORED_FLAGS:
+            self.flags[option] = value
+        elif IGNORED_FLAGS[option]:
+            self.warnings.append(f"{flag} has no effect: {IGNORED_FLAGS[option]}")
 
     def _read_short_flags(self, word: str) -> None:
         self._may_be_command = False
@@ -131,21 +132,12 @@ class CommandLine:
             option = self._by_short.get(letter)
             if letter == "h" and option is None:
                 raise HelpRequested
-            if option is None and letter not in SHORT_FLAGS:
-                raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
             if option is None:
-                self._warn_of_past_flag(f"-{letter}", SHORT_FLAGS[letter])
-                if letters.startswith("="):
-                    return
-            elif option.is_switch and not letters.startswith("="):
-                self.flags[option] = "true"
-            else:
-                self.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}", option)
-                return
-
-    def _warn_of_past_flag(self, flag: str, name: str) -> None:
-        if name in REMOVED_FLAGS:
-            self.warnings.append(f"{flag} has no effect: {REMOVED_FLAGS[name]}")
+                raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
+            value = "true"
+            if letters.startswith("=") or not option.is_switch:
+                value, letters = letters.removeprefix("=") if letters else self._next_value(f"-{letter}", option), ""
+            self._take(f"-{letter}", option, value)
 
 
 def parse_arguments(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:

@@ -42,14 +42,10 @@ class Printer:
         """Print a result."""
         self._print("info", text.strip("\n"), [text])
 
-    def warn(self, warnings: Iterable[str]) -> None:
-        """Print warnings on stderr."""
+    def warn(self, warnings: Iterable[str], *, is_output: bool = False) -> None:
+        """Print warnings on stderr; on stdout about what was left to a default, next to that."""
         for warning in warnings:
-            self._print("warn", warning, [output.VerdictLine(f"warning: {warning}")], is_output=False)
-
-    def warn_on_stdout(self, text: str) -> None:
-        """Print a warning among what is printed on stdout: about what was left to a default, not about a value."""
-        self._print("warn", text, [f"warning: {text}"])
+            self._print("warn", warning, [output.VerdictLine(f"warning: {warning}")], is_output=is_output)
 
     def report(self, error: CaptureError) -> None:
         """Print what went wrong, and what to do about it."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.trace import trace_whole_path
-from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
 from capture.model.ruleset import Ruleset
@@ -17,31 +17,28 @@ from capture.model.values import Value
 from capture.settings.config import CaptureConfig
 from capture.system.capabilities import missing_capabilities
 from capture.system.pod_network import NO_ROUTE, with_route
-from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, OutsideNamespace
+from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, replies_come_back
 
 Side = Literal["outbound", "inbound"]
 
-DOCUMENTATION_ADDRESSES = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
+DOCUMENTATION_ADDRESSES: dict[Family, list[Network]] = {
+    IPV4: [*map(parse_address, ("192.0.2.1", "198.51.100.1", "203.0.113.1"))],
+    IPV6: [parse_address("2001:db8::1")],
+}
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
 USUAL_PORTS = (80, 443, 8080, 9080, 3306, 5432)
 ORDINARY_IDS = (65534, 1000, 12345)
 """Users and groups to act as, where our own is the proxy's or is left alone."""
 
 
-class Credentials(Value):
-    """A user and a group to connect as."""
-
-    uid: int
-    gid: int
-
-
 class Probe(Value):
-    """One connection: who dials what, and where it must arrive."""
+    """One connection: who dials what, by the numbers of user and group, and where it must arrive."""
 
     side: Side
     destination: Network
     port: int
-    dialler: Credentials
+    uid: int
+    gid: int
     arrives_on: int
     namespace_path: str = ""
     """The path of the namespace from which it comes; empty for the pod's own."""
@@ -97,34 +94,34 @@ class ProbeChooser:
         why = "no route leads anywhere"
         if not identities:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
-        for destination, port, identity in product(destinations, self._ports_to_try(), identities):
-            packet = with_route(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
+        for destination, port, (uid, gid) in product(destinations, self._ports_to_try(), identities):
+            packet = with_route(Packet("tcp", destination, port, uid=uid, gid=gid))
             if packet.out_interface == NO_ROUTE:
                 continue
             why = "nothing that could be dialled from here is captured"
             traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == f"proxy-{side}":
-                return Probe(side, destination, port, identity, traced.port)
+                return Probe(side, destination, port, uid, gid, traced.port)
         return Proof(f"{FAMILY_NAMES[family]} {side}: {why}", holds=False)
 
-    def inbound_packet(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
+    def inbound_packet(self, interface: str, source: Network) -> tuple[Packet, int] | None:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
-        for destination, port in product(self.own(family), self._ports_to_try()):
-            packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
+        for destination, port in product(self.own(source.family), self._ports_to_try()):
+            packet = Packet("tcp", destination, port, source=source, in_interface=interface)
             traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == "proxy-inbound":
                 return packet, traced.port
         return None
 
-    def choose_from_outside(self, outside: OutsideNamespace, family: Family) -> Probe | Proof:
-        """Return a connection from an outside of our own, or why there is none."""
+    def choose_from_outside(self, outside: str, family: Family) -> Probe | Proof:
+        """Return a connection from the outside at a path, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        captured = self.inbound_packet(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
+        captured = self.inbound_packet(PROBE_INTERFACE, parse_address(OUTSIDE_END[family][0]))
         if captured:
             packet, arrives_on = captured
-            if outside.replies_come_back(family, address_text(family, packet.destination.first)):
-                dialler = Credentials(os.geteuid(), os.getegid())
-                return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
+            if replies_come_back(family, address_text(family, packet.destination.first)):
+                own = os.geteuid(), os.getegid()
+                return Probe("inbound", packet.destination, packet.port, *own, arrives_on, outside)
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 
@@ -138,16 +135,13 @@ def _destinations(config: CaptureConfig, family: Family, own: Iterable[Network])
         if network.family == family:
             first = network.first if network.is_address else network.first + 1  # more than the network's name
             yield parse_address(address_text(family, first))
-    for text in DOCUMENTATION_ADDRESSES:
-        address = parse_address(text)
-        if address.family == family:
-            yield address
+    yield from DOCUMENTATION_ADDRESSES[family]
     for address in own:
         yield address.replace(first=address.first ^ 1)
 
 
-def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
-    """Yield as whom we may dial, first as ourselves: inbound as the proxy, outbound as any other user."""
+def _identities(config: CaptureConfig, side: Side) -> Iterator[tuple[int, int]]:
+    """Yield users and groups to dial as, first our own: inbound those of the proxy, outbound any others."""
     is_inbound = side == "inbound"
     uids = [span.first for span in config.proxy_uids] if is_inbound else ORDINARY_IDS
     groups = config.proxy_gids if is_inbound else config.owner_groups.entries
@@ -157,4 +151,4 @@ def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
         has_proxys_gid = any(span.contains(gid) for span in config.proxy_gids)
         dials = has_proxys_uid if is_inbound else not (has_proxys_uid or has_proxys_gid)
         if dials:
-            yield Credentials(uid, gid)
+            yield uid, gid

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
+from capture.model.addresses import ANY_ADDRESS, FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_text import endpoint_text
 from capture.system.capabilities import missing_capabilities
@@ -38,10 +38,6 @@ CONNECTION_TIMEOUT = 1.0
 
 CONNECTED, PORT_UNKNOWN = "connected", "port unknown"
 """Outcomes of an attempt: it went well, and nothing shows which port of a running proxy took it."""
-OPEN_STATES = (
-    sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
-    sock_diag.TCP_CLOSE_WAIT, sock_diag.TCP_LAST_ACK, sock_diag.TCP_CLOSING,
-)  # fmt: skip
 
 
 class Prover:
@@ -80,7 +76,7 @@ class Prover:
             if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
                 arrival = f"dialled {endpoint_text(*probe.endpoint)} and arrived on port {probe.arrives_on}"
                 taken = ", where the proxy took it" if is_taken else ""
-                return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
+                return Proof(f"{probe}: user {probe.uid} {arrival}{taken}", holds=True)
             time.sleep(RETRY_AFTER)
         reason = "the connection was accepted by another listener" if answer == CONNECTED else answer
         raise self._error_for(probe, reason)
@@ -129,18 +125,9 @@ def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
 
 def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
     """Return a listening socket on a port of the proxy, for all addresses of the family; None if it is taken."""
-    listener = socket.socket(FAMILY_NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == IPV6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if transparent:
-            with suppress(PermissionError):  # then only redirected connections arrive
-                listener.setsockopt(*TRANSPARENT[family], 1)
-        listener.bind(("::" if family == IPV6 else "0.0.0.0", port))
-        listener.listen()
+        listener = socket.create_server((ANY_ADDRESS[family], port), family=FAMILY_NUMBERS[family])
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             return None
         reason = os.strerror(error.errno or 0)
@@ -148,6 +135,9 @@ def _open_listener(family: Family, port: int, *, transparent: bool) -> socket.so
             f"validation failed: cannot listen on port {port} ({FAMILY_NAMES[family]}): {reason}",
             "The rules are in place, and were not tried. A port below 1024 needs the capability NET_BIND_SERVICE.",
         ) from None
+    if transparent:
+        with suppress(PermissionError):  # then only redirected connections arrive
+            listener.setsockopt(*TRANSPARENT[family], 1)
     return listener
 
 
@@ -171,11 +161,10 @@ def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -
 
     Without a token, for a proxy that runs: look whether one of the ports took the connection.
     """
-    uid, gid = probe.dialler.uid, probe.dialler.gid
-    if (uid, gid) != (os.geteuid(), os.getegid()):
+    if (probe.uid, probe.gid) != (os.geteuid(), os.getegid()):
         os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        os.setresgid(probe.gid, probe.gid, probe.gid)
+        os.setresuid(probe.uid, probe.uid, probe.uid)
     family = FAMILY_NUMBERS[probe.destination.family]
     with InNamespace(probe.namespace_path or None):  # where the socket stays
         connection = socket.socket(family, socket.SOCK_STREAM)
@@ -202,7 +191,7 @@ def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
     proxy_port, *taken_over = ports
     try:
         with sock_diag.open_sock_diag() as diag:
-            sockets = list(sock_diag.read_tcp_sockets(diag, (*OPEN_STATES, sock_diag.TCP_LISTEN)))
+            sockets = list(sock_diag.read_tcp_sockets(diag, (*sock_diag.OPEN_STATES, sock_diag.TCP_LISTEN)))
     except CaptureError:
         return False
     listening = {tcp.local_port for tcp in sockets if tcp.state == sock_diag.TCP_LISTEN}

@@ -7,12 +7,12 @@ commands), ``tools/istio-iptables/pkg/cmd/root.go`` of the releases 1.4 to 1.31.
 from __future__ import annotations
 
 from capture.settings import options
+from capture.settings.options import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.settings.options import Option
     from capture.settings.settings import Settings
 
 PERSISTENT_FLAGS = (
@@ -23,18 +23,21 @@ PERSISTENT_FLAGS = (
 
 _RULES_ARE_SHOWN = "the rules are always shown, and --dry-run shows them without writing any"
 
-REMOVED_FLAGS = {
-    "restore-format": _RULES_ARE_SHOWN,
-    "output-paths": _RULES_ARE_SHOWN,
-    "iptables-trace-logging": "--rule-logs logs what the rules meet",
-    "iptables-version": "the version is detected",
-    "host-nsenter-exec": "namespaces are entered without nsenter",
-    "inbound-capture-port-v6": "both families are sent to --inbound-capture-port",
-}
-"""Flags of some versions between 1.1 and today, and why they are not needed any more."""
 
-FLAGS_WITHOUT_VALUE = ("restore-format", "iptables-trace-logging", "host-nsenter-exec")
-"""Those among them that take no value."""
+def _ignored_flag(flag: str, short: str = "", *, is_switch: bool = False) -> Option[str]:
+    return Option(flag, "", str, "a value", "", short, is_switch=is_switch)
+
+
+IGNORED_FLAGS: dict[Option[Any], str] = {
+    **{_ignored_flag(flag): "" for flag in PERSISTENT_FLAGS},
+    _ignored_flag("restore-format", "f", is_switch=True): _RULES_ARE_SHOWN,
+    _ignored_flag("output-paths"): _RULES_ARE_SHOWN,
+    _ignored_flag("iptables-trace-logging", is_switch=True): "--rule-logs logs what the rules meet",
+    _ignored_flag("iptables-version"): "the version is detected",
+    _ignored_flag("host-nsenter-exec", is_switch=True): "namespaces are entered without nsenter",
+    _ignored_flag("inbound-capture-port-v6"): "both families are sent to --inbound-capture-port",
+}
+"""Those, and flags of some versions between 1.1 and today, with the reason why they are not needed any more."""
 
 NEWER_THAN_CLASSIC: dict[Option[Any], str] = {
     options.LOG_OUTPUT_LEVEL: "1.15",
@@ -59,6 +62,3 @@ def newer_mesh(settings: Settings) -> str:
         f" captured, and what the proxy sends to its own tunnel port goes to port {port};"
         f" {flag} current has today's layout"
     )
-
-
-SHORT_FLAGS = {"f": "restore-format"}

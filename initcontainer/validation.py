@@ -18,47 +18,31 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from capture import operations
-from capture.errors import CaptureError, NotProvenError, ValidationError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV6, Family, address_text
-from capture.model.routing import MissingRoute
+from capture.errors import CaptureError, ValidationError
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, Family, address_text
 from capture.model.ruleset import Ruleset
-from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_rtnetlink
 from capture.report.difference_text import difference_lines
 from capture.report.packet_text import endpoint_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
-from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
+from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY
 from capture.settings.settings import Settings
 from capture.state.impediments import impediments
-from capture.state.routes import missing_parts
+from capture.state.routes import missing_routes
 from capture.system.netns import InNamespace
-from initcontainer.outside import OutsideNamespace
+from initcontainer.outside import outside_namespace
 from initcontainer.probes import DOCUMENTATION_ADDRESSES, Probe, ProbeChooser, Proof, captured_sides
 from initcontainer.prover import Prover
 
 FROM_OUTSIDE = "connections from outside the pod"
 
 
-class Validation(Value):
-    """The proofs, and what could not be proven."""
+def validate(settings: Settings, namespace: str | None, host: Host) -> list[Proof]:
+    """Prove that capture works in a namespace; return what holds, then what could not be proven.
 
-    proofs: tuple[Proof, ...]
-
-    def lines(self) -> Iterator[str]:
-        yield from (f"validated: {proof.message}" for proof in self.proofs if proof.holds)
-        yield from (f"not validated: {proof.message}" for proof in self.proofs if not proof.holds)
-
-    def require(self, settings: Settings) -> None:
-        """Raise NotProvenError if proof is required and something could not be proven."""
-        unproven = tuple(proof.message for proof in self.proofs if not proof.holds)
-        if settings[REQUIRE_PROOF] and unproven:
-            raise NotProvenError(unproven)
-
-
-def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
-    """Prove that capture works in a namespace, and return the proofs. Raises ValidationError if traffic goes wrong.
+    Raises ValidationError if traffic goes wrong.
 
     What cannot be proven is no error: a capability may be missing, or nothing is captured.
     """
@@ -71,16 +55,14 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
             proofs = _connection_proofs(settings, host, config, chooser, namespaces)
         if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
             proofs += _rule_proofs(settings, chooser)
-        return Validation(tuple(proofs))
+        return sorted(proofs, key=lambda proof: not proof.holds)
 
 
 def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
-    first = next(iter(impediments(desired)), None)
-    if first is not None:
-        raise ValidationError(f"validation failed: {first.message}", first.remedy)
-    route = next((need for need in missing_parts(desired) if isinstance(need, MissingRoute)), None)
-    if route is not None:
+    for impediment in impediments(desired):
+        raise ValidationError(f"validation failed: {impediment.message}", impediment.remedy)
+    for route in missing_routes(desired):
         raise ValidationError(f"validation failed: {route.message}", _rules_author(settings))
 
 
@@ -105,7 +87,7 @@ def _connection_proofs(
 def _outside_probes(chooser: ProbeChooser, namespaces: ExitStack) -> list[Probe | Proof]:
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
-        outside = namespaces.enter_context(OutsideNamespace(families))
+        outside = namespaces.enter_context(outside_namespace(families))
     except CaptureError as error:
         return [Proof(f"{FROM_OUTSIDE}: {error.message}", holds=False)]
     return [chooser.choose_from_outside(outside, family) for family in families]
@@ -115,8 +97,7 @@ def _rule_proofs(settings: Settings, chooser: ProbeChooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
-        source = next(text for text in DOCUMENTATION_ADDRESSES if (":" in text) == (family == IPV6))
-        captured = chooser.inbound_packet(family, _incoming_interface(family), source)
+        captured = chooser.inbound_packet(_incoming_interface(family), DOCUMENTATION_ADDRESSES[family][0])
         if captured is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
@@ -148,7 +129,7 @@ def _incoming_interface(family: Family) -> str:
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.endpoint)}, and within"
+        f"validation failed: {probe}: user {probe.uid} dialled {endpoint_text(*probe.endpoint)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:

@@ -9,6 +9,7 @@ from capture.errors import CaptureError, ToolError, UnsupportedError
 from capture.model.text import shortened
 from capture.settings.pod import INIT_CONTAINER
 from capture.settings.settings import Settings
+from cni.agent.kubectl import kubectl_words
 from cni.decision import first_exemption
 from cni.pod import Identity
 from cni.pod_object import pod_from_object
@@ -33,7 +34,8 @@ def running_pod_reports() -> list[Report]:
             "kubectl is not installed; listing the pods needs it", "Install it, or check manifests with -f."
         ) from None
     if done.returncode:
-        raise ToolError(" ".join(LIST_PODS_COMMAND), done.returncode, done.stderr)
+        remedy = "Name a cluster that answers: `kubectl config current-context`, or KUBECONFIG in the environment."
+        raise ToolError(" ".join(LIST_PODS_COMMAND), done.returncode, kubectl_words(done.stderr), remedy)
     return [_workload_report(workload) for workload in workloads(_parsed_list(done.stdout))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ import click
 
 from capture.cli.input import origin_of, read_input
 from capture.cli.options import command, format_option
-from capture.cli.parameter_types import word_type
+from capture.cli.parameter_types import ParameterType, word_type
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.settings import Settings
+from cni.conf import is_label
 from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
 from injection.inject import Result
@@ -28,6 +30,7 @@ from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
 from injection.yaml_text import as_yaml
 
+IMAGE_TYPE = ParameterType(str, "the name of an image", lambda name: name and not re.search(r"\s", name))
 INJECT_EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -
 kubectl get deployment nginx -o yaml | capture inject -f - --cni | kubectl apply -f -
@@ -51,12 +54,14 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
     click.Option(["--mesh-file", "mesh_files"], metavar="FILE", multiple=True,
                  help="Objects for Envoy's bootstrap; as for `capture sidecar`."),
     click.Option(["--no-native"], is_flag=True, help="Put the proxy among the containers (Kubernetes before 1.29)."),
-    click.Option(["--image"], default=ENVOY_IMAGE, show_default=True, metavar="IMAGE", help="Envoy's image."),
-    click.Option(["--init-image"], default=INIT_IMAGE, show_default=True, metavar="IMAGE",
+    click.Option(["--image"], type=IMAGE_TYPE, default=ENVOY_IMAGE, show_default=True, metavar="IMAGE",
+                 help="Envoy's image."),
+    click.Option(["--init-image"], type=IMAGE_TYPE, default=INIT_IMAGE, show_default=True, metavar="IMAGE",
                  help="The image of istio-init, as the nodes find it in your registry."),
     click.Option(["--set", "sets"], metavar="OPTION=VALUE", multiple=True,
                  help="An option of the capture for all pods; annotations beat it."),
     click.Option(["-n", "--namespace"], default="default", show_default=True, metavar="NAME",
+                 type=ParameterType(str, "a namespace of Kubernetes, such as shop", is_label),
                  help="Namespace of what names none."),
     click.Option(["--check"], is_flag=True,
                  help="Write nothing; print what would be captured of each workload, and what is dangerous."),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,9 +89,10 @@ OPTIONS = """\
 
 Written by `scripts/docs_pages.py` from the option table in `capture/settings/options.py`; a test compares the two.
 
-`istio-init` takes all of them. `capture apply`, `verify`, `render`, `trace` and `explain` take those that decide on the
-rules and on the backend. The CNI plugin takes them from a pod's annotations and from its own configuration.
-Programs give them to `make_settings` ([library.md](library.md)).
+{taken}
+
+The CNI plugin takes them from a pod's annotations and from its own configuration. Programs give them to `make_settings`
+([library.md](library.md)).
 
 A flag beats the environment, and the environment beats the default. An explicit empty value counts: it means "none";
 for users, groups and words (a mode, a backend), the default. A number (a port, a mark) must not be empty. A switch
@@ -103,7 +105,11 @@ read counts.
 
 def _options_page(names: Mapping[Option[Any], str]) -> str:
     """Return the page about all options; ``names`` are the ones in Python."""
-    lines = [OPTIONS]
+    takers = [
+        f"`{words}`" for words, command in commands() if any(isinstance(each, SettingOption) for each in command.params)
+    ]
+    taken = f"{', '.join(takers[:-1])} and {takers[-1]} take those that decide on the rules and on the backend."
+    lines = [OPTIONS.format(taken=textwrap.fill(f"`istio-init` takes all of them. {taken}", 120))]
     for topic, options in by_topic(names).items():
         lines.append(f"\n## {topic}\n")
         lines += [_option_as_markdown(option, names[option]) for option in options]

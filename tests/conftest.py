@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from capture.cli import ALLOCATIONS
 from support.processes import huge_pages, private_mounts
 
 if TYPE_CHECKING:  # pytest imports it, and rewrites its asserts
@@ -31,6 +32,7 @@ hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.explic
 def pytest_configure() -> None:
     """Before anything runs: in each process of a parallel run, too."""
     private_mounts.make_private()
+    gc.set_threshold(ALLOCATIONS)  # as our programs do: looking for garbage took a quarter of the collection of tests
     # Each process of the run, and each program that a test starts, would compile everything again.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -56,6 +58,14 @@ def pytest_collection_finish() -> None:
     """
     gc.freeze()
     huge_pages.collapse()
+
+
+@pytest.fixture
+def in_group_of_proxy() -> Iterator[None]:
+    """Let this process, which has all listeners, be of the proxy's group: TPROXY knows it by that."""
+    os.setegid(1337)
+    yield
+    os.setegid(0)
 
 
 @pytest.fixture

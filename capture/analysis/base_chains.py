@@ -42,6 +42,8 @@ CONNTRACK_PRIORITY = -200
 BEYOND = 1 << 32
 """More than any priority, which has 32 bits."""
 
+UNNAMED = "__chain"
+"""How the kernel's names of chains begin that are written as a part of a rule, and that nft does not list by name."""
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Hooks at which nat translates sources: SNAT and MASQUERADE change the sender's address for the receiver; DNAT cannot
 be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of these nat chains
@@ -112,7 +114,12 @@ class BaseChain(Value):
         return self.contents.chains[0]
 
     def location(self, chain: str, position: int = 0, family: Family | None = None) -> Location:
-        """Return where a rule is that is met from here."""
+        """Return where a rule is that is met from here; one of a chain without a name is a part of what jumps there."""
+        if chain.startswith(UNNAMED):
+            for caller in self.contents.chains:
+                for number, rule in enumerate(caller.rules, 1):
+                    if getattr(getattr(rule.verdict, "then", rule.verdict), "chain", "") == chain:
+                        return self.location(caller.name, rule.number or number, family)
         if self.table in model.TABLES or (self.place and self.place[0] == "iptables"):  # of that name in both families
             return Location(self.table, chain, position, family)
         hook = f"hook {self.hook_text}, priority {self.priority}" if chain == self.chain.name else ""

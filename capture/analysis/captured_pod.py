@@ -72,6 +72,8 @@ class PodFacts(Value):
     programs: tuple[AttachedProgram, ...] = ()
     stopped_by_inode: tuple[tuple[int, str], ...] = ()
     """Listeners of which the process is stopped, each with its number in /proc."""
+    bridged: tuple[str, ...] = ()
+    """Interfaces with addresses that are ports of a bridge."""
 
 
 def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:

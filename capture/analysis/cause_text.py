@@ -41,6 +41,7 @@ PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes 
 REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
 RESTRICT_RULE = "Restrict the rule to what it is for."
 RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
+RUN_AS_ROOT = "Run it as root with group {groups} (runAsUser: 0, capability NET_ADMIN); --proxy-uid names another user."
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 
@@ -70,6 +71,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("interface-down", "carrier"): """\
         the other end of the interface {name} is down or gone: nothing leaves the pod by it, or comes in
         Recreate the pod: its CNI plugin connects it to the node.""",
+    ("interface-down", "bridged"): """\
+        the interface {name} has the pod's addresses and is a port of a bridge: nothing comes in for them
+        Run `ip link set {name} nomaster` in the pod's namespace, or give the bridge the addresses.""",
     ("interface-missing", ""): """\
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
@@ -108,7 +112,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         the source that was named is no address of the pod: connect() from it fails
         Name an address that `ip {flag}addr` in the pod's namespace lists.""",
     ("no-route", "answers"): """\
-        the answers to {address} do not leave the pod, by its routes or a policy rule: the connection hangs
+        the answers to {address} are lost, by the pod's routes or a policy rule: the connection hangs
         Look at `ip {flag}route get {address}` in the pod's namespace, and at `ip {flag}rule` (`sport`, `uidrange`).""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
@@ -122,12 +126,18 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "neighbour"): """\
         {address} does not answer on {name}: what is sent there does not leave the pod
         Look at `ip neigh` and `ip {flag}route` in the pod's namespace; filters of ARP are in `nft list tables arp`.""",
+    ("no-route", "neighbour, earlier"): """\
+        {address} did not answer on {name} {seconds} s ago, and was not called since: it may answer again
+        If connections there fail, look at `ip neigh` and `ip {flag}route` in the pod's namespace.""",
     ("no-route", "source"): """\
         what goes to {address} leaves the pod from ::6, an address of lo: no answer comes
         An address that is tentative, dadfailed or deprecated in `ip -6 addr` is no source: give {name} another one.""",
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
+    ("no-route", "way back"): """\
+        answers leave by {name}, and not by {came}, by which the connection comes in
+        Networks that filter by source drop them: `ip rule add from ADDRESS lookup TABLE` leads answers back.""",
     ("no-route", "inbound"): """\
         the pod's routing drops what comes in via {name} from {address}: by a policy rule, or by rp_filter
         Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
@@ -158,6 +168,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "zone"): f"{ZONES_DIFFER}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "zone, any"): f"{ZONES_DIFFER}: no rule puts both in one\n{RESTORE_RULES}",
     ("rule-unexpected", "zone"): f"{ZONES_DIFFER}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("foreign-rule", "zone"): f"{ZONES_DIFFER}, because of a foreign rule: {{rule}}\n{RESTRICT_RULE}",
     ("rule-missing", "mark"): f"{ANSWERS_LOST}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-unexpected", "mark"): f"{ANSWERS_LOST}: `{{rule}}` was not applied\n{REMOVE_IT}",
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
@@ -223,7 +234,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         Restrict the rule to other users than {uid}.""",
     ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "elsewhere"): """\
-        a foreign rule marks what the proxy sends on ({mark:#x}), and the policy rule `{route}` leads to {name}: {rule}
+        a foreign rule marks {subject} ({mark:#x}), and the policy rule `{route}` leads to {name}: {rule}
         Restrict the rule to what it is for.""",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
@@ -258,6 +269,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("unjudged", "drop"): """\
         {drop}, unless a rule that cannot be judged accepts it
         Remove the rule that drops it, or accept the packet before it, without a condition.""",
+    ("unjudged", "agent"): """\
+        if the agent asks this server, {lost}
+        With --capture-all-dns it asks the servers of its own resolv.conf: `capture why udp SERVER:53` judges each.""",
     ("unjudged", "doubt"): "{doubt}\n`capture verify` has all that cannot be judged.",
     ("unjudged", "program"): """\
         {what} of {name} sees packets where no rule does, and may drop them, which cannot be judged
@@ -275,6 +289,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "this port"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy runs, and listens on tcp {others}
         See why it has not opened this port, too: `kubectl logs POD -c istio-proxy`.""",
+    ("not-listening", "TPROXY"): f"""\
+        no process listens on {{port}}, to which {{kind}} connections are sent: the proxy is not root, as TPROXY needs
+        {RUN_AS_ROOT}""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} waiting on {port}, and the kernel takes no more
         Find out why it hangs (`kubectl logs POD -c istio-proxy`, its CPU limit), or restart it.""",
@@ -299,6 +316,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "address"): """\
         what listens on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
         Let the proxy listen on {any_address}.""",
+    ("not-listening", "interface"): """\
+        what listens on {port} is bound to the interface {bound} alone, and {kind} connections arrive at {arrive}
+        Let the proxy bind its listener to no interface (SO_BINDTODEVICE).""",
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
@@ -308,6 +328,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("proxy-wrong-user", "TPROXY"): """\
         what listens on {port} runs with {group}, and TPROXY leaves out group {groups}: its calls are captured again
         Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
+    ("proxy-wrong-user", "root"): f"""\
+        the proxy on {{port}} runs as user {{uid}}, whose calls to the app are captured under TPROXY: connections hang
+        {RUN_AS_ROOT}""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
         Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",

@@ -24,7 +24,7 @@ from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECT_REASON
 from capture.model.location import Cause, Location
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Drop, Redirect, Rule, SetZone, TransparentProxy
+from capture.model.ruleset import MANGLE, NAT, TABLES, Drop, Redirect, Rule, TransparentProxy
 
 TextOf = Callable[[Rule, Family], str]
 
@@ -73,12 +73,6 @@ def untracked_cause(traced: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
     step = untracking_step(traced)
     return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(traced)) if step else None
-
-
-def zone_of(traced: Trace) -> int:
-    """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
-    steps_out = (step for step in traced.path if step.is_certain and step.base_chain and step.base_chain.hook == OUTPUT)
-    return next((step.rule.verdict.zone for step in steps_out if isinstance(step.rule.verdict, SetZone)), 0)
 
 
 def _direct_cause(traced: Trace, desired: Trace | None, capture: Capture) -> Cause:

@@ -8,11 +8,12 @@ the same.
 
 from __future__ import annotations
 
+from capture.analysis.captured_pod import proxy_owner_by_rules
 from capture.analysis.compare import Difference
-from capture.analysis.compiler import INBOUND
+from capture.analysis.compiler import INBOUND, OUTBOUND
 from capture.analysis.effects import Comparison, Effect, FateChange
 from capture.analysis.outcome import Fate
-from capture.analysis.replies import SENT_ON, reply_to_proxy, trace_with_flags
+from capture.analysis.replies import SENT_ON, look_ups, reply_to_proxy, trace_with_flags, zone_conflict
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import Chain, Jump, Rule, Table, UnknownMatch, UnknownVerdict
@@ -89,7 +90,7 @@ class Culprits:
         called = sum(len(chain.rules) for base in whole.other_chains for chain in base.contents.chains)
         self._are_many = called + len(foreign) > SLOW_FROM_RULES
         is_complete = not self._foreign or self._name_culprits(Comparison(family, desired, whole))
-        self._effects |= dict(self._effect_on_replies())
+        self._effects |= dict(self._effect_on_replies()) | dict(self._effect_on_zones())
         known = {*self._effects, *(self._doubtful_rules() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._effects.items())
         self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
@@ -130,6 +131,22 @@ class Culprits:
             if trace_with_flags(packet, self._situation_without((key,))).fate != after.fate
         ]
         yield from ((key, effect) for key in met[-1:] if key not in self._effects)
+
+    def _effect_on_zones(self) -> Iterator[tuple[int, Effect]]:
+        """Yield the rule that has look-ups tracked in another zone than their answers, which no fate tells."""
+        owner = proxy_owner_by_rules(self.desired.ruleset)
+        for packet in look_ups(self.whole, self.family) if self._foreign else ():
+            before, after = (trace_whole_path(packet, situation) for situation in (self.desired, self.whole))
+            conflict = zone_conflict(after, self.whole, owner)
+            if conflict is None or zone_conflict(before, self.desired, owner) is not None:
+                continue
+            change, after = FateChange(before.fate, Fate("dropped")), after.replace(outcome="dropped", step=conflict[1])
+            effect = Effect(self.family, OUTBOUND, packet, before, after, change, ("look-ups",))
+            for key in [key for way in (after, conflict[0]) for key, _ in self._met_rules(way)]:
+                without = self._situation_without((key,))
+                if zone_conflict(trace_whole_path(packet, without), without, owner) is None:
+                    yield key, effect
+                    return
 
     def _is_enough(self) -> bool:
         return len(self._effects) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)

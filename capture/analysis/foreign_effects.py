@@ -11,7 +11,7 @@ from capture.analysis.outcome import DNS
 from capture.analysis.replies import MARKING, untracked_text, untracking_step
 from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.packet import Packet
-from capture.model.ruleset import Drop, Rule
+from capture.model.ruleset import Drop, Rule, SetZone
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
@@ -22,12 +22,13 @@ REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` rou
 POLICY = "foreign policy stops captured traffic"
 UNTRACKS = "foreign rule keeps captured traffic out of connection tracking, and {loss}"
 CHANGES_MARKS = "foreign rule changes a mark that the capture depends on"
+CHANGES_ZONES = "foreign rule has look-ups tracked in another zone than their answers, so that no answer arrives"
 WITHOUT_EFFECT = "foreign rule without effect on captured traffic"
 STOPS_DISCOVERY = "foreign rule drops ICMPv6: unless another one accepts neighbour discovery, IPv6 fails"
 NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
 """A router on the link."""
-DISCOVERY = Packet("ipv6-icmp", NEIGHBOUR, 0, source=NEIGHBOUR, in_interface="eth0", state="UNTRACKED")
-"""What asks for a neighbour, or answers (RFC 4861)."""
+DISCOVERY = [Packet("ipv6-icmp", NEIGHBOUR, n, NEIGHBOUR, in_interface="eth0", state="UNTRACKED") for n in (135, 136)]
+"""What asks for a neighbour, and what answers (RFC 4861)."""
 
 
 def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
@@ -40,6 +41,8 @@ def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
         return UNTRACKS.format(loss=untracked_text(effect.after))
     if isinstance(rule.verdict, MARKING):
         return CHANGES_MARKS
+    if effect is not None and effect.after.step is not None and isinstance(effect.after.step.rule.verdict, SetZone):
+        return CHANGES_ZONES
     if effect is not None and (effect.before.outcome, effect.after.outcome) == ("direct", "dropped"):
         return STOPS_SENT_ON
     if effect is not None and effect.change.is_loop:
@@ -52,7 +55,8 @@ def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
 def harmless_text(rule: Rule | None) -> str:
     """Return what a foreign rule does that diverts no captured packet: it may keep them from finding their way."""
     is_drop = rule is not None and rule.family != IPV4 and isinstance(effective_verdict(rule), Drop)
-    return STOPS_DISCOVERY if is_drop and rule and rule_matches(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT
+    is_met = is_drop and rule and any(rule_matches(rule, packet, PodNetwork()) for packet in DISCOVERY)
+    return STOPS_DISCOVERY if is_met else WITHOUT_EFFECT
 
 
 def consequence(effect: Effect) -> str:
@@ -83,4 +87,6 @@ def is_behind(effect: Effect) -> bool:
     """
     own, decides, path = effect.before.step, effect.after.step, effect.after.path
     before = path[: path.index(decides)] if decides in path else path
-    return own is not None and (own.table, own.chain, own.rule) in [(s.table, s.chain, s.rule) for s in before]
+    return own is not None and (own.table, own.chain, own.rule) in [
+        (step.table, step.chain, step.rule) for step in before
+    ]

@@ -5,7 +5,7 @@ All return None where neither is certain, or the test is of another kind.
 
 from __future__ import annotations
 
-from capture.model.foreign import ConnectionDirection, Protocols, States, TcpFlags, TranslatedConnection
+from capture.model.foreign import ConnectionDirection, IcmpType, Protocols, States, TcpFlags, TranslatedConnection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ FLAGS_BY_STATE["RELATED"] = FLAGS_BY_STATE["NEW"]
 A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
 
 
-def holds_for_protocol(test: Match | None, protocol: ProtocolName) -> bool | None:
-    """Return whether a test of the protocol holds for one."""
+def holds_for_protocol(test: Match | None, protocol: ProtocolName, port: int = 0) -> bool | None:
+    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port."""
+    if isinstance(test, IcmpType) and protocol == "ipv6-icmp":
+        return (port == test.number) != test.negated
     return (protocol in test.names) != test.negated if isinstance(test, Protocols) else None
 
 

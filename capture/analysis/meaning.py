@@ -7,7 +7,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, LOOPBACK_NETWORKS, Family, Network
 from capture.model.conventions import DNS_PORT
 from capture.model.foreign import (
-    AddressRanges,
+    AllOf,
     InterfaceIndex,
     LocalAddress,
     NoWayBack,
@@ -76,7 +76,7 @@ def modelled_matches(matches: Iterable[model.Match], family: Family, network: Po
     """Yield matches; in place of one that the model lacks, those that mean the same, where there are such."""
     for match in matches:
         test = match.test if isinstance(match, model.UnknownMatch) else None
-        if isinstance(test, AddressRanges):
+        if isinstance(test, AllOf):
             yield from test.matches
         else:
             yield (test and _match_of_pod(test, family, network)) or match
@@ -149,7 +149,7 @@ MATCH_TESTS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
     model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for_protocol(match.test, packet.protocol),
+        holds_for_protocol(match.test, packet.protocol, packet.port),
         holds_for_flags(match.test, packet.state, packet.flags),
         holds_for_connection(match.test, packet.state, is_translated=packet.is_translated),
     ),
@@ -157,7 +157,8 @@ MATCH_TESTS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
 """Whether one match holds, by its kind; None for what cannot be judged."""
 MATCH_TESTS_BEFORE_TRACKING = MATCH_TESTS | {
     model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for_protocol(match.test, packet.protocol), holds_for_flags(match.test, packet.state, packet.flags)
+        holds_for_protocol(match.test, packet.protocol, packet.port),
+        holds_for_flags(match.test, packet.state, packet.flags),
     ),
     model.ConnectionMark: lambda *_: False,
     model.ConnectionState: lambda match, packet, _: (

@@ -46,6 +46,7 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     alone = unconnected_interface(facts)
     if alone is not None:
         yield cause("interface-down", "carrier", where=alone, name=alone)
+    yield from (cause("interface-down", "bridged", where=name, name=name) for name in facts.bridged)
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
         yield cause("interface-missing", where=name, name=name, present=present or "none")
@@ -87,7 +88,7 @@ def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
         return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # and the proxy calls the app by it
     if pod_cause.kind == "ingress-filter":
         return pod_cause.where == traced.packet.in_interface
-    return pod_cause.kind != "interface-missing" or pod_cause.where in interfaces
+    return pod_cause.where in interfaces or (pod_cause.kind != "interface-missing" and pod_cause.case != "bridged")
 
 
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -187,15 +188,16 @@ def causes_at_port(
     if serving:
         yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
     elif of_family:
-        yield _other_address_cause(of_family[0], kind, addresses[0], where)
+        yield _other_address_cause(of_family[0], facts, kind, addresses[0], where)
     elif on_port:
-        yield _family_cause(on_port, kind, family, addresses, where)
+        yield _family_cause(on_port, facts, kind, family, addresses, where)
     else:
         ports = {each.port for each in proxy_listeners(facts, capture)}
         known = {*SIDECAR_PORTS}.difference(TRAFFIC_PORTS).union(of_rules for _, _, of_rules in capture.ports)
         case = "" if not ports else "DNS" if outcome == DNS else "other ports" if ports - known else "this port"
-        others = ", ".join(map(str, sorted(ports)))
-        yield cause("not-listening", case, where=where, port=where, kind=kind, others=others)
+        case = "TPROXY" if ports and outcome == PROXY_INBOUND and capture.is_transparent else case
+        words = {"others": ", ".join(map(str, sorted(ports))), "groups": ",".join(map(str, capture.gids))}
+        yield cause("not-listening", case, where=where, port=where, kind=kind, **words)
 
 
 def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
@@ -258,23 +260,25 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
-def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], end: str) -> Cause:
+def _family_cause(
+    on_port: list[Listener], facts: PodFacts, kind: str, family: Family, addresses: list[Network], end: str
+) -> Cause:
     if addresses and any(on_port[0].address):
-        return _other_address_cause(on_port[0], kind, addresses[0], end)
+        return _other_address_cause(on_port[0], facts, kind, addresses[0], end)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=end, port=end, alternative=alternative, **words)
 
 
-def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
-    family = FAMILY_BY_NUMBER[listener.family]
-    bound = address_text(family, int.from_bytes(listener.address, "big"))
-    if listener.interface:
-        bound += f" of interface {listener.interface} alone"
+def _other_address_cause(listener: Listener, facts: PodFacts, kind: str, arrives_at: Network, where: str) -> Cause:
+    is_elsewhere = not listener.takes_over(lo=arrives_at.is_loopback)
+    interface = next((link.name for link in facts.links if is_elsewhere and link.index == listener.interface), "")
+    bound = interface or address_text(FAMILY_BY_NUMBER[listener.family], int.from_bytes(listener.address, "big"))
     arrive = address_text(arrives_at.family, arrives_at.first)
     words = {"bound": bound, "arrive": arrive, "any_address": ANY_ADDRESS[arrives_at.family]}
-    return cause("not-listening", "address", where=where, port=where, kind=kind, **words)
+    case = "interface" if interface else "address"
+    return cause("not-listening", case, where=where, port=where, kind=kind, **words)
 
 
 def _misconfigured_listener_causes(
@@ -294,7 +298,7 @@ def _misconfigured_listener_causes(
         waiting = plural(sum(each.waiting for each in full), "connection")
         words = {"waiting": waiting, "full": len(full), "sockets": len(serving)}
         yield cause("not-listening", case, where=where, port=where, **words)
-    if all(_is_captured(each, facts, capture) for each in serving):
+    if all(_is_captured(each, facts, capture, outcome) for each in serving):
         yield _wrong_user_cause(serving[0], facts, capture, where)
     if outcome == PROXY_INBOUND and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
@@ -307,13 +311,15 @@ def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, whe
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
     group = f"group {facts.gids_by_inode[listener.inode]}" if listener.inode in facts.gids_by_inode else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-    case = "TPROXY" if capture.is_transparent else ""
+    case = "" if not capture.is_transparent else "root" if is_in_spans(listener.uid, capture.uids) else "TPROXY"
     words = {"port": where, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
     return cause("proxy-wrong-user", case, where=where, **words)
 
 
-def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
-    """Return whether the listener's own connections are captured, and so come back to it again and again."""
+def _is_captured(listener: Listener, facts: PodFacts, capture: Capture, outcome: str) -> bool:
+    """Return whether the listener's own connections, of TPROXY those to the app, are captured, and come back to it."""
+    if outcome == PROXY_INBOUND and capture.is_transparent and is_in_spans(listener.uid, capture.uids):
+        return listener.transparent
     gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

@@ -10,12 +10,12 @@ from capture.analysis.foreign_tests import ACK, PSH, SYN
 from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
+from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
+from capture.model.conventions import APP_ID, DNS_PORT, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.model.foreign import Untrack
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
-from capture.model.ruleset import MANGLE, TABLES, MarkMatch, RestoreMark, SaveMark, SetMark, TransparentProxy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OUTSIDE: dict[Family, Network] = {each.family: each for each in map(parse_addres
 """A host that is not in the pod's cluster (RFC 5737, RFC 3849)."""
 SENT_ON = "what the proxy sends on"
 
-MARKING = (SetMark, SaveMark, RestoreMark)
+MARKING = (model.SetMark, model.SaveMark, model.RestoreMark)
 
 
 def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
@@ -84,7 +84,7 @@ def onward_packet(traced: Trace, uid: int, gid: int) -> Packet | None:
     if traced.outcome != PROXY_INBOUND or not packet.in_interface:
         return None
     to_app = packet.replace(in_interface=None, out_interface=LOOPBACK)
-    if step is not None and isinstance(step.rule.verdict, TransparentProxy):
+    if step is not None and isinstance(step.rule.verdict, model.TransparentProxy):
         return to_app.replace(mark=step.rule.verdict.mark)
     return to_app.replace(source=PASSTHROUGH_SOURCE[packet.family])
 
@@ -94,6 +94,16 @@ def reply_to_proxy(network: PodNetwork, family: Family) -> Packet | None:
     caller, interface = next(iter(network.own_addresses(family)), None), network.interface
     to_proxy = Packet("tcp", caller, EPHEMERAL_PORT, source_port=80, in_interface=interface) if caller else None
     return to_proxy and to_proxy.replace(source=OUTSIDE[family], state="ESTABLISHED", is_reply=True)
+
+
+def look_ups(situation: Situation, family: Family) -> Iterator[Packet]:
+    """Yield a look-up of an app at a name server outside, and at each that is captured by its name."""
+    zoning = [rule.matches for rule in situation.ruleset.rules if isinstance(rule.verdict, model.SetZone)]
+    named = (match.networks[0] for matches in zoning for match in matches if isinstance(match, model.Destination))
+    caller, interface = next(iter(situation.network.own_addresses(family)), None), situation.network.interface
+    for server in (OUTSIDE[family], *named) if caller and zoning else ():
+        if server.family == family:
+            yield Packet("udp", server, DNS_PORT, caller, EPHEMERAL_PORT, APP_ID, APP_ID, None, interface)
 
 
 FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
@@ -142,6 +152,7 @@ def lost_later_packets(traced: Trace, situation: Situation, owner: tuple[int, in
         )
         mark = later.mark  # which a reply keeps over lo
         is_lost = later.outcome == "dropped" or not (later.transparent or untracking_step(later) is None)
+        is_lost |= later.reroute is not None  # to where the client need not be
         is_lost |= packet.is_reply and later.outcome in TO_PROXY  # whose socket is not transparent
         if is_lost or not later.is_certain:
             yield later
@@ -153,10 +164,34 @@ def replies_of_receiver(traced: Trace, situation: Situation, owner: tuple[int, i
         yield from replies_on_way(traced, situation, *(owner if traced.outcome in TO_PROXY else ()))
 
 
+def zone_conflict(
+    traced: Trace, situation: Situation, owner: tuple[int, int] | None
+) -> tuple[Trace, Step | None] | None:
+    """Return the agent's answer to a look-up, if it is lost: tracked in another zone; and the foreign rule of that.
+
+    A zone is that of the first rule for one (xt_ct_target in xt_CT.c, nft_ct_set_zone_eval in nft_ct.c).
+    """
+    reply = next(replies_of_receiver(traced, situation, owner), None)
+    if traced.outcome != DNS or traced.packet.in_interface or reply is None:
+        return None
+    answer = trace_whole_path(reply, situation)
+    steps = [next(filter(_is_zoning, each.path), None) for each in (traced, answer)]
+    if len({getattr(step.rule.verdict, "zone", 0) if step else 0 for step in steps}) == 1:
+        return None
+    return answer, next((step for step in steps if step and not is_own_step(step)), None)
+
+
+def _is_zoning(step: Step) -> bool:
+    at_output = step.base_chain is not None and step.base_chain.hook == model.OUTPUT
+    return at_output and step.is_certain and isinstance(step.rule.verdict, model.SetZone)
+
+
 def loss_text(reply: Trace) -> str:
     """Return in words how a reply is lost."""
     if reply.outcome == "dropped":
         return f"its answers are dropped by {reply.location}: the connection hangs"
+    if reply.reroute is not None:
+        return f"its answers leave by {reply.interface}, by the policy rule `{reply.reroute.words}`"
     step = untracking_step(reply)
     if reply.outcome not in TO_PROXY and step is not None:
         return f"{step.location} keeps its answers out of connection tracking: the connection hangs"
@@ -177,8 +212,9 @@ def marking_step(traced: Trace) -> Step | None:
 def _keeps_marks(step: Step) -> bool:
     """Return whether a rule is one by which a capture keeps its marks, in a chain that it shares."""
     verdict, matches = step.rule.verdict, step.rule.matches
-    by_mark = isinstance(verdict, SaveMark | RestoreMark) and any(isinstance(each, MarkMatch) for each in matches)
-    return step.table == MANGLE and (by_mark or verdict == SetMark(PROXY_TO_SELF_MARK))
+    is_by_mark = any(isinstance(each, model.MarkMatch) for each in matches)
+    by_mark = is_by_mark and isinstance(verdict, model.SaveMark | model.RestoreMark)
+    return step.table == model.MANGLE and (by_mark or verdict == model.SetMark(PROXY_TO_SELF_MARK))
 
 
 def untracking_step(traced: Trace) -> Step | None:
@@ -192,4 +228,4 @@ def untracking_step(traced: Trace) -> Step | None:
 def is_own_step(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
-    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
+    return step.table in model.TABLES and (is_own_chain(step.chain) or is_own_chain(target))

@@ -81,7 +81,7 @@ def mark_routes(
 
 def _is_certain(rule: PolicyRule) -> bool:
     """Return whether a policy rule looks at nothing but mark and addresses; if inverted, at the mark alone."""
-    return not rule.others and not (rule.is_inverted and rule.selector)
+    return not (rule.others or rule.type_of_service) and not (rule.is_inverted and rule.selector)
 
 
 def _mark_route(family: Family, rule: PolicyRule, targets: Iterable[RouteTarget]) -> MarkRoute:

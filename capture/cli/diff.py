@@ -72,17 +72,18 @@ def _ruleset_of(text: str) -> Ruleset:
         return _ruleset_in_file(text)
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))
+        settings = with_flags(Settings({}), flags_of(context)).checked()
     except click.NoSuchOption as error:
         raise click.UsageError(
             f"capture diff has no option {error.option_name}: it compares two sets of options of the capture, or two"
             " files of `capture dump --format json`",
             click.get_current_context(),
         ) from None
-    except (ValueError, click.UsageError) as error:
+    except (ValueError, click.UsageError, ConfigurationError) as error:
         problem = usage_text(error) if isinstance(error, click.UsageError) else str(error)  # shlex: a quote is open
         expected = f"{OPTIONS_OR_DUMP.expected}; {problem[:1].lower()}{problem[1:]}"
         raise ConfigurationError("capture diff", text, "command line", expected) from None
-    config, warnings = resolve(with_flags(Settings({}), flags_of(context)).checked(), AnyPod())
+    config, warnings = resolve(settings, AnyPod())
     warn(warnings)
     return build_ruleset(config)
 

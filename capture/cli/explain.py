@@ -55,7 +55,7 @@ def explain(
     of_pod += FAMILIES if any(each.is_own for each in situation.other_chains) else ()  # one of them is rejected
     families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
-    by_family = {of: situation if of in situation.ruleset.families else without for of in families}
+    by_family = {each: situation if each in situation.ruleset.families else without for each in families}
     statements = statements_about(by_family, shown_rule)
     impediments = () if settings else with_target(operations.impediments_of(situation, namespace), namespace)
     print_start_line(operations.read_reference(settings, namespace), form)
@@ -83,7 +83,7 @@ def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for (_, of_both, *_), (first, *others) in alike.items():
         goes = fate_text(first.fate.replace(is_marked=False)) if first.fate else "cannot be judged"
-        families = ", ".join(FAMILY_NAMES[of] for each in (first, *others) for of in each.families)
+        families = ", ".join(FAMILY_NAMES[family] for each in (first, *others) for family in each.families)
         rows.append((first.direction, str(of_both) if others else first.traffic, goes, first.why, families))
     return rows
 

@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -20,22 +22,12 @@ from capture.model.conventions import SSH_PORT
 from capture.report.applied_text import print_start_line
 from capture.report.output import print_on_stderr
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
+from capture.settings.settings import Settings
 from capture.system.node import evidence_of_node
 from capture.system.pod_facts import listening_tcp_ports
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
-    from typing import NoReturn
-
-    from capture.settings.settings import Settings
-
 ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
-APPLY_EXAMPLES = """
-capture host apply -u istio-proxy --profile current
-capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
-"""
 
 
 @click.group("host", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,18 +35,18 @@ def host_group() -> None:
     """Capture this machine itself: a virtual machine of the mesh, which is no node of a cluster."""
 
 
-def confirmation_options() -> list[click.Parameter]:
-    """Return the options of the way back."""
-    return [
-        click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
-        click.Option(
-            ["--confirm-within", "seconds"], type=number_type(1, 3600), default=60, show_default=True,
-            metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
-        ),
-    ]  # fmt: skip
-
-
-@command(APPLY_EXAMPLES, *capture_options(), *confirmation_options(), format_option("text", "json"), group=host_group)
+@command(
+    """
+    capture host apply -u istio-proxy --profile current
+    capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
+    """,
+    *capture_options(),
+    click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
+    click.Option(["--confirm-within", "seconds"], type=number_type(1, 3600), metavar="SECONDS", default=60,
+                 show_default=True, help="Remove the capture if Enter is not pressed in this time."),
+    format_option("text", "json"),
+    group=host_group,
+)  # fmt: skip
 @click.pass_context
 def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     """Capture this machine, and undo that unless it is confirmed.

@@ -8,6 +8,7 @@ from inspect import cleandoc
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from capture.cli.parameter_types import ParameterType, completions, number_type, word_type
@@ -262,11 +263,15 @@ def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: s
     return completions([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
+OF_PROCESS_ALONE = "--as-pid brings the namespace of the process; --netns and --pid exclude it"
+
+
 def _set_namespace_of_pid(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:
-        raise click.UsageError("give --netns or --pid, not both", ctx)
+        is_named = ctx.get_parameter_source("namespace") is ParameterSource.COMMANDLINE
+        raise click.UsageError("give --netns or --pid, not both" if is_named else OF_PROCESS_ALONE, ctx)
     ctx.params["namespace"] = namespace_of_process("--pid", pid)
 
 

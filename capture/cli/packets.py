@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from capture.cli.options import namespace_of_process
+from capture.cli.options import OF_PROCESS_ALONE, namespace_of_process
 from capture.cli.parameter_types import ParameterType, number_type, word_type
 from capture.model.addresses import FAMILY_NAMES, Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
@@ -72,7 +72,7 @@ def _set_sender_process(ctx: click.Context, _param: click.Parameter, pid: int | 
     if pid is None:
         return
     if ctx.params.get("namespace") is not None:
-        raise click.UsageError("--as-pid brings the namespace of the process; --netns and --pid exclude it", ctx)
+        raise click.UsageError(OF_PROCESS_ALONE, ctx)
     path = namespace_of_process("--as-pid", pid)
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
@@ -97,26 +97,27 @@ def packet_options() -> list[click.Parameter]:
         click.Option(["--src", "source"], type=SOURCE_TYPE, metavar="ADDRESS[:PORT]", help="Its source."),
         click.Option(["--as-pid"], type=number_type(1), metavar="N", expose_value=False, callback=_set_sender_process,
                      help="Take user, group and network namespace from this process."),
-        click.Option(["--mark"], type=MARK_TYPE, metavar="MARK", help="The packet's mark."),
-        click.Option(["--connection-mark"], type=MARK_TYPE, metavar="MARK", help="The mark of its connection."),
+        click.Option(["--mark"], type=MARK_TYPE, metavar="MARK", default="0", help="The packet's mark."),
+        click.Option(["--connection-mark"], type=MARK_TYPE, metavar="MARK", default="0",
+                     help="The mark of its connection."),
         click.Option(["--state"], type=word_type(*CONNECTION_STATES, spelled=str.upper), default="NEW",
                      show_default=True, help="State of its connection."),
     ]  # fmt: skip
 
 
 def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
-    """Return the packet that the options describe; they are taken out of ``options``.
+    """Return the packet that the options of ``packet_options`` describe.
 
     Warn of an interface that the namespace does not have, unless the rules are those of options.
     """
-    protocol = options.pop("protocol")
-    destination, port_number = options.pop("destination")
-    source, source_port = options.pop("source") or (None, None)
-    uid, gid = options.pop("uid"), options.pop("gid")
+    destination, port_number = options["destination"]
+    source, source_port = options["source"] or (None, None)
     of_process = ctx.meta.get(AS_PROCESS, (None, None))
-    uid, gid = (own if own is not None else known for own, known in zip((uid, gid), of_process, strict=True))
-    comes_in, leaves = options.pop("in_interface"), options.pop("out_interface")
-    if comes_in and (leaves or uid is not None or gid is not None):
+    uid, gid = (
+        known if own is None else own for own, known in zip((options["uid"], options["gid"]), of_process, strict=True)
+    )
+    comes_in = options["in_interface"]
+    if comes_in and (options["out_interface"] or uid is not None or gid is not None):
         raise click.UsageError("--in is for packets that come in: they have no --out, --uid or --gid", ctx)
     if source is not None and source.family != destination.family:
         families = f"--src is {FAMILY_NAMES[source.family]}, and the destination is {FAMILY_NAMES[destination.family]}"
@@ -124,20 +125,8 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     if not comes_in:
         uid = APP_ID if uid is None else uid
         gid = uid if gid is None else gid
-    packet = Packet(
-        protocol,
-        destination,
-        port_number,
-        source=source,
-        source_port=source_port,
-        uid=uid,
-        gid=gid,
-        in_interface=comes_in,
-        out_interface=leaves,
-        mark=options.pop("mark") or 0,
-        connection_mark=options.pop("connection_mark") or 0,
-        state=options.pop("state"),
-    )
+    decoded = {"destination": destination, "port": port_number, "source": source, "source_port": source_port}
+    packet = Packet(**{**options, **decoded, "uid": uid, "gid": gid})
     if not ctx.params.get("from_options"):
         with InNamespace(ctx.params["namespace"]):
             warn(_interface_warnings(packet))

@@ -7,15 +7,7 @@ from typing import Any
 import click
 
 from capture import operations
-from capture.cli.options import (
-    capture_options,
-    command,
-    dns_servers_option,
-    format_option,
-    namespace_options,
-    part_options,
-    settings_if,
-)
+from capture.cli import options
 from capture.cli.packets import packet_from, packet_options
 from capture.model.addresses import Family, Network
 from capture.model.ruleset import TableName
@@ -26,7 +18,7 @@ from capture.report.terminal import print_lines
 from capture.report.trace_text import trace_as_plain, trace_lines
 
 
-@command(
+@options.command(
     """
     capture trace tcp 10.1.2.3:80 --uid 1000
     capture trace tcp 10.1.2.3:80 --uid 1337 --pid 4711
@@ -37,11 +29,11 @@ from capture.report.trace_text import trace_as_plain, trace_lines
     click.Option(
         ["--from-options"], is_flag=True, help="Use the rules that the options would give, not the live ones."
     ),
-    *capture_options(),
-    *namespace_options(),
-    *part_options(),
-    dns_servers_option(),
-    format_option("table", "json"),
+    *options.capture_options(),
+    *options.namespace_options(),
+    *options.part_options(),
+    options.dns_servers_option(),
+    options.format_option("table", "json"),
 )
 @click.pass_context
 def trace(
@@ -54,17 +46,17 @@ def trace(
     table_name: TableName | None,
     *,
     from_options: bool,
-    **options: Any,
+    **described: Any,
 ) -> None:
     """Print what happens to a packet, and which rule decides.
 
     PROTOCOL is tcp or udp. A packet with --in comes into the pod; any other is sent by a process in it, to where its
     routes lead. With --table, the rules of that table alone are shown; the packet meets all.
     """
-    packet = packet_from(options, ctx)
+    packet = packet_from(described, ctx)
     if family not in (None, packet.family):
         raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
-    settings = settings_if(ctx, requested=from_options)
+    settings = options.settings_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     print_start_line(operations.read_reference(settings, namespace, host), form)

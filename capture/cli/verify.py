@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from capture import operations
 from capture.cli import options
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
+from capture.model.addresses import Family, Network
+from capture.model.location import Cause
+from capture.model.ruleset import TableName
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import cause_lines
 from capture.report.output import print_json
@@ -15,14 +20,6 @@ from capture.report.target import with_target
 from capture.report.terminal import print_lines
 from capture.report.verified_text import verified_as_plain, verified_lines
 from capture.system.proxy_admin import is_url
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from capture.model.addresses import Family, Network
-    from capture.model.location import Cause
-    from capture.model.ruleset import TableName
 
 
 @options.command(

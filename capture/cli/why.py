@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,6 @@ from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
 from capture.report.target import with_target
 from capture.report.terminal import print_lines
-
-if TYPE_CHECKING:
-    from capture.operations import Diagnosis
 
 
 def _parameters() -> list[click.Parameter]:
@@ -55,7 +52,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     return print_diagnosis(diagnosed.with_commands(lambda remedy: with_target(remedy, namespace)), form)
 
 
-def print_diagnosis(diagnosed: Diagnosis, form: str, captured: str = "this pod") -> int:
+def print_diagnosis(diagnosed: operations.Diagnosis, form: str, captured: str = "this pod") -> int:
     """Print what was found about what is captured; return the exit code."""
     if form == "json":
         print_json(diagnosis_as_plain(diagnosed))

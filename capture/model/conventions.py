@@ -21,6 +21,12 @@ INTERFACE_NAME_SIZE = 16
 """IFNAMSIZ in linux/if.h, with the closing zero."""
 MAX_INTERFACE_BYTES = INTERFACE_NAME_SIZE - 1
 
+ADDRESS_TYPES = (
+    *("unspec", "unicast", "local", "broadcast", "anycast", "multicast"),
+    *("blackhole", "unreachable", "prohibit", "throw", "nat", "xresolve"),
+)
+"""What filters call an address by the kind of its route (linux/rtnetlink.h, RTN_*), in the order of the numbers."""
+
 SIDECAR_PORTS = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 TRAFFIC_PORTS = (15001, 15006)

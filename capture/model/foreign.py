@@ -87,6 +87,13 @@ class Protocols(Match):
     negated: bool = False
 
 
+class IcmpType(Match):
+    """The packet is of this type of ICMP or ICMPv6."""
+
+    number: int
+    negated: bool = False
+
+
 class LaterFragment(Match):
     """The packet is a later fragment (``-f``)."""
 
@@ -99,10 +106,10 @@ class MaskedAddress(Match):
     kind: type[AddressMatch]
 
 
-class AddressRanges(Match):
-    """The addresses lie in ranges (``-m iprange``): each match has the networks of one."""
+class AllOf(Match):
+    """Our own matches that mean the same together (``-m iprange``, ``-m owner --socket-exists``)."""
 
-    matches: tuple[AddressMatch, ...]
+    matches: tuple[Match, ...]
 
 
 class LocalAddress(Match):

@@ -82,6 +82,15 @@ def decode_json(text: str) -> Any:
     return value
 
 
+def decode_object(text: bytes | bytearray) -> dict[str, Any] | None:
+    """Return the object that a text in UTF-8 holds; None if it holds none."""
+    try:
+        plain = decode_json(text.decode())
+    except (JsonError, UnicodeDecodeError):
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
 def _scanned(text: str, position: int) -> tuple[Any, int]:
     try:
         return _scan(text, position)

@@ -25,8 +25,8 @@ class Packet(Value):
     With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
     with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. A reply goes back to
-    where the connection came from: nat leaves it. ``flags`` are TCP's (RFC 9293 3.1); None for any that a packet in
-    its state has. ``is_translated`` is whether nat has changed where it goes.
+    where the connection came from: nat leaves it. ``port`` is the type of ICMPv6. ``flags`` are TCP's (RFC 9293 3.1);
+    None for any that a packet in its state has. ``is_translated`` is whether nat has changed where it goes.
     """
 
     protocol: ProtocolName

@@ -11,7 +11,7 @@ import errno
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Network
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.rtnetlink import (
     AF_INET6,
@@ -33,16 +33,18 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 
 # linux/if_link.h, linux/if.h, linux/if_addr.h
-IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP = 3, 29, 37, 43
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP = 3, 18, 29, 37, 43
+IFLA_INFO_SLAVE_KIND = 4
 IFLA_XDP_ATTACHED = 2
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 1 << 0, 1 << 3, 1 << 16
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 IFA_F_NODAD = 0x02
-NDA_DST = 1
+NDA_DST, NDA_CACHEINFO = 1, 3
 NDMSG_SIZE, NUD_CONFIRMED, NUD_KNOWN = 12, 0x02 | 0x80, 0x02 | 0x80 | 0x04 | 0x08 | 0x10
 """linux/neighbour.h: NUD_REACHABLE and _PERMANENT; with _STALE, _DELAY, and _PROBE."""
 NUD_UNANSWERED = 0x01 | 0x20
 """NUD_INCOMPLETE and _FAILED."""
+TICKS_PER_SECOND = 100  # USER_HZ, of struct nda_cacheinfo: ndm_confirmed, ndm_used, ndm_updated, ndm_refcnt
 
 WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
 
@@ -56,6 +58,8 @@ class Link(Value):
     peer_namespace: int | None = None
     has_xdp: bool = False
     """Whether a program sees what comes in before all else."""
+    is_bridged: bool = False
+    """Whether it is a port of a bridge, which takes what comes in."""
 
     @property
     def has_carrier(self) -> bool:
@@ -70,6 +74,13 @@ class Link(Value):
     @property
     def is_loopback(self) -> bool:
         return bool(self.flags & IFF_LOOPBACK)
+
+
+class Neighbour(Value):
+    """The state (NUD_...) of a neighbour, and for how many seconds it has been that."""
+
+    state: int
+    seconds: int
 
 
 class Address(Value):
@@ -98,11 +109,16 @@ def read_addresses(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[Ad
     return [_decode_address(body) for body in bodies if body[0] in FAMILY_BY_NUMBER]
 
 
-def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, int]:
-    """Return the states (NUD_...) of the neighbours on an interface by their addresses."""
+def read_neighbours(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, Neighbour]:
+    """Return the neighbours on an interface by their addresses."""
     bodies = rtnetlink.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
-    here = [body for body in bodies if body[4:8] == u32(interface)]
-    return {decode_fields(body[NDMSG_SIZE:]).get(NDA_DST, b""): decode_host_number(body[8:10]) for body in here}
+    here = [(body, decode_fields(body[NDMSG_SIZE:])) for body in bodies if body[4:8] == u32(interface)]
+    return {fields.get(NDA_DST, b""): _decode_neighbour(body, fields) for body, fields in here}
+
+
+def _decode_neighbour(body: bytes, fields: Fields) -> Neighbour:
+    updated = fields.get(NDA_CACHEINFO, b"")[8:12]
+    return Neighbour(decode_host_number(body[8:10]), decode_host_number(updated) // TICKS_PER_SECOND)
 
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
@@ -152,5 +168,7 @@ def _decode_link(body: bytes) -> Link:
         name=decode_text(fields[IFLA_IFNAME]),
         flags=decode_host_number(body[8:12]),
         peer_namespace=decode_host_number(fields[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in fields else None,
+        is_bridged=decode_text(decode_fields(fields.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_SLAVE_KIND, b""))
+        == "bridge",
         has_xdp=any(decode_fields(fields.get(IFLA_XDP, b"")).get(IFLA_XDP_ATTACHED, b"")),
     )

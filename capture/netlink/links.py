@@ -6,7 +6,7 @@ Where start-up time does not count. All functions raise KernelError and Privileg
 from __future__ import annotations
 
 from capture.netlink.attributes import attribute, c_string, decode_host_number, nested, u32
-from capture.netlink.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK
+from capture.netlink.interfaces import IFF_UP, IFLA_IFNAME, IFLA_LINKINFO, RTM_GETLINK
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.policy_rules import RT_TABLE_MAIN
 from capture.netlink.routing import RTA_GATEWAY, RTA_OIF, RTM_NEWROUTE, RTN_UNICAST, RTPROT_BOOT
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # linux/rtnetlink.h, linux/if_link.h, linux/veth.h
 RTM_NEWLINK, RTM_DELLINK = 16, 17
-IFLA_LINKINFO, IFLA_NET_NS_FD = 18, 28
+IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
@@ -21,6 +22,8 @@ from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, packed_addre
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from capture.netlink.sockets import NetlinkSocket
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # linux/rtnetlink.h
@@ -30,15 +33,12 @@ FIB_RULE_HDR_SIZE = 12
 FIB_RULE_INVERT = 0x2
 FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP = 1, 2, 3
 REFUSING_ACTIONS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
-FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
+FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_GOTO, FRA_OIFNAME = 1, 2, 3, 4, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
-OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
-FRA_UID_RANGE, FRA_IP_PROTO = 20, 22
-PROTOCOL_TCP = bytes((6,))
-OTHER_SELECTORS |= {FRA_UID_RANGE: "uidrange", FRA_IP_PROTO: "ipproto", 23: "sport", 24: "dport"}
-"""Attributes that make a rule more than `fwmark M lookup T`."""
-SHOWN_BY_NAME = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
-SHOWN_BY_NAME |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+FRA_TUN_ID, FRA_UID_RANGE, FRA_IP_PROTO, FRA_SPORT, FRA_DPORT, FRA_DSCP = 12, 20, 22, 23, 24, 25
+PROTOCOL_TCP, PORT_MASKS, WHOLE_PORT = bytes((6,)), (28, 29), b"\xff\xff"
+SHOWN_BY_THEMSELVES = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_DSCP}
+SHOWN_BY_THEMSELVES |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 
 WHOLE_MARK = 0xFFFFFFFF
 NO_SUPPRESSION = u32(0xFFFFFFFF)
@@ -62,6 +62,7 @@ class PolicyRule(Value):
     source: str = ""
     destination: str = ""
     incoming: str = ""
+    type_of_service: str = ""
     others: str = ""
     suppress_prefixlength: int | None = None
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
@@ -71,9 +72,8 @@ class PolicyRule(Value):
 
     @property
     def selector(self) -> str:
-        """Return what it tests apart from the mark, in the words of ip-rule(8)."""
-        tested = {"from": self.source, "to": self.destination, "iif": self.incoming}
-        return " ".join([*(f"{word} {value}" for word, value in tested.items() if value), self.others]).strip()
+        """Return what it tests apart from the mark."""
+        return " ".join(filter(None, (self.source, self.destination, self.type_of_service, self.incoming, self.others)))
 
     @property
     def looks_up(self) -> bool:
@@ -94,10 +94,12 @@ class PolicyRule(Value):
         return (mark ^ self.mark) & self.mask == 0
 
     def __str__(self) -> str:
-        words = [f"{self.preference}:", "not" if self.is_inverted else "", self.selector or "from all"]
+        words = [f"{self.preference}:", "not" if self.is_inverted else "", f"from {self.source or 'all'}"]
+        words += [f"to {self.destination}" if self.destination else "", self.type_of_service]
         if self.mask:
             words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != WHOLE_MARK else ""))
-        action = REFUSING_ACTIONS.get(self.action, "...")
+        words += [f"iif {self.incoming}" if self.incoming else "", self.others]
+        action = {**REFUSING_ACTIONS, FR_ACT_NOP: "nop"}.get(self.action, "")
         words.append(f"lookup {ROUTING_TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else action)
         if self.suppress_prefixlength is not None:
             words.append(f"suppress_prefixlength {self.suppress_prefixlength}")
@@ -131,7 +133,8 @@ def _decode_rule(body: bytes) -> PolicyRule:
         source=_network_text(body[0], fields.get(FRA_SRC), body[2]),
         destination=_network_text(body[0], fields.get(FRA_DST), body[1]),
         incoming=decode_text(fields.get(FRA_IIFNAME, b"")),
-        others=_other_conditions(body, fields),
+        type_of_service=_type_of_service(body, fields),
+        others=_other_conditions(fields),
         suppress_prefixlength=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
         family=body[0],
         is_for_rerouted=_is_for_rerouted(body[0], fields),
@@ -148,12 +151,36 @@ def _network_text(family: int, address: bytes | None, bits: int) -> str:
     return f"{packed_address_text(family, address)}/{bits}" if bits else ""
 
 
-def _other_conditions(body: bytes, fields: Fields) -> str:
-    words = [f"tos {body[3]:#x}"] if body[3] else []
-    if FRA_OIFNAME in fields:
-        words.append(f"oif {decode_text(fields[FRA_OIFNAME])}")
-    words += [f"{OTHER_SELECTORS.get(kind, kind)} ..." for kind in fields if kind not in SHOWN_BY_NAME]
-    return " ".join(words)
+def _type_of_service(body: bytes, fields: Fields) -> str:
+    return f"dscp {fields[FRA_DSCP][0]}" if FRA_DSCP in fields else f"tos {body[3]:#x}" if body[3] else ""
+
+
+def _other_conditions(fields: Fields) -> str:
+    words = [f"{word} {decode(fields[kind])}" for kind, (word, decode) in OTHER_CONDITIONS.items() if kind in fields]
+    further = {kind for kind, value in fields.items() if kind not in PORT_MASKS or value != WHOLE_PORT}
+    further -= OTHER_CONDITIONS.keys() | SHOWN_BY_THEMSELVES
+    return " ".join([*words, *(["another condition"] if further else [])])
+
+
+def _range_text(value: bytes) -> str:
+    middle = len(value) // 2
+    return f"{decode_host_number(value[:middle])}-{decode_host_number(value[middle:])}"
+
+
+def _ports_text(value: bytes) -> str:
+    return _range_text(value) if value[:2] != value[2:] else str(decode_host_number(value[:2]))
+
+
+OTHER_CONDITIONS: dict[int, tuple[str, Callable[[bytes], object]]] = {
+    FRA_OIFNAME: ("oif", decode_text),
+    FRA_UID_RANGE: ("uidrange", _range_text),
+    FRA_IP_PROTO: ("ipproto", lambda value: PROTOCOL_BY_NUMBER.get(value[0], value[0])),
+    FRA_SPORT: ("sport", _ports_text),
+    FRA_DPORT: ("dport", _ports_text),
+    FRA_TUN_ID: ("tun_id", lambda value: int.from_bytes(value, "big")),
+    FRA_GOTO: ("goto", decode_host_number),
+}
+"""What makes a rule more than `fwmark M lookup T`, in the order of ip-rule(8)."""
 
 
 # --- the rules of TPROXY -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import errno
 
 from capture.errors import KernelError
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
-from capture.model.conventions import IPPROTO_TCP
+from capture.model.conventions import IPPROTO_TCP, MAX_ID
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
@@ -138,25 +138,25 @@ OUTSIDE_ADDRESSES = ("198.51.100.1", "2001:db8::1")
 """Addresses of IPv4 and IPv6 that only a default route leads to (RFC 5737, RFC 3849)."""
 
 
-def outgoing_interface(rtnetlink: NetlinkSocket, family: int) -> int:
-    """Return the index of the interface by which TCP of a family leaves this namespace; 0 if none leads out."""
-    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], protocol=IPPROTO_TCP).interface
+def outgoing_route(rtnetlink: NetlinkSocket, family: int) -> Route:
+    """Return the route by which TCP of a family leaves this namespace; its interface is 0 if none leads out."""
+    return look_up_route(rtnetlink, OUTSIDE_ADDRESSES[family == AF_INET6], IPPROTO_TCP)
 
 
 def look_up_route(
     rtnetlink: NetlinkSocket,
     destination: str,
+    protocol: int,
+    ports: tuple[int, int] = (0, 0),
     source: str = "",
     mark: int = 0,
     uid: int | None = None,
-    protocol: int = 0,
-    ports: tuple[int, int] = (0, 0),
     incoming: int = 0,
 ) -> Route:
     """Return where this namespace sends a packet of its own, after its policy rules, or one that comes in.
 
-    ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; 0 is any. Kernels before 4.18
-    have no policy rules by these, and ignore them.
+    ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; a port of 0 is one that no
+    policy rule names. Kernels before 4.18 have no policy rules by these, and ignore them.
     No route at all is RTN_UNSPEC, and so is an IPv4 source that is not an address of the namespace.
     """
     family, packed = pack_address(destination)
@@ -167,12 +167,11 @@ def look_up_route(
         body += attribute(RTA_SRC, pack_address(source)[1])
     if incoming:
         body += attribute(RTA_IIF, u32(incoming))
-    if uid is not None:
-        body += attribute(RTA_UID, u32(uid))
-    if protocol:
-        body += attribute(RTA_IP_PROTO, bytes((protocol,)))
-        for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
-            body += attribute(kind, port.to_bytes(2, "big")) if port else b""
+    if uid is not None or not incoming:  # without a user the kernel takes us, root: `uidrange 0-0`
+        body += attribute(RTA_UID, u32(MAX_ID if uid is None else uid))
+    body += attribute(RTA_IP_PROTO, bytes((protocol,)))
+    for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
+        body += attribute(kind, port.to_bytes(2, "big")) if port else b""
     try:
         (message,) = rtnetlink.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
     except KernelError as error:

@@ -33,6 +33,10 @@ SOCKOPT_TRANSPARENT = 1 << 5
 # include/net/tcp_states.h
 TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
 TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = 7, 8, 9, 10, 11
+OPEN_STATES = (
+    TCP_SYN_RECV, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING,
+)  # fmt: skip
+"""Those of a connection that its server has taken, half-closed ones included."""
 
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
 """How the address of an IPv4 connection begins in a socket of IPv6 (RFC 4291, 2.5.5.2)."""

@@ -14,11 +14,10 @@ from capture.analysis.causes import (
     mark_cause,
     missing_rule_cause,
     untracked_cause,
-    zone_of,
 )
-from capture.analysis.foreign_effects import NEIGHBOUR
+from capture.analysis.foreign_effects import DISCOVERY
 from capture.analysis.ipsec import policy_for
-from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
     can_stop_connection,
     causes_of_pod,
@@ -27,6 +26,7 @@ from capture.analysis.pod_causes import (
     unreached_app_notes,
 )
 from capture.analysis.replies import (
+    OUTSIDE,
     SENT_ON,
     is_own_step,
     lost_later_packets,
@@ -34,6 +34,7 @@ from capture.analysis.replies import (
     onward_packet,
     replies_of_receiver,
     replies_on_way,
+    zone_conflict,
 )
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
@@ -41,7 +42,7 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
@@ -55,7 +56,15 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import knows_neighbour, refuses_user, silent_next_hop
+from capture.system.pod_network import (
+    NO_ROUTE,
+    knows_neighbour,
+    refuses_call,
+    refuses_user,
+    refusing_route,
+    silent_next_hop,
+    with_route,
+)
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 
@@ -102,10 +111,34 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     if not traced.is_certain:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, facts)
-    yield from () if connection.is_inbound else source_notes(connection.pod.situation)
+    yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
+    yield from _too_big_notes(traced.packet, connection.pod.situation)
+    yield from neighbour_causes(traced, is_recent=False)
     yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
+
+
+def _too_big_notes(packet: Packet, situation: Situation) -> Iterator[Cause]:
+    """Yield a note if the pod does not learn that packets are too big for a link (RFC 8201): large ones are lost."""
+    own, link = (
+        packet.destination if packet.in_interface else packet.source,
+        packet.in_interface or packet.out_interface,
+    )
+    if own is not None and own.family == IPV6 and link != LOOPBACK:
+        error = DISCOVERY[0].replace(destination=own, port=2, in_interface=link, state="RELATED")  # RFC 4443 3.2
+        traced = trace_whole_path(error, situation)
+        if traced.outcome == "dropped" and traced.is_certain:
+            yield drop_cause(traced, shown_rule, subject="what tells the pod that packets are too big (ICMPv6)")
+
+
+def _way_back_notes(packet: Packet) -> Iterator[Cause]:
+    """Yield a note if the answers to what comes in leave by another interface."""
+    client = packet.source or packet.destination
+    answer = Packet(packet.protocol, client, packet.source_port or 0, packet.destination, packet.port)
+    name = with_route(answer).out_interface
+    if packet.in_interface != LOOPBACK and name not in (packet.in_interface, LOOPBACK, NO_ROUTE):
+        yield cause("no-route", "way back", where=name, name=name, came=packet.in_interface)
 
 
 def _unjudged_cause(traced: Trace) -> Cause:
@@ -113,8 +146,11 @@ def _unjudged_cause(traced: Trace) -> Cause:
     step = next(step for step in traced.path if not step.is_certain)
     if second_set := _second_set_cause(step):
         return second_set
-    rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
-    return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
+    return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=_rule_text(step))
+
+
+def _rule_text(step: Step) -> str:
+    return step.rule.why or shown_rule(step.rule, step.family or IPV4)
 
 
 def _second_set_cause(step: Step) -> Cause | None:
@@ -127,14 +163,13 @@ def _second_set_cause(step: Step) -> Cause | None:
 
 def _zone_causes(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(replies_of_receiver(connection.traced, connection.pod.situation, connection.owner), None)
-    if connection.traced.outcome != DNS or connection.is_inbound or packet is None:
+    conflict = zone_conflict(connection.traced, connection.pod.situation, connection.owner)
+    if conflict is None:
         return
-    answer = trace_whole_path(packet, connection.pod.situation)
-    if zone_of(connection.traced) == zone_of(answer):
-        return
+    answer, step = conflict
     by_drift = (drift_cause(trace, connection.verify(), "zone") for trace in (connection.traced, answer))
-    yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
+    foreign = step and cause("foreign-rule", "zone", where=step.location, rule=_rule_text(step))
+    yield next(filter(None, by_drift), None) or foreign or cause("rule-missing", "zone, any")
 
 
 def _later_causes(connection: Connection) -> Iterator[Cause]:
@@ -168,7 +203,8 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    found = impediments(desired)
+    sent = PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port
+    found = impediments(desired, None if is_inbound else sent)
     of_family = (each for each in found if each.family in (None, family) and each != LO_DOWN)
     yield from (impediment for impediment in of_family if direction in impediment.directions)
     for need in routes.missing_parts(desired) if is_inbound else ():
@@ -204,10 +240,22 @@ def _rule_causes(connection: Connection) -> Iterator[Cause]:
         yield by_drift
 
 
+def _sent_on_causes(connection: Connection, find: Callable[[Trace], Iterable[Cause]]) -> Iterator[Cause]:
+    """Yield why what the proxy sends on is lost. Which server an agent that captures all DNS asks is unknown."""
+    traced, reference = connection.traced, connection.pod.reference
+    packet, servers = traced.packet, reference.config.name_servers if reference else ()
+    causes = [*find(traced)]
+    if causes and traced.outcome == DNS and packet.destination not in servers:
+        elsewhere = packet.replace(destination=OUTSIDE[packet.family], source=None, out_interface=None)
+        if not [*find(live_trace(elsewhere, connection.pod.situation))]:
+            causes = [cause("unjudged", "agent", where=each.where, lost=each.message) for each in causes]
+    yield from causes
+
+
 def _routing_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, or the answers to a connection that comes in."""
     traced, owner = connection.traced, connection.owner
-    unrouted = list(unrouted_proxy_causes(traced, connection.pod))
+    unrouted = list(_sent_on_causes(connection, lambda each: unrouted_proxy_causes(each, connection.pod)))
     yield from unrouted
     yield from link_causes(traced)
     lost = None if unrouted else answers_cause(traced, owner[0] if owner else None)
@@ -216,28 +264,41 @@ def _routing_causes(connection: Connection) -> Iterator[Cause]:
 
 
 def link_causes(traced: Trace) -> Iterator[Cause]:
-    """Yield why what leaves the pod, from the proxy or as an answer, comes to nothing: by its source, or its next hop.
+    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer now.
 
     IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
     """
-    packet = traced.packet
-    target, name = packet.source if packet.in_interface else packet.destination, packet.in_interface
-    name = name or packet.out_interface
-    if target is None or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
+    packet, name = traced.packet, traced.packet.out_interface
+    if packet.source == PASSTHROUGH_SOURCE[packet.family] and name not in (None, LOOPBACK):
+        yield cause(
+            "no-route", "source", where=name, name=name, address=address_text(packet.family, packet.destination.first)
+        )
+    yield from neighbour_causes(traced, is_recent=True)
+
+
+RECENT = 30
+"""Seconds after which it cannot be told of a neighbour whether it answers: Envoy waits no longer between attempts."""
+
+
+def neighbour_causes(traced: Trace, *, is_recent: bool) -> Iterator[Cause]:
+    """Yield a cause if the next hop of what leaves the pod does not answer; else, a note that it once did not.
+
+    It is not that of answers: who calls the pod asks for it first, and is known from then on (arp_process).
+    """
+    packet, name = traced.packet, traced.packet.out_interface
+    if packet.in_interface or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
-    address, flag = address_text(packet.family, target.first), "-6 " if packet.family == IPV6 else ""
-    if packet.source == PASSTHROUGH_SOURCE[packet.family]:
-        yield cause("no-route", "source", where=name, name=name, address=address)
-    silent = silent_next_hop(packet, target)
-    if silent:
-        yield cause("no-route", "neighbour", where=name, name=name, address=silent, flag=flag)
+    address, seconds = silent_next_hop(packet)
+    if address and is_recent == (seconds <= RECENT):
+        case, flag = "neighbour" if is_recent else "neighbour, earlier", "-6 " if packet.family == IPV6 else ""
+        yield cause("no-route", case, where=name, name=name, address=address, flag=flag, seconds=seconds)
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if routing loses what the proxy sends on, the answers to that, or its answers to what comes in."""
     packet = traced.packet
     destination = packet.destination if packet.in_interface is None else packet.source
-    if not _is_sent_on(traced, pod) or destination is None or not pod.capture.uids:
+    if traced.outcome not in TO_PROXY or destination is None or not pod.capture.uids:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
@@ -265,14 +326,15 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     if translated is None:
         yield cause("translated-before", "may", where=names[0], owner=owner)
     else:
-        yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
+        address, port = translated
+        yield cause("translated-before", where=names[0], owner=owner, address=address, port=port)
 
 
 def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified]) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = onward_packet(traced, *owner) if owner else None
-    if packet is None or not _is_sent_on(traced, pod):
+    if packet is None:
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]
@@ -281,9 +343,10 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif sent.outcome == traced.outcome:
         yield _loop_cause(sent, verify)
     elif sent.reroute is not None and (step := marking_step(sent)):
-        yield _rerouted_cause(sent.reroute, sent, step)
-    elif sent.outcome == "no-route":
-        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), sent.refusal)
+        yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
+    elif sent.outcome == "no-route" or (is_over_lo and refuses_call(packet)):
+        refusal = sent.refusal or refusing_route(packet.replace(source=None))
+        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
@@ -302,36 +365,30 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in marked])
 
 
-def _is_sent_on(traced: Trace, pod: ExaminedPod) -> bool:
-    """Return whether the proxy calls the destination, too; with --capture-all-dns its server is unknown."""
-    servers = pod.reference.config.name_servers if pod.reference else ()
-    return traced.outcome in (PROXY_OUTBOUND, PROXY_INBOUND) or (
-        traced.outcome == DNS and traced.packet.destination in servers
-    )
-
-
 def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
     step, uid = traced.step, traced.packet.uid
     if step is not None and not is_own_step(step):
         if second_set := _second_set_cause(step):
             return second_set
-        rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
-        return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
+        return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=_rule_text(step))
     known = mark_cause(traced, shown_rule) if traced.transparent else drift_cause(traced, verify(), "circle", uid=uid)
     return known or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step) -> Cause:
+def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step, subject: str) -> Cause:
+    where, by, name = step.location, route.words, sent.interface
     rule = step.rule.why or shown_rule(step.rule, sent.packet.family)
-    words = route.words
     return cause(
-        "foreign-rule", "elsewhere", where=step.location, rule=rule, mark=sent.mark, route=words, name=sent.interface
+        "foreign-rule", "elsewhere", where=where, rule=rule, mark=sent.mark, route=by, name=name, subject=subject
     )
 
 
 def _loss_cause(traced: Trace, subject: str) -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
+    step = marking_step(traced)
+    if traced.outcome == "direct" and traced.reroute is not None and step is not None:
+        return _rerouted_cause(traced.reroute, traced, step, subject)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, subject=subject)
 
 
@@ -344,8 +401,8 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
     if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
         return
     for packet in (
-        Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"),
-        Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"),
+        *(each.replace(destination=own, in_interface=link) for each in DISCOVERY),
+        *(each.replace(source=own, in_interface=None, out_interface=link) for each in DISCOVERY),
     ):
         traced = trace_whole_path(packet, situation)
         is_lost = traced.outcome == "dropped" and traced.is_certain
@@ -367,7 +424,7 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_reject_table_causes, False),
     (lambda each: filter(None, [arrival_cause(each.traced)]), False),
     (_rule_causes, False),
-    (lambda each: onward_causes(each.traced, each.pod, each.verify), False),
+    (lambda each: _sent_on_causes(each, lambda traced: onward_causes(traced, each.pod, each.verify)), False),
     (_zone_causes, True),
     (_later_causes, True),
     (_discovery_causes, True),

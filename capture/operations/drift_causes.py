@@ -22,7 +22,7 @@ from capture.model.conventions import APP_ID
 from capture.model.location import Cause, Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
-from capture.model.ruleset import Ruleset
+from capture.model.ruleset import Ruleset, SetZone
 from capture.model.text import plural
 from capture.operations.results import Verified
 from capture.operations.situation import ExaminedPod
@@ -164,7 +164,9 @@ def unjudged_notes(verified: Verified) -> Iterator[Cause]:
 
 
 def _is_dropping(effect: Effect | None) -> bool:
-    return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
+    if effect is None or (effect.after.step and isinstance(effect.after.step.rule.verdict, SetZone)):
+        return False
+    return effect.is_certain and effect.after.outcome == "dropped"
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:

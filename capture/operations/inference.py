@@ -62,7 +62,9 @@ def _reachable_chains(table: model.Table) -> Iterator[model.Chain]:
     for name in names:  # which grows
         chain = table.chain(name)
         verdicts = [rule.verdict for rule in chain.rules] if chain else []
-        names += dict.fromkeys(v.chain for v in verdicts if isinstance(v, model.Jump) and v.chain not in names)
+        names += dict.fromkeys(
+            each.chain for each in verdicts if isinstance(each, model.Jump) and each.chain not in names
+        )
         yield from filter(None, (chain,))
 
 

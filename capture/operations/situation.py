@@ -105,5 +105,5 @@ def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> 
         read_other_chains(place).chains,
         place[0] == "nftables",
         read_pod_network(),
-        tuple(routes.missing_routes(needs)),
+        routes.missing_routes(needs),
     )

@@ -19,8 +19,8 @@ from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.errors import argument_error
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, address_text, parse_address
-from capture.model.conventions import MAX_ID, MAX_PORT
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, LOOPBACK_ADDRESSES, address_text, parse_address
+from capture.model.conventions import MAX_ID, MAX_PORT, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.ruleset import Chain, ProtocolName, Rule, Ruleset, TableName
@@ -96,7 +96,7 @@ def _with_impediments(traced: Trace, situation: Situation) -> Trace:
         return traced.replace(impediments=(loss_text(traced.lost_reply),))
     if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
         return traced
-    impeding = impediments(Ruleset(FAMILIES, ()))
+    impeding = impediments(Ruleset(FAMILIES, ()), (PROTOCOL_NUMBERS[packet.protocol], traced.port))
     return traced.replace(impediments=tuple(each.message for each in impeding if each.family in (None, packet.family)))
 
 
@@ -117,7 +117,7 @@ def arrival_cause(traced: Trace) -> Cause | None:
 
 
 def answers_cause(traced: Trace, uid: int | None) -> Cause | None:
-    """Return that routing loses the answers of the proxy, a user, to a connection that comes in."""
+    """Return that routing loses the answers of the proxy, a user, to a captured connection."""
     client = traced.packet.source
     if client is None or traced.outcome not in TO_PROXY or lost_in_routing(traced, uid) != "answers":
         return None
@@ -125,12 +125,13 @@ def answers_cause(traced: Trace, uid: int | None) -> Cause | None:
 
 
 def lost_in_routing(traced: Trace, uid: int | None = None) -> str:
-    """Return what routing loses of a connection that comes in, as a case of the cause; ``uid`` answers it."""
-    packet = traced.packet
-    if packet.in_interface in (None, LOOPBACK) or traced.outcome == "dropped":
+    """Return what routing loses of a connection, as a case of the cause; ``uid`` answers it."""
+    packet, is_redirected = traced.packet, traced.outcome in TO_PROXY and not traced.transparent
+    if packet.in_interface == LOOPBACK or traced.outcome == "dropped":
         return ""  # what comes in over lo has its route already
-    is_redirected = traced.outcome in TO_PROXY and not traced.transparent
-    marks = (0, traced.mark) if traced.transparent else (0,)
+    if packet.in_interface is None and is_redirected:
+        packet = packet.replace(destination=LOOPBACK_ADDRESSES[packet.family])
+    marks = (0, traced.mark) if traced.transparent else (traced.mark,)
     port = traced.port if is_redirected else packet.port
     lost = lost_by_routing(packet, marks, port, uid, is_redirected=is_redirected)
     is_elsewhere = (lost, traced.outcome) == ("inbound", "direct") and not packet.is_reply  # it need not be for the pod

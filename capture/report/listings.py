@@ -165,7 +165,7 @@ def _without_problems(live: model.Ruleset, problem: Callable[[model.Rule], str])
 
 
 def as_json(dumped: Dumped, shown: list[ShownTable]) -> dict[str, object]:
-    """Return what ``--format json`` prints; docs/commands.md describes it."""
+    """Return what ``--format json`` prints; docs/commands/dump.md describes it."""
     verified = dumped.verified
     return {
         "as_asked": None if verified is None else verified.holds,

@@ -75,10 +75,13 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {consequence}"
     lost = (f"{route.consequence}; {route.message}" for route in traced.missing_routes)
     yield from (VerdictLine(f"but {impediment}", "but") for impediment in (*lost, *traced.impediments))
+    if traced.outcome != "no-route":
+        yield from _reason_lines(traced, table)
     if not traced.is_applied:
         yield VerdictLine(NOTHING_APPLIED)
-    if traced.outcome == "no-route":
-        return
+
+
+def _reason_lines(traced: Trace, table: str | None) -> Iterator[str]:
     step = traced.step
     if step is not None:
         if step not in _shown_steps(traced, table):  # else it is marked

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
     from capture.settings.config import CaptureConfig
 
-__all__ = [
-    "build_ruleset",
-    "build_tracking",
-    "build_transition",
-    "redirects_inbound",
-    "tracks_connections",
-]
-
 
 def build_ruleset(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of a configuration."""
@@ -92,6 +84,13 @@ def redirects_inbound(ruleset: model.Ruleset) -> bool:
     """Return whether inbound connections are captured by REDIRECT."""
     prerouting = ruleset.chain(model.NAT, model.PREROUTING)
     return prerouting is not None and any(rule.verdict in JUMPS_TO_INBOUND for rule in prerouting.rules)
+
+
+def outbound_port(ruleset: model.Ruleset) -> int:
+    """Return the port to which outbound connections are redirected; 0 if none are."""
+    chains = (ruleset.chain(model.NAT, names.redirect) for names in NAMES_BY_SPELLING.values())
+    verdicts = (rule.verdict for chain in chains if chain for rule in chain.rules)
+    return next((verdict.port for verdict in verdicts if isinstance(verdict, model.Redirect)), 0)
 
 
 JUMPS_TO_INBOUND = tuple(model.Jump(names.inbound) for names in NAMES_BY_SPELLING.values())

@@ -25,6 +25,10 @@ else:
     GenericValue = {T: Value}  # subscripting this is all that happens at run time
 
 
+OWN_PREFIX = "CAPTURE_"
+"""How our own environment variables begin."""
+
+
 class Option(GenericValue[T]):
     """One option: how it is called everywhere, and how its text becomes a value.
 
@@ -64,7 +68,7 @@ class Option(GenericValue[T]):
         Upstream's flags, and those without a variable here, are looked up by their own name. Our own have a prefix,
         because images use names such as PROFILE for something else.
         """
-        is_prefixed = any(variable.startswith("CAPTURE_") for variable in self.environment)
+        is_prefixed = any(variable.startswith(OWN_PREFIX) for variable in self.environment)
         own = (self.flag.upper().replace("-", "_"),) if self.flag and not is_prefixed else ()
         return own + self.environment
 
@@ -129,7 +133,7 @@ PROXY_GID = Option(
     short="g", metavar="GIDS", topic=EXCLUSION_TOPIC,
 )  # fmt: skip
 INTERCEPTION_MODE = Option(
-    "istio-inbound-interception-mode", "REDIRECT", parsers.interception_mode, "REDIRECT or TPROXY",
+    "istio-inbound-interception-mode", "REDIRECT", parsers.word_parser("REDIRECT", "TPROXY"), "REDIRECT or TPROXY",
     "How inbound connections reach the proxy; TPROXY keeps the client's address.",
     short="m", annotations=("sidecar.istio.io/interceptionMode",), metavar="MODE", topic=TPROXY_TOPIC,
     empty_means_default=True, choices=("REDIRECT", "TPROXY"),
@@ -290,7 +294,7 @@ BACKEND_OPTIONS = _options_so_far()[len(RULE_OPTIONS) :]
 """Options of how rules are written."""
 
 NETWORK_NAMESPACE = Option(
-    "network-namespace", "", parsers.plain_text, "the path of a network namespace",
+    "network-namespace", "", str, "the path of a network namespace",
     "Network namespace to program. Default: the one we are in.",
     metavar="PATH", topic=BACKEND_TOPIC,
 )  # fmt: skip

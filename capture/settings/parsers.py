@@ -197,15 +197,6 @@ def interfaces(text: str) -> tuple[str, ...]:
     return names
 
 
-def interception_mode(text: str) -> Mode:
-    """Return REDIRECT or TPROXY; an empty text means REDIRECT."""
-    if text == "TPROXY":
-        return "TPROXY"
-    if text in ("", "REDIRECT"):
-        return "REDIRECT"
-    raise ValueError(text)
-
-
 def packet_mark(text: str) -> int:
     """Return the mark of a packet, decimal or hexadecimal (0x539); zero is "no mark"."""
     digits = text[2:]
@@ -293,11 +284,6 @@ def uid_ports(text: str) -> UidPorts:
         raise ValueError(text)
     spans = (Span(1, 65535),) if ports_text == "*" else (port_range(ports_text),)
     return UidPorts("tcp" if protocol == "tcp" else "udp", spans, (id_range(uids_text),))
-
-
-def plain_text(text: str) -> str:
-    """Return the text as it is: a path, a name."""
-    return text
 
 
 def word_parser(*words: str) -> Callable[[str], str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from capture.errors import ConfigurationError, argument_error
 from capture.model.addresses import Network, PrefixError, network_parts, parse_network
-from capture.model.text import shortened
+from capture.model.text import closest_name, shortened
 from capture.model.values import Value
 from capture.settings import parsers
-from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS, Option
+from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS, OWN_PREFIX, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, TypeVar
 
     T = TypeVar("T")
@@ -136,8 +136,19 @@ def from_environment(
             elif is_readable(option, text):
                 explicit[option] = ExplicitValue(text, origin)
             elif text:
-                warnings.append(ignored_text_warning(option, text, origin))
+                warnings.append(f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}")
+    if own_names:
+        warnings += _misspelt_variables(environ)
     return Settings(explicit, tuple(warnings))
+
+
+def _misspelt_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable with our prefix that has no effect, and resembles one that has."""
+    known = [name for option in OPTIONS for name in option.variables if name.startswith(OWN_PREFIX)]
+    for name in (name for name in environ if name.startswith(OWN_PREFIX) and name not in known):
+        similar = closest_name(name.removeprefix(OWN_PREFIX), [each.removeprefix(OWN_PREFIX) for each in known])
+        if similar:
+            yield f"environment {name} has no effect; did you mean {OWN_PREFIX}{similar}?"
 
 
 def is_service_link(variable: str, text: str) -> bool:
@@ -161,11 +172,6 @@ def is_readable(option: Option[Any], text: str) -> bool:
     except ValueError:
         return False
     return bool(text)
-
-
-def ignored_text_warning(option: Option[Any], text: str, origin: str) -> str:
-    """Return the warning about a text that does not count."""
-    return f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import StateDirectoryError
-from capture.model.json_text import JsonError, decode_json, encode_json
+from capture.model.json_text import decode_object, encode_json
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, is_private, make_private
@@ -158,11 +158,8 @@ def read_decisions(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecisio
 
 def _parsed_decision(content: bytes) -> RecordedDecision | None:
     """Return the decision in a file; None for what is gone meanwhile, or another version's."""
-    try:
-        plain = decode_json(content.decode())
-    except (UnicodeDecodeError, JsonError):
-        return None
-    if not isinstance(plain, dict):
+    plain = decode_object(content)
+    if plain is None:
         return None
     plain.setdefault("kind", "")  # older ones have none
     fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]

@@ -30,14 +30,9 @@ if TYPE_CHECKING:
 
 CONNTRACK_STATES = {
     sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
-    sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
     # Half-closed ones too: an entry in such a state ends after a minute without packets.
-    sock_diag.TCP_ESTABLISHED: conntrack.TCP_CONNTRACK_ESTABLISHED,
-    sock_diag.TCP_FIN_WAIT1: conntrack.TCP_CONNTRACK_ESTABLISHED,
-    sock_diag.TCP_FIN_WAIT2: conntrack.TCP_CONNTRACK_ESTABLISHED,
-    sock_diag.TCP_CLOSE_WAIT: conntrack.TCP_CONNTRACK_ESTABLISHED,
-    sock_diag.TCP_LAST_ACK: conntrack.TCP_CONNTRACK_ESTABLISHED,
-    sock_diag.TCP_CLOSING: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    **dict.fromkeys(sock_diag.OPEN_STATES, conntrack.TCP_CONNTRACK_ESTABLISHED),
+    sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
 }
 """In which state a socket's connection is tracked."""
 

@@ -60,7 +60,8 @@ def is_private(path: str) -> bool:
 def narrow_mode(path: str) -> bool:
     """Give an existing directory of this user's the mode 0700 and return whether that was needed.
 
-    An older version made it with 0755. Raises StateDirectoryError if others own it or could write into it.
+    Kubelet makes one that is missing with 0755, for the agent's volume (hostPath, DirectoryOrCreate).
+    Raises StateDirectoryError if others own it or could write into it.
     """
     try:
         status = os.lstat(path)

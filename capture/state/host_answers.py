@@ -107,7 +107,7 @@ class RecordingHost:
         return self._servers
 
     def answers(self) -> HostAnswers:
-        own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
+        own = [each for each in self.pod_addresses() if not each.is_loopback and not each.is_link_local]
         return HostAnswers(
             users=self.users,
             groups=self.groups,

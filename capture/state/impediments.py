@@ -12,12 +12,12 @@ from capture.model.addresses import (
     Network,
     parse_network,
 )
-from capture.model.conventions import APPLY_RECORDED, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, REPAIR_LO
+from capture.model.conventions import APPLY_RECORDED, IPPROTO_TCP, LO_DOWN_MESSAGE, PASSTHROUGH_SOURCE, REPAIR_LO
 from capture.model.location import Cause
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
-from capture.rules import redirects_inbound
+from capture.rules import outbound_port, redirects_inbound
 from capture.state.routes import PREFERENCE, takes_ipv6_addresses
 
 TYPE_CHECKING = False
@@ -48,10 +48,13 @@ class Impediment(Cause):
     """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
-def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
-    """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
+def impediments(ruleset: Ruleset, redirected: tuple[int, int] | None = None) -> tuple[Impediment, ...]:
+    """Return what keeps packets of a rule set from the proxy, in the namespace we are in.
+
+    ``redirected`` is the protocol and the port of those that are sent; they are those of TCP, if none are named.
+    """
     with open_rtnetlink() as rtnetlink:
-        impeding = [*_loopback_impediments(rtnetlink, ruleset)]
+        impeding = [*_loopback_impediments(rtnetlink, ruleset, redirected or (IPPROTO_TCP, outbound_port(ruleset)))]
         for policy in ruleset.policy_routes:
             impeding += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
         if ruleset.policy_routes:
@@ -59,7 +62,9 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     return tuple(impeding)
 
 
-def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+def _loopback_impediments(
+    rtnetlink: NetlinkSocket, ruleset: Ruleset, redirected: tuple[int, int]
+) -> Iterator[Impediment]:
     """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c).
 
     From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
@@ -69,29 +74,31 @@ def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterato
         return
     for family in ruleset.families:
         loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
-        needed: dict[Direction, Network] = {"outbound": loopback}
+        needed: dict[Direction, tuple[Network, int, int]] = {"outbound": (loopback, *redirected)}
         if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
-            needed["inbound"] = source
-        lost = {direction: end for direction, end in needed.items() if not _leads_to_lo(rtnetlink, end.shown)}
+            needed["inbound"] = source, IPPROTO_TCP, 0
+        lost = {
+            direction: end for direction, (end, *by) in needed.items() if not _leads_to_lo(rtnetlink, end.shown, *by)
+        }
         if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(rtnetlink, IPV6))):
             continue  # a pod without a global address of IPv6 mostly lacks ::1, too
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
-        yield Impediment(
-            "no-route",
-            "; ".join(f"{end.shown} {NOT_TO_LO[direction]}" for direction, end in lost.items()),
-            f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
-            f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
-            family=family,
-            directions=tuple(lost),
-        )
+        network = loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)
+        remedy = f"Run {switch}`ip address replace {network} dev lo` in the pod's namespace.{again}"
+        on_lo = [each.address for each in read_addresses(rtnetlink) if each.interface == LOOPBACK_INDEX]
+        if "outbound" in lost and loopback in on_lo:
+            flag = "-6 " if family == IPV6 else ""
+            remedy = f"Run `ip {flag}rule add pref 0 lookup local` in the pod's namespace: table local has to be first."
+        message = "; ".join(f"{end.shown} {NOT_TO_LO[direction]}" for direction, end in lost.items())
+        yield Impediment("no-route", message, remedy, family=family, directions=tuple(lost))
 
 
-def _leads_to_lo(rtnetlink: NetlinkSocket, address: str) -> bool:
+def _leads_to_lo(rtnetlink: NetlinkSocket, address: str, protocol: int, port: int) -> bool:
     from capture.netlink.routing import look_up_route
 
     try:
-        return look_up_route(rtnetlink, address).interface == LOOPBACK_INDEX
+        return look_up_route(rtnetlink, address, protocol, (0, port)).interface == LOOPBACK_INDEX
     except UnsupportedError:  # a kernel without the family
         return False
 
@@ -192,12 +199,13 @@ def _sysctl_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[
         yield Impediment("sysctl", message, "Set net.ipv4.tcp_syncookies to 1 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
-    for refusing in sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset)):
-        message = (
-            f"{refusing.name} is {refusing.value}: inbound packets and answers to the proxy are dropped as martians"
-        )
+    switches = [*sysctls.source_validating_sysctls(_interfaces_left_alone(ruleset))]
+    vpn = source_validating_rule(rtnetlink) if switches else None
+    for name, value in ((each.name, each.value) for each in switches):
+        message = f"{name} is {value}: inbound packets and answers to the proxy are dropped as martians"
+        remedy = f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
         # What comes in for the proxy's own connections has the mark, too: their answers.
-        yield Impediment("sysctl", message, _sysctl_remedy(rtnetlink, refusing.name), family=IPV4, directions=BOTH)
+        yield Impediment("sysctl", message, _remedy_with_vpn(vpn) if vpn else remedy, family=IPV4, directions=BOTH)
 
 
 def sysctls_to_change() -> tuple[Sysctl, ...]:
@@ -208,10 +216,7 @@ def sysctls_to_change() -> tuple[Sysctl, ...]:
         return sysctls_to_turn_off(spares_validation=source_validating_rule(rtnetlink) is not None)
 
 
-def _sysctl_remedy(rtnetlink: NetlinkSocket, name: str) -> str:
-    vpn = source_validating_rule(rtnetlink)
-    if vpn is None:
-        return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
+def _remedy_with_vpn(vpn: PolicyRule) -> str:
     return (
         f"The VPN's policy rule `{vpn}` needs it, so that it was left alone. Set net.ipv4.conf.all.accept_local to 1"
         " with rp_filter 0 or 2, or capture by REDIRECT."

@@ -76,11 +76,9 @@ def missing_parts(ruleset: Ruleset) -> list[LoopbackAddress | MissingRoute]:
         ]
 
 
-def missing_routes(ruleset: Ruleset) -> Iterator[MissingRoute]:
-    """Yield what of the routes of a transparent capture is not there."""
-    if ruleset.policy_routes:
-        with open_rtnetlink() as rtnetlink:
-            yield from _missing_routes(rtnetlink, ruleset)
+def missing_routes(ruleset: Ruleset) -> tuple[MissingRoute, ...]:
+    """Return what of the routes of a transparent capture is not there."""
+    return tuple(need for need in missing_parts(ruleset) if isinstance(need, MissingRoute))
 
 
 def _missing_routes(rtnetlink: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingRoute]:
@@ -173,7 +171,7 @@ def stale_parts(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[Po
     """Return the routes and addresses of one of our earlier rule sets that the desired one has no use for."""
     earlier = existing_parts(live, recorded)
     return earlier.replace(
-        loopback_addresses=tuple(a for a in earlier.loopback_addresses if a not in desired.loopback_addresses),
+        loopback_addresses=tuple(each for each in earlier.loopback_addresses if each not in desired.loopback_addresses),
         policy_routes=tuple(policy for policy in earlier.policy_routes if policy not in desired.policy_routes),
     )
 

@@ -53,10 +53,7 @@ def sysctls_to_turn_off(*, spares_validation: bool = False) -> tuple[Sysctl, ...
 
     ``spares_validation`` leaves those of source validation out: a policy rule needs them.
     """
-    paths = [FWMARK_ACCEPT]
-    if not spares_validation:
-        paths += [f"{INTERFACES_FOLDER}/{interface}/{MARK_ON_SOURCE}" for interface in _interface_names()]
-    sysctls = (Sysctl(path, _read_value(path)) for path in paths)
+    sysctls = (Sysctl(path, _read_value(path)) for path in ([FWMARK_ACCEPT] if spares_validation else _own_paths()))
     on = (sysctl for sysctl in sysctls if sysctl.value not in ("", OFF))
     return tuple(sysctl for sysctl in on if os.access(f"{DIRECTORY}/{sysctl.path}", os.W_OK))
 
@@ -68,16 +65,14 @@ def switch_off(sysctls: Iterable[Sysctl]) -> bool:
 
 def restore(sysctls: Iterable[Sysctl]) -> bool:
     """Give the switches that are still as we left them their values of before; return whether there was one."""
-    own = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read_value(sysctl.path) == OFF]
+    paths = _own_paths()
+    own = [sysctl for sysctl in sysctls if sysctl.path in paths and _read_value(sysctl.path) == OFF]
     return bool([sysctl for sysctl in own if _try_to_write(sysctl.path, sysctl.value)])
 
 
-def is_known(path: str) -> bool:
-    """Return whether this is one of the switches that we change."""
-    folder, _, rest = path.removeprefix(f"{INTERFACES_FOLDER}/").partition("/")
-    return path == FWMARK_ACCEPT or (
-        path.startswith(f"{INTERFACES_FOLDER}/") and rest == MARK_ON_SOURCE and folder != ".."
-    )
+def _own_paths() -> list[str]:
+    """Return the switches that we change."""
+    return [FWMARK_ACCEPT, *(f"{INTERFACES_FOLDER}/{name}/{MARK_ON_SOURCE}" for name in _interface_names())]
 
 
 def always_sends_cookies() -> bool:
@@ -121,13 +116,8 @@ def _read_value(path: str) -> str:
 
 def _try_to_write(path: str, value: str) -> bool:
     try:
-        descriptor = os.open(f"{DIRECTORY}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        with open(f"{DIRECTORY}/{path}", "wb", buffering=0) as file:
+            file.write(value.encode())
     except OSError:
         return False
-    try:
-        os.write(descriptor, value.encode())
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True

@@ -12,7 +12,7 @@ from capture.model.addresses import BITS, FAMILY_NUMBERS, IPV4, IPV6, Family, Ne
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.ruleset import Span
 from capture.netlink.interfaces import Link, read_addresses, read_links
-from capture.netlink.routing import outgoing_interface
+from capture.netlink.routing import RTN_UNSPEC, outgoing_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.sockets import NetlinkSocket
@@ -35,9 +35,11 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         links = tuple(read_links(rtnetlink))
         redirects = ingress_redirects(rtnetlink, links)
         programs = tuple(_attached_programs(rtnetlink, links, {each.interface for each in redirects}))
-        addresses = [each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
-        families = dict.fromkeys(address.family for address in addresses)
-        unrouted = tuple(family for family in families if not outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]))
+        listed = [each for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
+        families = dict.fromkeys(each.address.family for each in listed)
+        routes = {family: outgoing_route(rtnetlink, FAMILY_NUMBERS[family]) for family in families}
+        unrouted = tuple(family for family in families if routes[family].kind == RTN_UNSPEC)
+    outer = {each.interface for each in listed if not each.address.is_link_local}
     ids = foreign_ids()
     listeners = _pod_listeners(ids)
     other_inodes = {
@@ -47,7 +49,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     }
     return PodFacts(
         links,
-        tuple(address for address in addresses if not address.is_link_local),
+        tuple(each.address for each in listed if not each.address.is_link_local),
         listeners,
         _groups_of(other_inodes, ids),
         *read_connection_counts(),
@@ -55,6 +57,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         unrouted,
         programs,
         tuple(_sockets_of_stopped({listener.inode for listener in listeners or ()})),
+        tuple(link.name for link in links if link.is_bridged and link.index in outer),
     )
 
 
@@ -111,7 +114,7 @@ def listening_tcp_ports(*, from_outside: bool) -> set[int]:
     By /proc/net/tcp (proc(5)): ``capture host apply`` must know them on every kernel, and one may lack the module
     tcp_diag.
     """
-    listed = ((of, content_of(f"/proc/net/{name}").decode()) for of, name in ((IPV4, "tcp"), (IPV6, "tcp6")))
+    listed = ((family, content_of(f"/proc/net/{name}").decode()) for family, name in ((IPV4, "tcp"), (IPV6, "tcp6")))
     sockets = [(family, line.split()) for family, lines in listed for line in lines.splitlines()[1:]]
     ends = [(family, words[1].split(":")) for family, words in sockets if int(words[3], 16) == TCP_LISTEN]
     bound = [(_address_in_proc(family, address), int(port, 16)) for family, (address, port) in ends]

@@ -6,7 +6,7 @@ import os
 
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, Network, parse_address
 from capture.netlink.interfaces import read_addresses, read_links
-from capture.netlink.routing import outgoing_interface
+from capture.netlink.routing import outgoing_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sockets import has_ipv6
 from capture.system.files import content_of
@@ -60,7 +60,7 @@ class PodFromInside:
         IPv4 comes first where both families have one, as in upstream's look-up. None without any global address.
         """
         with open_rtnetlink() as rtnetlink:
-            defaults = [outgoing_interface(rtnetlink, family) for family in FAMILY_NUMBERS.values()]
+            defaults = [outgoing_route(rtnetlink, family).interface for family in FAMILY_NUMBERS.values()]
             addresses = [(each.interface, each.address) for each in read_addresses(rtnetlink)]
         return choose_primary(addresses, defaults)
 

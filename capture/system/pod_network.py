@@ -14,9 +14,9 @@ from capture.netlink.interfaces import (
     NUD_CONFIRMED,
     NUD_KNOWN,
     NUD_UNANSWERED,
-    neighbour_states,
     read_addresses,
     read_links,
+    read_neighbours,
 )
 from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
 from capture.netlink.routing import (
@@ -26,7 +26,7 @@ from capture.netlink.routing import (
     RTN_UNICAST,
     Route,
     look_up_route,
-    outgoing_interface,
+    outgoing_route,
     read_routes,
 )
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink, pack_address
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Literal
 
-    from capture.model.addresses import Family, Network
+    from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
@@ -51,7 +51,7 @@ def read_pod_network() -> PodNetwork:
         all_links = {link.index: link for link in read_links(rtnetlink)}
         all_addresses = read_addresses(rtnetlink)
         families = dict.fromkeys(each.address.family for each in all_addresses)
-        default_routes = [outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]) for family in families]
+        default_routes = [outgoing_route(rtnetlink, FAMILY_NUMBERS[family]).interface for family in families]
         outer = [link.index for link in all_links.values() if not link.is_loopback]
         single = outer[0] if len(outer) == 1 else 0
         answered = tuple(family for family in families if single and _all_leaves_by(single, rtnetlink, family))
@@ -63,7 +63,7 @@ def read_pod_network() -> PodNetwork:
     up = [index for index, link in links.items() if link.is_up]
     outward = next((index for index in (*default_routes, *up) if index in links), 0)
     return PodNetwork(
-        own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
+        own=global_ones + tuple(each for each in default.own if each.family not in {own.family for own in global_ones}),
         interface=links[outward].name if outward else default.interface,
         other_interfaces=tuple(link.name for index, link in links.items() if index != outward),
         families_with_return_route=answered,
@@ -91,7 +91,7 @@ def _all_leaves_by(interface: int, rtnetlink: NetlinkSocket, family: Family) -> 
         interfaces = {route.interface for route in read_routes(rtnetlink, number) if route.table != RT_TABLE_LOCAL}
         is_usual = not any(rule.selector or rule.mask or rule.is_inverted for rule in rules)
         leaves_by_others = not interfaces <= {interface, LOOPBACK_INDEX}
-        return is_usual and not leaves_by_others and outgoing_interface(rtnetlink, number) == interface
+        return is_usual and not leaves_by_others and outgoing_route(rtnetlink, number).interface == interface
     return False
 
 
@@ -102,7 +102,7 @@ def lost_by_routing(
 
     It is refused if it is with each of the marks: the kernel validates a source without one, if not told otherwise.
     A source is martian if the pod's routes lead to no other host by it (fib_validate_source); of IPv6, loopback and
-    multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it is answered, by user ``uid``.
+    multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it arrives, and user ``uid`` answers it.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
@@ -113,11 +113,13 @@ def lost_by_routing(
         if is_redirected and index and not own:
             return "interface"
         target = own[0] if is_redirected and own else pod
-        routes = (look_up_route(rtnetlink, target, client, mark, incoming=index) for mark in marks if index and client)
-        kinds = [each.kind for each in routes]
-        ports = port, packet.source_port or 0
-        protocol = PROTOCOL_NUMBERS[packet.protocol]
-        answer = look_up_route(rtnetlink, client, target, 0, uid, protocol, ports) if client else None
+        protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, port)
+        kinds = [
+            look_up_route(rtnetlink, target, protocol, ports, client, mark, incoming=index).kind
+            for mark in marks
+            if index and client
+        ]
+        answer = look_up_route(rtnetlink, client, protocol, ports[::-1], target, uid=uid) if client else None
     if answer is None or packet.source is None:
         return ""
     is_no_host = packet.source.is_loopback or answer.kind in GROUP_KINDS
@@ -137,22 +139,26 @@ def refuses_user(packet: Packet, uid: int) -> bool:
     return not _is_lost(sent) and _is_lost(sent.replace(uid=uid))
 
 
+def refuses_call(packet: Packet) -> bool:
+    """Return whether routing refuses the proxy's call to the app, which is to leave by lo, from any of its ports."""
+    return with_route(packet.replace(out_interface=None, source=None, source_port=None)).out_interface == NO_ROUTE
+
+
 def _is_lost(sent: Packet) -> bool:
     return with_route(sent).out_interface == NO_ROUTE or refusing_route(sent) == TO_LO
 
 
-def silent_next_hop(packet: Packet, target: Network) -> str:
-    """Return the next hop to an address, if that neighbour does not answer; "" where it may.
+def silent_next_hop(packet: Packet) -> tuple[str, int]:
+    """Return the next hop of a packet and for how many seconds it is not known to answer; "" where it may.
 
-    The kernel's table has no neighbour that was not called lately, and none of an interface without neighbours.
+    A neighbour that did not answer stays in the kernel's table until it is called again (neigh_periodic_work).
     """
-    address = address_text(target.family, target.first)
     with open_rtnetlink() as rtnetlink:
-        route = look_up_route(rtnetlink, address, uid=packet.uid)
-        next_hop = route.gateway or address
+        route = _look_up_route(rtnetlink, packet)
+        next_hop = route.gateway or address_text(packet.family, packet.destination.first)
         family, packed = pack_address(next_hop)
-        states = neighbour_states(rtnetlink, family, route.interface)
-    return next_hop if states.get(packed, 0) & NUD_UNANSWERED else ""
+        neighbour = read_neighbours(rtnetlink, family, route.interface).get(packed)
+    return (next_hop, neighbour.seconds) if neighbour and neighbour.state & NUD_UNANSWERED else ("", 0)
 
 
 def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
@@ -163,8 +169,8 @@ def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
     states = NUD_CONFIRMED if is_confirmed else NUD_KNOWN
     with open_rtnetlink() as rtnetlink:
         indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
-        neighbours = [neighbour_states(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
-    return any(state & states for known in neighbours for state in known)
+        neighbours = [read_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
+    return any(each.state & states for known in neighbours for each in known)
 
 
 def with_route(packet: Packet) -> Packet:
@@ -193,7 +199,7 @@ def refusing_route(packet: Packet) -> str:
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet)
         source = address_text(packet.family, packet.source.first) if packet.source else ""
-        is_own = not source or look_up_route(rtnetlink, source).kind == RTN_LOCAL
+        is_own = not source or look_up_route(rtnetlink, source, PROTOCOL_NUMBERS[packet.protocol]).kind == RTN_LOCAL
     refusal = (REFUSING_KINDS | GROUP_KINDS).get(route.kind, TO_LO if _ends_at_lo(route) else "")
     return refusal or ("" if is_own else NOT_OWN)
 
@@ -201,4 +207,4 @@ def refusing_route(packet: Packet) -> str:
 def _look_up_route(rtnetlink: NetlinkSocket, packet: Packet, source: str = "") -> Route:
     destination = address_text(packet.family, packet.destination.first)
     protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
-    return look_up_route(rtnetlink, destination, source, packet.mark, packet.uid, protocol, ports)
+    return look_up_route(rtnetlink, destination, protocol, ports, source, packet.mark, packet.uid)

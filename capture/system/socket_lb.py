@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from capture.model.addresses import IPV4, IPV6, Family, address_text
 from capture.model.packet import Packet
-from capture.model.values import Value
 from capture.system.files import content_of
 
 # linux/bpf.h
@@ -27,25 +26,16 @@ OWNERS = {"cil_": "Cilium", "sock4_": "Cilium", "sock6_": "Cilium", "cali_": "Ca
 """Owners of such programs, by how the programs' names begin."""
 
 
-class Translated(Value):
-    """Where a destination leads at connect()."""
-
-    address: str
-    port: int
-
-
 def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
     """Return the names of programs that see connect() of this process; none where the kernel does not report them."""
     try:
         directory = os.open(_own_cgroup(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return tuple(_program_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
+        finally:
+            os.close(directory)
     except OSError:
         return ()
-    try:
-        return tuple(_program_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
-    except OSError:
-        return ()
-    finally:
-        os.close(directory)
 
 
 def has_programs(interface: int, attach_type: int) -> bool:
@@ -62,18 +52,18 @@ def owner_of(names: tuple[str, ...]) -> str:
     return next(owners, "another program")
 
 
-def socket_translation(packet: Packet) -> Translated | None:
-    """Return where the destination of a packet leads at connect(), if that is elsewhere."""
+def socket_translation(packet: Packet) -> tuple[str, int] | None:
+    """Return to which address and port the destination of a packet leads at connect(), if that is elsewhere."""
     import socket
 
     target = address_text(packet.family, packet.destination.first), packet.port
     with socket.socket(socket.AF_INET if packet.family == IPV4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(target)
-            peer = probe.getpeername()[:2]
+            address, port = probe.getpeername()[:2]
         except OSError:
             return None
-    return None if peer == target else Translated(*peer)
+    return None if (address, port) == target else (address, port)
 
 
 def _own_cgroup() -> str:

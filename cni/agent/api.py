@@ -88,8 +88,11 @@ def connect(service_account: str = "", kubeconfig: str = "") -> Client:
         single: Any = config.get()
         verify = verify_cluster(single.cluster, single.user, single.abs_file, trust_env=False)
     except (ConfigError, OSError) as error:
+        used = kubeconfig or f"the service account in {service_account}"
+        reason = error.__cause__ or error.__context__ or error
+        problem = f"{reason.filename}: {reason.strerror}" if isinstance(reason, OSError) else error
         raise CaptureError(
-            f"cannot use {kubeconfig or f'the service account in {service_account}'}: {error}",
+            f"cannot use {used}: {problem}",
             "An agent with a node's name (NODE_NAME) runs in a pod: install it with the chart, or name the directory of"
             " token and CA with --service-account. Without NODE_NAME it needs no API server.",
         ) from None

@@ -26,9 +26,11 @@ def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list
         authority = file.read()
     access = Kubeconfig(
         options.kubeconfig,
-        options.api_server or api_server(environment),
-        authority_file=os.path.join(target, "ca.crt"),
-        token_file=os.path.join(target, "token"),
+        {
+            "server": options.api_server or api_server(environment),
+            "certificate-authority": os.path.join(target, "ca.crt"),
+        },
+        {"tokenFile": os.path.join(target, "token")},
     )
     desired = {"ca.crt": authority, "token": token, "kubeconfig": as_json(access)}
     return [path for name, content in desired.items() if write_if_changed(path := os.path.join(target, name), content)]

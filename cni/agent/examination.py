@@ -1,9 +1,9 @@
 """One pod's namespace: what has changed there since the last look, and what is wrong.
 
-changed_owners   0.03 ms   who listens on the proxy's ports
-signature        0.1 ms    also the generation of nf_tables, legacy tables
-network          0.2 ms    addresses, interfaces, policy rules: after an event, in a sweep, or where no events come
-diagnose         3 ms      what `capture why` would print
+changed_owners      0.03 ms   who listens on the proxy's ports
+audit_signature     0.1 ms    also the generation of nf_tables, legacy tables
+network_signature   0.2 ms    addresses, interfaces, policy rules: after an event, in a sweep, or where no events come
+diagnose            3 ms      what `capture why` would print
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ Examples:
 """
 
 
+def kubectl_words(stderr: str) -> str:
+    """Return what kubectl itself says of an error, in one line."""
+    return " ".join(line for line in stderr.splitlines() if not LOG_LINE.match(line)).strip()
+
+
 @click.command(
     epilog=EPILOG,
     context_settings={
@@ -114,8 +119,7 @@ class Kubectl:
         try:
             plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
-            words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
-            message = " ".join(words).strip() or "its output is not JSON"
+            message = kubectl_words(done.stderr) or "its output is not JSON"
             remedy = "Name the cluster: --kubeconfig FILE or --context NAME." if UNCONFIGURED in message else ""
             raise CaptureError(f"kubectl: {message}", remedy) from None
         if not isinstance(plain, dict):

@@ -24,7 +24,6 @@ import time
 from capture.system.capabilities import missing_capabilities
 from capture.system.netns import own_namespace
 from cni import conf, deferred_removal
-from cni.agent import runtime as runtimes
 from cni.agent import uninstall
 from cni.agent.agent_log import AgentLog
 from cni.agent.backoff import Backoff
@@ -34,6 +33,7 @@ from cni.agent.installation import INSTALLED_PARTS, Installation
 from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
+from cni.agent.runtime import find_runtime
 from cni.agent.server import AgentServer
 from cni.pod import Identity
 
@@ -65,7 +65,7 @@ class Agent:
         self.health = Health(INSTALLED_PARTS)
         self.pods = Pods()
         self.stop = threading.Event()
-        self.runtime = runtimes.find_runtime(options.runtime_socket, RUNTIME_SOCKETS)
+        self.runtime = find_runtime(options.runtime_socket, RUNTIME_SOCKETS)
         self.client = self._connected_client()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
         self.installation = Installation(options, self.health, self.log, self.runtime, self._publish)

@@ -1,9 +1,7 @@
 """Filters that meet a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
 import json
-import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +11,7 @@ from capture.model.packet import Packet
 from capture.operations.diagnosis import why
 from capture.settings.options import INTERCEPTION_MODE, IP_FAMILIES
 from pytest_netns import Endpoint, PodPair
-from support.captures.agreeing import assert_the_connections_agree
+from support.captures.agreeing import assert_the_connections_agree, pod_read_once
 from support.captures.settings import DRIVERS, settings
 from support.processes.our_programs import run_program
 from support.traffic.proxies import one_proxy
@@ -23,6 +21,7 @@ ELSEWHERE = "203.0.113.7"
 TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
 NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c '%s'"
 NAT = NFT.replace("filter", "nat")
+NAT_OF_BOTH = "nft 'table inet x {{ chain c {{ type nat hook output priority -110; %s; }}; }}'"
 
 TO_BLACKHOLE = "ip rule add fwmark 5 lookup 7; ip route add blackhole default table 7"
 MARKED = (
@@ -146,6 +145,11 @@ CASES: dict[str, tuple[str, str]] = {
             " chain c {{ type nat hook output priority -110;"
             " ip daddr . meta l4proto . th dport vmap {{ 203.0.113.7 . tcp . 80 : goto d }}; }}; }}'"
         ),
+        "app",
+    ),
+    "an address of IPv4 in a table of both families": (NAT_OF_BOTH % "tcp dport 80 dnat ip to 198.51.100.7:80", "app"),
+    "an address of each family in one table": (
+        NAT_OF_BOTH % "tcp dport 80 dnat ip6 to [2001:db8::77]:80; tcp dport 80 dnat ip to 198.51.100.7",
         "app",
     ),
     "the same port of the pod": ("iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j REDIRECT", "app"),
@@ -405,12 +409,13 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, name: str, driv
         operations.apply(settings(DRIVERS[driver]))
         pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
 
+    with pod.entered(), pod_read_once():
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
         inbound = {port: causes_of_inbound(served, port) for port in (80, 8080)}
         verified = operations.verify()
         assert verified.holds == (expected == "proxy" and not any(inbound.values())), inbound
-    if "iptables" in driver:
-        assert_the_connections_agree(served, outside=ELSEWHERE, of_pod=(verified, why(namespace=pod.path)))
+        if "iptables" in driver:
+            assert_the_connections_agree(served, outside=ELSEWHERE, of_pod=(verified, why()))
     timeout = 0.1 if expected == "dropped" else 5
     assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
     for port, causes in inbound.items():
@@ -481,14 +486,6 @@ TRANSPARENT: dict[str, tuple[str, str, str, str]] = {
 """What breaks a transparent capture: the cause of the pod, what it breaks, and a part of the cause's words."""
 
 
-@pytest.fixture
-def in_group_of_proxy() -> Iterator[None]:
-    """Let this process, which has all listeners, be of the group of the proxy, as /proc shows it."""
-    os.setegid(GID)
-    yield
-    os.setegid(0)
-
-
 @pytest.mark.usefixtures("in_group_of_proxy")
 @pytest.mark.parametrize("name", TRANSPARENT)
 def test_why_judges_a_transparent_capture_as_the_kernel_does(pod_pair: PodPair, name: str) -> None:
@@ -505,15 +502,16 @@ def test_why_judges_a_transparent_capture_as_the_kernel_does(pod_pair: PodPair, 
     with pod.entered():
         operations.apply(settings({INTERCEPTION_MODE: "TPROXY", IP_FAMILIES: "ipv4"}, DRIVERS[driver]))
         pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
-        of_pod = why()
-        found = {"in": causes_of_inbound(pod_pair, 8080), "out": [each.kind for each in why(OUTBOUND).causes]}
+        with pod_read_once():
+            of_pod = why()
+            found = {"in": causes_of_inbound(pod_pair, 8080), "out": [each.kind for each in why(OUTBOUND).causes]}
         verified = operations.verify()
 
     assert found == {goes: [kind] * (goes in broken.split()) for goes in found}
     assert [each.kind for each in of_pod.causes] == [kind] * bool(kind), of_pod.causes
     assert all(words in each.message for each in of_pod.causes), of_pod.causes
     assert verified.holds is not bool(kind), str(verified)
-    assert_the_connections_agree(pod_pair, outside=ELSEWHERE)
+    assert_the_connections_agree(pod_pair, outside=ELSEWHERE, of_pod=(verified, of_pod))
     proxy, timeout = pod.client(uid=UID, gid=GID), 0.2 if broken else 5
     came = peer.client().connect(pod.ipv4, 8080, timeout=timeout).label
     passed = proxy.connect(pod.ipv4, 8080, source=peer.ipv4, mark=MARK, timeout=timeout).label
@@ -584,19 +582,20 @@ STATELESS = (
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: str) -> None:
     pod, peer = pod_pair
+    uid = 1337 if mode == "REDIRECT" else 0
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), label="world")
     ends = [(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)]
-    pod.listener(*ends, label="proxy", uid=1337, transparent=mode == "TPROXY")
+    pod.listener(*ends, label="proxy", uid=uid, transparent=mode == "TPROXY")
     run_program(pod, "capture", "apply", "--ip-families", "ipv4", "-m", mode, "-g", "0")
     with pod.entered():
         assert why(OUTBOUND).causes == ()
-    assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
+    assert pod.client(uid=uid).connect(ELSEWHERE, 80).label == "world"
 
     pod.run(["sh", "-ec", STATELESS.format(port=15006 if mode == "REDIRECT" else "1:1024")])
 
     assert pod.client(uid=1000).connect(ELSEWHERE, 80).label == "proxy"
-    assert pod.client(uid=1337).connect(ELSEWHERE, 80, timeout=0.2).label == ""
+    assert pod.client(uid=uid).connect(ELSEWHERE, 80, timeout=0.2).label == ""
     with pod.entered():
         (cause,) = why(OUTBOUND).causes
         of_pod, verified = why().causes, operations.verify()
@@ -605,7 +604,7 @@ def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: 
     assert not verified.holds
     (accept,) = re.findall(r"`(-m .+?)`", cause.remedy)
     pod.run(["iptables", "-I", "INPUT", *accept.split()])
-    assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
+    assert pod.client(uid=uid).connect(ELSEWHERE, 80).label == "world"
     with pod.entered():
         assert why(OUTBOUND).causes == ()
 

@@ -16,7 +16,7 @@ from cni.pod import Identity
 from cni.protocol import CniError
 resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 resolver.bind(("127.0.0.1", 53))  # it never answers
-config = kubeconfig.Kubeconfig("/k", "https://api.example:6443")
+config = kubeconfig.Kubeconfig("/k", {"server": "https://api.example:6443"})
 started = time.monotonic()
 try:
     kubernetes.read_pod(config, Identity("shop", "web-0"), timeout=1.0)

@@ -210,7 +210,8 @@ def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: Pod
         traced = operations.trace_packet(OTHERS[0], 53, protocol="udp")
         assert (traced.outcome, traced.step and traced.step.position) == ("dns", 1)
         assert not operations.verify().holds
-        assert diagnosis.why(traced.packet).causes == ()
+        assert [each.case for each in diagnosis.why(traced.packet).causes] == ["circle"]  # it is for the agent, too
+        assert pod.client(AGENT).connect(OTHERS[0], 53, "udp").label != "server"
         (watched, _) = take_snapshot(None, ("ipv4",)).flows
         rule = next(edge for table in watched.tables for edge in table.below if "15053" in edge.text)
         is_own = driver == "iptables-netlink"

@@ -12,6 +12,7 @@ import pytest
 
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import parse_address
+from capture.model.conventions import IPPROTO_TCP
 from capture.netlink import policy_rules, routing
 from capture.netlink.attributes import attribute, c_string, decode_elements, decode_fields, decode_text, nested, u32be
 from capture.netlink.interfaces import add_address, read_addresses, read_links, remove_address
@@ -344,6 +345,19 @@ def test_without_privilege_routes_stay(space: Namespace) -> None:
     assert printed.startswith("2\nPrivilegeError: not permitted to add IPv4 policy rule fwmark 0x539 lookup 133\n")
 
 
+def test_policy_rules_have_the_words_of_ip(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    whole = "to 10.0.0.0/8 tos 0x10 fwmark 0x5/0x7 iif lo oif lo uidrange 5-9 ipproto tcp sport 80-90 dport 81"
+    added = (whole + " lookup 77", "ipproto udp tun_id 7 prohibit", "goto 32766", "sport 8080 lookup 77", "nop")
+    pod.ip(*(f"rule add pref {number} {rule}" for number, rule in enumerate((*added, "not from 1.2.3.4 blackhole"), 5)))
+
+    with pod.call(open_rtnetlink) as route:
+        found = [str(rule) for rule in policy_rules.read_policy_rules(route, FAMILIES["ipv4"])]
+
+    listed = pod.run(["ip", "rule"]).stdout.replace("\t", " ").replace("from 1.2.3.4 ", "from 1.2.3.4/32 ")
+    assert found == [line.strip() for line in listed.splitlines()]
+
+
 class TestLookup:
     @pytest.mark.parametrize(
         ("destination", "options"),
@@ -372,9 +386,10 @@ class TestLookup:
                 routing.add_local_route(route, family, 133)
                 policy_rules.set_mark_rule(route, family, 1337, 133, 1)
                 pod.run(["ip", f"-{name[-1]}", "rule", "add", "uidrange", "1000-1000", "lookup", "133"])
-            found = look_up_route(route, destination, **options)
+            found = look_up_route(route, destination, IPPROTO_TCP, **options)
             names = {link.index: link.name for link in read_links(route)}
-        words = [word for name, value in options.items() for word in (name.replace("source", "from"), str(value))]
+        words = ["ipproto", "tcp"]
+        words += [word for name, value in options.items() for word in (name.replace("source", "from"), str(value))]
         (expected,) = ip_json(pod, "route", "get", destination, *words)
         assert {"local": routing.RTN_LOCAL, "unicast": routing.RTN_UNICAST}[
             expected.get("type", "unicast")
@@ -388,8 +403,8 @@ class TestLookup:
         pod = pod_pair.pod
         pod.ip(f"route add {kind} {destination}")
         with pod.call(open_rtnetlink) as route:
-            assert look_up_route(route, destination) == Route(getattr(routing, f"RTN_{kind.upper()}"))
+            assert look_up_route(route, destination, IPPROTO_TCP) == Route(getattr(routing, f"RTN_{kind.upper()}"))
 
     @pytest.mark.parametrize("destination", ["198.51.100.1", "2001:db8::1"])
     def test_no_route_is_unreachable(self, rtnetlink: NetlinkSocket, destination: str) -> None:
-        assert look_up_route(rtnetlink, destination) == Route(routing.RTN_UNSPEC)
+        assert look_up_route(rtnetlink, destination, IPPROTO_TCP) == Route(routing.RTN_UNSPEC)

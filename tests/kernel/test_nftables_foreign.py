@@ -144,7 +144,7 @@ class TestRead:
             *(
                 "quota over 5 bytes drop",
                 "quota until 7 bytes drop",
-                "numgen random mod 2 == 0 drop",
+                "numgen random mod 2 0 drop",
                 "ct mark set 0x5",
                 "notrack",
             ),
@@ -162,6 +162,7 @@ class TestRead:
             "ct status assured drop": "ct status & 0x4 != 0x0 drop",
             "fib saddr . iif oif missing drop": "fib saddr . iif oif missing drop",
             "meta nfproto ipv4 rt ip nexthop 127.0.0.1 drop": "meta nfproto ipv4 rt ip nexthop == 0x7f000001 drop",
+            **{same: same for same in LISTED},
             "ip daddr . tcp dport @ends drop": "meta nfproto ipv4 meta l4proto tcp ip daddr . tcp dport @ends drop",
             "meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm": (
                 "meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm"
@@ -194,6 +195,17 @@ class TestRead:
         assert read(namespace) == {}
 
 
+LISTED = (
+    *(
+        "meta length 60 drop",
+        "meta length 60-90 drop",
+        "fib daddr type unicast drop",
+        "fib saddr type != broadcast drop",
+    ),
+    *("ct direction reply drop", "meta pkttype multicast drop", "meta cgroup 5 drop", "iifgroup 5 drop"),
+    *("rt classid 5 drop", "ct original packets 6-9 drop", "ct zone 5 drop", "meta rtclassid 5 drop"),
+)
+"""Rules that nft lists as they are here."""
 BLOCKED = "ip daddr { 192.0.2.1, 192.0.2.7 } drop"
 
 

@@ -11,6 +11,7 @@ import pytest
 from capture import operations
 from capture.model.addresses import address_text
 from capture.model.packet import Packet
+from capture.operations.diagnosis import why
 from capture.settings.options import (
     BACKEND,
     EXCLUDED_INBOUND_PORTS,
@@ -196,7 +197,7 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
     tamper(pair.pod)
 
     with pair.pod.entered():
-        verified = operations.verify()
+        verified, of_pod = operations.verify(), why()
 
     assert not verified.holds
     chain, *kinds = found
@@ -206,7 +207,7 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
     for effect in shown[:3]:
         assert ends(pair, effect.packet) == word(effect), effect
         assert word(effect) != effect.before.outcome or effect.after.port != effect.before.port
-    assert_the_connections_agree(pair)
+    assert_the_connections_agree(pair, of_pod=(verified, of_pod))
 
 
 TPROXY = {

@@ -179,8 +179,44 @@ def test_answers_that_routing_loses(pair: PodPair, lost: str) -> None:
     pair.pod.run(lost.format(pair.peer.ipv4).split())
 
     assert pair.peer.client().connect(pair.pod.ipv4, 80, timeout=0.3).label == ""
-    says = f"but the answers to {pair.peer.ipv4} do not leave the pod, by its routes or a policy rule"
+    says = f"but the answers to {pair.peer.ipv4} are lost, by the pod's routes or a policy rule"
     assert says in run_program(pair.pod, "capture", "trace", *arguments).stdout
+
+
+REFUSED = {
+    "ipproto tcp dport 15006 prohibit": "in",
+    "fwmark 9 unreachable": "in",
+    "ipproto tcp dport 8080 prohibit": "app",
+    "to 10.77.0.2 prohibit": "out",
+    "ipproto tcp dport 15001 prohibit": "out",
+    "to 127.0.0.1 ipproto tcp prohibit": "out",
+    "to 127.0.0.0/8 ipproto udp prohibit": "",
+}
+"""Policy rules before the table local, and what they refuse."""
+MARK_ALL = "table ip x { chain c { type filter hook prerouting priority -160; iif eth0 meta mark set 9; }; }"
+
+
+@pytest.mark.parametrize("rule", REFUSED)
+def test_a_policy_rule_before_the_local_table(pair: PodPair, rule: str) -> None:
+    lost, (pod, peer) = REFUSED[rule], pair
+    peer.listener(("0.0.0.0", 80), label="world")
+    apply(pair)
+    pod.run(["nft", MARK_ALL])
+    pod.ip(f"rule add pref 0 {rule}", "rule del pref 0 lookup local", "rule add pref 1 lookup local")
+
+    reached = {
+        "out": pod.client(1000).connect("203.0.113.9", 80, timeout=0.3).label == "15001",
+        "in": peer.client().connect(pod.ipv4, APP_PORT, timeout=0.3).label == "15006",
+        "world": pod.client(1337).connect("203.0.113.9", 80, timeout=0.3).label == "world",
+        "app": pod.client(1337).connect(pod.ipv4, APP_PORT, source="127.0.0.6", timeout=0.3).label == "app",
+    }
+    inbound = "tcp", f"{pod.ipv4}:{APP_PORT}", "--in", "eth0", "--src", peer.ipv4
+    for goes, end, arguments in (("out", "world", ("tcp", "203.0.113.9:80")), ("in", "app", inbound)):
+        assert ("but " in run_program(pod, "capture", "trace", *arguments).stdout) is not reached[goes]
+        is_whole = reached[goes] and reached[end]
+        printed = run_program(pod, "capture", "why", *arguments, code=0 if is_whole else 4).stdout
+        assert ("cause no-route" in printed) is not is_whole
+    assert lost == "" or not reached[lost]
 
 
 def impediments(pair: PodPair, source: str) -> tuple[str, ...]:

@@ -95,9 +95,11 @@ def test_one_diagnosis_is_of_one_state_of_the_kernel(pod_pair: PodPair, monkeypa
     ],
 )
 def test_without_a_record_the_live_rules_tell(
-    pod_pair: PodPair, options: str, breaks: str, cause: str, note: str, of_inbound: str
+    pod_pair: PodPair, options: str, breaks: str, cause: str, note: str, of_inbound: str, request: pytest.FixtureRequest
 ) -> None:
     pod, _ = pod_pair
+    if "TPROXY" in options:
+        request.getfixturevalue("in_group_of_proxy")
     one_proxy(pod, transparent="TPROXY" in options)
     with pod.entered():
         operations.apply(given(options))

@@ -43,7 +43,8 @@ def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(po
         pod.run(["iptables-nft", *rule.split()])
     for port in (15001, 15006):
         pod.run(["iptables-nft", "-I", "INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP"])
-    pod.run(["sh", "-ec", BEFORE % ("nat", -110, "counter accept") + "; nft add rule ip x c tcp dport 81 redirect"])
+    in_braces = "; nft 'add rule ip x c tcp dport 81 jump { ip saddr 0.0.0.0/0 redirect; }'"
+    pod.run(["sh", "-ec", BEFORE % ("nat", -110, "counter accept") + in_braces])
 
     commands = [command for each in diagnosis.why(namespace=pod.path).causes for command in TO_RUN.findall(each.remedy)]
 
@@ -54,7 +55,7 @@ def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(po
     assert [command.removeprefix(entering) for command in commands] == [
         "iptables-nft -t filter -D INPUT 1",
         "iptables-nft -t nat -D OUTPUT 2",
-        "nft delete rule ip x c handle 3",
+        "nft delete rule ip x c handle 5",
     ]
     for command in commands:
         peer.run(command.split())

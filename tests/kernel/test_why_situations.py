@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
-from capture.operations import diagnosis
+from capture.operations import connection, diagnosis
 from capture.report.target import with_target
 from capture.settings import options as option
 from capture.state import record
@@ -36,6 +36,7 @@ from support.captures.diagnosed import (
 from support.captures.fake_pod import FakePod
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, settings
+from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -107,6 +108,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
     ),
     "accepted behind": BrokenPod(
@@ -175,6 +177,7 @@ BROKEN: dict[str, BrokenPod] = {
         f"iptables -A OUTPUT -p tcp --sport {APP_PORT} -j DROP",
         goes="in",
         transparent=True,
+        proxy_uid=0,
     ),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", is_of_pod=True),
     "lo is down, inbound": BrokenPod(
@@ -206,6 +209,12 @@ BROKEN: dict[str, BrokenPod] = {
         "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", is_of_pod=True
     ),
     "eth0 is down": BrokenPod("interface-down", breaks="ip link set eth0 down", is_of_pod=True),
+    "eth0 is a port of a bridge": BrokenPod(
+        "interface-down",
+        breaks="ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0",
+        goes="in",
+        message="the interface eth0 has the pod's addresses and is a port of a bridge: nothing comes in for them",
+    ),
     "eth0 is down, inbound": BrokenPod("interface-down", breaks="ip link set eth0 down", goes="in", is_of_pod=True),
     "a network is left out": BrokenPod("excluded", f"-x {ELSEWHERE}/32"),
     "a port is left out": BrokenPod("excluded", "-o 80", backend="iptables"),
@@ -254,14 +263,33 @@ BROKEN: dict[str, BrokenPod] = {
         is_of_pod=True,
         ports=(15001, 15006, 15053),
     ),
+    "look-ups are in a foreign zone": BrokenPod(
+        "foreign-rule",
+        DNS,
+        "nft 'table ip x { chain d { udp dport 53 ct zone set 7; };"
+        " chain c { type filter hook output priority -310; jump d; }; }'",
+        goes="dns",
+        is_of_pod=True,
+        ports=(15001, 15006, 15053),
+        message="so that no answer arrives, because of a foreign rule: meta l4proto udp udp dport 53 ct zone set 7",
+    ),
+    "look-ups are in a foreign zone by a rule of iptables": BrokenPod(
+        "foreign-rule",
+        DNS,
+        "iptables -t raw -I OUTPUT -p udp --dport 53 -j CT --zone 7",
+        goes="dns",
+        backend="iptables",
+        is_of_pod=True,
+        ports=(15001, 15006, 15053),
+    ),
     "IPv4 alone listens": BrokenPod("not-listening", addresses=("0.0.0.0",), goes="out6"),
     "the proxy is another user": BrokenPod("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
     "the proxy is for REDIRECT": BrokenPod("proxy-mode", TPROXY, goes="in"),
     "the policy rule is gone": BrokenPod(
-        "route-missing", TPROXY, "ip rule del fwmark 1337", goes="in", transparent=True, has_traffic=False
+        "route-missing", TPROXY, "ip rule del fwmark 1337", goes="in", transparent=True, proxy_uid=0, has_traffic=False
     ),
     "the route is gone": BrokenPod(
-        "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
+        "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, proxy_uid=0, has_traffic=False
     ),
     "another route is in its place": BrokenPod(
         "route-missing",
@@ -269,8 +297,21 @@ BROKEN: dict[str, BrokenPod] = {
         "ip route replace prohibit default table 133",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         has_traffic=False,
         message="; another default route is in its place",
+    ),
+    "the proxy is the user whose calls TPROXY captures": BrokenPod(
+        "proxy-wrong-user",
+        TPROXY,
+        goes="in",
+        transparent=True,
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+        is_of_pod=True,
+        message="runs as user 1337, whose calls to the app are captured under TPROXY: connections hang",
+    ),
+    "a proxy that is not root has no listener of TPROXY": BrokenPod(
+        "not-listening", TPROXY, goes="in", ports=(15001,), is_of_pod=True, message="the proxy is not root, as TPROXY"
     ),
     "no route": BrokenPod("no-route", breaks="ip route del default", is_of_pod=True),
     "eth0 has lost its address": BrokenPod(
@@ -301,6 +342,7 @@ BROKEN: dict[str, BrokenPod] = {
         " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         message="by a policy rule, or by rp_filter",
     ),
     "neighbour discovery is dropped": BrokenPod(
@@ -320,6 +362,29 @@ BROKEN: dict[str, BrokenPod] = {
         has_traffic=False,  # as above
         is_of_pod=True,
         message="no rule accepts neighbour discovery (ICMPv6)",
+    ),
+    "neighbours' answers are dropped": BrokenPod(
+        "filtered",
+        breaks="ip6tables -A INPUT -p icmpv6 --icmpv6-type neighbour-advertisement -j DROP; ip -6 neigh flush dev eth0",
+        goes="out6",
+        has_traffic=False,  # as above
+        is_of_pod=True,
+        message="a foreign rule drops neighbour discovery (ICMPv6): -p ipv6-icmp -m icmp6 --icmpv6-type 136",
+    ),
+    "neighbours' questions are dropped by nft": BrokenPod(
+        "filtered",
+        breaks="nft 'table ip6 x { chain c { type filter hook input priority 0; icmpv6 type nd-neighbor-solicit drop;"
+        " }; }'; ip -6 neigh flush dev eth0",
+        goes="out6",
+        has_traffic=False,  # as above
+        is_of_pod=True,
+        message="a foreign rule drops neighbour discovery (ICMPv6)",
+    ),
+    "what a process sends is dropped": BrokenPod(
+        "filtered",
+        breaks="iptables -A OUTPUT -p tcp --dport 15001 -m owner --socket-exists -j DROP",
+        is_of_pod=True,
+        message="a foreign rule drops what goes to port 15001: -p tcp -m tcp --dport 15001 -m owner --socket-exists",
     ),
     "the proxy's call to the app is dropped": BrokenPod(
         "filtered",
@@ -349,6 +414,7 @@ BROKEN: dict[str, BrokenPod] = {
         "iptables -t mangle -F ISTIO-DIVERT",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         message="answers are taken for inbound connections",
     ),
@@ -359,6 +425,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         has_traffic=False,
         message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
@@ -370,6 +437,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         backend="iptables",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         has_traffic=False,  # the listener of this test does not call the app, as a proxy would
         message="do not come back to the proxy: `-p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark",
@@ -381,6 +449,7 @@ BROKEN: dict[str, BrokenPod] = {
         " meta skgid 1337 accept; meta l4proto icmpv6 accept; }; }'",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         has_traffic=False,  # as above
         message="no rule accepts answers to what the proxy sends on",
@@ -391,6 +460,7 @@ BROKEN: dict[str, BrokenPod] = {
         "nft 'table inet x { chain c { type filter hook postrouting priority 0; oif lo tcp sport 8080 drop; }; }'",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         has_traffic=False,  # as above
         message="a foreign rule drops answers to what the proxy sends on",
     ),
@@ -427,7 +497,7 @@ BROKEN: dict[str, BrokenPod] = {
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
     "ARP is dropped": BrokenPod(
         "no-route",
-        breaks="nft 'add table arp x; add chain arp x c { type filter hook input priority 0; policy drop; }';"
+        breaks="nft 'table arp x { chain c { type filter hook output priority 0; arp operation request drop; }; }';"
         " ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer}/9'",
         has_traffic=False,  # as above
         is_of_pod=True,
@@ -529,13 +599,13 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip rule add pref 100 sport 15006 prohibit",
         goes="in",
-        message="the answers to {peer} do not leave the pod",
+        message="the answers to {peer} are lost",
     ),
     "routes lead the answers to lo": BrokenPod(
         "no-route",
         breaks="ip route add {peer} dev lo",
         goes="in",
-        message="the answers to {peer} do not leave the pod",
+        message="the answers to {peer} are lost",
     ),
     "a route leads to lo": BrokenPod(
         "no-route",
@@ -550,6 +620,22 @@ BROKEN: dict[str, BrokenPod] = {
         has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
         is_of_pod=True,
         message="the policy rule `50: from all fwmark 0x7 lookup 77` leads to lo: ",
+    ),
+    "a mark leads the answers of the proxy to another interface": BrokenPod(
+        "foreign-rule",
+        breaks="ip link add net1 type veth peer name net2; ip link set net1 up; ip link set net2 up;"
+        " iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j MARK --set-mark 7;"
+        " ip rule add pref 50 fwmark 7 lookup 77; ip route add default dev net1 table 77",
+        goes="in",
+        is_of_pod=True,
+    ),
+    "a mark leads the answers of the proxy to lo": BrokenPod(
+        "foreign-rule",
+        breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j MARK --set-mark 7;"
+        " ip rule add pref 50 fwmark 7 lookup 77; ip route add default dev lo table 77",
+        goes="in",
+        message="marks its answers (0x7), and the policy rule `50: from all fwmark 0x7 lookup 77` leads to lo: -p tcp",
+        is_of_pod=True,
     ),
     "a foreign redirect to the proxy's other port": BrokenPod(
         "nat-first",
@@ -576,11 +662,25 @@ BROKEN: dict[str, BrokenPod] = {
         "sysctl -wq net.ipv4.tcp_syncookies=2",
         goes="in",
         transparent=True,
+        proxy_uid=0,
         is_of_pod=True,
         message="net.ipv4.tcp_syncookies is 2",
     ),
     "routes refuse the answers of other users than the proxy": BrokenPod(
         "no-route", breaks="ip rule add pref 100 uidrange 0-1336 prohibit", is_of_pod=True
+    ),
+    "table local is behind a rule for local addresses": BrokenPod(
+        "no-route",
+        breaks="ip -6 rule add pref 5 to ::1 prohibit; ip -6 rule add pref 10 lookup local; ip -6 rule del pref 0",
+        goes="out6",
+        message="Run `ip -6 rule add pref 0 lookup local` in the pod's namespace: table local has to be first.",
+        is_of_pod=True,
+    ),
+    "table local is behind a rule for what the pod sends": BrokenPod(
+        "no-route",
+        breaks="ip -6 rule add pref 5 iif lo prohibit; ip -6 rule add pref 10 lookup local; ip -6 rule del pref 0",
+        goes="in6",
+        message="the answers to fd77::3 are lost, by the pod's routes or a policy rule",
     ),
     "the destination is prohibited": BrokenPod(
         "no-route",
@@ -595,15 +695,18 @@ BROKEN: dict[str, BrokenPod] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
+def test_the_cause_and_no_other(pod_pair: PodPair, name: str, request: pytest.FixtureRequest) -> None:
     situation = BROKEN[name]
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    if situation.transparent:
+        request.getfixturevalue("in_group_of_proxy")
     if situation.proxy_uid is not None:
         ends = [(address, port) for address in situation.addresses for port in situation.ports]
-        pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
+        gid = 1337 if situation.transparent else None
+        pod.listener(*ends, label="proxy", uid=situation.proxy_uid, gid=gid, transparent=situation.transparent)
     if situation.options != "none":
         with pod.entered():
             operations.apply(given(f"--backend {situation.backend} -x 192.0.2.0/24 {situation.options}"))
@@ -615,15 +718,16 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.message and cause.remedy for cause in found.causes)
     assert situation.message.replace("{peer}", peer.ipv4) in f"{found.causes[0].message}\n{found.causes[0].remedy}"
+    verified, pod_findings = assert_the_verbs_agree(pod)
     if situation.is_of_pod:
-        (cause,) = why(pod).causes
+        (cause,) = pod_findings.causes
         assert cause.kind == situation.kind
         assert situation.where in ("", str(cause.where))
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
-    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+    assert_the_connections_agree(pod_pair, of_pod=(verified, pod_findings), ends_listen=True)
     assert_the_remedy_works(situation, pod_pair, found)
 
 
@@ -634,16 +738,17 @@ AGENT_LOSSES = {
 }
 
 
+@pytest.mark.parametrize("options", ["--redirect-dns", DNS])
 @pytest.mark.parametrize("breaks", AGENT_LOSSES)
-def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str) -> None:
-    """Its own questions go to the server of the pod's resolv.conf that the app queries."""
+def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str, options: str) -> None:
+    """Its own questions go to the server of the pod's resolv.conf that the app queries, or to an unknown one."""
     pod, peer = pod_pair
     kind, message = AGENT_LOSSES[breaks]
     peer.own_every_address()
     peer.listener(("0.0.0.0", 53), label="server")
     pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
     with pod.entered():
-        operations.apply(given("--redirect-dns"), host=FakePod(servers=(ELSEWHERE,)))
+        operations.apply(given(options), host=FakePod(servers=(ELSEWHERE,)))
     look_up, agent = packet(BrokenPod("", goes="dns"), pod_pair), pod.client(uid=1337)
     assert why(pod, look_up).causes == ()
     assert agent.connect(ELSEWHERE, 53, "udp").label == "server"
@@ -654,6 +759,20 @@ def test_what_the_agent_asks_is_lost(pod_pair: PodPair, breaks: str) -> None:
     assert (cause.kind, message in cause.message) == (kind, True), cause
     assert agent.connect(ELSEWHERE, 53, "udp", timeout=0.3).label == ""
     assert pod.client(uid=1000).connect(ELSEWHERE, 53, "udp").label == pod.name
+
+
+def test_which_server_the_agent_asks_is_unknown(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
+    with pod.entered():
+        operations.apply(given(DNS))
+    pod.run(["iptables", "-A", "OUTPUT", "-d", ELSEWHERE, "-m", "owner", "--uid-owner", "1337", "-j", "DROP"])
+
+    found = why(pod, packet(BrokenPod("", goes="dns"), pod_pair))
+
+    assert (found.verdict, found.causes) == ("cannot be told", ())
+    assert found.notes[0].message.startswith("if the agent asks this server, a foreign rule drops what the proxy sends")
 
 
 def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:
@@ -672,7 +791,7 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
     for command in commands:
         peer.run(["sh", "-ec", re.sub("^capture", str(CAPTURE), command)])
     if situation.kind == "interface-down":
-        pod.ip(f"route add default via {peer.ipv4}")
+        pod.ip(f"route replace default via {peer.ipv4}")
     with pod.entered():
         now = record.read()
     flags = {f"--{each.flag}": each for each in option.OPTIONS} | {f"-{each.short}": each for each in option.OPTIONS}
@@ -710,6 +829,105 @@ def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> Non
             assert why(pod, packet(BrokenPod(""), pair)).causes == (), texts
             assert why(pod, packet(BrokenPod("", goes="in"), pair)).causes == (), texts
             assert pod.client(1000).connect(ELSEWHERE, 80, timeout=1).label == pod.name, texts
+
+
+def test_a_dropped_packet_too_big_is_noted(pod_pair: PodPair) -> None:
+    """Connections open, and hang with the first large packet if a link on their way is narrow."""
+    pod = pod_pair.pod
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "--icmpv6-type", "packet-too-big", "-j", "DROP"])
+
+    assert why(pod, packet(BrokenPod(""), pod_pair)).notes == ()
+    found = why(pod, packet(BrokenPod("", goes="out6"), pod_pair))
+
+    assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["filtered"])
+    assert "drops what tells the pod that packets are too big (ICMPv6): -p ipv6-icmp" in found.notes[0].message
+
+
+NOT_JUDGED = {
+    "iptables -A INPUT -p tcp -m conntrack --ctorigdstport 80 -j DROP": "-m conntrack --ctorigdstport 80 -j DROP",
+    "iptables -A INPUT -p tcp -m conntrack ! --ctorigdst 203.0.113.0/24 -j DROP": "! --ctorigdst 203.0.113.0/24 -j",
+    "iptables -t mangle -A OUTPUT -j TTL --ttl-set 1": ": -j TTL --ttl-set 1",
+    "ip6tables -t mangle -A OUTPUT -j HL --hl-set 1": ": -j HL --hl-set 1",
+}
+
+
+@pytest.mark.parametrize("breaks", NOT_JUDGED)
+def test_what_cannot_be_judged_is_told_in_words(pod_pair: PodPair, breaks: str) -> None:
+    pod = pod_pair.pod
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["sh", "-ec", breaks])
+
+    for found in (why(pod), why(pod, packet(BrokenPod("", goes="out6" if "ip6" in breaks else "out"), pod_pair))):
+        assert (found.verdict, [note.kind for note in found.notes]) == ("cannot be told", ["unjudged"])
+        assert NOT_JUDGED[breaks] in found.notes[0].message
+
+
+def test_answers_that_leave_by_another_interface_are_noted(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    pod.listener(("0.0.0.0", 15006), ("::", 15006), ("0.0.0.0", 15001), ("::", 15001), uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    inbound = packet(BrokenPod("", goes="in"), pod_pair)
+    assert why(pod, inbound).notes == ()
+    pod.ip("link add net1 type veth peer name net2", "link set net1 up", "link set net2 up")
+    pod.ip(f"route add {peer.ipv4} dev net1")
+
+    found = why(pod, inbound)
+
+    (note,) = found.notes
+    assert (found.verdict, note.where) == ("captured", "net1")
+    assert note.message == "answers leave by net1, and not by eth0, by which the connection comes in"
+
+
+def test_a_neighbour_that_was_silent_may_answer_again(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="world")
+    pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    peer.run(["ip", "link", "set", "eth0", "arp", "off"])
+    pod.run(["sh", "-ec", f"ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer.ipv4}/9'"])
+    wait_until(lambda: "FAILED" in pod.run(["ip", "neigh"]).stdout)
+    assert [cause.case for cause in why(pod, packet(BrokenPod(""), pod_pair)).causes] == ["neighbour"]
+    peer.run(["ip", "link", "set", "eth0", "arp", "on"])
+    assert why(pod, packet(BrokenPod("", goes="in"), pod_pair)).verdict == "captured"
+
+    monkeypatch.setattr(connection, "RECENT", -1)
+
+    for found in (why(pod), why(pod, packet(BrokenPod(""), pod_pair))):
+        assert (found.verdict, [note.case for note in found.notes]) == ("captured", ["neighbour, earlier"])
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        "ip rule add pref 50 uidrange 0-0 prohibit",
+        (
+            "ip rule add pref 50 ipproto tcp lookup 77; ip route add default via 10.77.0.3 table 77;"
+            " ip route replace default via 10.77.0.200; bash -c 'echo > /dev/udp/203.0.113.9/9'"
+        ),
+    ],
+)
+def test_what_is_about_other_connections_is_no_cause(pod_pair: PodPair, breaks: str) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), label="world")
+    pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["sh", "-ec", breaks])
+
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+    assert why(pod).verdict == "captured"
 
 
 HARMLESS = (

@@ -28,20 +28,28 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns-spawner")
 
 
 def command_line(
-    command: Sequence[str | os.PathLike[str]], uid: int | None, gid: int | None, *, reads_everything: bool
+    command: Sequence[str | os.PathLike[str]],
+    uid: int | None,
+    gid: int | None,
+    *,
+    reads_everything: bool,
+    ends_with_us: bool = False,
 ) -> list[str]:
-    """Return the command as one that setpriv(1) runs as the user; raise FileNotFoundError for no such program."""
+    """Return the command as one that setpriv(1) runs as the user; raise FileNotFoundError for no such program.
+
+    Nothing waits for a program in the background: with ``ends_with_us`` the kernel kills it when its parent ends.
+    """
     words = [os.fspath(word) for word in command]
     if shutil.which(words[0]) is None:
         raise FileNotFoundError(errno.ENOENT, "no such program", words[0])
-    prefix = ["setpriv", "--pdeathsig", "KILL"]
+    options = ["--pdeathsig", "KILL"] if ends_with_us else []
     if uid is not None:
-        prefix += ["--reuid", str(uid), "--regid", str(uid if gid is None else gid), "--clear-groups"]
+        options += ["--reuid", str(uid), "--regid", str(uid if gid is None else gid), "--clear-groups"]
         if reads_everything:
-            prefix += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+            options += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     elif gid is not None:
-        prefix += ["--regid", str(gid), "--clear-groups"]
-    return [*prefix, "--", *words]
+        options += ["--regid", str(gid), "--clear-groups"]
+    return ["setpriv", *options, "--", *words] if options else words
 
 
 class Process:

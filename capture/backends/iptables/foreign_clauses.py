@@ -10,6 +10,7 @@ from capture.backends.nf_tables.foreign_expressions import IMPURE
 from capture.model import foreign
 from capture.model import ruleset as model
 from capture.model.addresses import networks_in_range, parse_address, parse_network
+from capture.model.conventions import MAX_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,13 +45,17 @@ PROTOCOL_SPELLINGS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv
 def _extension_match(name: str, options: Sequence[Flag]) -> model.Match | None:
     match name, options:
         case "iprange", _:
-            return foreign.AddressRanges(tuple(map(_range_match, options)))
+            return foreign.AllOf(tuple(map(_range_match, options)))
         case "addrtype", [Flag("--src-type" | "--dst-type" as option, ("LOCAL",), negated)]:
             return foreign.LocalAddress(ADDRESS_MATCHES[option], negated)
         case "conntrack", [Flag("--ctstate", (states,), negated)]:
             return foreign.States(tuple(states.split(",")), negated)
         case "conntrack", [Flag("--ctdir", (direction,), negated=False)]:
             return foreign.ConnectionDirection(direction == "REPLY")
+        case "owner", [Flag("--socket-exists", (), negated)]:
+            return foreign.AllOf((model.OwnerUid((model.Span(0, MAX_ID),), negated),))
+        case "icmp6", [Flag("--icmpv6-type", (number,), negated)]:
+            return foreign.IcmpType(int(number), negated)
         case "tcp", [Flag("--tcp-flags", (mask, value), negated)]:
             return foreign.TcpFlags(_flag_bits(mask), _flag_bits(value), negated)
     return None
@@ -96,7 +101,12 @@ def _target_verdict(name: str, values: dict[str, str]) -> model.Verdict | None:
             return foreign.Translate(parse_network(text), None)
         case "CT", {"--notrack": _}:
             return foreign.Untrack()
+        case "TTL" | "HL", _ if not values.keys() & HOP_LIMITS or int(*values.values()) >= FEW_HOPS:
+            return model.Continue()  # else some destinations are too far away
     return None
+
+
+HOP_LIMITS, FEW_HOPS = {"--ttl-set", "--hl-set"}, 32
 
 
 def _nat_ends(text: str) -> tuple[list[Network], list[int]]:
@@ -118,7 +128,7 @@ TARGETS: dict[str, model.Verdict] = {
     "SNAT": foreign.TranslateSource(None),
     **dict.fromkeys(
         (
-            *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
+            *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "ECN", "CHECKSUM", "TCPMSS"),
             *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET"),
         ),
         model.Continue(),

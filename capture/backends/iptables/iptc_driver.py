@@ -56,10 +56,10 @@ class IptcDriver(IptablesDriver):
 
 def _run_iptc(task: str, work: Callable[[Any], str | None], family: Family, text: str = "") -> str:
     """Return what ``work`` returns for the module ``iptc_child``, in a child that alone imports it."""
-    noise, complaint = (os.memfd_create(name) for name in ("noise", "complaint"))
+    complaint = os.memfd_create("complaint")
 
     def work_quietly() -> str:
-        os.dup2(noise, 1)
+        os.dup2(os.memfd_create("noise"), 1)
         os.dup2(complaint, 2)
         from capture.backends.iptables import iptc_child
 
@@ -75,5 +75,4 @@ def _run_iptc(task: str, work: Callable[[Any], str | None], family: Family, text
             words = f"python-iptables crashed with signal {-status}. {words}"
         raise program_refusal([f"python-iptables: {task}"], Finished(status, "", words), text, family)
     finally:
-        os.close(noise)
         os.close(complaint)

@@ -146,9 +146,9 @@ def _iptables_view(live: LiveTables) -> LiveTables:
     return {
         (family, name): table.replace(
             chains={
-                state_name(of, DORMANT) if table.is_dormant and chain.hook else of: chain
-                for of, chain in table.chains.items()
-                if chain.hook is None or of in BUILT_IN_CHAINS[name]
+                state_name(chain_name, DORMANT) if table.is_dormant and chain.hook else chain_name: chain
+                for chain_name, chain in table.chains.items()
+                if chain.hook is None or chain_name in BUILT_IN_CHAINS[name]
             }
         )
         for (family, name), table in live.items()
@@ -169,7 +169,7 @@ def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
     """Return the rule set of all families."""
     of_each = (
         single_family_ruleset(
-            family, {name: _listed_chains(name, table) for (of, name), table in live.items() if of == family}
+            family, {name: _listed_chains(name, table) for (other, name), table in live.items() if other == family}
         )
         for family in families
     )

@@ -86,8 +86,7 @@ def find_program(name: str) -> str | None:
 
 def run_program(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> Finished:
     """Run a program to its end and return how it ended. Raises OSError if it cannot be started."""
-    pipes = [os.pipe(), os.pipe(), os.pipe()]
-    (its_stdin, to_stdin), (from_stdout, its_stdout), (from_stderr, its_stderr) = pipes
+    (its_stdin, to_stdin), (from_stdout, its_stdout), (from_stderr, its_stderr) = _open_pipes(3)
     our_ends = [to_stdin, from_stdout, from_stderr]
     its_ends = [its_stdin, its_stdout, its_stderr]
     actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(its_ends)]
@@ -112,6 +111,18 @@ def run_program(command: Sequence[str], stdin: str = "", environment: Mapping[st
                 os.close(end)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return Finished(status if status >= 0 else 128 - status, _decoded_output(output), _decoded_output(errors))
+
+
+def _open_pipes(number: int) -> list[tuple[int, int]]:
+    pipes: list[tuple[int, int]] = []
+    try:
+        while len(pipes) < number:
+            pipes.append(os.pipe())
+    except OSError:  # for want of descriptors: those of the first pipes are given back
+        for end in sum(pipes, ()):
+            os.close(end)
+        raise
+    return pipes
 
 
 _SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the number

@@ -23,7 +23,10 @@ MULTIPORT_SOURCE, MULTIPORT_DESTINATION = 0, 1  # XT_MULTIPORT_*
 MARK_MATCH = Layout("mark 4, mask 4, invert 1")
 """linux/netfilter/xt_mark.h and xt_connmark.h, struct xt_mark_mtinfo1 and xt_connmark_mtinfo1."""
 
-CONNTRACK = Layout("other [146], match_flags 2, invert_flags 2, state_mask 2, status_mask 2, ports_to [8]")
+CONNTRACK = Layout(
+    "addresses [128], expires [8], protocol 2, ports [8], match_flags 2, invert_flags 2, state_mask 2, status_mask 2,"
+    " ports_to [8]"
+)
 """linux/netfilter/xt_conntrack.h, struct xt_conntrack_mtinfo3; revision 2 lacks the ports at the end."""
 CONNTRACK_1 = Layout("other [146], match_flags 2, invert_flags 2, state_mask 1, status_mask 1")
 """struct xt_conntrack_mtinfo1."""

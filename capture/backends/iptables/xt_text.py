@@ -10,12 +10,13 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
 from capture.backends.iptables.render import option_text, quoted
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
+from capture.model.conventions import ADDRESS_TYPES
 from capture.model.ruleset import Span
 from capture.netlink.attributes import BYTE_ORDER, Layout, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from capture.netlink.attributes import Unpacked
 
@@ -119,18 +120,12 @@ def _icmp_text(fields: Unpacked, family: Family) -> str:
     return option_text(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
-ADDRTYPE_NAMES = (
-    *("UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"),
-    *("BLACKHOLE", "UNREACHABLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"),
-)
-
-
 def _addrtype_text(fields: Unpacked, _family: Family) -> str:
     flags = fields["flags"]
     words = []
     for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
-            kinds = ",".join(kind for number, kind in enumerate(ADDRTYPE_NAMES) if types >> number & 1)
+            kinds = ",".join(kind for number, kind in enumerate(ADDRESS_TYPES) if types >> number & 1).upper()
             words.append(option_text(flags & bit, name, kinds))
     words += [name for name, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
@@ -167,18 +162,35 @@ MATCH_DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
 STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
 
 
-def _conntrack_text(fields: Unpacked, _family: Family) -> str | None:
-    """``--ctstate NEW,SNAT`` or ``--ctdir REPLY``, without addresses, and nothing else."""
-    inverted, bits = fields["invert_flags"], fields["state_mask"]
-    if fields["match_flags"] == MATCH_DIRECTION and not inverted & ~MATCH_DIRECTION:
+END_BITS = 0xF3E  # XT_CONNTRACK_PROTO, four of addresses from _ORIGSRC on, and four of ports from _ORIGSRC_PORT on
+
+
+def _conntrack_text(fields: Unpacked, family: Family) -> str | None:
+    """``--ctstate NEW,SNAT``, or ``--ctdir REPLY``, or ``--ctorigdstport 80`` and the like, without a state."""
+    matched, inverted, bits = fields["match_flags"], fields["invert_flags"], fields["state_mask"]
+    if matched == MATCH_DIRECTION and not inverted & ~MATCH_DIRECTION:
         return f"--ctdir {'REPLY' if inverted else 'ORIGINAL'}"
+    if matched and fields.get("ports_to") and not matched & ~END_BITS:
+        return " ".join(_tested_ends(fields, family))
     states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_OR_STATUS_BITS[state])
-    other = fields["match_flags"] & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
-    return (
-        None
-        if other or not states or bits & ~sum(STATE_OR_STATUS_BITS.values())
-        else option_text(inverted, "--ctstate", states)
-    )
+    other = matched & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
+    is_known = states and not other and not bits & ~sum(STATE_OR_STATUS_BITS.values())
+    return option_text(inverted, "--ctstate", states) if is_known else None
+
+
+def _tested_ends(fields: Unpacked, family: Family) -> Iterator[str]:
+    matched, inverted, size = fields["match_flags"], fields["invert_flags"], BITS[family] // 8
+    if matched & 2:
+        yield option_text(inverted & 2, "--ctproto", fields["protocol"])
+    names = list(enumerate(("origsrc", "origdst", "replsrc", "repldst")))
+    for number, name in (each for each in names if matched & 4 << each[0]):
+        ends = (fields["addresses"][start : start + size] for start in (32 * number, 32 * number + 16))
+        address, mask = (int.from_bytes(each, "big") for each in ends)
+        yield network_text(f"--ct{name}", family, address, mask, negated=inverted & 4 << number)
+    for number, name in (each for each in names if matched & 256 << each[0]):
+        ends = (fields[part][2 * number : 2 * number + 2] for part in ("ports", "ports_to"))
+        ports = Span(*(int.from_bytes(each, BYTE_ORDER) for each in ends))
+        yield option_text(inverted & 256 << number, f"--ct{name}port", ports_text([ports]))
 
 
 PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DESTINATION: "--dports", 2: "--ports"}
@@ -312,6 +324,8 @@ def _reject_text(fields: Unpacked, family: Family) -> str | None:
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
 _ICMP = Layout("type 1, code 1, code_to 1, invert 1")
 
+_HOPS = Layout("mode 1, hops 1")
+
 EXTENSION_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("tcp", 0): (Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
     ("udp", 0): (Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
@@ -345,5 +359,7 @@ EXTENSION_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 2): (xt_layouts.CT, _ct_text),
     ("LOG", 0): (xt_layouts.LOG, _log_text),
     ("REJECT", 0): (Layout("answer 4"), _reject_text),
+    ("TTL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--ttl-set {fields['hops']}"),
+    ("HL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--hl-set {fields['hops']}"),
 }
 """By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""

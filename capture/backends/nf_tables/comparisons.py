@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from capture.backends.nf_tables.sets import ByteOrder
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, ProtocolName
+
+
+META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
+META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
+META_FIELDS |= {
+    8: "meta iiftype",
+    9: "meta oiftype",
+    13: "meta rtclassid",
+    21: "iifgroup",
+    22: "oifgroup",
+    33: "meta sdif",
+}
+META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
+CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
+CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
+CT_NAMES |= {12: "proto-dst", 14: "packets", 15: "bytes", 16: "avgpkt", 17: "zone"}
+CT_NAMES |= {19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
+FIB_FIELDS = {
+    (nf.NFT_FIB_RESULT_ADDRTYPE, nf.NFTA_FIB_F_SADDR): "fib saddr type",
+    (nf.NFT_FIB_RESULT_ADDRTYPE, nf.NFTA_FIB_F_DADDR): "fib daddr type",
+}
+CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
+
+
+ACTING_ON_ONE_FAMILY: dict[str, tuple[int, Mapping[int, Family]]] = {
+    "nat": (nf.NFTA_NAT_FAMILY, FAMILY_BY_NUMBER),
+    "tproxy": (nf.NFTA_TPROXY_FAMILY, FAMILY_BY_NUMBER),
+    "ct": (nf.NFTA_CT_KEY, {19: IPV4, 20: IPV4, 21: IPV6, 22: IPV6}),
+    "rt": (2, {1: IPV4, 2: IPV6}),
+}
+"""Expressions that in a table of both families act on one, or match one, by a number in one of their attributes."""
 
 
 class Register(Value):
@@ -49,6 +80,7 @@ class Register(Value):
 HEADER_NAMES = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 TCP_FLAGS_HEADER = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
 """The place of the flags in the header (RFC 9293 3.1)."""
+ICMP_TYPE_HEADER = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
 
 
 class OtherRegister(Register):

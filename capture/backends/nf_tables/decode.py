@@ -10,12 +10,22 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import Bounds, Register, comparison_conditions, header_fields
+from capture.backends.nf_tables.comparisons import (
+    ACTING_ON_ONE_FAMILY,
+    CT_DIRECTIONS,
+    CT_NAMES,
+    FIB_FIELDS,
+    META_FIELDS,
+    Bounds,
+    Register,
+    comparison_conditions,
+    header_fields,
+)
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.listing import FoundTable, read_counters
 from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_BY_NUMBER, IPV4, Family
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, Family
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 from capture.netlink.attributes import (
@@ -36,18 +46,6 @@ if TYPE_CHECKING:
     from capture.backends.nf_tables.maps import Case, Content
 
     FindSet = Callable[[str], "NativeSet"]
-
-META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
-META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
-META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
-CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
-CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
-CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
-FIB_FIELDS = {
-    (nf.NFT_FIB_RESULT_ADDRTYPE, nf.NFTA_FIB_F_SADDR): "fib saddr type",
-    (nf.NFT_FIB_RESULT_ADDRTYPE, nf.NFTA_FIB_F_DADDR): "fib daddr type",
-}
-CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 
 
 def decode_table(table: FoundTable, rules: Iterable[bytes], find_set: FindSet) -> native.NativeTable:
@@ -133,6 +131,11 @@ class Program:
 
     def run(self, name: str, fields: Fields) -> None:
         """Take the next expression into account."""
+        if name in ACTING_ON_ONE_FAMILY:
+            kind, families = ACTING_ON_ONE_FAMILY[name]
+            family = families.get(decode_number(fields.get(kind, b"")))
+            if family and family != self._family:
+                self._add(native.Among(native.NFPROTO, ((FAMILY_NUMBERS[family],) * 2,)))
         try:
             if name in self.UNDERSTOOD and getattr(self, name)(fields):
                 return
@@ -285,11 +288,13 @@ class Program:
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
         cases = [conditions for conditions, _ in self._map_cases(source, listed)]
         alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
-        if cases and not negated and len(cases) > 1:
-            self._add(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
-        elif cases and len(alone) == len(cases):  # one case, or, negated, none of several
-            for rule in alone:
-                self._add(rule.replace(negated=negated))
+        if cases and not negated:
+            one = cases[0] if len(cases) == 1 else (native.Cases(subject, tuple((each, None) for each in cases)),)
+            for condition in one:
+                self._add(condition)
+        elif cases and len(alone) == len(cases):
+            for condition in alone:
+                self._add(condition.replace(negated=True))
         else:
             self._add(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}", is_pure=loaded.is_pure))
         return True

@@ -1,19 +1,22 @@
-"""Expressions of foreign rules that the model of our own lacks: in nft's notation, and what they mean. Pure.
+"""Expressions of foreign rules that the model of our own lacks: in nft's notation, and what they mean.
 
 What has no words here is shown by name and numbered attributes: ``[queue 1=0005]``. Only what is certain has a meaning.
+Pure, but for the names of interfaces, which the namespace we are in tells.
 """
 
 from __future__ import annotations
 
+import _socket
+
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import ICMP_TYPE_HEADER, TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6, Family, Network, address_text
-from capture.model.conventions import PROTOCOL_BY_NUMBER
-from capture.netlink.attributes import BYTE_ORDER, Fields, decode_host_number, decode_number, decode_text
+from capture.model.conventions import ADDRESS_TYPES, PROTOCOL_BY_NUMBER
+from capture.netlink.attributes import BYTE_ORDER, Fields, decode_number, decode_text
 from capture.netlink.routing import RTN_LOCAL
 
 TYPE_CHECKING = False
@@ -96,49 +99,64 @@ Any other unknown one may divert them.
 NFT_FIB_RESULT_OIF = 1  # linux/netfilter/nf_tables.h, also of the following
 NFTA_FIB_F_MARK, WAY_BACK = 4, (0x09, 0x29)
 """The source and the interface that the packet came in by, with or without: that a route must be there."""
-DST_NAT_MASK = (1 << 5).to_bytes(4, BYTE_ORDER)  # linux/netfilter/nf_conntrack_common.h
+DST_NAT = 1 << 5  # IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
 
 
 def unmodelled_comparison(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
     """Return the comparison of a register that the model has no field for."""
     words, test = f"{loaded.words} {bounds}", None
-    if bounds.is_single and bounds.low:
-        words, test = _compared_with_one(loaded, bounds, words)
+    if bounds.low and not any(loaded.flip) and (bounds.is_single or loaded.is_network_order):
+        words, test = _compared_numbers(loaded, bounds, words)
     return model.UnknownMatch(words, test, loaded.is_pure)
 
 
-def _compared_with_one(loaded: Register, bounds: Bounds, words: str) -> tuple[str, model.Match | None]:
-    number, negated = decode_host_number(bounds.low), bounds.negated
-    if loaded.header == TCP_FLAGS_HEADER and not any(loaded.flip):
-        mask = (loaded.mask or b"\xff")[0]
+def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str, model.Match | None]:
+    order = "big" if loaded.is_network_order else BYTE_ORDER
+    number, last, mask = (int.from_bytes(each, order) for each in (bounds.low, bounds.high, loaded.mask))
+    field, negated, of_generator = loaded.field, bounds.negated, isinstance(loaded, OtherRegister) and loaded.numbers
+    if loaded.header == TCP_FLAGS_HEADER:
+        mask = mask or 0xFF
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
-    if loaded.field == "ct status" and loaded.mask and not any(loaded.flip):
-        return _compared_status(loaded.mask, number, negated=negated)
-    if loaded.mask:
+    if loaded.header == ICMP_TYPE_HEADER and number == last and not mask:
+        return words, foreign.IcmpType(number, negated)
+    if not of_generator and field.rpartition(" ")[2] not in HOST_NUMBERS:
         return words, None
-    if isinstance(loaded, OtherRegister):
-        if loaded.numbers:  # in the machine's order: nft_ng_random_eval in nft_numgen.c
-            return f"{loaded.words} {'!=' if negated else '=='} {number}", None
-        is_way_back = loaded.is_way_back and number == 0
-        words = f"{loaded.words} {'exists' if negated else 'missing'}" if is_way_back else words
-        return words, foreign.NoWayBack(negated) if is_way_back else None
-    sign = "!= " * negated
-    match loaded.field:
-        case "iif" | "oif" as field:
-            return f"{field} {sign}{number}", foreign.InterfaceIndex(INTERFACE_INDEX_MATCHES[field], number, negated)
-        case "fib saddr type" | "fib daddr type" as field if number == RTN_LOCAL:
-            return f"{field} {sign}local", foreign.LocalAddress(ADDRESS_TYPE_MATCHES[field], negated)
+    if (field, mask, number) == ("ct status", DST_NAT, 0):
+        return f"ct status {'' if negated else '! '}dnat", foreign.TranslatedConnection(not negated)
+    if mask:
+        return f"{field} & {mask:#x} {'!=' if negated else '=='} {number:#x}", None
+    if isinstance(loaded, OtherRegister) and loaded.is_way_back and number == 0:
+        return f"{field} {'exists' if negated else 'missing'}", foreign.NoWayBack(negated)
+    names = VALUE_NAMES.get(field.rpartition(" ")[2], ())
+    values = (names[each] if each < len(names) else str(each) for each in dict.fromkeys((number, last)))
+    words = f"{field} {'!= ' * negated}{'-'.join(values)}"
+    match field:
+        case "iif" | "oif" if number == last:
+            words = f"{field} {'!= ' * negated}{_interface_text(number)}"
+            return words, foreign.InterfaceIndex(INTERFACE_INDEX_MATCHES[field], number, negated)
+        case "fib saddr type" | "fib daddr type" if number == last == RTN_LOCAL:
+            return words, foreign.LocalAddress(ADDRESS_TYPE_MATCHES[field], negated)
         case "ct direction" if number in (0, 1):
             return words, foreign.ConnectionDirection(bool(number) != negated)
     return words, None
 
 
-def _compared_status(mask: bytes, number: int, *, negated: bool) -> tuple[str, model.Match | None]:
-    if (mask, number) == (DST_NAT_MASK, 0):
-        return f"ct status {'' if negated else '! '}dnat", foreign.TranslatedConnection(not negated)
-    return f"ct status & {decode_host_number(mask):#x} {'!=' if negated else '=='} {number:#x}", None
+def _interface_text(index: int) -> str:
+    try:
+        return f'"{_socket.if_indextoname(index)}"'
+    except OSError:
+        return str(index)
 
 
+HOST_NUMBERS = frozenset((
+    *("length", "iif", "oif", "iiftype", "oiftype", "iifgroup", "oifgroup", "sdif", "rtclassid", "classid", "pkttype"),
+    *("cpu", "cgroup", "ipsec", "time", "day", "hour", "direction", "status", "expiration", "l3proto", "zone"),
+    *("packets", "bytes", "avgpkt", "type", "mtu"),
+))  # fmt: skip
+"""Fields, by their last words, that lie in a register in the byte order of the machine, as a generator's numbers do."""
+VALUE_NAMES = {
+    "direction": ("original", "reply"), "pkttype": ("host", "broadcast", "multicast", "other"), "type": ADDRESS_TYPES,
+}  # fmt: skip
 INTERFACE_INDEX_MATCHES = {"iif": model.InInterface, "oif": model.OutInterface}
 ADDRESS_TYPE_MATCHES = {"fib saddr type": model.Source, "fib daddr type": model.Destination}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, OtherRegister, Register, comparison_conditions
+from capture.model import foreign
 from capture.model import ruleset as model
 from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_BY_NUMBER
 from capture.model.values import Value
@@ -32,6 +33,8 @@ KEY_SIZES = native.FIELD_SIZES | {
 }
 KEY_SIZES |= dict.fromkeys(native.MARK_FIELDS.values(), 0)
 """Of fields; none of marks, which may change between two keys."""
+ANY_PROTOCOL = foreign.Protocols((), negated=True)
+"""A test that holds for every packet."""
 MAX_KEY_CASES = 100
 """A set or a map with more keys, or with more different addresses, stays unknown: to judge thousands takes long."""
 
@@ -75,7 +78,7 @@ def cases_by_key(
     conditions = [_key_conditions(key, fields, *packets) for key in listed.keys]
     numbers = getattr(fields[0][0], "numbers", ()) if len(fields) == 1 else ()
     if len(numbers) == len(conditions) and all(decode_host_number(key) in numbers for key in listed.keys):
-        conditions[-1] = ()
+        conditions[-1] = tuple(each.replace(test=ANY_PROTOCOL) for each in conditions[-1] or ())
     data = listed.data or (b"",) * len(conditions)
     cases = zip(conditions, data, strict=True)
     return () if None in conditions else tuple((each or (), value) for each, value in cases)
@@ -109,7 +112,7 @@ def _key_conditions(
     for loaded, place in fields:
         conditions = [*comparison_conditions(loaded, Bounds(key[place], key[place]), family, protocol)]
         if isinstance(loaded, OtherRegister) and loaded.numbers:
-            conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(key[place])}", is_pure=False)]
+            conditions = [model.UnknownMatch(f"{loaded.field} {decode_host_number(key[place])}", is_pure=False)]
         if not conditions:
             return None
         if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:

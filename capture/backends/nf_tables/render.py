@@ -122,7 +122,8 @@ def _name_text(condition: native.Named) -> str:
 
 
 def _cases_text(cases: native.Cases) -> str:
-    keys = [[_text(each).removeprefix(f"{getattr(each, 'field', '')} ") for each in key] for key, _ in cases.cases]
+    subject = cases.text.removesuffix(" vmap")
+    keys = [[_text(each).removeprefix(f"{getattr(each, 'field', subject)} ") for each in key] for key, _ in cases.cases]
     verdicts = [f" : {_text(verdict)}" if verdict else "" for _, verdict in cases.cases]
     entries = [f"{' . '.join(key)}{verdict}" for key, verdict in zip(keys, verdicts, strict=True)]
     return f"{cases.text} {{ {', '.join(entries)} }}"

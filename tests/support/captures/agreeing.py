@@ -1,12 +1,17 @@
 """What the verbs say of one pod: of its connections one by one, and of all together; and what traffic says."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from unittest.mock import patch
+
 from capture import operations
 from capture.analysis.captured_pod import proxy_owner_by_rules
 from capture.analysis.replies import onward_packet
 from capture.cli.doctor.examination import pod_findings as doctor_findings
 from capture.model.addresses import address_text, parse_address
 from capture.model.packet import LOOPBACK, Packet
-from capture.operations import diagnosis
+from capture.operations import diagnosis, tracing
 from capture.operations.diagnosis import Diagnosis
 from capture.operations.results import Verified
 from pytest_netns import PodPair
@@ -52,9 +57,10 @@ def assert_the_connections_agree(
     proxy, and what that sends on be lost. What the proxy sends on of a captured one arrives, if ``ends_listen``: app
     and peer. ``of_pod`` is what verify and `why` of the pod have just told.
     """
-    with pair.pod.entered():
+    with pair.pod.entered(), pod_read_once():
         verified, pod_findings = of_pod or (operations.verify(), diagnosis.why())
         found = {goes: diagnosis.why(packet) for goes, packet in usual_packets(pair, outside).items()}
+        owner = proxy_owner_by_rules(operations.situation_of().ruleset) if ends_listen else None
     is_ok = any(each.state == "ok" for each in doctor_findings(pod_findings))
     for goes, each in found.items():
         kinds = {cause.kind for cause in each.causes} - OF_SETTINGS
@@ -74,17 +80,25 @@ def assert_the_connections_agree(
                 reached,
             )
         if each.verdict == "captured" and ends_listen:
-            assert sent_on(pair, each) in ("", OTHERS), (goes, each)
+            assert sent_on(pair, each, owner) in ("", OTHERS), (goes, each)
+
+
+@contextmanager
+def pod_read_once() -> Iterator[None]:
+    """Let `why` read the pod for its first question alone: nothing there changes before the last one."""
+    with (
+        patch("capture.operations.diagnosis.live_situation", cache(tracing.live_situation)),
+        patch("capture.operations.diagnosis._examine_pod", cache(diagnosis._examine_pod)),
+    ):
+        yield
 
 
 NO_ONE = "no one"
 
 
-def sent_on(pair: PodPair, found: Diagnosis) -> str:
+def sent_on(pair: PodPair, found: Diagnosis, owner: tuple[int, int] | None) -> str:
     """Return who answers what the proxy sends on of a connection; "" if it sends nothing on."""
     assert found.trace is not None
-    with pair.pod.entered():
-        owner = proxy_owner_by_rules(operations.situation_of().ruleset)
     packet = onward_packet(found.trace, *owner) if owner else None
     if packet is None:
         return ""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from capture import operations
 from capture.analysis.explanation import Statement, statements_about
+from capture.analysis.judgement import judge
 from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.cli.doctor.examination import pod_findings as doctor_findings
@@ -106,10 +109,12 @@ TO_RUN = re.compile(r"(?:\b[Rr]un|that runs:|Set it up:|remove it:) `((?:capture
 
 
 def assert_the_verbs_agree(pod: Pod) -> tuple[Verified, Diagnosis]:
-    """Return what verify and why conclude of one namespace; fail if dump and doctor, or these, are not compatible."""
-    with pod.entered():
-        verified, dumped = operations.verify(), operations.dump().verified
-    pod_findings = why(pod)
+    """Return what verify and why conclude of one namespace; fail if dump and doctor, or these, are not compatible.
+
+    Each reads for itself; of the same rules the judgement, a pure function, is the same.
+    """
+    with pod.entered(), patch("capture.analysis.judgement.judge", cache(judge)):
+        verified, dumped, pod_findings = operations.verify(), operations.dump().verified, diagnosis.why()
     assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
     assert bool(pod_findings.causes) or verified.conclusion not in ("drift", "nothing applied")
     assert not any(may_be_spared(pod, each.effect.packet) for each in verified.obstacles if each.effect)

@@ -21,7 +21,7 @@ from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import has_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_rtnetlink
 from support.captures.settings import DRIVERS, VARIANTS, settings
-from support.processes.system_calls import run_stepped
+from support.processes.system_calls import current_call, run_stepped
 
 Choice = tuple[str, str]
 """A driver and a variant."""
@@ -64,20 +64,16 @@ def live_state() -> str:
 
 def is_change(pid: int) -> bool:
     """Return whether a process is about to change something that others can see."""
-    with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
-        number, *words = file.read().split()
-    if not number.isdigit():
-        return False
-    call = int(number)
+    call, *arguments = current_call(pid)
     if call not in (SENDTO, SENDMSG):
-        return call in CHANGING_CALLS and not (call == CLONE and int(words[0], 16) & CLONE_VFORK)
+        return call in CHANGING_CALLS and not (call == CLONE and arguments[0] & CLONE_VFORK)
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
 
         def word_at(address: int, size: int) -> int:
             memory.seek(address)
             return int.from_bytes(memory.read(size), sys.byteorder)
 
-        message = int(words[1], 16)
+        message = arguments[1]
         if call == SENDMSG:  # struct msghdr, whose third word is a struct iovec, whose first word is the message
             message = word_at(word_at(message + 16, 8), 8)
         return word_at(message + 4, 2) in CHANGING_MESSAGES

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import traceback
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # linux/ptrace.h
-TRACEME, SYSCALL, SETOPTIONS = 0, 24, 0x4200
+TRACEME, SYSCALL, SETOPTIONS, GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E
 OPTION_TRACESYSGOOD, OPTION_EXITKILL = 1, 0x00100000
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 
@@ -51,6 +52,13 @@ def run_stepped(program: Callable[[], object], before_call: Callable[[int, int],
         entering = not entering
 
 
+def current_call(pid: int) -> tuple[int, ...]:
+    """Return the number and the six arguments of the system call before which a process is stopped."""
+    info = ctypes.create_string_buffer(80)  # struct ptrace_syscall_info
+    _ptrace(GET_SYSCALL_INFO, pid, ctypes.addressof(info), size=len(info))
+    return struct.unpack_from("=7Q", info, 24)
+
+
 def _run_traced(program: Callable[[], object]) -> None:
     status = 1
     try:
@@ -69,8 +77,8 @@ def _wait(pid: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def _ptrace(request: int, pid: int, data: int) -> None:
-    if _libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), None, ctypes.c_long(data)) == -1:
+def _ptrace(request: int, pid: int, data: int, size: int = 0) -> None:
+    if _libc.ptrace(*map(ctypes.c_long, (request, pid, size, data))) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -53,9 +53,9 @@ def listen_as_proxy(namespace: Namespace) -> None:
 
 
 def one_proxy(namespace: Namespace, *, transparent: bool = False) -> None:
-    """Answer connections to the proxy's ports, as its user, with ``proxy``."""
+    """Answer connections to the proxy's ports, as its user, with ``proxy``; a transparent one is root in its group."""
     ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
-    namespace.listener(*ends, label="proxy", uid=1337, transparent=transparent)
+    namespace.listener(*ends, label="proxy", uid=0 if transparent else 1337, gid=1337, transparent=transparent)
 
 
 def echo(listener: socket.socket) -> None:

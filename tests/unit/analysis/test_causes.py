@@ -12,7 +12,7 @@ import capture
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.captured_pod import Capture, IngressRedirect, PodFacts
 from capture.analysis.cause_text import CAUSE_TEXTS, cause, machine_remedy, remedy_without_record
-from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
+from capture.analysis.causes import causes_of_connection, drop_cause
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -43,7 +43,6 @@ from capture.model.ruleset import (
     Redirect,
     Return,
     Rule,
-    SetZone,
     Table,
     TransparentProxy,
     only,
@@ -395,15 +394,6 @@ def test_a_filter_behind_the_redirect_names_the_redirected_port(traced: Trace, o
     assert drop_cause(traced, shown_rule, others) == expected
 
 
-def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> None:
-    at_output = POLICY.replace(hook=OUTPUT)
-    one, other = (Step(MANGLE, "x", 1, Rule(SetZone(zone)), base_chain=at_output) for zone in (1, 2))
-    before = FOREIGN.replace(base_chain=at_output)
-    elsewhere, doubtful = one.replace(base_chain=POLICY.replace(hook="INPUT")), one.replace(is_certain=False)
-    assert zone_of(way(OUT, "direct", before, elsewhere, doubtful, other, one)) == 2
-    assert zone_of(way(OUT, "direct", before, elsewhere, doubtful)) == 0
-
-
 BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
 
 
@@ -443,8 +433,8 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001).replace(interface=2),
-            cause("not-listening", "address", where="tcp port 15001", port="tcp port 15001", kind="outbound",
-                  bound="0.0.0.0 of interface 2 alone", arrive="127.0.0.1", any_address="0.0.0.0"),
+            cause("not-listening", "interface", where="tcp port 15001", port="tcp port 15001", kind="outbound",
+                  bound="eth0", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
         (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001).replace(interface=1), None),
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(interface=2), None),

@@ -170,6 +170,8 @@ def test_consequences_that_are_not_those_of_the_first_are_in_brackets() -> None:
     [
         (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), STOPS_DISCOVERY),
         (Rule(Drop(), (UnknownMatch("meta l4proto 58", Protocols(("ipv6-icmp",))),)), STOPS_DISCOVERY),
+        (Rule(Drop(), (foreign_match("-m icmp6 --icmpv6-type 136"),), family="ipv6"), STOPS_DISCOVERY),
+        (Rule(Drop(), (foreign_match("-m icmp6 --icmpv6-type 128"),), family="ipv6"), WITHOUT_EFFECT),
         (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv4"), WITHOUT_EFFECT),
         (Rule(Accept(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), WITHOUT_EFFECT),
         (Rule(Drop(), (Protocol("udp"),), family="ipv6"), WITHOUT_EFFECT),

@@ -7,9 +7,10 @@ from capture.analysis.foreign_tests import holds_for_flags, holds_for_protocol
 from capture.analysis.meaning import effective_verdict, losing_rule, modelled_matches, rule_matches
 from capture.model.addresses import Family, parse_address, parse_network
 from capture.model.foreign import (
-    AddressRanges,
+    AllOf,
     ConnectionDirection,
     Either,
+    IcmpType,
     InterfaceIndex,
     LaterFragment,
     LocalAddress,
@@ -35,11 +36,13 @@ from capture.model.ruleset import (
     InInterface,
     Match,
     OutInterface,
+    OwnerUid,
     Protocol,
     Redirect,
     Rule,
     SetZone,
     Source,
+    Span,
     UnknownMatch,
     UnknownVerdict,
     Verdict,
@@ -58,6 +61,7 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
         (("NOTRACK", "CT --notrack", "CT --notrack --zone 5"), Untrack()),
         (("-g OTHER",), Goto("OTHER")),
         (("NFLOG --nflog-group 1", "TTL --ttl-set 64", "SET --add-set x src"), Continue()),
+        (("TTL --ttl-dec 1", "HL --hl-inc 1", "HL --hl-set 255"), Continue()),
         (("ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "HL", "ECN", "CHECKSUM", "TCPMSS"), Continue()),
         (("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST"), Continue()),
         (("DNAT --to-destination 10.0.0.1", "DNAT --to-destination 10.0.0.1 --persistent"), Translate(ADDRESS, None)),
@@ -94,7 +98,7 @@ FIRST, LAST, FIRST6, LAST6 = (parse_address(each) for each in ("10.0.0.1", "10.0
     "words",
     [
         "DNAT --to-destination 10.0.0.999", "DNAT", "NETMAP --to 10.1.0.0/99", "NFQUEUE", "REJECTED", "REDIRECTS",
-        "DNAT --to-destination 10.0.0.1:80-90/80",
+        "DNAT --to-destination 10.0.0.1:80-90/80", "TTL --ttl-set 1", "HL --hl-set 31",
     ],
 )  # fmt: skip
 def test_verdicts_that_are_unknown_stay_as_they_are(words: str) -> None:
@@ -152,6 +156,12 @@ def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
     assert (holds_for_protocol(test, "tcp"), holds_for_protocol(test, "udp")) == (tcp, udp)
 
 
+def test_the_type_of_icmpv6_is_a_packets_port() -> None:
+    tests = IcmpType(135), IcmpType(136), IcmpType(136, negated=True)
+    assert [holds_for_protocol(test, "ipv6-icmp", 135) for test in tests] == [True, False, True]
+    assert [holds_for_protocol(test, "tcp", 135) for test in tests] == [None, None, None]
+
+
 @pytest.mark.parametrize(
     ("test", "new", "established"),
     [
@@ -180,11 +190,14 @@ def test_flags_hold_for_all_packets_in_a_state_or_for_none(
         ("-m tcp ! --tcp-flags ALL NONE", TcpFlags(0x3F, 0x00, negated=True)),
         ("-m addrtype --dst-type LOCAL", LocalAddress(Destination)),
         ("-m addrtype ! --src-type LOCAL", LocalAddress(Source, negated=True)),
+        ("-m icmp6 ! --icmpv6-type 135", IcmpType(135, negated=True)),
+        ("-m icmp6 --icmpv6-type 1/4", None),
+        ("-m owner ! --socket-exists", AllOf((OwnerUid((Span(0, 0xFFFF_FFFE),), negated=True),))),
         ("-m conntrack --ctdir REPLY", ConnectionDirection(is_reply=True)),
         ("-m conntrack ! --ctstate NEW,SNAT", States(("NEW", "SNAT"), negated=True)),
         (
             "-m iprange --src-range 10.0.0.1-10.0.0.2 ! --dst-range 10.0.0.2-10.0.0.3",
-            AddressRanges((Source(TWO), Destination((parse_network("10.0.0.2/31"),), negated=True))),
+            AllOf((Source(TWO), Destination((parse_network("10.0.0.2/31"),), negated=True))),
         ),
         *((words, None) for words in (
             "-m tcp --tcp-option 5", "-m tcp --tcp-flags ODD SYN", "-m addrtype --dst-type UNICAST", "-m addrtype",

@@ -14,6 +14,7 @@ from capture.analysis.replies import (
     trace_with_flags,
     untracked_text,
     untracking_step,
+    zone_conflict,
 )
 from capture.analysis.trace import Step, trace_whole_path
 from capture.model.addresses import parse_address
@@ -31,6 +32,7 @@ from capture.model.ruleset import (
     Jump,
     Protocol,
     Rule,
+    SetZone,
     SourcePort,
     Table,
     only,
@@ -208,3 +210,24 @@ def test_our_own_rules_are_in_our_tables_and_in_our_chains_or_lead_there(step: S
     assert is_own_step(step) is owned
     untracked = way(BY_APP, foreign(UNTRACKS, OUTPUT, -300)).replace(path=(step,))
     assert untracking_step(untracked) == (step if step.rule == UNTRACKS and not owned else None)
+
+
+DNS_CAPTURE = CaptureConfig(captures_dns=True, captures_all_dns=True)
+IN_ZONE_7 = foreign(Rule(SetZone(7), (Protocol("udp"), DestinationPort((only(53),)))), OUTPUT, -310)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_lost"),
+    [
+        (IN_ZONE_7, True),
+        (IN_ZONE_7.replace(hook=INPUT), False),
+        (IN_ZONE_7.replace(priority=-290), False),  # behind ours: the first rule for one decides
+        (foreign(Rule(SetZone(7), (Protocol("udp"),)), OUTPUT, -310), False),  # the answer, too
+    ],
+)
+def test_a_look_up_and_its_answer_have_one_zone(other: BaseChain, *, is_lost: bool) -> None:
+    with_other = situation(other, config=DNS_CAPTURE)
+    look_up = BY_APP.replace(protocol="udp", port=53)
+    conflict = zone_conflict(trace_whole_path(look_up, with_other), with_other, (1337, 1337))
+    assert (conflict is not None) is is_lost
+    assert conflict is None or (conflict[1] and conflict[1].base_chain) == IN_ZONE_7

@@ -10,7 +10,13 @@ import pytest
 
 from capture import __version__
 from capture.cli.group import COMMANDS, capture, run
-from capture.cli.options import CaptureCommand, SettingOption, example_lines, with_explicit_switches
+from capture.cli.options import (
+    OF_PROCESS_ALONE,
+    CaptureCommand,
+    SettingOption,
+    example_lines,
+    with_explicit_switches,
+)
 
 PROGRAM = Path(sys.executable).with_name("capture")
 GROUPS = ("cni", "node", "host")
@@ -229,6 +235,18 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
                 " by `capture dump --format json`; unexpected arguments '2 3'"
             ),
         ),
+        (
+            ["diff", "-o 8", "-p x"],
+            (
+                "capture diff: invalid value '-p x': expected options of the capture in quotes, or a file written by"
+                " `capture dump --format json`; -p, --envoy-port: invalid value 'x': expected a port (1-65535)"
+            ),
+        ),
+        *(
+            (["trace", "tcp", "1.2.3.4:80", *options.split()], OF_PROCESS_ALONE)
+            for options in ("--as-pid 1 --pid 1", "--pid 1 --as-pid 1", "--as-pid 1 --netns x")
+        ),
+        (["verify", "--pid", "1", "--netns", "x"], "give --netns or --pid, not both"),
         (
             ["diff", "/proc/self/comm", ""],
             "capture diff: invalid value '/proc/self/comm': expected a file written by `capture dump --format json`",

@@ -226,8 +226,8 @@ def test_a_kubeconfig_in_yaml_is_written_as_the_plugin_reads_it(node: Node, tmp_
     assert node.entry()["kubeconfig"] == str(converted)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (converted.parent, converted)] == [0o700, 0o600]
     read = kubernetes.read_kubeconfig(str(converted))
-    assert (read.server, read.token_file) == ("https://10.0.0.1:6443", f"{tmp_path}/token")
-    assert read.authority_file == f"{tmp_path}/ca.crt"
+    assert (read.server, read.user["tokenFile"]) == ("https://10.0.0.1:6443", f"{tmp_path}/token")
+    assert read.cluster["certificate-authority"] == f"{tmp_path}/ca.crt"
     assert node.run("install", "--kubeconfig", original).output.startswith("unchanged")
     node.run("uninstall")
     assert not converted.parent.exists()
@@ -242,12 +242,23 @@ def test_without_a_runtime_there_is_nothing_to_uninstall(tmp_path: Path, monkeyp
     assert f"{nowhere}: No such file or directory" in str(named.exception)
 
 
+def test_a_kubeconfig_that_cannot_be_written_is_an_error_with_a_remedy(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "istio-capture").mkdir(0o700)
+    (tmp_path / "istio-capture" / "kubeconfig").mkdir()
+    original = write_kubeconfig(tmp_path)
+    Path(original).write_text(BLOCK % "token: eyJ.with#hash")
+    error = node.run("install", "--kubeconfig", original).exception
+    assert isinstance(error, CaptureError)
+    assert str(tmp_path) in error.message
+    assert error.remedy
+
+
 def test_a_token_in_a_converted_kubeconfig_is_warned_of(node: Node, tmp_path: Path) -> None:
     original = write_kubeconfig(tmp_path)
     Path(original).write_text(BLOCK % "token: eyJ.with#hash")
     done = node.run("install", "--kubeconfig", original)
     assert "if something renews it there, name a tokenFile" in done.output
-    assert kubernetes.read_kubeconfig(str(node.entry()["kubeconfig"])).token == "eyJ.with#hash"  # noqa: S105
+    assert kubernetes.read_kubeconfig(str(node.entry()["kubeconfig"])).user["token"] == "eyJ.with#hash"  # noqa: S105
 
 
 ISTIO: dict[str, object] = {

@@ -169,6 +169,10 @@ def test_a_value_that_cannot_be_used_is_named(key: str, value: object) -> None:
     assert where.strip(":'").split(".")[0] == key
 
 
+def test_words_are_expected_as_for_options() -> None:
+    assert "'log_level': invalid value \"x\": expected debug, info, warn or error" in refused({"log_level": "x"})
+
+
 def test_every_key_has_been_tried() -> None:
     assert {key for key, _ in UNUSABLE} == set(OUR_KEYS)
 

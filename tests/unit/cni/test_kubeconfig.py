@@ -34,9 +34,11 @@ def refused(text: str) -> str:
 def test_a_kubeconfig_in_json_is_read() -> None:
     config = a_config({"tls-server-name": "kubernetes", "insecure-skip-tls-verify": True}, {"tokenFile": "token"})
     parsed = parse_kubeconfig(json.dumps(config), PATH)
-    assert parsed.token_file.startswith("/etc/cni/net.d/")
-    assert parsed.replace(token_file="") == Kubeconfig(
-        PATH, "https://10.0.0.1", tls_server_name="kubernetes", skips_verification=True
+    assert parsed == Kubeconfig(
+        PATH,
+        {"server": "https://10.0.0.1", "tls-server-name": "kubernetes"},
+        {"tokenFile": "/etc/cni/net.d/token"},
+        skips_verification=True,
     )
 
 
@@ -49,18 +51,19 @@ def test_data_in_place_beats_a_file() -> None:
     }
     assert parse_kubeconfig(json.dumps(a_config({"certificate-authority": "../ca.crt"}, user)), PATH) == Kubeconfig(
         PATH,
-        "https://10.0.0.1",
-        authority_file="/etc/cni/net.d/../ca.crt",
-        certificate_file="/pki/plugin.crt",
-        certificate_data="Y2VydGlmaWNhdGU=",
-        key_file="/etc/cni/net.d/plugin.key",
-        key_data="a2V5",
+        {"server": "https://10.0.0.1", "certificate-authority": "/etc/cni/net.d/../ca.crt"},
+        {
+            "client-certificate": "/pki/plugin.crt",
+            "client-certificate-data": "Y2VydGlmaWNhdGU=",
+            "client-key": "/etc/cni/net.d/plugin.key",
+            "client-key-data": "a2V5",
+        },
     )
 
 
 def test_a_context_may_have_no_user() -> None:
     config = a_config() | {"contexts": [{"name": "x", "context": {"cluster": "c"}}]}
-    assert parse_kubeconfig(json.dumps(config), PATH) == Kubeconfig(PATH, "https://10.0.0.1")
+    assert parse_kubeconfig(json.dumps(config), PATH) == Kubeconfig(PATH, {"server": "https://10.0.0.1"})
 
 
 @pytest.mark.parametrize("explicit", [True, "true"])

@@ -14,9 +14,10 @@ from capture.settings.options import (
     PROFILE,
     PROXY_PORT,
     PROXY_UID,
+    Option,
 )
 from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse_arguments
-from initcontainer.upstream_flags import FLAGS_WITHOUT_VALUE, PERSISTENT_FLAGS, REMOVED_FLAGS, newer_mesh
+from initcontainer.upstream_flags import IGNORED_FLAGS, PERSISTENT_FLAGS, newer_mesh
 from support.captures.fake_pod import explicit
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 
@@ -123,9 +124,10 @@ def test_the_log_has_its_settings() -> None:
     assert flags == {LOG_OUTPUT_LEVEL: "warn", LOG_AS_JSON: "true"}
 
 
-@pytest.mark.parametrize("name", REMOVED_FLAGS)
-def test_a_flag_of_another_version_of_upstream_is_warned_of(name: str) -> None:
-    for words in ([f"--{name}=x"], [f"--{name}"] if name in FLAGS_WITHOUT_VALUE else [f"--{name}", "x"]):
+@pytest.mark.parametrize("option", [option for option, reason in IGNORED_FLAGS.items() if reason])
+def test_a_flag_of_another_version_of_upstream_is_warned_of(option: "Option[str]") -> None:
+    name = option.flag
+    for words in ([f"--{name}=x"], [f"--{name}"] if option.is_switch else [f"--{name}", "x"]):
         found = parse_arguments([*words, "-p", "1"], OPTIONS)
         assert found.flags == {PROXY_PORT: "1"}
         (warning,) = found.warnings
@@ -147,9 +149,9 @@ def test_the_old_word_for_cleaning() -> None:
     assert "--cleanup-only" in found.warnings[0]
 
 
-def test_upstream_s_flags_without_effect_are_none_of_the_table() -> None:
-    assert {option.flag for option in OPTIONS} & {*REMOVED_FLAGS, *PERSISTENT_FLAGS} == set()
-    assert not {*REMOVED_FLAGS} & {*PERSISTENT_FLAGS}
+def test_upstream_s_flags_ignored_flag_are_none_of_the_table() -> None:
+    assert {option.flag for option in OPTIONS} & {option.flag for option in IGNORED_FLAGS} == set()
+    assert [option.flag for option, reason in IGNORED_FLAGS.items() if not reason] == [*PERSISTENT_FLAGS]
 
 
 def test_flags_before_an_error_are_known() -> None:

@@ -63,7 +63,7 @@ def test_json_has_the_keys_of_istio_s_log(capsys: pytest.CaptureFixture[str]) ->
 def test_a_warning_on_stdout(capsys: pytest.CaptureFixture[str], level: str, as_json: str, words: str) -> None:
     printer = Printer()
     printer.obey(explicit({LOG_OUTPUT_LEVEL: level, LOG_AS_JSON: as_json}))
-    printer.warn_on_stdout("so so")
+    printer.warn(["so so"], is_output=True)
     out, err = capsys.readouterr()
     assert err == ""
     assert words in out

@@ -9,10 +9,10 @@ import pytest
 
 from capture.errors import ValidationError
 from capture.model.addresses import parse_address
-from initcontainer.probes import Credentials, Probe
+from initcontainer.probes import Probe
 from initcontainer.prover import Prover
 
-US = Credentials(os.geteuid(), os.getegid())
+US = (os.geteuid(), os.getegid())
 
 
 def free_port() -> int:
@@ -29,12 +29,12 @@ def failure(probe: Probe, seconds: float) -> str:
 
 def test_the_last_answer_to_a_probe() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        elsewhere = Probe("outbound", parse_address("127.0.0.1"), other.getsockname()[1], US, free_port())
+        elsewhere = Probe("outbound", parse_address("127.0.0.1"), other.getsockname()[1], *US, free_port())
         assert failure(elsewhere, 0.1) == "the connection was accepted by another listener"
-    refused = Probe("outbound", parse_address("127.0.0.1"), free_port(), US, free_port())
+    refused = Probe("outbound", parse_address("127.0.0.1"), free_port(), *US, free_port())
     assert failure(refused, 0.1) == os.strerror(errno.ECONNREFUSED)
 
 
 def test_time_that_is_over_before_the_first_attempt_is_a_timeout() -> None:
-    probe = Probe("outbound", parse_address("203.0.113.1"), 80, US, free_port())
+    probe = Probe("outbound", parse_address("203.0.113.1"), 80, *US, free_port())
     assert failure(probe, 0.0) == os.strerror(errno.ETIMEDOUT)

@@ -749,10 +749,34 @@ def test_the_output_of_kubectl_is_not_trusted(
     code: int,
     expected: str,
 ) -> None:
-    (tmp_path / "kubectl").write_text(f"#!/bin/sh\necho '{printed}'\n")
-    (tmp_path / "kubectl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-
+    _install_kubectl(tmp_path, monkeypatch, f"echo '{printed}'")
     assert run(["inject", "--check", "--cluster"]) == code
     output = capsys.readouterr()
     assert expected in output.out + output.err
+
+
+def _install_kubectl(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    (directory / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+def test_lines_of_kubectls_log_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = "E1128 10:00:00.000001 7 memcache.go:265] no answer"
+    _install_kubectl(tmp_path, monkeypatch, f"echo '{log}' >&2; echo 'the server was refused' >&2; exit 1")
+    assert run(["inject", "--check", "--cluster"]) == 1
+    first, remedy = capsys.readouterr().err.splitlines()
+    assert first.endswith("ended with status 1: the server was refused")
+    assert remedy.startswith("  Name a cluster that answers: ")
+
+
+@pytest.mark.parametrize("words", [("--image", ""), ("--init-image", "a b"), ("-n", "")])
+def test_no_pod_gets_an_image_or_a_namespace_that_cannot_be_one(
+    words: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "pod.yaml"
+    source.write_text(FILE_1)
+    assert run(["inject", "-f", str(source), *words]) == 2
+    assert f": invalid value {words[1]!r}: expected " in capsys.readouterr().err

@@ -17,8 +17,8 @@ VPN = PLAIN.replace(preference=32765, table=51820, mark=51820, mask=ALL, is_inve
         (OWN, "0: from all fwmark 0x539 lookup 133"),
         (VPN, "32765: not from all fwmark 0xca6c lookup 51820"),
         (PLAIN.replace(suppress_prefixlength=0), "32766: from all lookup main suppress_prefixlength 0"),
-        (PLAIN.replace(incoming="eth0", mark=4, mask=4), "32766: iif eth0 fwmark 0x4/0x4 lookup main"),
-        (PLAIN.replace(action=FR_ACT_NOP), "32766: from all ..."),
+        (PLAIN.replace(incoming="eth0", mark=4, mask=4), "32766: from all fwmark 0x4/0x4 iif eth0 lookup main"),
+        (PLAIN.replace(action=FR_ACT_NOP), "32766: from all nop"),
     ],
 )  # fmt: skip
 def test_policy_rules_read_as_ip_rule_prints_them(rule: PolicyRule, words: str) -> None:

@@ -68,7 +68,11 @@ def test_rules_that_a_redirected_packet_meets_over_lo_come_behind_a_line(
     assert others == [*between, "  => ip filter INPUT 1: -p tcp -j DROP"]
 
 
-def test_without_a_capture_that_is_told_before_the_reason() -> None:
+def test_without_a_capture_that_is_told_behind_the_reason_of_the_outcome() -> None:
     traced = Trace(PACKET, "direct", 80, None, (), is_applied=False)
-    assert list(trace_lines(traced))[-2:] == [NOTHING_APPLIED, "because no rule matches it"]
+    assert list(trace_lines(traced))[-3:] == [
+        "direct: it bypasses the proxy",
+        "because no rule matches it",
+        NOTHING_APPLIED,
+    ]
     assert trace_as_plain(traced)["applied"] is False

@@ -184,6 +184,10 @@ class TestPrecedence:
             "environment INBOUND_TUNNEL_PORT",
         ]
 
+    def test_a_misspelt_variable_of_our_own_is_named_with_the_one_that_is_meant(self) -> None:
+        found = from_environment({"CAPTURE_PROFIL": "current", "CAPTURE_AGENT_SOCKET": "/s", "PROFILE": "1.8"})
+        assert found.warnings == ("environment CAPTURE_PROFIL has no effect; did you mean CAPTURE_PROFILE?",)
+
     def test_only_the_requested_options_are_looked_up(self) -> None:
         found = from_environment({"ENVOY_PORT": "1", "DRY_RUN": "true"}, RULE_OPTIONS)
         assert set(found.explicit) == {options.PROXY_PORT}

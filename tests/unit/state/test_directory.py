@@ -97,7 +97,7 @@ def test_files_that_others_could_have_written_are_neither_read_nor_followed(tmp_
     assert (state / f"{namespace_id()}.json").exists()
 
 
-def test_an_installer_tightens_what_an_older_version_made(tmp_path: Path) -> None:
+def test_an_installer_tightens_what_kubelet_made(tmp_path: Path) -> None:
     state = tmp_path / "state"
     assert directory.narrow_mode(str(state)) is False
     state.mkdir()

@@ -26,6 +26,7 @@ ADDRESS_TYPES = (
     *("BLACKHOLE", "UNREACHABLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"),
 )  # fmt: skip
 """As libxt_addrtype.c has them, from the lowest bit."""
+PORT_80, PORT_81 = (number.to_bytes(2, BYTE_ORDER) for number in (80, 81))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,10 @@ ADDRESS_TYPES = (
         ("conntrack", 3, {"match_flags": 1, "state_mask": 1 + 4}, "--ctstate INVALID,RELATED"),
         ("conntrack", 3, {"match_flags": 1, "invert_flags": 1, "state_mask": 64 + 128}, "! --ctstate SNAT,DNAT"),
         ("conntrack", 2, {"match_flags": 1 + (1 << 13), "state_mask": 8}, "--ctstate NEW"),
+        ("conntrack", 3, {"match_flags": 0x208, "ports": bytes(2) + PORT_80, "ports_to": bytes(2) + PORT_81,
+            "addresses": bytes(32) + b"\x0a" + bytes(15) + b"\xff"}, "--ctorigdst 10.0.0.0/8 --ctorigdstport 80:81"),
+        ("conntrack", 3, {"match_flags": 0x102, "invert_flags": 0x102, "protocol": 6, "ports": PORT_80,
+            "ports_to": PORT_80}, "! --ctproto 6 ! --ctorigsrcport 80"),
         ("conntrack", 3, {"match_flags": 1 << 12}, "--ctdir ORIGINAL"),
         ("conntrack", 3, {"match_flags": 1 << 12, "invert_flags": 1 << 12}, "--ctdir REPLY"),
     ],
@@ -88,6 +93,8 @@ def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: d
     [
         ("owner", 1, {"match": 8}),
         ("conntrack", 3, {"match_flags": 3, "state_mask": 8}),
+        ("conntrack", 3, {"match_flags": 1 << 7, "state_mask": 8}),
+        ("conntrack", 1, {"match_flags": 1 << 9, "state_mask": 8}),
         ("conntrack", 3, {"match_flags": 1, "invert_flags": 2, "state_mask": 8}),
         ("conntrack", 3, {"match_flags": 1, "state_mask": 1 << 9}),
         ("multiport", 1, {"kind": 1, "count": 16}),
@@ -178,6 +185,8 @@ def test_several_ports_read_as_iptables_prints_them(
             "--log-level 7 --log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode",
         ),
         ("REJECT", 0, {"answer": 9}, IPV6, "[ revision 0, 0x09 ]"),
+        ("TTL", 0, {"hops": 1}, IPV4, "--ttl-set 1"),
+        ("HL", 0, {"mode": 1, "hops": 2}, IPV6, "[ revision 0, 0x0102 ]"),
     ],
 )
 def test_a_target_reads_as_iptables_prints_it(

@@ -57,6 +57,12 @@ def converted(value: bytes = u32be(nf.NFT_BYTEORDER_HTON)) -> bytes:
     )
 
 
+def loaded(name: str, kind: int, **attributes: int) -> bytes:
+    """Return an expression that writes the register, with further attributes by number: ``_2=1``."""
+    further = (attribute(int(number[1:]), u32be(value)) for number, value in attributes.items())
+    return make.expression(name, attribute(kind, make.REGISTER), *further)
+
+
 def looked_up(name: str, flags: int = 0) -> bytes:
     return make.expression(
         "lookup",
@@ -180,10 +186,19 @@ def test_whatever_way_it_is_written_it_reads_as_the_same(words: str, spellings: 
          IP4 + SADDR + make.bitwise(b"\xff\0\xff\0") + make.equals(b"\x0a\0\1\0")),
         ("meta skuid == 0x" + of_machine(1000).hex() + "-0x" + of_machine(2000).hex(),  # no range of numbers
          meta(native.SKUID) + make.in_range(of_machine(1000), of_machine(2000), negated=False)),
-        ("iif 2", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2))),
-        ("oif != 1", make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
+        ("iif 999", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(999))),
+        ('oif != "lo"', make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
         ("meta 99 == 0x01", make.load_meta(99) + make.equals(b"\1")),
-        ("meta pkttype == 0x01", make.load_meta(19) + make.equals(b"\1")),
+        ("meta pkttype broadcast", make.load_meta(19) + make.equals(b"\1")),
+        ("meta length 60", make.load_meta(0) + make.equals(of_machine(60))),
+        ("meta length != 60-90",
+         make.load_meta(0) + converted() + make.in_range(u32be(60), u32be(90), negated=True)),
+        ("meta cgroup & 0x6 == 0x4", make.load_meta(23) + make.bitwise(of_machine(6)) + make.equals(of_machine(4))),
+        ("iifgroup != 5", make.load_meta(21) + make.equals(of_machine(5), negated=True)),
+        ("fib saddr oif 1", loaded("fib", 1, _2=1, _3=1) + make.equals(of_machine(1))),
+        ("rt mtu 1400", loaded("rt", 1, _2=3) + make.equals((1400).to_bytes(2, BYTE_ORDER))),
+        ("ct packets 6-9",
+         make.load_ct(14) + converted() + make.in_range(u64be(6), u64be(9), negated=False)),
         ("meta l4proto tcp tcp dport @changing", TCP + DPORT + looked_up("changing")),
         ("meta l4proto tcp tcp dport != @long_keys", TCP + DPORT + looked_up("long_keys", nf.NFT_LOOKUP_F_INV)),
         ("@th,16,16 @plain", DPORT + looked_up("plain")),
@@ -197,12 +212,6 @@ def test_what_has_no_words_is_shown_as_bits(words: str, program: bytes) -> None:
     assert isinstance(rule.conditions[-1], model.UnknownMatch)
 
 
-def loaded(name: str, kind: int, **attributes: int) -> bytes:
-    """Return an expression that writes the register, with further attributes by number: ``_2=1``."""
-    further = (attribute(int(number[1:]), u32be(value)) for number, value in attributes.items())
-    return make.expression(name, attribute(kind, make.REGISTER), *further)
-
-
 STATUS, MAPPED = make.load_ct(2), of_machine(1 << 5)
 LOCAL, WAY_BACK = loaded("fib", 1, _2=3, _3=2), loaded("fib", 1, _2=1, _3=0x0D)
 HALF = loaded("numgen", 1, _2=2)
@@ -211,15 +220,16 @@ HALF = loaded("numgen", 1, _2=2)
 @pytest.mark.parametrize(
     ("program", "words", "test"),
     [
-        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2)), "iif 2", InterfaceIndex(InInterface, 2)),
-        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), "oif != 1",
+        (make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(999)), "iif 999", InterfaceIndex(InInterface, 999)),
+        (make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True), 'oif != "lo"',
          InterfaceIndex(OutInterface, 1, negated=True)),
         (LOCAL + make.equals(of_machine(2)), "fib daddr type local", LocalAddress(Destination)),
         (LOCAL + make.equals(of_machine(2), negated=True), "fib daddr type != local", LocalAddress(Destination, True)),
-        (LOCAL + make.equals(of_machine(3)), f"fib daddr type == 0x{of_machine(3).hex()}", None),
+        (LOCAL + make.equals(of_machine(3)), "fib daddr type broadcast", None),
+        (LOCAL + make.equals(of_machine(99)), "fib daddr type 99", None),
         (WAY_BACK + make.equals(bytes(4)), None, NoWayBack()),
         (WAY_BACK + make.equals(bytes(4), negated=True), None, NoWayBack(negated=True)),
-        (make.load_ct(1) + make.equals(b"\1"), "ct direction == 0x01", ConnectionDirection(is_reply=True)),
+        (make.load_ct(1) + make.equals(b"\1"), "ct direction reply", ConnectionDirection(is_reply=True)),
         (make.load_ct(1) + make.equals(b"\1", negated=True), None, ConnectionDirection(is_reply=False)),
         (STATUS + make.bitwise(MAPPED) + make.equals(bytes(4), negated=True), None, TranslatedConnection()),
         (STATUS + make.bitwise(MAPPED) + make.equals(bytes(4)), None, TranslatedConnection(negated=True)),
@@ -229,7 +239,7 @@ HALF = loaded("numgen", 1, _2=2)
         (meta(native.L4PROTO) + make.equals(b"\x3a"), "meta l4proto 58", Protocols(("ipv6-icmp",))),
         (meta(native.L4PROTO) + make.equals(b"\6", negated=True), "meta l4proto != tcp", Protocols(("tcp",), True)),
         (meta(native.L4PROTO) + make.in_range(b"\1", b"\6", negated=False), "meta l4proto 1-6", None),
-        (HALF + make.equals(of_machine(1)), "numgen inc mod 2 == 1", None),
+        (HALF + make.equals(of_machine(1)), "numgen inc mod 2 1", None),
     ],
 )  # fmt: skip
 def test_what_the_model_lacks_has_a_value_where_it_is_certain(
@@ -285,6 +295,25 @@ def test_what_a_verdict_comes_to_that_the_model_lacks(program: bytes, words: str
     [rule] = lift_rules([decoded(program)])
     assert isinstance(rule.verdict, model.UnknownVerdict)
     assert (rule.verdict.text, rule.verdict.then) == (words, then)
+
+
+def test_what_acts_on_one_family_makes_a_rule_of_it() -> None:
+    """In a table of both, with no test of the family before it: nft_nat_inet_eval, nft_tproxy_eval, nft_ct_get_eval."""
+
+    def to_port(family: int) -> tuple[bytes, ...]:
+        to = attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
+        return make.immediate(port(80)), make.expression("tproxy", *to)
+
+    for family, programs in {
+        IPV4: [(mapped(1, 2, ADDRESS.packed),), (mapped(0, 2, ADDRESS.packed),), to_port(2), (IP4, *to_port(2)),
+               (make.load_ct(19), make.equals(ADDRESS.packed)), (loaded("rt", 1, _2=1), make.equals(ADDRESS.packed))],
+        IPV6: [(mapped(1, 10, ADDRESS6.packed, 80, 90),), (mapped(0, 10, ADDRESS6.packed),), to_port(10),
+               (make.load_ct(22), make.equals(ADDRESS6.packed)), (loaded("rt", 1, _2=2), make.equals(ADDRESS6.packed))],
+        None: [(mapped(1, 1, b"", 81, 81),), to_port(0), (loaded("rt", 1, _2=3), make.equals(port(1400)))],
+    }.items():  # fmt: skip
+        for expressions in programs:
+            [rule] = lift_rules([decoded(TCP, *expressions)])
+            assert rule.family == family, rule
 
 
 DROP = make.verdict(nf.NF_DROP)
@@ -402,9 +431,9 @@ def test_what_only_lets_packets_pass_or_not_is_a_condition(name: str) -> None:
     assert isinstance(rule.conditions[0], model.UnknownMatch)
 
 
-def verdicts_of(*cases: tuple[int, bytes]) -> NativeSet:
-    keys = tuple(port(number) for number, _ in cases)
-    return NativeSet(nf.NFT_SET_MAP, 2, keys, (), data=tuple(verdict for _, verdict in cases))
+def verdicts_of(*cases: tuple[int, bytes], key: Callable[[int], bytes] = port) -> NativeSet:
+    keys = tuple(key(number) for number, _ in cases)
+    return NativeSet(nf.NFT_SET_MAP, len(keys[0]), keys, (), data=tuple(verdict for _, verdict in cases))
 
 
 def test_a_map_of_verdicts_is_read_by_verdict() -> None:
@@ -412,7 +441,8 @@ def test_a_map_of_verdicts_is_read_by_verdict() -> None:
         attribute(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, code.to_bytes(4, "big", signed=True)) + chain)
         for code, chain in ((nf.NF_DROP, b""), (nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, b"more\0")))
     )
-    find = partial({"map": verdicts_of((80, drop), (81, drop), (443, more))}.__getitem__)
+    by_number = verdicts_of((1, drop), (0, more), key=of_machine)
+    find = partial({"map": verdicts_of((80, drop), (81, drop), (443, more)), "gen": by_number}.__getitem__)
     chosen = make.expression(
         "lookup",
         attribute(nf.NFTA_LOOKUP_SET, b"map\0"),
@@ -422,6 +452,8 @@ def test_a_map_of_verdicts_is_read_by_verdict() -> None:
     rule = decoded(TCP, DPORT, chosen, find_set=find)
     assert described(*rule.actions) == "tcp dport vmap { 80-81 : drop, 443 : jump more }"
     assert described(*decoded(DPORT, chosen, find_set=find).actions) == "@th,16,16 vmap"
+    (action,) = decoded(loaded("numgen", 1, _2=2), chosen.replace(b"map\0", b"gen\0"), find_set=find).actions
+    assert described(action) == "numgen inc mod 2 vmap { 1 : drop, 0 : jump more }"
 
 
 @pytest.mark.parametrize("count", [2, MAX_KEY_CASES, MAX_KEY_CASES + 1])
@@ -438,3 +470,22 @@ def test_a_set_of_interfaces_has_a_case_for_each_up_to_a_limit(count: int) -> No
         assert condition.cases[1] == ((native.Named(native.IIFNAME, "eth1"),), None)
     others = decoded(interface, looked_up("plain", nf.NFT_LOOKUP_F_INV), DROP, find_set=find).conditions
     assert len(others) == (1 if count > MAX_KEY_CASES else count)
+
+
+@pytest.mark.parametrize(
+    ("first", "key", "condition", "second"),
+    [
+        (SADDR, ADDRESS.packed, native.Among("ip saddr", ((ADDRESS.first, ADDRESS.first),)), 9),
+        (meta(native.IIFNAME), b"eth0".ljust(16, b"\0"), native.Named(native.IIFNAME, "eth0"), 2),
+    ],
+    ids=["address", "interface"],
+)
+def test_a_set_with_one_key_of_two_fields_is_a_condition_on_each(
+    first: bytes, key: bytes, condition: model.Match, second: int
+) -> None:
+    """A port of TCP in the next register of four bytes, or of sixteen."""
+    kept_in = attribute(nf.NFTA_PAYLOAD_DREG, make.REGISTER)
+    loads_port = DPORT.replace(kept_in, attribute(nf.NFTA_PAYLOAD_DREG, u32be(second)))
+    find = partial({"plain": NativeSet(0, len(key) + 4, (key + port(80) + bytes(2),), ())}.__getitem__)
+    rule = decoded(IP4, TCP, first, loads_port, looked_up("plain"), DROP, find_set=find)
+    assert rule.conditions[2:] == (condition, native.Among("tcp dport", ((80, 80),)))

@@ -37,7 +37,7 @@ def test_the_plugins_credentials_are_for_root_alone(options: Options) -> None:
     assert [os.stat(path).st_mode & 0o777 for path in (*written, options.credentials)] == [0o600] * 3 + [0o700]
     with open(options.kubeconfig) as file:
         config = kubeconfig.parse_kubeconfig(file.read(), options.kubeconfig)
-    assert (config.server, config.token_file) == ("https://[fd00:96::1]:443", f"{options.credentials}/token")
+    assert (config.server, config.user["tokenFile"]) == ("https://[fd00:96::1]:443", f"{options.credentials}/token")
 
 
 def test_unchanged_credentials_are_not_written(options: Options) -> None:

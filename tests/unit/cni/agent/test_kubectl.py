@@ -151,7 +151,7 @@ def test_errors_are_in_kubectls_words(
         ("echo '[]'", "verify web", "kubectl: its output is not an object of Kubernetes"),
         ("true", "verify web", "kubectl: its output is not JSON"),
         (
-            "echo 'localhost:8080 was refused' >&2",
+            "echo 'E1128 10:00:00.000001 7 memcache.go:265] x' >&2; echo 'localhost:8080 was refused' >&2",
             "status",
             "kubectl: localhost:8080 was refused\n  Name the cluster: ",
         ),
