@@ -307,7 +307,7 @@ def _check(request: Request, configuration: Configuration, log: PluginLog) -> No
     for note in verified.notes:
         log.info(note)
     if not verified.is_certain:
-        from capture.report.difference_text import doubt_lines  # where there is a warning to log
+        from capture.report.verified_text import doubt_lines  # where there is a warning to log
 
         for doubt in doubt_lines(verified):
             log.warn("not judged", what=doubt)
@@ -315,7 +315,7 @@ def _check(request: Request, configuration: Configuration, log: PluginLog) -> No
 
 
 def _drift_error(verified: Verified, namespace: str) -> CniError:
-    from capture.report.difference_text import difference_lines
+    from capture.report.verified_text import difference_lines
 
     sentences = list(difference_lines(verified))
     repair = "ADD again" + f" or `capture apply --recorded --netns {namespace}`" * verified.from_record

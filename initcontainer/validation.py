@@ -23,8 +23,8 @@ from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, Family, addres
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_rtnetlink
-from capture.report.difference_text import difference_lines
 from capture.report.packet_text import endpoint_text
+from capture.report.verified_text import difference_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY

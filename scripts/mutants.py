@@ -116,7 +116,7 @@ AREAS = (
     ),
     _area(
         "report",
-        "capture/report: difference_text fold option_text packet_text trace_text",
+        "capture/report: fold option_text packet_text trace_text verified_text",
         "unit/report",
     ),
 )

@@ -3,18 +3,15 @@
 ::
 
     one packet
-        foreign_tests <- meaning                        what rules do and test that are not our own
-        meaning <- outcome                              what becomes of a packet
+        meaning <- outcome                              what rules do and test; what becomes of a packet
         rerouting <- base_chains                        chains and routes on a packet's path, in the kernel's order
         outcome, base_chains <- trace                   rule by rule, as in a kernel
         trace <- replies                                the answers to a connection, and whether they are lost
-        ipsec                                           which IPsec policy decides on a packet
         base_chains <- flow                             ``watch``: chains and rules as a tree, with counters
     all packets
         diagram <- long_lists                           functions of numbered fields; they know no packet
         long_lists <- space <- chains <- compiler       rules as a diagram, long lists put aside
-        compiler <- reasons                             the same, with the rule that decides on each packet
-        possible_packets, regions, reasons <- explanation   ``explain``: the fate of every connection, in words
+        possible_packets, regions <- explanation        ``explain``: the fate of every connection and why, in words
     two rule sets
         canonical <- compare, ownership                 rule by rule: what differs, which rules are our own
         possible_packets, regions <- effects            which packets two situations treat differently

@@ -26,7 +26,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from capture.model.routing import MissingRoute
 
@@ -95,6 +95,12 @@ class BaseChain(Value):
         """Return whether packets come here behind connection tracking, which begins as soon as a rule needs it."""
         is_behind = self.order > CONNTRACK_PRIORITY or (self.order == CONNTRACK_PRIORITY and self.is_older)
         return is_behind or self.hook in SOURCE_HOOKS
+
+    @property
+    def is_of_capture(self) -> bool:
+        """Return whether it is in a table of a capture, or in one of iptables that has chains of one."""
+        has_own = any(is_own_chain(each.name) for each in self.contents.chains)
+        return self.is_own or (self.place is not None and (has_own or self.place[0] == "nftables"))
 
     @property
     def hook_text(self) -> str:
@@ -228,9 +234,19 @@ class Situation(Value):
         for table in self.tables:
             yield from table.rules
 
-    def base_chains(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[BaseChain, ...]:
-        """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
-        return _ordered_chains(self, hook, family, {}, with_nat=with_nat)
+    def base_chains(
+        self, hook: str, family: Family, *, with_nat: bool = True, is_first: Mapping[int, bool] | None = None
+    ) -> tuple[BaseChain, ...]:
+        """Return the base chains at a hook, as packets of a family meet them, by what is known of their order.
+
+        ``is_first`` decides on some of ``other_chains``, by their numbers there.
+        """
+        keyed = [(_sort_key(base, is_late=True), base) for base in _own_chains(self, hook)]
+        for number, base in enumerate(self.other_chains):
+            if base.hook == hook and family in base.families:
+                is_newer = (is_first or {}).get(number, not base.is_older)
+                keyed.append((_sort_key(base, is_late=not is_newer), base))
+        return tuple(base for _, base in sorted(keyed, key=lambda pair: pair[0]) if with_nat or not base.is_nat)
 
     def reordered_situations(self, family: Family) -> Iterator[Situation]:
         """Yield the situation as it is, and with the chains of unknown age in each other possible order."""
@@ -257,18 +273,7 @@ class Situation(Value):
         free = [number for number, base in self._unordered_chains(family) if base.hook == hook][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
             known = dict(zip(free, first, strict=True))
-            yield known, _ordered_chains(self, hook, family, known, with_nat=with_nat)
-
-
-def _ordered_chains(
-    situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
-) -> tuple[BaseChain, ...]:
-    keyed = [(_sort_key(base, is_late=True), base) for base in _own_chains(situation, hook)]
-    for number, base in enumerate(situation.other_chains):
-        if base.hook == hook and family in base.families:
-            is_first = known.get(number, not base.is_older)
-            keyed.append((_sort_key(base, is_late=not is_first), base))
-    return tuple(base for _, base in sorted(keyed, key=lambda pair: pair[0]) if with_nat or not base.is_nat)
+            yield known, self.base_chains(hook, family, with_nat=with_nat, is_first=known)
 
 
 def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:

@@ -164,13 +164,8 @@ class PathCompiler:
     def _fates_at_base_chain(self, stage: Stage) -> int:
         node = self._known.get(stage)
         if node is None:
-            base_chains = self.compiler.orders[stage.leg][stage.order][1]
-            at_end = stage.number == len(base_chains)
-            node = (
-                self._fates_after_hook(stage)
-                if at_end
-                else self._fates_through_base_chain(base_chains[stage.number], stage)
-            )
+            ahead = self.compiler.orders[stage.leg][stage.order][1][stage.number :]
+            node = self._fates_through_base_chain(ahead[0], stage) if ahead else self._fates_after_hook(stage)
             self._known[stage] = node
         return node
 
@@ -221,12 +216,10 @@ class PathCompiler:
         after = self._fates_after_base_chain(stage, base_chain)
         if base_chain.is_nat and stage.pending.translated is not None:
             return after
-        drops = base_chain.chain.policy_for(self.space.family) == "DROP"
-        fall_through = (
-            self._dropped_fate(f"the policy DROP of {base_chain.location(base_chain.chain.name).short}")
-            if drops
-            else after
-        )
+        fall_through = after
+        if base_chain.chain.policy_for(self.space.family) == "DROP":
+            policy = base_chain.location(base_chain.chain.name).short
+            fall_through = self._dropped_fate(f"the policy DROP of {policy}")
         node = self._chain_fates(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             node = self.with_flag(node, self.has_new_mark, 0)
@@ -359,10 +352,9 @@ class PathCompiler:
             case model.Redirect(port=port):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 pending = stage.pending.replace(translated=Fate(outcome, port), interface=None)
-                redirected = self._redirected_fates(
-                    self._fates_at_base_chain(following.replace(pending=pending)), port, stage
-                )
-                return self._with_later_packets(redirected)
+                onward = self._fates_at_base_chain(following.replace(pending=pending))
+                sent_to = LOOPBACK_ADDRESSES[self.space.family] if stage.leg == "out" else None
+                return self._with_later_packets(self._translated_fates(onward, port, sent_to))
             case Either():
                 ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
                 return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
@@ -380,12 +372,6 @@ class PathCompiler:
                 return self.space.with_mark(after, mark, mask)
             case _:
                 return self._fates_after_base_chain(stage, base_chain)
-
-    def _redirected_fates(self, node: int, port: int, stage: Stage) -> int:
-        node = self.switches.restricted(node, Field.PORT, port)
-        if stage.leg != "out":
-            return node
-        return self.switches.restricted(node, Field.DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 
     def _with_later_packets(self, node: int) -> int:
         """Return the fates of redirected connections: one whose later packets are dropped is lost."""

@@ -146,12 +146,6 @@ class Diagrams:
         """Return where a node leads."""
         return set(self._children[node])
 
-    def evaluate(self, node: int, numbers: Sequence[int]) -> Hashable:
-        """Return the value for one assignment: a number for each level."""
-        while self._levels[node] != LEAF_LEVEL:
-            node = self.child(node, numbers[self._levels[node]])
-        return self._values[node]
-
     def leaves(self, node: int) -> list[int]:
         """Return the leaves that a function has, in the order in which they are met."""
         return [each for each in self._nodes_below(node) if self._levels[each] == LEAF_LEVEL]
@@ -359,10 +353,12 @@ class Diagrams:
 
     def _put_above(self, level: int, bounds: Splits, children: Sequence[int]) -> int:
         """Return a node whose children may test the fields above it."""
-        node = children[-1]
-        for bound, child in zip(reversed(bounds), reversed(children[:-1]), strict=True):
-            node = self.choose(self.node(level, (bound,), (self.yes, self.no)), child, node)
-        return node
+        if len(children) == 1:
+            return children[0]
+        half = len(children) // 2
+        below = self.node(level, (bounds[half - 1],), (self.yes, self.no))
+        parts = (bounds[: half - 1], children[:half]), (bounds[half:], children[half:])
+        return self.choose(below, *(self._put_above(level, *part) for part in parts))
 
     def exists(self, node: int, levels: Collection[int]) -> int:
         """Return where a truth value is true for some numbers of the fields of ``levels``."""
@@ -377,40 +373,14 @@ class Diagrams:
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may test any field."""
-        memo: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
 
-        def result(node: int, table: Mapping[int, int]) -> int:
-            used = {leaf: table.get(leaf, leaf) for leaf in self.leaves(node)}
-            reached = set(used.values())
-            if len(reached) == 1:
-                return reached.pop()
-            key = (node, frozenset(used.items()))
-            if key not in memo:
-                memo[key] = self._case_by_case(node, used, result)
-            return memo[key]
+        def change(node: int) -> int | None:
+            return functions.get(node, node) if self.is_leaf(node) else None
 
-        return result(node, functions)
+        def make(node: int, children: Sequence[int]) -> int:
+            return self._put_above(self._levels[node], self._bounds[node], children)
 
-    def _case_by_case(
-        self, node: int, functions: Mapping[int, int], result: Callable[[int, Mapping[int, int]], int]
-    ) -> int:
-        """Return the cases at the topmost field that the node tests, or one of the functions."""
-        top = min(self._levels[function] for function in functions.values())
-        level = self._levels[node]
-        if level < top:
-            local = {child: result(child, functions) for child in set(self._children[node])}
-            return self.node(level, self._bounds[node], [local[child] for child in self._children[node]])
-        testing = {function for function in functions.values() if self._levels[function] == top}
-        at_level = [node] if level == top else []
-        bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *at_level]]))
-        children = []
-        for index in range(len(bounds) + 1):
-            # Any number of the interval will do.
-            number = bounds[index] if index < len(bounds) else bounds[-1] + 1
-            child = self.cofactor(node, top, number)
-            cofactors = {leaf: self.cofactor(functions[leaf], top, number) for leaf in self.leaves(child)}
-            children.append(result(child, cofactors))
-        return self.node(top, bounds, children)
+        return self._rebuilt(node, change, make, {})
 
     def cofactor(self, node: int, level: int, number: int) -> int:
         """Return where a number of a field leads from a node, which may not test it."""

@@ -14,7 +14,7 @@ from capture.analysis.chains import UNKNOWN_FATE
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.possible_packets import possible_packets
-from capture.analysis.regions import quick_witness, region_text, regions_of, witness
+from capture.analysis.regions import region_text, regions_of, witness
 from capture.analysis.replies import lost_reply, untracking_step
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
@@ -36,14 +36,12 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterator
+    from collections.abc import Collection, Hashable, Iterator
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
     from capture.analysis.outcome import Outcome
 
-    Search = Callable[[PacketSpace, int, Direction], list[int] | None]
-    """Returns the numbers of an ordinary packet of a set."""
 
 MAX_EFFECTS = 24
 """With more kinds of difference in one direction, packets are grouped by their outcome before."""
@@ -161,22 +159,13 @@ class Comparison:
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             node = self.diagrams.choose(matched, self._nothing, node)
         for frame in self._search_frames():
-            framed = self.diagrams.choose(frame, node, self._nothing)
-            effect = self._heaviest_effect(direction, framed, quick_witness)
-            effect = effect or self._heaviest_effect(direction, self.space.switches.expanded(framed), witness)
-            if effect is not None:
-                return effect
+            framed, changes = self._fate_changes(self.diagrams.choose(frame, node, self._nothing))
+            for change in sorted(changes, key=lambda each: weight(each, direction)):
+                packets = self.diagrams.mapped(framed, change.__eq__, ("is", change))
+                packet = witness(self.space, packets, direction)
+                if packet is not None:
+                    return self._traced_effect(direction, change, packet)
         return None
-
-    def _heaviest_effect(self, direction: Direction, node: int, search: Search) -> Effect | None:
-        """Return the heaviest effect, if the search finds a packet of it."""
-        node, changes = self._fate_changes(node)
-        change = min(changes, key=lambda each: weight(each, direction), default=None)
-        if change is None:
-            return None
-        packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
-        numbers = search(self.space, packets, direction)
-        return None if numbers is None else self._traced_effect(direction, change, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
@@ -316,10 +305,11 @@ class Comparison:
         node, changes = self._fate_changes(node)
         for change in changes:
             packets = self.diagrams.mapped(node, change.__eq__, ("is", change))
-            numbers = witness(self.space, packets, direction)
+            packet = witness(self.space, packets, direction)
             described = regions_of(self.space, packets, among)
-            effect = self._traced_effect(direction, change, self.space.packet(numbers))
-            yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
+            if packet is not None:
+                effect = self._traced_effect(direction, change, packet)
+                yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
     def changes(self, direction: Direction) -> list[FateChange]:
         """Return in which ways packets of a direction are treated differently."""

@@ -2,24 +2,30 @@
 
 It covers first packets of connections without a mark, which is all connections but those of programs that set one.
 Everything that decides on them counts, second captures and foreign chains included.
+
+The reason of a fate is true of every packet that has it: the rule or policy that drops a packet, translates it, or
+lets nat leave it as it is; of a redirect, the rule that chose it by a jump into one of our chains. A packet's way is
+compiled from its end, so a rule is the reason unless one behind it has more to say.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import proxy_id_ranges
 from capture.analysis.causes import TextOf
-from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler, Direction
-from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate, Outcome
+from capture.analysis.chains import CALLING_VERDICTS, ChainCompiler
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler, Direction, PathCompiler
+from capture.analysis.meaning import effective_verdict
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate, Outcome, Reason
 from capture.analysis.possible_packets import possible_packets
-from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.regions import Region, is_leaving_pod, is_over_lo, region_text, regions_of
 from capture.analysis.space import Field, PacketSpace
+from capture.model import ruleset as model
 from capture.model.addresses import Family, merge_ranges
-from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid, Rule
+from capture.model.foreign import Either, Translate
 from capture.model.values import Value
 
 MAX_PARTS = 40
@@ -70,9 +76,9 @@ class _FamilyExplanation:
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
         self.family = family
         self.situation = situation
-        self.text_of = text_of
+        self.rule_text: Callable[[model.Rule], str] = lambda rule: text_of(rule, family)
         self.space = PacketSpace(family, (situation,))
-        kinds = (Field.UID, OwnerUid), (Field.GID, OwnerGid)
+        kinds = (Field.UID, model.OwnerUid), (Field.GID, model.OwnerGid)
         self.proxy_id_ranges = {
             level: {*merge_ranges(proxy_id_ranges(situation.ruleset, kind))} for level, kind in kinds
         }
@@ -82,7 +88,7 @@ class _FamilyExplanation:
         diagrams = self.space.diagrams
         compiler = Compiler(self.space, self.situation)
         for direction, among in _first_packets(self.space, compiler):
-            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self._rule_text).root())
+            fates = self.space.switches.expanded(ReasonCompiler(compiler, direction, self.rule_text).root())
             explained = diagrams.choose(among, self._settled_fates(fates), diagrams.leaf(None))
             reasons: dict[Fate | None, list[str]] = {}
             for value in map(diagrams.value, diagrams.leaves(explained)):
@@ -122,11 +128,8 @@ class _FamilyExplanation:
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
         return None, ": ".join(("a rule that cannot be judged", *doubts[:1])) + more
 
-    def _doubt(self, unknown: Rule | str) -> str:
-        return unknown if isinstance(unknown, str) else unknown.why or self._rule_text(unknown)
-
-    def _rule_text(self, rule: Rule) -> str:
-        return self.text_of(rule, self.family)
+    def _doubt(self, unknown: model.Rule | str) -> str:
+        return unknown if isinstance(unknown, str) else unknown.why or self.rule_text(unknown)
 
     def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Region]]:
         """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
@@ -174,6 +177,68 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
 def _first_packets(space: PacketSpace, compiler: Compiler) -> Iterator[tuple[Direction, int]]:
     """Yield which first packets of connections, without a mark, can occur in each direction."""
     possible = possible_packets(space, (compiler,))
-    first = space.diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
+    first = space.diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, model.ALL_BITS))
     for direction in (INBOUND, OUTBOUND):
         yield direction, space.diagrams.both(possible[direction], first)
+
+
+# --- reasons -------------------------------------------------------------------------------------
+
+LETS_PASS, LETS_PASS_NAT, DECIDES_FATE = range(1, 4)
+REDIRECTS = (model.Redirect, model.TransparentProxy)
+
+
+class ReasonCompiler(PathCompiler):
+    """The fates of packets of one direction with their reasons; ``text_of`` gives a rule in words."""
+
+    def __init__(self, compiler: Compiler, direction: Direction, text_of: Callable[[model.Rule], str]) -> None:
+        super().__init__(compiler, direction)
+        self._text_of = text_of
+
+    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason:
+        """Return a rule as a reason: its own words, or what it is; of a long list its positions and its verdict."""
+        if chain.stage.chosen_by and isinstance(rule.verdict, REDIRECTS):
+            return DECIDES_FATE, chain.stage.chosen_by
+        is_native_foreign = chain.base_chain.is_native and not chain.base_chain.is_own
+        if isinstance(effective_verdict(rule), CALLING_VERDICTS) or (rule.why and not is_native_foreign):
+            text = rule.why
+        else:
+            shown = rule if positions.isdecimal() else rule.replace(matches=())
+            text = f"{chain.base_chain.table} {chain.chain.name} {positions}: {rule.why or self._text_of(shown)}"
+        is_passing = isinstance(rule.verdict, model.Return | model.Accept)
+        rank = LETS_PASS_NAT if chain.base_chain.table == model.NAT else LETS_PASS
+        return rank if is_passing else DECIDES_FATE, text
+
+    def with_reason(self, node: int, verdict: model.Verdict, reason: Reason | None) -> int:
+        """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
+
+        def explained(fate: Hashable) -> Hashable:
+            is_reason = reason is not None and isinstance(fate, Fate) and _is_reason(verdict, reason[0], fate)
+            return fate.replace(reason=reason) if isinstance(fate, Fate) and is_reason else fate
+
+        fates = self.diagrams.mapped(node, explained, ("because", verdict, reason))
+        if not isinstance(verdict, model.SetMark):
+            return fates
+        return self.diagrams.choose(self.space.has_mark("mark", verdict.value, verdict.mask), node, fates)
+
+    def _dropped_fate(self, why: str) -> int:
+        return self._fate_node(Fate("dropped", reason=(DECIDES_FATE, why)))
+
+
+def _is_reason(verdict: model.Verdict, rank: int, fate: Fate) -> bool:
+    """Return whether a rule with a verdict is the reason of a fate behind it."""
+    known = fate.reason[0] if fate.reason else 0
+    match verdict:
+        case model.Return() | model.Accept():
+            return known < rank
+        case _ if known == DECIDES_FATE:
+            return False
+        case model.Redirect(port=port) | model.TransparentProxy(port=port):
+            return fate.port == port
+        case Translate():
+            return fate.outcome in ("direct", "dropped")
+        case Either():
+            return any(_is_reason(way, rank, fate) for way in verdict.ways)
+        case model.Drop() | model.SetMark() | model.RestoreMark():
+            return fate.outcome == "dropped"
+    return False

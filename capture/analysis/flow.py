@@ -40,8 +40,6 @@ CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.UnknownVerdict: lambda verdict: verdict.target,
 }
 """The effect of rules after which packets go on to the next one, in words."""
-MAX_DEPTH = 16
-"""Jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
 
 class Edge(Value):
@@ -137,21 +135,22 @@ class EdgeReader:
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
         of_own = families if base_chain.is_own else ()
-        self._own = {family: own_positions(situation.ruleset.replace(families=(family,)), family) for family in of_own}
+        self._own = {family: own_positions(situation.ruleset, family) for family in of_own}
 
-    def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
+    def edges(self, chain: model.Chain) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""
         if chain.name not in self._known:
-            self._known[chain.name] = self._merged_edges(chain, depth)
+            self._known[chain.name] = ()  # should it lead to itself, which no kernel takes
+            self._known[chain.name] = self._merged_edges(chain)
         return self._known[chain.name]
 
-    def _merged_edges(self, chain: model.Chain, depth: int) -> tuple[Edge, ...]:
+    def _merged_edges(self, chain: model.Chain) -> tuple[Edge, ...]:
         merged: dict[tuple[str, str, str], Edge] = {}
         for family in self.families:
             for position, rule in enumerate(chain.rules_for(family)):
                 if rule.family is None and family != self.families[0]:
                     continue  # one rule for both, with one counter
-                edge = self._rule_edge(chain, position, rule, family, depth)
+                edge = self._rule_edge(chain, position, rule, family)
                 key = (edge.to, edge.kind, edge.text)
                 merged[key] = _joined_edges(merged[key], edge) if key in merged else edge
         return tuple(merged.values())
@@ -177,8 +176,8 @@ class EdgeReader:
                 families=families,
             )
 
-    def _rule_edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
-        kind, target, below = self._edge_target(chain, rule, depth)
+    def _rule_edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family) -> Edge:
+        kind, target, below = self._edge_target(chain, rule)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if rule.why == REJECT_REASON:
             text, target, kind = rule.why, "refused", "dropped"
@@ -192,12 +191,12 @@ class EdgeReader:
         families = self.families if rule.family is None else (rule.family,)
         return Edge(target, kind, text, packets, size, families=families, below=below)
 
-    def _edge_target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
+    def _edge_target(self, chain: model.Chain, rule: model.Rule) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
         verdict = effective_verdict(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
         if isinstance(verdict, model.Jump):
             entered = self.table.chain(verdict.chain)
-            below = self.edges(entered, depth + 1) if entered is not None and depth < MAX_DEPTH else ()
+            below = self.edges(entered) if entered is not None else ()
             if len(below) == 1 and below[0].kind in ("proxy", "dns") and not below[0].below:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below

@@ -6,7 +6,6 @@ Each is judged where all else is as desired: the desired rules are compared with
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.canonical import canonical, canonical_rules
 from capture.analysis.compare import EMPTY_CHAIN, Difference, compare_family, with_differences, with_foreign_chains
 from capture.analysis.culprits import Culprits, Obstacle
@@ -18,15 +17,13 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
-    from typing import TypeVar
+    from collections.abc import Hashable, Sequence
+    from typing import Any
 
-    from capture.analysis.base_chains import BaseChain
+    from capture.analysis.base_chains import Situation
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
     from capture.model.location import Location
-
-    Found = TypeVar("Found")
 
 LET_PASS = (model.Accept, model.Return, *model.VERDICTS_WITHOUT_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
@@ -44,20 +41,14 @@ class Judgement(Value):
 
 
 def judge(
-    desired: model.Ruleset,
-    live: model.Ruleset,
-    other_chains: tuple[BaseChain, ...],
-    network: PodNetwork,
-    *,
-    is_native: bool,
-    has_reference: bool = True,
-    recorded: model.Ruleset | None = None,
+    around: Situation, live: model.Ruleset, *, has_reference: bool = True, recorded: model.Ruleset | None = None
 ) -> Judgement:
     """Return what of the differences, and of foreign rules in all tables, is drift.
 
-    Without a reference ``desired`` are our own live rules, and only foreign rules are judged. Rules of ``recorded`` are
-    our own, desired or not.
+    ``around`` are the desired rules next to all other chains. Without a reference they are our own live rules, and only
+    foreign rules are judged. Rules of ``recorded`` are our own, desired or not.
     """
+    desired = around.ruleset
     parts: list[Judgement] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
@@ -72,7 +63,7 @@ def judge(
         forms = with_foreign_chains(desired_forms, live_forms)
         rules = _with_forms(_with_chains_of(desired.replace(families=(family,)), live), forms)
         try:
-            parts.append(_family_judgement(Situation(rules, other_chains, is_native, network), forms, own, foreign))
+            parts.append(_family_judgement(around.replace(ruleset=rules), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
     return _with_rule_numbers(_merged_judgement(parts), live)
@@ -142,49 +133,42 @@ def _family_judgement(
 
         own = tuple(with_effects(family, own, situation_with))
     return Judgement(
-        (*own, *_instances_of(Difference, certain)),
-        _instances_of(Obstacle, certain),
-        _instances_of(Difference, harmless),
-        _instances_of(Obstacle, harmless),
+        (*own, *(each for each in certain if isinstance(each, Difference))),
+        tuple(each for each in certain if isinstance(each, Obstacle)),
+        tuple(each for each in harmless if isinstance(each, Difference)),
+        tuple(each for each in harmless if isinstance(each, Obstacle)),
         (*(culprit for culprit in culprits.named if culprit not in certain), *culprits.by_order),
         culprits.doubts,
     )
 
 
-def _instances_of(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
-    """Return what is in our own tables (Difference), or in others (Obstacle)."""
-    return tuple(each for each in foreign if isinstance(each, kind))
-
-
 def _merged_judgement(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
-    obstacles = {_rule_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
-    unjudged = {_rule_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}
-    harmless_obstacles = {_rule_key(obstacle): obstacle for part in parts for obstacle in part.harmless_obstacles}
-    return Judgement(
-        tuple(difference for part in parts for difference in part.differences),
-        tuple(obstacles.values()),
-        tuple(difference for part in parts for difference in part.harmless_differences),
-        tuple(obstacle for key, obstacle in harmless_obstacles.items() if key not in obstacles and key not in unjudged),
-        tuple(unjudged.values()),
-        tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
-    )
+    merged = {name: _of_all_parts(parts, name) for name in Judgement.__match_args__}
+    named = {*map(_rule_key, (*merged["obstacles"], *merged["unjudged"]))}
+    merged["harmless_obstacles"] = tuple(each for each in merged["harmless_obstacles"] if _rule_key(each) not in named)
+    return Judgement(**merged)
 
 
-def _rule_key(foreign_rule: Difference | Obstacle) -> Hashable:
-    return (id(foreign_rule.foreign_chain), foreign_rule.rule) if isinstance(foreign_rule, Obstacle) else foreign_rule
+def _of_all_parts(parts: Sequence[Judgement], name: str) -> tuple[Any, ...]:
+    found: dict[Hashable, Any] = {}
+    for each in (each for part in parts for each in getattr(part, name)):
+        found.setdefault(_rule_key(each), each)
+    return tuple(found.values())
 
 
-def second_set_effect(
-    desired: model.Ruleset, other_chains: tuple[BaseChain, ...], network: PodNetwork
-) -> Effect | None:
-    """Return what a second capture next to the desired one does to packets, taken for the newer of both.
+def _rule_key(judged: Difference | Obstacle | str) -> Hashable:
+    return (id(judged.foreign_chain), judged.rule) if isinstance(judged, Obstacle) else judged
+
+
+def second_set_effect(around: Situation) -> Effect | None:
+    """Return what a second capture, in the other chains, does to packets, taken for the newer of both.
 
     Of hooks with one priority the kernel enters the one first that was registered last.
     """
-    newest = tuple(chain.replace(is_age_unknown=False, is_older=False) for chain in other_chains)
-    for family in desired.families:
-        reference = Situation(family_ruleset(desired, family), network=network)
+    newest = tuple(chain.replace(is_age_unknown=False, is_older=False) for chain in around.other_chains)
+    for family in around.ruleset.families:
+        reference = around.replace(ruleset=family_ruleset(around.ruleset, family), other_chains=())
         try:
             effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from capture.analysis.foreign_tests import holds_for_connection, holds_for_flags, holds_for_protocol
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, LOOPBACK_NETWORKS, Family, Network
 from capture.model.conventions import DNS_PORT
 from capture.model.foreign import (
     AllOf,
+    ConnectionDirection,
+    IcmpType,
     InterfaceIndex,
+    LaterFragment,
     LocalAddress,
     NoWayBack,
+    Protocols,
     Reject,
+    States,
+    TcpFlags,
+    TranslatedConnection,
     TranslateSource,
     Untrack,
 )
@@ -148,27 +154,18 @@ MATCH_TESTS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
         (packet.connection_mark & match.mask == match.value) != match.negated
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
-    model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for_protocol(match.test, packet.protocol, packet.port),
-        holds_for_flags(match.test, packet.state, packet.flags),
-        holds_for_connection(match.test, packet.state, is_translated=packet.is_translated),
+    model.UnknownMatch: lambda match, packet, _: _foreign_test_holds(
+        match.test, packet, is_translated=packet.is_translated
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
 MATCH_TESTS_BEFORE_TRACKING = MATCH_TESTS | {
-    model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for_protocol(match.test, packet.protocol, packet.port),
-        holds_for_flags(match.test, packet.state, packet.flags),
-    ),
+    model.UnknownMatch: lambda match, packet, _: _foreign_test_holds(match.test, packet, is_translated=None),
     model.ConnectionMark: lambda *_: False,
     model.ConnectionState: lambda match, packet, _: (
         ((packet.state if packet.state == "UNTRACKED" else "INVALID") in match.states) != match.negated
     ),
 }
-
-
-def _first_known(*answers: bool | None) -> bool | None:
-    return next((answer for answer in answers if answer is not None), None)
 
 
 def is_in_networks(address: Network, networks: tuple[Network, ...]) -> bool:
@@ -203,3 +200,67 @@ def _is_interface(pattern: str, name: str | None) -> bool:
     if pattern.endswith("+"):
         return name.startswith(pattern[:-1])
     return name == pattern
+
+
+# --- tests of foreign rules that the model lacks --------------------------------------------------
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << index for index in range(8))  # RFC 9293 3.1
+FLAGS_BY_STATE = {
+    "NEW": (SYN, SYN | ECE | CWR),
+    "ESTABLISHED": tuple(
+        flags | more for flags in (SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG) for more in (0, ECE)
+    ),
+}
+FLAGS_BY_STATE["RELATED"] = FLAGS_BY_STATE["NEW"]
+"""Flags of the packets of a TCP connection; all others are INVALID (tcp_valid_flags in nf_conntrack_proto_tcp.c).
+
+A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
+
+
+def holds_for_protocol(test: model.Match | None, protocol: model.ProtocolName, port: int = 0) -> bool | None:
+    """Return whether a test of the protocol holds for one, or a test of ICMPv6's type, which is its port; else None.
+
+    No rule meets a later fragment where connections are tracked: nf_defrag (-400) puts packets together before.
+    """
+    if isinstance(test, LaterFragment):
+        return test.negated
+    if isinstance(test, IcmpType) and protocol == "ipv6-icmp":
+        return (port == test.number) != test.negated
+    return (protocol in test.names) != test.negated if isinstance(test, Protocols) else None
+
+
+def holds_in_state(
+    test: model.Match | None, state: str, *, flags: int | None = None, is_translated: bool | None
+) -> bool | None:
+    """Return whether a test of TCP's flags, or of a connection, holds for all packets in a state, or for none.
+
+    None is where neither is certain. Known flags are tested alone. ``is_translated`` is whether nat has translated the
+    packets, None before connection tracking. A later packet may be a reply, and of a translated connection, unless nat
+    has translated this one. Without a connection nothing holds but the state (conntrack_mt in xt_conntrack.c,
+    nft_ct_get_eval in nft_ct.c).
+    """
+    if isinstance(test, TcpFlags):
+        possible = FLAGS_BY_STATE.get(state, ()) if flags is None else (flags,)
+        answers = {(each & test.mask == test.value) != test.negated for each in possible}
+        return answers.pop() if len(answers) == 1 else None
+    if is_translated is None:
+        return None
+    is_known = is_translated or state != "ESTABLISHED"
+    is_missing = state in ("INVALID", "UNTRACKED")
+    match test:
+        case ConnectionDirection(is_reply):
+            return (not is_reply and not is_missing) if is_known else None
+        case TranslatedConnection(negated):
+            return (is_translated != negated and not is_missing) if is_known else None
+        case States(names, negated):
+            if state in names or (is_translated and not is_missing and "DNAT" in names):
+                return not negated
+            may_be = "SNAT" in names or ("DNAT" in names and not is_known)
+            return None if may_be and not is_missing else negated
+    return None
+
+
+def _foreign_test_holds(test: model.Match | None, packet: Packet, *, is_translated: bool | None) -> bool | None:
+    if isinstance(test, Protocols | IcmpType):
+        return holds_for_protocol(test, packet.protocol, packet.port)
+    return holds_in_state(test, packet.state, flags=packet.flags, is_translated=is_translated)

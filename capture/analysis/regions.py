@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.compiler import Direction
     from capture.analysis.space import MarkKind, PacketSpace
+    from capture.model.packet import Packet
 
 Intervals = tuple[tuple[int, int], ...]
 Region = dict[int, Intervals]
@@ -249,9 +250,21 @@ EXAMPLE_ADDRESSES = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96
 USUAL_IDS = (APP_ID, PROXY_ID, 0)
 
 
-def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]:
-    """Return the numbers of the most ordinary packet of a set without switches that is not empty, field by field."""
-    return _Search(space, (), direction).below((packets,), []) or []
+MAX_SWITCH_CASES = 8
+"""Verdicts of long lists that are tried before the lists are put in."""
+MAX_STEPS = 20_000
+"""Numbers that are tried for one of them."""
+
+
+def witness(space: PacketSpace, packets: int, direction: Direction) -> Packet | None:
+    """Return the most ordinary packet of a set; None if the set is empty."""
+    for nodes, targets in islice(_switch_cases(space, packets, (), ()), MAX_SWITCH_CASES):
+        numbers = _Search(space, targets, direction).below(nodes, [])
+        if numbers is not None:
+            return space.packet(numbers)
+    whole = space.switches.expanded(packets)
+    numbers = None if whole == space.diagrams.no else _Search(space, (), direction).below((whole,), [])
+    return None if numbers is None else space.packet(numbers)
 
 
 def _ordinary_numbers(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
@@ -272,23 +285,6 @@ def _ordinary_numbers(space: PacketSpace, direction: Direction) -> dict[int, tup
         Field.DESTINATION: addresses if is_inbound else (destination, *addresses),
         Field.SOURCE: (source, destination) if is_inbound else (*addresses, source),
     }
-
-
-# --- in a set with switches ----------------------------------------------------------------------
-
-MAX_SWITCH_CASES = 8
-"""Verdicts of long lists that are tried."""
-MAX_STEPS = 20_000
-"""Numbers that are tried for one of them."""
-
-
-def quick_witness(space: PacketSpace, packets: int, direction: Direction) -> list[int] | None:
-    """Return the numbers of an ordinary packet of a set with switches, if one is found soon."""
-    for nodes, targets in islice(_switch_cases(space, packets, (), ()), MAX_SWITCH_CASES):
-        numbers = _Search(space, targets, direction).below(nodes, [])
-        if numbers is not None:
-            return numbers
-    return None
 
 
 def _switch_cases(

@@ -67,29 +67,21 @@ def mark_routes(
         if rule.incoming not in ("", LOOPBACK) and not rule.is_inverted:
             continue
         targets = list(_route_targets(rule, routes, names, family))
-        is_certain = _is_certain(rule)
+        # It looks at nothing but mark and addresses; if inverted, at the mark alone.
+        is_certain = not (rule.others or rule.type_of_service) and not (rule.is_inverted and rule.selector)
         if rule.destination and is_certain:
             destination = parse_network(rule.destination)
             targets = _without_decided(
                 targets, _undecided_parts(*_all_addresses(family), [(destination.first, destination.last)])
             )
         if rule.mask or rule.source or not is_certain:
-            yield _mark_route(family, rule, _without_decided(targets, decided))
+            is_inverted = rule.is_inverted and is_certain
+            mask = rule.mask if is_inverted == rule.is_inverted else 0  # else it may be for any mark
+            source = parse_network(rule.source) if rule.source and is_certain else None
+            undecided = tuple(_without_decided(targets, decided))
+            yield MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), undecided, is_certain, source)
         elif not rule.is_inverted:
             decided = merge_ranges([*decided, *[(first, last) for first, last, _ in targets]])
-
-
-def _is_certain(rule: PolicyRule) -> bool:
-    """Return whether a policy rule looks at nothing but mark and addresses; if inverted, at the mark alone."""
-    return not (rule.others or rule.type_of_service) and not (rule.is_inverted and rule.selector)
-
-
-def _mark_route(family: Family, rule: PolicyRule, targets: Iterable[RouteTarget]) -> MarkRoute:
-    is_certain = _is_certain(rule)
-    is_inverted = rule.is_inverted and is_certain
-    mask = rule.mask if is_inverted == rule.is_inverted else 0  # else it may be for any mark
-    source = parse_network(rule.source) if rule.source and is_certain else None
-    return MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), tuple(targets), is_certain, source)
 
 
 def _without_decided(targets: Iterable[RouteTarget], known: Sequence[Interval]) -> list[RouteTarget]:

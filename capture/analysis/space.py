@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from capture.analysis.canonical import entries_of_match
 from capture.analysis.diagram import Diagrams
-from capture.analysis.foreign_tests import holds_for_connection, holds_for_flags, holds_for_protocol
 from capture.analysis.long_lists import Switches
-from capture.analysis.meaning import modelled_matches
+from capture.analysis.meaning import holds_for_protocol, holds_in_state, modelled_matches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family, Network, gaps, merge_ranges, network_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
@@ -223,9 +222,7 @@ class PacketSpace:
             return self.unknown(match, rule)
         node = self.unknown(match.text if match.is_pure else (match.text, occurrence), rule)
         for state in model.CONNECTION_STATES:
-            holds = holds_for_flags(match.test, state)
-            if holds is None and translated is not None:
-                holds = holds_for_connection(match.test, state, is_translated=translated)
+            holds = holds_in_state(match.test, state, is_translated=translated)
             if holds is not None:
                 node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node

@@ -19,10 +19,9 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationErr
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
-from capture.report.fate_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
 from capture.report.output import VerdictLine, print_json, warn
-from capture.report.packet_text import packet_text
+from capture.report.packet_text import effect_as_plain, fate_text, packet_text
 from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve

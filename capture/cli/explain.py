@@ -16,9 +16,9 @@ from capture.model.conventions import NOTHING_APPLIED, PASSTHROUGH_SOURCE
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.applied_text import print_start_line
-from capture.report.fate_text import FATE_KEYS, fate_as_plain, fate_text
 from capture.report.fold import folded_table
 from capture.report.output import VerdictLine, print_json
+from capture.report.packet_text import FATE_KEYS, fate_as_plain, fate_text
 from capture.report.target import with_target
 from capture.report.terminal import columns, print_lines
 from capture.settings.families import global_addresses

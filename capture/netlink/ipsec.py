@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from capture.errors import CaptureError
 from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Network
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import Layout, decode_fields
 from capture.netlink.sockets import NetlinkSocket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.model.packet import Packet
 
 NETLINK_XFRM = 6  # linux/netlink.h
 XFRM_MSG_GETPOLICY = 0x15
@@ -42,6 +49,31 @@ class IpsecPolicy(Value):
     def words(self) -> str:
         """Return it in the words of ip-xfrm(8)."""
         return f"src {self.source} dst {self.destination} dir {self.direction}"
+
+    def covers(self, packet: Packet) -> bool:
+        """Return whether a packet is one of those that it is for."""
+        ports = ((packet.port, self.destination_port), (packet.source_port, self.source_port))
+        return (
+            self.direction == ("out" if packet.in_interface is None else "in")
+            and _holds_address(self.destination, packet.destination)
+            and (_holds_address(self.source, packet.source) if packet.source else self.source.prefix == 0)
+            and all(mask == 0 if port is None else port & mask == number for port, (number, mask) in ports)
+            and self.protocol in (0, PROTOCOL_NUMBERS[packet.protocol])
+        )
+
+
+def policy_for(packet: Packet, policies: Iterable[IpsecPolicy]) -> IpsecPolicy | None:
+    """Return the policy that drops a packet, or has it encrypted; None if it goes as it is.
+
+    Of those that cover it, the one with the lowest priority decides.
+    """
+    policy = min((each for each in policies if each.covers(packet)), key=lambda each: each.priority, default=None)
+    return policy if policy and (policy.is_blocking or policy.has_template) else None
+
+
+def _holds_address(network: Network, address: Network) -> bool:
+    host_bits = BITS[network.family] - network.prefix
+    return network.family == address.family and network.first >> host_bits == address.first >> host_bits
 
 
 def read_policies() -> list[IpsecPolicy]:

@@ -35,10 +35,10 @@ from capture.system.node import refuse_node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from capture.backends import Driver
-    from capture.backends.detect import BackendChoice, Detected
+    from capture.backends.detect import BackendChoice, Detected, SetLocation
     from capture.operations.arguments import Namespace
     from capture.state.sysctls import Sysctl
 
@@ -152,7 +152,9 @@ def _apply(
         try:
             changed = routes.add_missing(desired) | journal.turn_off_sysctls()
             replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
-            changed |= replaced | _remove_other_sets(existing)
+            for driver, ruleset in existing.other_sets:  # now that the new one captures
+                driver.clean(ruleset, existing.recorded_rules)
+            changed |= replaced | bool(existing.other_sets)
             changed |= _reject_other_family(config, detected)  # last: what it rejected may be captured now
         except BaseException as error:  # an interrupt, too
             _roll_back(error, journal, existing, detected, desired)
@@ -214,9 +216,12 @@ def _impediment_warnings(desired: Ruleset) -> list[str]:
 def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
     place, has_own_users = detected.choice.place, detected.has_own_users
     driver = load_driver(detected.choice, has_own_users=has_own_users)
-    current = _read_current(driver, desired, is_empty=detected.is_empty)
-    elsewhere = (live_set.choice for live_set in detected.live_sets if live_set.choice.place != place)
-    other_sets = tuple(_driver_with_rules(load_driver(choice, has_own_users=has_own_users)) for choice in elsewhere)
+    if detected.is_empty:
+        current = Ruleset(desired.families, ())
+    else:
+        current = desired if driver.has_exactly(desired) else driver.read()
+    elsewhere = (live_set for live_set in detected.live_sets if live_set.choice.place != place)
+    other_sets = _drivers_with_rules(elsewhere, has_own_users=has_own_users)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return ExistingState(
@@ -227,13 +232,6 @@ def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
         recorded.ruleset if recorded else None,
         routes.stale_parts(desired, rulesets, recorded.routes if recorded else ()),
     )
-
-
-def _read_current(driver: Driver, desired: Ruleset, *, is_empty: bool) -> Ruleset:
-    """Return the live rules where the desired ones go: read only if there are some, and not exactly these."""
-    if is_empty:
-        return Ruleset(desired.families, ())
-    return desired if driver.has_exactly(desired) else driver.read()
 
 
 def _replace_rules(
@@ -252,11 +250,18 @@ def _replace_rules(
 
 
 def _write_without_escape(existing: ExistingState, config: CaptureConfig, desired: Ruleset) -> tuple[str, ...]:
-    """Write the desired rules; between two ways of inbound capture, both capture for a moment."""
-    live = existing.current
+    """Write the desired rules; between two ways of inbound capture, both capture for a moment.
+
+    That is until every packet in flight has met one of them.
+    """
+    driver, live = existing.driver, existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
+        from capture.system.barrier import wait_for_packets_in_flight  # not in a new pod
+
         both = build_transition(config)
-        live = _capture_both_ways(existing.driver, both, live, existing.recorded_rules)
+        driver.write(both, live, existing.recorded_rules)
+        wait_for_packets_in_flight()
+        live = driver.read()
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
     return _write_rules(existing, config, desired, live)
 
@@ -304,24 +309,10 @@ def _write_rules(existing: ExistingState, config: CaptureConfig, desired: Rulese
     return connections.track_open_connections()
 
 
-def _remove_other_sets(existing: ExistingState) -> bool:
-    """Remove our sets in other places, now that the new one captures; return whether there were any."""
-    for driver, ruleset in existing.other_sets:
-        driver.clean(ruleset, existing.recorded_rules)
-    return bool(existing.other_sets)
-
-
-def _driver_with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
-    return driver, driver.read()
-
-
-def _capture_both_ways(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
-    """Capture in the old and in the new way until every packet in flight has met one of them; return the live rules."""
-    from capture.system.barrier import wait_for_packets_in_flight  # not in a new pod
-
-    driver.write(both, live, recorded)
-    wait_for_packets_in_flight()
-    return driver.read()
+def _drivers_with_rules(located: Iterable[SetLocation], *, has_own_users: bool) -> tuple[tuple[Driver, Ruleset], ...]:
+    """Return our live rules in some places, each with the driver that removes them."""
+    drivers = [load_driver(live_set.choice, has_own_users=has_own_users) for live_set in located]
+    return tuple((driver, driver.read()) for driver in drivers)
 
 
 def ensure_written(driver: Driver, desired: Ruleset) -> None:
@@ -367,11 +358,7 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            has_own_users = is_own_user_namespace()
-            live_sets = [
-                _driver_with_rules(load_driver(live_set.choice, has_own_users=has_own_users))
-                for live_set in detect.find_live_sets()
-            ]
+            live_sets = _drivers_with_rules(detect.find_live_sets(), has_own_users=is_own_user_namespace())
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.existing_parts(live, recorded.routes if recorded else ()))

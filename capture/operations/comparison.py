@@ -23,13 +23,11 @@ from capture.system.pod_host import PodFromInside, PodFromOutside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from capture.analysis.base_chains import PodNetwork
     from capture.backends.detect import BackendChoice, Detected, SetLocation
     from capture.model.addresses import Family
     from capture.operations.arguments import Namespace
-    from capture.operations.situation import OtherChains
     from capture.state.record import Record
 
 
@@ -164,60 +162,34 @@ def _verified_by_effects(
     from capture.operations.situation import read_other_chains  # not when pods are made
     from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
 
-    other_chains = read_other_chains(choice.place)
+    other_chains, unread = read_other_chains(choice.place)
     found_impediments = impediments(desired)
+    needs = routes.missing_parts(desired)
     verified = Verified(
         choice,
         desired,
         live,
-        missing=tuple(
-            need
-            for need in routes.missing_parts(desired)
-            if LO_DOWN not in found_impediments or isinstance(need, MissingRoute)
-        ),
-        doubts=other_chains.doubts,
+        missing=tuple(each for each in needs if LO_DOWN not in found_impediments or isinstance(each, MissingRoute)),
+        doubts=unread,
         impediments=found_impediments,
         has_reference=has_reference,
     )
-    if live is desired and not other_chains.chains:
+    if live is desired and not other_chains:
         return verified
-    return _with_judgement(verified, live_sets, other_chains, recorded)
-
-
-def _with_judgement(
-    verified: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, recorded: Ruleset | None
-) -> Verified:
-    """Return what was found, with what differences, foreign rules and second sets do to packets."""
-    from capture.analysis.judgement import judge
+    from capture.analysis.base_chains import Situation
+    from capture.analysis.judgement import judge, second_set_effect
     from capture.system.pod_network import read_pod_network
 
-    network = read_pod_network()
-    judged = judge(
-        verified.desired,
-        verified.live,
-        other_chains.foreign,
-        network,
-        is_native=verified.choice.backend == "nftables",
-        has_reference=verified.has_reference,
-        recorded=recorded,
-    )
+    foreign = tuple(chain for chain in other_chains if not chain.is_of_capture)
+    around = Situation(desired, foreign, choice.backend == "nftables", read_pod_network())
+    judged = judge(around, live, has_reference=has_reference, recorded=recorded)
     judgement: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
-    doubts = (*verified.doubts, *judged.doubts)
-    second_sets = tuple(_second_sets(verified, live_sets, other_chains, network))
-    return verified.replace(**judgement | {"doubts": doubts, "second_sets": second_sets})
-
-
-def _second_sets(
-    verified: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, network: PodNetwork
-) -> Iterator[SecondSet]:
-    from capture.analysis.judgement import second_set_effect
-
-    for live_set in live_sets:
-        place = live_set.choice.place
-        if place != verified.choice.place:
-            yield SecondSet(
-                live_set.choice, second_set_effect(verified.desired, other_chains.chains_in_place(place), network)
-            )
+    second_sets = []
+    for other in (live_set.choice for live_set in live_sets if live_set.choice.place != choice.place):
+        of_set = tuple(chain for chain in other_chains if chain.is_of_capture and chain.place == other.place)
+        second_sets.append(SecondSet(other, second_set_effect(around.replace(other_chains=of_set))))
+    judgement |= {"doubts": (*unread, *judged.doubts), "second_sets": tuple(second_sets)}
+    return verified.replace(**judgement)
 
 
 def dump(namespace: Namespace = None) -> Dumped:

@@ -170,11 +170,10 @@ def uncaptured_directions(reference: Reference | None, facts: PodFacts, capture:
 
 def _options_against(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
     """Return the explicit options without which connections of one of the families would come to an outcome."""
-
-    def cancels(option: Option[Any]) -> bool:
-        return any(to == outcome and family in families for to, family, _ in _ports_without(option, settings, facts))
-
-    return _explicit_options(settings, cancels)
+    prevented = {(outcome, family) for family in families}
+    return _explicit_options(
+        settings, lambda option: any(each[:2] in prevented for each in _ports_without(option, settings, facts))
+    )
 
 
 def _ports_without(option: Option[Any], settings: Settings, facts: PodFacts) -> Ports:

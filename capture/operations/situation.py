@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import BaseChain, Situation, base_chains_of_iptables
+from capture.analysis.base_chains import Situation, base_chains_of_iptables
 from capture.backends import load_driver
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES
-from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.analysis.base_chains import BaseChain
     from capture.analysis.captured_pod import Capture, PodFacts
     from capture.model.ruleset import Ruleset
     from capture.operations.comparison import Reference
 
 LEGACY = ("iptables", "legacy")
-
-
-class OtherChains(Value):
-    """Base chains outside of the set in question. ``second`` are those of our other sets, and of the rejecting table;
-    ``doubts`` are what is there and cannot be read, in words.
-    """
-
-    foreign: tuple[BaseChain, ...] = ()
-    second: tuple[BaseChain, ...] = ()
-    doubts: tuple[str, ...] = ()
-
-    @property
-    def chains(self) -> tuple[BaseChain, ...]:
-        return (*self.foreign, *self.second)
-
-    def chains_in_place(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
-        """Return the chains of our set in a place."""
-        return tuple(chain for chain in self.second if chain.place == place)
 
 
 class ExaminedPod(Value):
@@ -49,8 +31,11 @@ class ExaminedPod(Value):
     capture: Capture
 
 
-def read_other_chains(place: tuple[str, str]) -> OtherChains:
-    """Return the base chains outside of our set in a place: a backend, and its variant."""
+def read_other_chains(place: tuple[str, str]) -> tuple[tuple[BaseChain, ...], tuple[str, ...]]:
+    """Return the base chains outside of our set in a place, foreign ones first; and in words what cannot be read.
+
+    A place is a backend, and its variant.
+    """
     from capture.backends.foreign_chains import read_foreign_chains  # not when milliseconds count
 
     chains = list(read_foreign_chains((place,)))
@@ -69,8 +54,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
         chains += filters or ()
         if filters is None:
             doubts.append("there are filters of iptables-legacy, and no iptables-legacy-save reads them")
-    second = tuple(chain for chain in chains if _is_own(chain))
-    return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
+    return tuple(sorted(chains, key=lambda chain: chain.is_of_capture)), tuple(doubts)
 
 
 def _read_legacy() -> list[BaseChain] | None:
@@ -88,21 +72,13 @@ def _read_legacy() -> list[BaseChain] | None:
     return None
 
 
-def _is_own(chain: BaseChain) -> bool:
-    """Return whether a chain is in a table of our own, or in one of iptables that has chains of ours."""
-    if chain.is_own:
-        return True
-    has_own = any(is_own_chain(each.name) for each in chain.contents.chains)
-    return chain.place is not None and (has_own or chain.place[0] == "nftables")
-
-
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:
     """Return all that decides on packets, for a rule set that is in a place; ``needs`` are the routes it depends on."""
     from capture.system.pod_network import read_pod_network
 
     return Situation(
         ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),
-        read_other_chains(place).chains,
+        read_other_chains(place)[0],
         place[0] == "nftables",
         read_pod_network(),
         routes.missing_routes(needs),

@@ -33,21 +33,17 @@ STYLE = (
 
 
 class PlacedBox(Value):
-    """A box in its place: the column it is in, the height of its middle, and the boxes that edges lead to."""
+    """An edge's box in its place: the column it is in, the height of its middle, and the boxes that edges lead to."""
 
-    to: str
-    text: str
-    kind: str
-    label: str
-    is_busy: bool
+    edge: Edge
     column: int
     middle: float
     below: tuple[PlacedBox, ...]
 
     @property
-    def characters(self) -> int:
-        """Return how many characters its widest line has."""
-        return max(len(self.to), len(self.text))
+    def lines(self) -> tuple[str, str]:
+        """Return its two lines, the second of which may be empty."""
+        return _cut_text(self.edge.to), _cut_text(self.edge.text)
 
 
 def svg_picture(flows: Sequence[PathTree], title: str) -> str:
@@ -58,7 +54,7 @@ def svg_picture(flows: Sequence[PathTree], title: str) -> str:
         top += HEADING_HEIGHT
         below, bottom = _placed_boxes(flow.tables, 1, top)
         middle = below[0].middle if below else top + ROW_HEIGHT / 2
-        roots.append((heading, PlacedBox(source, "", "table", "", is_busy=False, column=0, middle=middle, below=below)))
+        roots.append((heading, PlacedBox(Edge(source, "table", ""), 0, middle, below)))
         top = max(bottom, top + ROW_HEIGHT) + HEADING_HEIGHT // 2
     lefts, width = _column_positions([root for _, root in roots])
     body = [line for heading, root in roots for line in _of_root(heading, root, lefts)]
@@ -79,9 +75,7 @@ def _placed_boxes(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple
     for edge in edges:
         below, bottom = _placed_boxes(edge.below, column + 1, top)
         middle = sum(box.middle for box in below) / len(below) if below else top + ROW_HEIGHT / 2
-        label = " · ".join(filter(None, (count_text(edge.packets), rate_text(edge.rate))))
-        texts = (_cut_text(edge.to), _cut_text(edge.text), edge.kind, label)
-        boxes.append(PlacedBox(*texts, is_busy=bool(edge.rate), column=column, middle=middle, below=below))
+        boxes.append(PlacedBox(edge, column, middle, below))
         top = bottom if below else top + ROW_HEIGHT
     return tuple(boxes), top
 
@@ -91,7 +85,7 @@ def _column_positions(roots: Sequence[PlacedBox]) -> tuple[list[tuple[float, flo
     rest = list(roots)
     while rest:
         box = rest.pop()
-        widest[box.column] = max(widest.get(box.column, 0), box.characters)
+        widest[box.column] = max(widest.get(box.column, 0), *map(len, box.lines))
         rest += box.below
     left, columns = float(MARGIN), []
     for column in sorted(widest):
@@ -113,12 +107,12 @@ def _of_root(heading: str, root: PlacedBox, columns: Sequence[tuple[float, float
 
 def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     left, width = columns[box.column]
-    top, colour = box.middle - BOX_HEIGHT / 2, BOX_COLOURS[box.kind]
+    top, colour, (title, text) = box.middle - BOX_HEIGHT / 2, BOX_COLOURS[box.edge.kind], box.lines
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX_HEIGHT}" rx="5" stroke="{colour}"/>'
-    first = box.middle - 3 if box.text else box.middle + 4
-    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_xml_text(box.to)}</text>'
-    if box.text:
-        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_xml_text(box.text)}</text>'
+    first = box.middle - 3 if text else box.middle + 4
+    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_xml_text(title)}</text>'
+    if text:
+        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_xml_text(text)}</text>'
     children = box.below if box.column else box.below[:1]
     if not box.column:  # a packet meets one table after the other
         for upper, lower in itertools.pairwise(box.below):
@@ -128,14 +122,15 @@ def _box_lines(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterat
             yield f'<path d="M{middle - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{BOX_COLOURS["table"]}"/>'
     for child in children:
         begin, (end, _) = left + width, columns[child.column]
-        bend, stroke = (end - begin) / 3, BOX_COLOURS[child.kind]
+        bend, stroke = (end - begin) / 3, BOX_COLOURS[child.edge.kind]
         curve = f"M{begin:.1f} {box.middle:.1f}C{begin + bend:.1f} {box.middle:.1f} {begin + bend / 2:.1f} "
         curve += f"{child.middle:.1f} {begin + bend:.1f} {child.middle:.1f}L{end - 6:.1f} {child.middle:.1f}"
-        yield f'<path d="{curve}" stroke="{stroke}" stroke-width="{2.5 if child.is_busy else 1}"/>'
+        yield f'<path d="{curve}" stroke="{stroke}" stroke-width="{2.5 if child.edge.rate else 1}"/>'
         tip = f"M{end - 7:.1f} {child.middle - 4:.1f}l6 4l-6 4Z"
         yield f'<path d="{tip}" style="fill:{stroke}"/>'
         place = f'x="{end - 10:.1f}" y="{child.middle - 5:.1f}" text-anchor="end"'
-        yield f'<text class="count" {place}>{_xml_text(child.label)}</text>'
+        label = " · ".join(filter(None, (count_text(child.edge.packets), rate_text(child.edge.rate))))
+        yield f'<text class="count" {place}>{_xml_text(label)}</text>'
 
 
 def _cut_text(text: str) -> str:

@@ -9,10 +9,9 @@ from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.difference_text import differences_as_plain
 from capture.report.output import VerdictLine
 from capture.report.table import ListedChain, Row, is_of_family, listed_chains, listing
-from capture.report.verified_text import conclusion_lines
+from capture.report.verified_text import conclusion_lines, differences_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.operations import Dumped, LiveSet, Verified
+
+UNKNOWN_PARTS = (model.UnknownVerdict, model.UnknownMatch)
 
 
 class ShownTable(Value):
@@ -52,7 +53,7 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
         return False
     if any(is_own_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
-    return any(place[0] == table_name for place in own_positions(live.replace(families=(family,)), family))
+    return any(place[0] == table_name for place in own_positions(live, family))
 
 
 def listing_lines(
@@ -84,12 +85,9 @@ def iptables_save_text(shown: list[ShownTable]) -> str:
 
     texts = []
     for part in shown:
-        only = _part_of(part.live_set.live, (part.table,), part.family)
-        left_out = ""
-        if part.live_set.choice.backend != "iptables":
-            only, left_out = _without_words_of(only, part.live_set.choice.backend)
-        text, unsayable = _rendered_rules(functools.partial(save_text, family=part.family, counters=True), only)
-        texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
+        only, backend = _part_of(part.live_set.live, (part.table,), part.family), part.live_set.choice.backend
+        render = functools.partial(save_text, family=part.family, counters=True)
+        texts.append(f"{part.heading}\n{_rendered_rules(render, only, '' if backend == 'iptables' else backend)}")
     return "\n".join(texts)
 
 
@@ -99,31 +97,47 @@ def nft_script(shown: list[ShownTable]) -> str:
 
     texts = []
     for live_set in dict.fromkeys(part.live_set for part in shown):
-        of_it = [part for part in shown if part.live_set is live_set]
+        of_it, backend = [part for part in shown if part.live_set is live_set], live_set.choice.backend
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = live_set.live if live_set.choice.backend == "nftables" else without_foreign_rules(live_set.live)
-        only, left_out = _without_words_of(_part_of(live, {part.table for part in of_it}), live_set.choice.backend)
-        text, unsayable = _rendered_rules(render_text, only.replace(families=families))
-        texts.append(left_out + unsayable + text)
+        live = live_set.live if backend == "nftables" else without_foreign_rules(live_set.live)
+        only = _part_of(live, {part.table for part in of_it}).replace(families=families)
+        texts.append(_rendered_rules(render_text, only, backend))
     return "\n".join(texts)
 
 
-def _rendered_rules(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
-    """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
-    try:
-        return render(live), ""
-    except ValueError:
-        pass
+def _rendered_rules(render: Callable[[model.Ruleset], str], live: model.Ruleset, backend: str) -> str:
+    """Return the text of rules, after comments about those that it has no words for, such as a quote in nft's.
 
-    def problem(rule: model.Rule) -> str:
+    What the model lacks is in words of ``backend``, which are of no use here; "" if they are.
+    """
+    left_out: list[str] = []
+
+    def error_of(rules: model.Ruleset) -> str:
         try:
-            render(live.replace(tables=(model.Table(model.NAT, (model.Chain(model.OUTPUT, (rule,)),)),)))
+            render(rules)
         except ValueError as error:
             return str(error)
         return ""
 
-    shown, left_out = _without_problems(live, problem)
-    return render(shown), left_out
+    def problem(rule: model.Rule) -> str:
+        if backend and any(isinstance(part, UNKNOWN_PARTS) for part in (rule.verdict, *rule.matches)):
+            return f"since only {backend} can express it"
+        alone = model.Table(model.NAT, (model.Chain(model.OUTPUT, (rule,)),))
+        return error_of(live.replace(tables=(alone,))) if is_any_wrong else ""
+
+    def sayable(table: model.TableName, chain: model.Chain) -> model.Chain:
+        rules = []
+        for rule in chain.rules:
+            if reason := problem(rule):
+                words = shown_rule(rule, rule.family or live.families[0])
+                left_out.append(f"# left out, {without_line_ends(reason)}: {table} {chain.name} {words}\n")
+            else:
+                rules.append(rule)
+        return chain.replace(rules=tuple(rules))
+
+    is_any_wrong = bool(error_of(live))  # which is rare, and rule by rule takes longer
+    text = render(live.with_chains(sayable))
+    return "".join(left_out) + text
 
 
 def _part_of(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
@@ -134,34 +148,6 @@ def _part_of(live: model.Ruleset, names: Collection[model.TableName], family: Fa
             for table in tables
         ]
     return live.replace(tables=tuple(tables))
-
-
-def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
-    """Return the rules that every backend has words for, and comments about the others."""
-
-    def problem(rule: model.Rule) -> str:
-        parts = (rule.verdict, *rule.matches)
-        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in parts)
-        return f"since only {backend} can express it" if is_unknown else ""
-
-    return _without_problems(live, problem)
-
-
-def _without_problems(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple[model.Ruleset, str]:
-    left_out: list[str] = []
-
-    def kept(table: model.Table, chain: model.Chain) -> model.Chain:
-        rules = []
-        for rule in chain.rules:
-            if reason := problem(rule):
-                words = shown_rule(rule, rule.family or live.families[0])
-                left_out.append(f"# left out, {without_line_ends(reason)}: {table.name} {chain.name} {words}\n")
-            else:
-                rules.append(rule)
-        return chain.replace(rules=tuple(rules))
-
-    tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
-    return live.replace(tables=tables), "".join(left_out)
 
 
 def as_json(dumped: Dumped, shown: list[ShownTable]) -> dict[str, object]:

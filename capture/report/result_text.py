@@ -14,11 +14,10 @@ from capture.model.values import STR_BY_CLASS
 from capture.operations import Applied, Diagnosis, Dumped, Verified
 from capture.report.applied_text import applied_text
 from capture.report.diagnosis_text import cause_lines, diagnosis_lines
-from capture.report.difference_text import difference_text
 from capture.report.listings import dumped_text
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import trace_lines
-from capture.report.verified_text import verified_lines
+from capture.report.verified_text import difference_text, verified_lines
 from capture.settings.settings import Settings
 
 STR_BY_CLASS[Applied] = applied_text

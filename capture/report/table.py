@@ -178,8 +178,9 @@ def _own_column(match: model.Match) -> tuple[str, str] | None:
         return "protocol", match.name
     if isinstance(match, model.AddressMatch):
         column = "source" if isinstance(match, model.Source) else "destination"
-        shown = _networks_of_column(match)
-        return (column, sign + _networks_text(shown)) if shown else None
+        texts = [network.shown for network in _networks_of_column(match)]
+        several = f"{{{','.join(texts)}}}" if len(texts) > 1 else ""
+        return (column, sign + (several or texts[0])) if texts else None
     if isinstance(match, model.InterfaceMatch):
         column = "in_interface" if isinstance(match, model.InInterface) else "out_interface"
         return column, sign + match.name
@@ -203,11 +204,6 @@ def _networks_of_column(match: model.AddressMatch) -> tuple[Network, ...]:
     if not match.negated:
         return match.networks
     return match.networks[: 0 if match.networks[0].is_everything else 1]
-
-
-def _networks_text(networks: tuple[Network, ...]) -> str:
-    texts = [network.shown for network in networks]
-    return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
 
 
 def target_name(verdict: model.Verdict) -> str:

@@ -62,11 +62,9 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 def rows() -> int:
     """Return the height of the terminal that shows standard output; LINES beats it."""
-    explicit = os.environ.get("LINES", "")
-    try:
-        return int(explicit) if explicit.isdecimal() else os.get_terminal_size(sys.stdout.fileno()).lines or ROWS
-    except OSError:
-        return ROWS
+    from shutil import get_terminal_size  # `watch` alone fills a screen
+
+    return get_terminal_size((0, ROWS)).lines
 
 
 def print_lines(

@@ -8,9 +8,8 @@ from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import NOTHING_APPLIED, REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES, Redirect
-from capture.report.fate_text import fate_text
 from capture.report.output import DECIDES_MARK, VerdictLine
-from capture.report.packet_text import packet_text
+from capture.report.packet_text import fate_text, packet_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -231,7 +231,9 @@ def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
             fate = diagrams.value(leaf)
             if isinstance(fate, Fate):
                 packets = diagrams.mapped(fates, fate.__eq__, ("is", fate))
-                yield fate, space.packet(witness(space, packets, OUTBOUND))
+                packet = witness(space, packets, OUTBOUND)
+                assert packet is not None
+                yield fate, packet
 
 
 def test_foreign_rules_are_placed_as_drawn() -> None:

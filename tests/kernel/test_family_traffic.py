@@ -18,7 +18,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import Ruleset
 from capture.operations import Verified, diagnosis
-from capture.report.difference_text import difference_lines
+from capture.report.verified_text import difference_lines
 from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
 from pytest_netns import Kind, Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.fake_pod import Texts, explicit

@@ -106,7 +106,7 @@ DOES_WITHOUT = {
     ),
     "capture.operations.situation": ("capture.model.foreign", "capture.analysis.meaning", "capture.analysis.trace"),
     "capture.cli.verify": ("capture.analysis", "capture.backends", "capture.operations.", "capture.cli.why"),
-    "capture.report.difference_text": ("capture.analysis", "capture.backends"),
+    "capture.report.verified_text": ("capture.analysis", "capture.backends"),
     "cni.cleanup": ("capture.settings", "capture.model.ruleset", "capture.netlink", "capture.backends", "cni.conf"),
     "cni.plugin": ("capture.rules", "capture.netlink", "capture.backends", "capture.operations", "cni.sources"),
 }

@@ -101,6 +101,8 @@ def _target_verdict(name: str, values: dict[str, str]) -> model.Verdict | None:
             return foreign.Translate(parse_network(text), None)
         case "CT", {"--notrack": _}:
             return foreign.Untrack()
+        case "CT", {"--helper": _} if "--zone" not in values:
+            return model.Continue()
         case "TTL" | "HL", _ if not values.keys() & HOP_LIMITS or int(*values.values()) >= FEW_HOPS:
             return model.Continue()  # else some destinations are too far away
     return None
@@ -129,7 +131,7 @@ TARGETS: dict[str, model.Verdict] = {
     **dict.fromkeys(
         (
             *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "ECN", "CHECKSUM", "TCPMSS"),
-            *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET"),
+            *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET", "TEE"),
         ),
         model.Continue(),
     ),

@@ -14,7 +14,7 @@ from capture.backends.iptables.parse import join_negated, parse_matches, parse_v
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
-from capture.backends.nf_tables.comparisons import TCP_FLAGS_HEADER, Bounds, Register
+from capture.backends.nf_tables.comparisons import Bounds, Register
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nf_tables.sets import NativeSet
@@ -45,7 +45,6 @@ NO_SET = NativeSet(0, 0, (), (), is_understood=False)
 PROTOCOL_OFFSETS: dict[Family, int] = {IPV4: 9, IPV6: 6}
 """The protocol's place in the header: ip6tables compared it there up to 1.8.2."""
 
-FRAGMENT_OFFSET = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """The place of a fragment's offset in the header; ``-f`` means: not 0."""
 ADDRESS_OPTIONS = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
@@ -168,9 +167,9 @@ class XtProgram(Program):
             return Among(L4PROTO, ((value, value),), negated)
         from capture.model import foreign  # no rule of ours has one
 
-        if (header, mask) == FRAGMENT_OFFSET and self._of_family == IPV4 and not value:
+        if (header, mask) == nf.FRAGMENT_OFFSET and self._of_family == IPV4 and not value:
             return model.UnknownMatch("-f" if negated else "! -f", foreign.LaterFragment(not negated))
-        if header == TCP_FLAGS_HEADER:
+        if header == nf.TCP_FLAGS:
             flags = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
             return parse_matches(split_words(f"-m tcp {flags}"))[0]
         bits = int.from_bytes(mask, "big")

@@ -78,9 +78,6 @@ class Register(Value):
 
 
 HEADER_NAMES = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
-TCP_FLAGS_HEADER = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
-"""The place of the flags in the header (RFC 9293 3.1)."""
-ICMP_TYPE_HEADER = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
 
 
 class OtherRegister(Register):

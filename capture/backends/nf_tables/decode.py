@@ -261,7 +261,7 @@ class Program:
     def _unmodelled_comparison(self, loaded: Register, bounds: Bounds) -> native.Condition:
         from capture.backends.nf_tables.foreign_expressions import unmodelled_comparison  # few rules need it
 
-        return unmodelled_comparison(loaded, bounds)
+        return unmodelled_comparison(loaded, bounds, self._family)
 
     def _comparison_bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the lowest and the highest value that a comparison is about, without a value if there is none."""
@@ -382,7 +382,7 @@ class Program:
         from capture.backends.nf_tables.foreign_expressions import NAT_WORDS, translation_to  # no rule of ours has one
 
         word, otherwise = NAT_WORDS[decode_number(fields[nf.NFTA_NAT_TYPE])]
-        family = FAMILY_BY_NUMBER.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), IPV4)
+        family = self._family or IPV4
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         done = self._made(lambda *values: translation_to(word, family, *values), fields, sizes)

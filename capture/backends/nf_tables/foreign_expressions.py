@@ -10,7 +10,7 @@ import _socket
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import ICMP_TYPE_HEADER, TCP_FLAGS_HEADER, Bounds, OtherRegister, Register
+from capture.backends.nf_tables.comparisons import Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -102,11 +102,14 @@ NFTA_FIB_F_MARK, WAY_BACK = 4, (0x09, 0x29)
 DST_NAT = 1 << 5  # IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
 
 
-def unmodelled_comparison(loaded: Register, bounds: Bounds) -> model.UnknownMatch:
-    """Return the comparison of a register that the model has no field for."""
+def unmodelled_comparison(loaded: Register, bounds: Bounds, family: Family | None) -> model.UnknownMatch:
+    """Return the comparison of a register that the model has no field for, by a rule for a family."""
     words, test = f"{loaded.words} {bounds}", None
     if bounds.low and not any(loaded.flip) and (bounds.is_single or loaded.is_network_order):
         words, test = _compared_numbers(loaded, bounds, words)
+        if family == IPV4 and (loaded.header, loaded.mask) == nf.FRAGMENT_OFFSET and not any(bounds.low):
+            test = foreign.LaterFragment(not bounds.negated)
+            words = f"ip frag-off & 0x1fff {'!=' if bounds.negated else '=='} 0"
     return model.UnknownMatch(words, test, loaded.is_pure)
 
 
@@ -114,10 +117,10 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
     order = "big" if loaded.is_network_order else BYTE_ORDER
     number, last, mask = (int.from_bytes(each, order) for each in (bounds.low, bounds.high, loaded.mask))
     field, negated, of_generator = loaded.field, bounds.negated, isinstance(loaded, OtherRegister) and loaded.numbers
-    if loaded.header == TCP_FLAGS_HEADER:
+    if loaded.header == nf.TCP_FLAGS:
         mask = mask or 0xFF
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
-    if loaded.header == ICMP_TYPE_HEADER and number == last and not mask:
+    if loaded.header == nf.ICMP_TYPE and number == last and not mask:
         return words, foreign.IcmpType(number, negated)
     if not of_generator and field.rpartition(" ")[2] not in HOST_NUMBERS:
         return words, None

@@ -5,10 +5,11 @@ addresses, three ports and two marks, so that packets come in again over lo, mee
 back that they left on their connections.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from random import Random
 
 from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
+from capture.analysis.diagram import Diagrams
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import ABSENT, PACKET_PROTOCOLS, PacketSpace, gathered_bits
 from capture.model.addresses import IPV4, Family, Network, parse_address
@@ -270,3 +271,10 @@ def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
             gathered_bits(packet.connection_mark, bits),
         ]
     return numbers + [0] * (len(space.domains) - space.first_unknown_level)
+
+
+def value_at(diagrams: Diagrams, node: int, numbers: Sequence[int]) -> Hashable:
+    """Return the value of a function for one assignment: a number for each level."""
+    while not diagrams.is_leaf(node):
+        node = diagrams.child(node, numbers[diagrams.level(node)])
+    return diagrams.value(node)

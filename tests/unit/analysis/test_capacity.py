@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from capture.analysis.base_chains import BaseChain, PodNetwork
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compare import differences
 from capture.analysis.judgement import judge
 from capture.model.addresses import Network
@@ -57,7 +57,7 @@ MEGABYTES = 200
 
 def judged(chain: BaseChain) -> Judgement:
     desired = build_ruleset(CaptureConfig())
-    return judge(desired, desired, (chain,), PodNetwork(), is_native=False)
+    return judge(Situation(desired, (chain,)), desired)
 
 
 def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judgement:
@@ -73,7 +73,7 @@ def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judge
         for table in desired.tables
     ]
     live = desired.replace(tables=tuple(tables))
-    return judge(desired, live, (), PodNetwork(), is_native=False)
+    return judge(Situation(desired), live)
 
 
 def drops(count: int, protocol: ProtocolName = "tcp", priority: int = -200) -> BaseChain:

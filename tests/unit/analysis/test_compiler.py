@@ -13,7 +13,7 @@ from capture.analysis.space import PacketSpace
 from capture.analysis.trace import trace_whole_path
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark
-from support.generators.small_pools import Pools, numbers_of
+from support.generators.small_pools import Pools, numbers_of, value_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def compared(seed: int, packets: int = PACKETS) -> Iterator[tuple[object, Fate, 
             continue  # the compiled rules have it as the second part of an outbound way alone
         traced = trace_whole_path(packet, situation)
         yield (
-            fields.diagrams.evaluate(roots[packet.in_interface is not None], numbers_of(fields, packet)),
+            value_at(fields.diagrams, roots[packet.in_interface is not None], numbers_of(fields, packet)),
             traced.fate,
             traced,
         )

@@ -10,6 +10,7 @@ import pytest
 from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Box, DecisionList
 from capture.model.ruleset import Accept, Drop, Jump, Return
+from support.generators.small_pools import value_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Drawn:
 
     def same(self, node: int, function: Function) -> bool:
         """Return whether a diagram is a function."""
-        return all(self.diagrams.evaluate(node, at) == function(at) for at in ALL)
+        return all(value_at(self.diagrams, node, at) == function(at) for at in ALL)
 
 
 def _joined(one: Function, other: Function, *, either: bool) -> Function:
@@ -160,7 +161,7 @@ def test_a_list_of_rules_is_what_each_packet_meets_of_it(seed: int, count: int) 
         found: list[object] = []
         for wanted, rest, act in rules:
             inside = all(first <= at[level] <= last for level, ((first, last),) in wanted.items())
-            if inside and drawn.diagrams.evaluate(rest, at) is True:
+            if inside and value_at(drawn.diagrams, rest, at) is True:
                 found.append(act)
                 if not isinstance(act[0], Jump):
                     break
@@ -175,7 +176,7 @@ def test_of_ranges_that_reach_beyond_a_field_the_rest_counts() -> None:
         ranges = [(first, last - 1), (then, end)]
         found = diagrams.in_ranges(0, ranges, 0, HIGH)
         for number in range(HIGH + 1):
-            assert diagrams.evaluate(found, (number,)) is any(low <= number <= high for low, high in ranges)
+            assert value_at(diagrams, found, (number,)) is any(low <= number <= high for low, high in ranges)
 
 
 @pytest.mark.parametrize("seed", range(4))

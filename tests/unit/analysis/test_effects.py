@@ -42,7 +42,7 @@ from capture.model.ruleset import (
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts
-from support.generators.small_pools import Pools, numbers_of
+from support.generators.small_pools import Pools, numbers_of, value_at
 from support.rules.foreign import foreign_match, foreign_verdict
 
 TCP = Protocol("tcp")
@@ -299,11 +299,11 @@ def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
     for packet in pools.packets(300):
         numbers, direction = numbers_of(space, packet), 0 if packet.in_interface is not None else 1
         differs = trace_whole_path(packet, situation).fate != trace_whole_path(packet, others).fate
-        if diagrams.evaluate(possible[direction], numbers) is True:
+        if value_at(diagrams, possible[direction], numbers) is True:
             shown += differs
-            assert (diagrams.evaluate(difference[direction], numbers) is not None) == differs
+            assert (value_at(diagrams, difference[direction], numbers) is not None) == differs
     for effect in comparison.effects():
-        assert diagrams.evaluate(possible[effect.direction == OUTBOUND], numbers_of(space, effect.packet)) is True
+        assert value_at(diagrams, possible[effect.direction == OUTBOUND], numbers_of(space, effect.packet)) is True
         assert effect.before.fate != effect.after.fate or not effect.is_certain
     if shown:
         assert list(comparison.effects())

@@ -23,7 +23,7 @@ from capture.model.ruleset import (
     TableName,
     only,
 )
-from capture.report.fate_text import fate_text
+from capture.report.packet_text import fate_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection

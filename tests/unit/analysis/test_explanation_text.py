@@ -8,10 +8,9 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.diagram import Diagrams
-from capture.analysis.explanation import NO_RULE_DECIDES, statements_about
+from capture.analysis.explanation import NO_RULE_DECIDES, ReasonCompiler, statements_about
 from capture.analysis.outcome import Fate
 from capture.analysis.possible_packets import possible_packets
-from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.space import PACKET_PROTOCOLS, Field, PacketSpace
 from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.base_chains import BaseChain, PodNetwork
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.foreign_effects import (
     CHANGES_MARKS,
     DIVERTS,
@@ -96,7 +96,7 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
     there = BaseChain("ip other", ("ipv4",), hook, priority, is_nat=is_nat, contents=contents)
     desired = ruleset_of(texts)
 
-    (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles
+    (found,) = judge(Situation(desired, (there,)), desired).obstacles
 
     assert foreign_effect_text(found.rule, found.effect) == does
 
@@ -122,7 +122,7 @@ def effects_of(texts: dict[option.Option[str], str], rule: Rule, *, is_nat: bool
     """Return the effects of a rule at OUTPUT before ours."""
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", (rule,), "ACCEPT"),))
     there = BaseChain("ip other", ("ipv4",), OUTPUT, -110, is_nat=is_nat, contents=contents)
-    found = judge(ruleset_of(texts), ruleset_of(texts), (there,), PodNetwork(), is_native=False)
+    found = judge(Situation(ruleset_of(texts), (there,)), ruleset_of(texts))
     return [each.effect for each in (*found.obstacles, *found.unjudged)]
 
 
@@ -152,7 +152,7 @@ def test_of_rules_that_drop_answers_together_the_one_that_drops_is_named() -> No
         BaseChain("ip other", ("ipv4",), hook, priority, False, Table(MANGLE, (Chain(hook, (rule,), "ACCEPT"),)))
         for hook, priority, rule in ((PREROUTING, -140, marks), (INPUT, 0, drops))
     )
-    found = judge(ruleset_of({}), ruleset_of({}), others, PodNetwork(), is_native=False)
+    found = judge(Situation(ruleset_of({}), others), ruleset_of({}))
     assert [each.rule for each in found.obstacles] == [drops]
 
 

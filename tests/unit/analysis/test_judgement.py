@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from capture.analysis.base_chains import BaseChain, PodNetwork
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compare import Difference, differences
 from capture.analysis.culprits import Obstacle
 from capture.analysis.diagram import TooLargeError
@@ -69,7 +69,7 @@ def judged(
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
         tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
     live = desired.replace(tables=tuple(tables))
-    return judge(desired, live, (other_chains,) if other_chains else (), PodNetwork(), is_native=False)
+    return judge(Situation(desired, (other_chains,) if other_chains else ()), live)
 
 
 def lines(found: Iterable[Difference | Obstacle]) -> list[str]:
@@ -99,7 +99,7 @@ class TestInOurTables:
         """Calls of the proxy to its own pod are captured, too, and come first in no report."""
         desired = build_ruleset(CaptureConfig(excluded_outbound_ports=(only(9001),)))
         live = build_ruleset(CaptureConfig())
-        judgement = judge(desired, live, (), PodNetwork(), is_native=False)
+        judgement = judge(Situation(desired), live)
 
         assert set(outcomes(judgement.differences)) == {("direct", "proxy-outbound")}
 
@@ -120,7 +120,7 @@ class TestInOurTables:
             return chain.replace(rules=(*left[:-1], TAKES_HTTPS, *left[-1:])) if chain.name == DASH.output else chain
 
         live = REDIRECT.with_chains(changed)
-        found = judge(REDIRECT, live, (), PodNetwork(), is_native=False).differences
+        found = judge(Situation(REDIRECT), live).differences
 
         first, second = sorted((each for each in found if each.family == family), key=lambda each: each.weight)
         assert [(each.effect.before.outcome, each.effect.after.outcome) for each in (first, second) if each.effect] == [
@@ -158,7 +158,7 @@ class TestInOurTables:
         emptied = ("ISTIO-INBOUND", "ISTIO-OUTPUT")
         live = REDIRECT.with_chains(lambda _, chain: chain.replace(rules=()) if chain.name in emptied else chain)
 
-        found = judge(REDIRECT, live, (), PodNetwork(), is_native=False).differences
+        found = judge(Situation(REDIRECT), live).differences
 
         directions = {(each.chain, each.effect.direction) for each in found if each.effect}
         assert directions == {("ISTIO-INBOUND", "inbound"), ("ISTIO-OUTPUT", "outbound")}
@@ -171,7 +171,7 @@ class TestInOurTables:
         live = REDIRECT.replace(tables=tuple(tables))
         found = differences(REDIRECT, live)
 
-        judgement = judge(REDIRECT, live, (), PodNetwork(), is_native=False)
+        judgement = judge(Situation(REDIRECT), live)
 
         assert [d.rule for d in judgement.differences] == [d.rule for d in found]
         assert any(each.effect for each in judgement.differences)
@@ -347,13 +347,13 @@ class TestOurOwn:
         kinds = [
             {each.kind for each in found.differences}
             for has_reference in (True, False)
-            for found in [judge(REDIRECT, self.live(), (), PodNetwork(), is_native=False, has_reference=has_reference)]
+            for found in [judge(Situation(REDIRECT), self.live(), has_reference=has_reference)]
         ]
         assert kinds == [{"missing", "unexpected", "policy"}, {"policy"}]
 
     @pytest.mark.parametrize(("desired", "other"), [("ipv4", "ipv6"), ("ipv6", "ipv4")])
     def test_a_family_that_should_not_be_captured_comes_first(self, desired: Family, other: Family) -> None:
-        found = judge(REDIRECT.replace(families=(desired,)), self.live(), (), PodNetwork(), is_native=False).differences
+        found = judge(Situation(REDIRECT.replace(families=(desired,))), self.live()).differences
 
         assert found[0].family == other
         assert [each.family for each in found] == sorted((each.family for each in found), reverse=other == "ipv6")
@@ -371,11 +371,11 @@ class TestOurOwn:
     def test_rules_that_are_too_entangled_leave_a_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 50)
 
-        found = judge(REDIRECT, self.live(), (), PodNetwork(), is_native=False)
+        found = judge(Situation(REDIRECT), self.live())
 
         assert found.doubts == (str(TooLargeError().message),)
         assert found.differences == tuple(differences(REDIRECT, self.live()))
-        assert second_set_effect(REDIRECT, (chain(),), PodNetwork()) is None
+        assert second_set_effect(Situation(REDIRECT, (chain(),))) is None
 
 
 class TestSecondSet:
@@ -391,7 +391,7 @@ class TestSecondSet:
     def test_a_second_set_of_unknown_age_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
         there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_age_unknown=True)
 
-        effect = second_set_effect(REDIRECT, (there,), PodNetwork())
+        effect = second_set_effect(Situation(REDIRECT, (there,)))
 
         assert outcomes([Obstacle(there, rule, effect)]) == ([(before, "redirected")] if before else [])
 
@@ -401,7 +401,7 @@ class TestSecondSet:
         there = chain(*entangled), chain(Rule(Redirect(16001), HTTPS, "ipv6"), is_nat=True, priority=-100)
         monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 4000)
 
-        effect = second_set_effect(REDIRECT, there, PodNetwork())
+        effect = second_set_effect(Situation(REDIRECT, there))
 
         assert effect is not None
         assert effect.family == "ipv6"

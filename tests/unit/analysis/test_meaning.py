@@ -3,8 +3,14 @@
 import pytest
 
 from capture.analysis.base_chains import PodNetwork
-from capture.analysis.foreign_tests import holds_for_flags, holds_for_protocol
-from capture.analysis.meaning import effective_verdict, losing_rule, modelled_matches, rule_matches
+from capture.analysis.meaning import (
+    effective_verdict,
+    holds_for_protocol,
+    holds_in_state,
+    losing_rule,
+    modelled_matches,
+    rule_matches,
+)
 from capture.model.addresses import Family, parse_address, parse_network
 from capture.model.foreign import (
     AllOf,
@@ -143,6 +149,8 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
     ("test", "tcp", "udp"),
     [
         (Protocols(("tcp",)), True, False),
+        (LaterFragment(), False, False),
+        (LaterFragment(negated=True), True, True),
         (Protocols(("tcp", "1"), negated=True), False, True),
         (Protocols(("icmp",)), False, False),
         (Protocols(("tcp", "udp")), True, True),
@@ -175,7 +183,8 @@ def test_the_type_of_icmpv6_is_a_packets_port() -> None:
 def test_flags_hold_for_all_packets_in_a_state_or_for_none(
     test: Match, *, new: bool | None, established: bool | None
 ) -> None:
-    answers = [holds_for_flags(test, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
+    states = ("NEW", "RELATED", "ESTABLISHED", "INVALID")
+    answers = [holds_in_state(test, state, is_translated=None) for state in states]
     assert answers == [new, new, established, None]
 
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from capture.analysis.base_chains import PodNetwork, Situation
+from capture.analysis.base_chains import Situation
 from capture.analysis.compare import Difference
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import family_ruleset, judge
@@ -27,8 +27,8 @@ from capture.model.ruleset import (
     TableName,
     only,
 )
-from capture.report.difference_text import difference_text
-from capture.report.fate_text import effect_text
+from capture.report.packet_text import effect_text
+from capture.report.verified_text import difference_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.foreign import foreign_match
@@ -54,7 +54,7 @@ CONFIGS = (
 
 
 def differences(desired: Ruleset, live: Ruleset) -> tuple[Difference, ...]:
-    return judge(desired, live, (), PodNetwork(), is_native=False).differences
+    return judge(Situation(desired), live).differences
 
 
 def changed(ruleset: Ruleset, place: tuple[str, str], change: Callable[[Rules], Sequence[Rule]]) -> Ruleset:
@@ -128,7 +128,7 @@ def test_a_foreign_rule_is_judged_by_the_desired_rules_whatever_else_is_missing(
     for place in random.sample(places, min(2, len(places))):
         live = changed(live, place, lambda rules: [r for r in rules if r in foreign or random.random() < 0.5])
 
-    judged = [judge(desired, each, (), PodNetwork(), is_native=False) for each in (whole, live)]
+    judged = [judge(Situation(desired), each) for each in (whole, live)]
 
     first, second = [
         [

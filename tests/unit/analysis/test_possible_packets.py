@@ -12,7 +12,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from support.generators.small_pools import numbers_of
+from support.generators.small_pools import numbers_of, value_at
 
 POD, CLIENT, LO = parse_address("192.0.2.2"), parse_address("198.51.100.7"), parse_address("127.0.0.1")
 ENDS: dict[str, Any] = {"port": 80, "source_port": 45000}
@@ -31,7 +31,7 @@ def can_occur(packet: Packet, config: CaptureConfig | None = None, network: PodN
     space = PacketSpace(family, [situation])
     possible = possible_packets(space, [Compiler(space, situation)])
     direction = INBOUND if packet.in_interface else OUTBOUND
-    return bool(space.diagrams.evaluate(possible[direction], numbers_of(space, packet)))
+    return bool(value_at(space.diagrams, possible[direction], numbers_of(space, packet)))
 
 
 @pytest.mark.parametrize(

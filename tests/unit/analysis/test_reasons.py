@@ -9,10 +9,9 @@ import pytest
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
-from capture.analysis.explanation import NO_RULE_DECIDES
+from capture.analysis.explanation import DECIDES_FATE, NO_RULE_DECIDES, ReasonCompiler
 from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import Fate
-from capture.analysis.reasons import DECIDES_FATE, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import parse_address
@@ -33,7 +32,7 @@ from capture.model.ruleset import (
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from support.generators.small_pools import Pools, numbers_of
+from support.generators.small_pools import Pools, numbers_of, value_at
 from support.rules.foreign import foreign_verdict
 
 SAMPLE = range(30)
@@ -103,7 +102,7 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
             continue  # the compiled rules have it as the second part of an outbound way alone
         traced = trace_whole_path(packet, situation)
         direction = INBOUND if packet.in_interface is not None else OUTBOUND
-        fate = space.diagrams.evaluate(roots[direction], numbers_of(space, packet))
+        fate = value_at(space.diagrams, roots[direction], numbers_of(space, packet))
         assert isinstance(fate, Fate)
         assert fate.replace(reason=None) == traced.fate
         yield fate.reason[1] if fate.reason else NO_RULE_DECIDES, reason(traced), traced

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.foreign_tests import ACK, PSH, SYN
+from capture.analysis.meaning import ACK, PSH, SYN
 from capture.analysis.replies import (
     is_own_step,
     loss_text,

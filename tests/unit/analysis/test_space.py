@@ -11,7 +11,7 @@ from capture.model.packet import Packet
 from capture.model.ruleset import MANGLE, OUTPUT, Chain, Mark, Return, Rule, Ruleset, SetMark, Table
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from support.generators.small_pools import numbers_of
+from support.generators.small_pools import numbers_of, value_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def test_bits_of_marks_are_together_that_every_mask_treats_alike() -> None:
             for kind, sent in kinds:
                 numbers = numbers_of(space, sent)
                 found = space.has_mark(kind, value, mask)
-                assert space.diagrams.evaluate(found, numbers) == (mark & mask == value)
+                assert value_at(space.diagrams, found, numbers) == (mark & mask == value)
                 assert (space.packet(numbers).mark, space.packet(numbers).connection_mark) == (
                     sent.mark,
                     sent.connection_mark,

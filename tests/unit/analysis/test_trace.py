@@ -39,6 +39,7 @@ from capture.model.ruleset import (
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection
+from support.generators.small_pools import numbers_of, value_at
 from support.rules.foreign import foreign_match, foreign_verdict
 from support.rules.traced import trace
 
@@ -223,7 +224,9 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     space = PacketSpace("ipv4", (Situation(rules),))
     fates = Compiler(space, Situation(rules)).fates("outbound")
     sent = space.diagrams.both(space.field_in(Field.IN, [(ABSENT, ABSENT)]), space.field_in(Field.PORT, [(port, port)]))
-    compiled = space.diagrams.evaluate(fates, witness(space, sent, "outbound"))
+    packet = witness(space, sent, "outbound")
+    assert packet is not None
+    compiled = value_at(space.diagrams, fates, numbers_of(space, packet))
 
     assert traced.outcome == ("dns" if port == 53 else "redirected")
     assert compiled == traced.fate

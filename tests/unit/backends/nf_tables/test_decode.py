@@ -19,6 +19,7 @@ from capture.model.foreign import (
     ConnectionDirection,
     Either,
     InterfaceIndex,
+    LaterFragment,
     LocalAddress,
     NoWayBack,
     Protocols,
@@ -212,6 +213,7 @@ def test_what_has_no_words_is_shown_as_bits(words: str, program: bytes) -> None:
     assert isinstance(rule.conditions[-1], model.UnknownMatch)
 
 
+FRAGMENT = make.load_payload(NETWORK, 6, 2) + make.bitwise(b"\x1f\xff")
 STATUS, MAPPED = make.load_ct(2), of_machine(1 << 5)
 LOCAL, WAY_BACK = loaded("fib", 1, _2=3, _3=2), loaded("fib", 1, _2=1, _3=0x0D)
 HALF = loaded("numgen", 1, _2=2)
@@ -236,6 +238,8 @@ HALF = loaded("numgen", 1, _2=2)
         (STATUS + make.bitwise(of_machine(1)) + make.equals(bytes(4)), None, None),
         (make.load_payload(TRANSPORT, 13, 1) + make.bitwise(b"\2") + make.equals(b"\2"), "tcp flags & 0x02 == 0x02",
          TcpFlags(2, 2)),
+        (IP4 + FRAGMENT + make.equals(bytes(2), negated=True), "ip frag-off & 0x1fff != 0", LaterFragment()),
+        (IP6 + FRAGMENT + make.equals(bytes(2)), "@nh,48,16 & 0x1fff ^ 0x0000 == 0x0000", None),
         (meta(native.L4PROTO) + make.equals(b"\x3a"), "meta l4proto 58", Protocols(("ipv6-icmp",))),
         (meta(native.L4PROTO) + make.equals(b"\6", negated=True), "meta l4proto != tcp", Protocols(("tcp",), True)),
         (meta(native.L4PROTO) + make.in_range(b"\1", b"\6", negated=False), "meta l4proto 1-6", None),

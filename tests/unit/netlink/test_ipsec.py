@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from capture.analysis.ipsec import policy_for
 from capture.model.addresses import Network, parse_address, parse_network
 from capture.model.packet import Packet
-from capture.netlink.ipsec import IpsecPolicy
+from capture.netlink.ipsec import IpsecPolicy, policy_for
 
 ANY_PORT, EVERYWHERE = (0, 0), parse_network("0.0.0.0/0")
 BLOCKS = IpsecPolicy("out", 10, EVERYWHERE, EVERYWHERE, ANY_PORT, ANY_PORT, 0, is_blocking=True, has_template=False)

@@ -34,10 +34,14 @@ from capture.model.ruleset import (
     only,
 )
 from capture.operations import SecondSet, Verified
-from capture.report.difference_text import difference_lines, difference_text, differences_as_plain, note_lines
-from capture.report.fate_text import fate_text
-from capture.report.packet_text import packet_text
-from capture.report.verified_text import conclusion_lines
+from capture.report.packet_text import fate_text, packet_text
+from capture.report.verified_text import (
+    conclusion_lines,
+    difference_lines,
+    difference_text,
+    differences_as_plain,
+    note_lines,
+)
 
 TCP = Protocol("tcp")
 NOWHERE = Ruleset((), ())
