@@ -182,10 +182,16 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("second-set", "decides"): f"""\
         a second set of rules decides first, and sends it to port {{port}}
         {REMOVE_OTHER_SETS}""",
+    ("second-set", "alike"): f"""\
+        a second set of rules decides first, and sends it to port {{port}}, as the first one would
+        {REMOVE_OTHER_SETS}""",
     # What the settings leave out.
     ("excluded", ""): """\
         the settings leave this connection out{reason}
         Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.""",
+    ("excluded", "over lo"): """\
+        the capture leaves this connection out{reason}
+        Every capture does so within a pod, but for loopback networks that -i names; calls of services are captured.""",
     ("excluded", "no rule"): "no rule of the capture is about it\n`capture explain` lists what is captured.",
     ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
     ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",

@@ -17,14 +17,14 @@ from capture.analysis.cause_text import cause
 from capture.analysis.meaning import is_in_spans, rejects
 from capture.analysis.outcome import DNS, PROXY_INBOUND, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
-from capture.analysis.replies import is_own_step, marking_step, untracked_text, untracking_step
+from capture.analysis.replies import handing_over, is_own_step, marking_step, untracked_text, untracking_step
 from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECT_REASON
 from capture.model.location import Cause, Location
-from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, TABLES, Drop, Redirect, Rule, TransparentProxy
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.ruleset import MANGLE, NAT, TABLES, Drop, Redirect, Rule
 
 TextOf = Callable[[Rule, Family], str]
 
@@ -37,6 +37,7 @@ def causes_of_connection(
     ``traced`` is its path by live rules, ``desired`` that by recorded ones, if any. ``text_of`` words rules.
     """
     packet, step = traced.packet, traced.step
+    second_set = _second_set_cause(traced, desired)
     if traced.outcome == "no-route":
         destination = address_text(packet.family, packet.destination.first)
         yield no_route_cause(facts, packet.family, destination, traced.refusal)
@@ -47,12 +48,13 @@ def causes_of_connection(
         yield untracked_cause(traced) or lost or _direct_cause(traced, desired, capture)
     elif traced.outcome == "dropped":
         yield drop_of_connection(traced, text_of)
-    elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or traced.outcome not in TO_PROXY):
-        yield cause("second-set", "decides", where=traced.location, port=traced.port)
+    elif second_set is not None and second_set.case == "decides":
+        yield second_set
     elif traced.outcome in TO_PROXY and desired and desired.outcome in TO_PROXY and traced.port != desired.port:
         is_foreign = step is not None and not is_own_step(step)
         yield _foreign_rule_cause(traced, is_behind=False) if is_foreign else missing_rule_cause(desired)
-    elif traced.outcome in TO_PROXY:
+    elif traced.outcome in TO_PROXY and (capture.is_transparent or not handing_over(traced)):
+        yield from filter(None, [second_set])
         arrival = traced.outcome, traced.port, packet.family, packet.protocol
         yield from causes_at_port(facts, capture, *arrival, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(traced, capture):
@@ -63,9 +65,18 @@ def causes_of_connection(
         yield _foreign_rule_cause(traced, is_behind=False)
 
 
+def _second_set_cause(traced: Trace, desired: Trace | None) -> Cause | None:
+    """Return that another set of the capture decides: as ours does, or otherwise."""
+    step = traced.step
+    if step is None or not is_own_chain(step.chain) or (step.table in TABLES and traced.outcome in TO_PROXY):
+        return None
+    is_alike = desired is not None and traced.fate == desired.fate and traced.transparent == desired.transparent
+    return cause("second-set", "alike" if is_alike else "decides", where=traced.location, port=traced.port)
+
+
 def is_translated(traced: Trace) -> bool:
     """Return whether a foreign rule of nat sends a packet to an address or port, be that the proxy's."""
-    is_by_nat = traced.step is not None and not isinstance(traced.step.rule.verdict, TransparentProxy)
+    is_by_nat = traced.step is not None and not handing_over(traced)
     return traced.address is not None or (traced.outcome in ("redirected", *TO_PROXY) and is_by_nat)
 
 
@@ -100,7 +111,7 @@ def _direct_cause(traced: Trace, desired: Trace | None, capture: Capture) -> Cau
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
-    return _excluded_cause(step)
+    return _excluded_cause(step, packet)
 
 
 def missing_rule_cause(desired: Trace) -> Cause:
@@ -108,10 +119,11 @@ def missing_rule_cause(desired: Trace) -> Cause:
     return cause("rule-missing", "any", outcome=f"{desired.outcome} {desired.port}")
 
 
-def _excluded_cause(step: Step | None) -> Cause:
+def _excluded_cause(step: Step | None, packet: Packet) -> Cause:
     if step is None:
         return cause("excluded", "no rule")
-    return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
+    case = "over lo" if packet.out_interface == LOOPBACK else ""
+    return cause("excluded", case, where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
 
 
 def _own_steps_before(traced: Trace, capture: Capture) -> list[Step]:

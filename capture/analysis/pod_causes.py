@@ -74,12 +74,12 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
 
 
 def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
-    """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
+    """Return whether what is wrong with the pod or its proxy stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
-    in which there is some room yet.
+    in which there is some room yet, or a second capture that does as the first one.
     """
-    if pod_cause.kind == "conntrack-nearly-full":
+    if pod_cause.kind == "conntrack-nearly-full" or pod_cause.case == "alike":
         return False
     if traced is None:
         return pod_cause.kind != "interface-missing"
@@ -88,6 +88,8 @@ def can_stop_connection(pod_cause: Cause, traced: Trace | None = None) -> bool:
         return LOOPBACK in interfaces or traced.outcome in TO_PROXY  # and the proxy calls the app by it
     if pod_cause.kind == "ingress-filter":
         return pod_cause.where == traced.packet.in_interface
+    if pod_cause.kind == "proxy-wrong-user":
+        return traced.outcome != PROXY_INBOUND or traced.transparent  # else its calls to the app pass by their source
     return pod_cause.where in interfaces or (pod_cause.kind != "interface-missing" and pod_cause.case != "bridged")
 
 
@@ -320,6 +322,8 @@ def _is_captured(listener: Listener, facts: PodFacts, capture: Capture, outcome:
     """Return whether the listener's own connections, of TPROXY those to the app, are captured, and come back to it."""
     if outcome == PROXY_INBOUND and capture.is_transparent and is_in_spans(listener.uid, capture.uids):
         return listener.transparent
+    if outcome == PROXY_INBOUND and not (capture.is_transparent or capture.captures(PROXY_OUTBOUND)):
+        return False  # to the app it calls from an address that is left out for every user
     gid = facts.gids_by_inode.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

@@ -77,15 +77,27 @@ def onward_packet(traced: Trace, uid: int, gid: int) -> Packet | None:
 
     A transparent proxy calls the app from the client's address, with the mark of the capture.
     """
-    packet, step = traced.packet.replace(uid=uid, gid=gid), traced.step
+    packet = traced.packet.replace(uid=uid, gid=gid)
     if traced.outcome in (PROXY_OUTBOUND, DNS):
         return None if packet.in_interface else packet
     if traced.outcome != PROXY_INBOUND or not packet.in_interface:
         return None
     to_app = packet.replace(in_interface=None, out_interface=LOOPBACK)
-    if step is not None and isinstance(step.rule.verdict, model.TransparentProxy):
-        return to_app.replace(mark=step.rule.verdict.mark)
-    return to_app.replace(source=PASSTHROUGH_SOURCE[packet.family])
+    handed_over = handing_over(traced)
+    return (
+        to_app.replace(mark=handed_over.mark)
+        if handed_over
+        else to_app.replace(source=PASSTHROUGH_SOURCE[packet.family])
+    )
+
+
+def handing_over(traced: Trace) -> model.TransparentProxy | None:
+    """Return the verdict that hands a connection to a socket, if one decides; what is none for it is dropped there.
+
+    Whatever nat does behind it: the packet has its socket, which must be transparent (tproxy_tg4 in xt_TPROXY.c).
+    """
+    verdict = traced.step and traced.step.rule.verdict
+    return verdict if isinstance(verdict, model.TransparentProxy) else None
 
 
 def reply_to_proxy(network: PodNetwork, family: Family) -> Packet | None:

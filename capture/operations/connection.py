@@ -27,6 +27,7 @@ from capture.analysis.pod_causes import (
 from capture.analysis.replies import (
     OUTSIDE,
     SENT_ON,
+    handing_over,
     is_own_step,
     lost_later_packets,
     marking_step,
@@ -66,6 +67,8 @@ from capture.system.pod_network import (
 )
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
+OF_CAPTURED = ("later packets of captured traffic", "answers to captured traffic")
+
 
 class Connection(Value):
     """A connection on its way by the live rules, and what is known of its namespace."""
@@ -75,6 +78,8 @@ class Connection(Value):
     policies: tuple[IpsecPolicy, ...]
     verify: Callable[[], Verified]
     """Compares the namespace with the reference; takes long where rules are many."""
+    is_usual: bool = False
+    """Whether the pod is judged by it."""
 
     @property
     def is_inbound(self) -> bool:
@@ -93,27 +98,24 @@ class Connection(Value):
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
 
-def causes_of(connection: Connection) -> list[Cause]:
-    """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
-    pod = connection.pod
-    of_pod = causes_of_pod(pod.facts, pod.capture)
-    causes = [each for each in of_pod if can_stop_connection(each, connection.traced)]
+def faults_of(connection: Connection) -> list[Cause]:
+    """Return what is wrong on its way: why it does not reach a proxy that listens, and what cannot stop it alone."""
+    faults = [*causes_of_pod(connection.pod.facts, connection.pod.capture)]
     for find, is_last_resort in CHECKS:
-        if not (causes and is_last_resort):
-            causes += find(connection)
-    return causes
+        if not (is_last_resort and any(can_stop_connection(each, connection.traced) for each in faults)):
+            faults += find(connection)
+    return faults
 
 
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
-    traced, facts, capture = connection.traced, connection.pod.facts, connection.pod.capture
+    traced = connection.traced
     if not traced.is_certain:
         yield _unjudged_cause(traced)
-    yield from unreached_app_notes(traced, facts)
+    yield from unreached_app_notes(traced, connection.pod.facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
     yield from neighbour_causes(traced, is_recent=False)
-    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, traced))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -178,7 +180,8 @@ def _later_causes(connection: Connection) -> Iterator[Cause]:
         return
     following = list(lost_later_packets(traced, connection.pod.situation, connection.owner))
     certain = (each for each in following if each.is_certain)
-    lost = [_loss_cause(each, "its answers" if each.packet.is_reply else "its later packets") for each in certain]
+    later, answers = OF_CAPTURED if connection.is_usual else ("its later packets", "its answers")
+    lost = [_loss_cause(each, answers if each.packet.is_reply else later) for each in certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
 
@@ -333,7 +336,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = onward_packet(traced, *owner) if owner else None
-    if packet is None:
+    if packet is None or (handing_over(traced) and not pod.capture.is_transparent):  # it gets none of these
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]
@@ -427,8 +430,8 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_zone_causes, True),
     (_later_causes, True),
     (_discovery_causes, True),
+    (_delivery_causes, False),
     (_routing_causes, True),
     (_ipsec_causes, False),
-    (_delivery_causes, False),
 )
 """The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""

@@ -13,49 +13,47 @@ The path of a question::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_remedy, remedy_without_record
-from capture.analysis.outcome import PROXY_OUTBOUND
+from capture.analysis.causes import drop_cause
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
     can_stop_connection,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
-    no_route_cause,
     notes_on_proxy,
-    unconnected_interface,
     unjudged_programs,
 )
 from capture.analysis.replies import OUTSIDE
 from capture.analysis.trace import Trace
 from capture.backends import detect
+from capture.backends.iptables.render import shown_rule
 from capture.errors import argument_error
-from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
-from capture.model.location import Cause
+from capture.model.addresses import FAMILY_NAMES
+from capture.model.conventions import APP_ID
+from capture.model.location import Cause, Location
 from capture.model.packet import Packet
 from capture.model.values import Value
-from capture.netlink.ipsec import IpsecPolicy, policy_for
+from capture.netlink.ipsec import IpsecPolicy
 from capture.operations import host_of, read_reference, verify
 from capture.operations.arguments import Namespace
 from capture.operations.comparison import own_ruleset
 from capture.operations.connection import (
     Connection,
-    causes_of,
-    discovery_causes,
+    faults_of,
     ipsec_policies,
-    link_causes,
     neighbour_causes,
     notes_on,
     onward_causes,
     socket_lb_causes,
     source_notes,
-    unrouted_proxy_causes,
 )
-from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
+from capture.operations.drift_causes import drift_causes, unjudged_notes
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
@@ -84,6 +82,10 @@ from capture.system.pod_facts import read_facts
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
+
+
+USUAL_PORT = 80
+"""That of an app, to which usual connections go."""
 
 
 class Diagnosis(Value):
@@ -197,19 +199,17 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
     policies, unread = ipsec_policies()
     unread += unjudged_programs(facts)
     stopping = [each for each in of_pod if can_stop_connection(each)]
+    traces = list(_usual_traces(pod))
+    usual = _usual_causes(traces, pod, policies, verified)
     causes = (
         *stopping,
         *empty_capture_causes(reference, facts, capture),
         *default_route_causes(facts, capture),
         *causes_of_proxy(facts, capture),
-        *drift_causes(verified, pod),
-        *_usual_causes(pod, policies),
-        *(() if reference else _loop_causes(pod)),
+        *usual,
+        *drift_causes(verified, pod, {each.where for each in usual}),
+        *(() if reference else (each for traced in traces for each in onward_causes(traced, pod, verify))),
     )
-    if IPV6 in capture.families and all(each.case == "neighbour" and each.words["flag"] for each in causes):
-        own = next((address for address in facts.addresses if address.family == IPV6), None)
-        link = next((link.name for link in facts.links if not link.is_loopback), None)
-        causes = (*discovery_causes(own, link, pod.situation),) or causes  # by which a neighbour is silent
     notes = (
         *notes_on_proxy(facts, capture),
         *(
@@ -219,7 +219,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         ),
         *socket_lb_causes(),
         *source_notes(pod.situation),
-        *(note for each in usual_traces(pod) for note in neighbour_causes(each, is_recent=False)),
+        *(note for each in traces for note in neighbour_causes(each, is_recent=False)),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,
@@ -230,7 +230,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
         *(what for _, _, what in uncaptured_directions(reference, facts, capture)),
         *(f"no {FAMILY_NAMES[family]}" for family in other_families),
     )
-    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
+    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), _notes_for(causes, notes), is_certain, without)
 
 
 def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | None) -> Diagnosis:
@@ -240,7 +240,9 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     unread += unjudged_programs(pod.facts, traced)
     compare = cache(partial(verify, settings, prefer_recorded=settings is None))
     connection = Connection(traced, pod, tuple(policies), compare)
-    candidates = causes_of(connection)
+    faults = faults_of(connection)
+    candidates = [each for each in faults if can_stop_connection(each, traced)]
+    harmless = [each for each in faults if each not in candidates]
     if reference is not None:
         candidates = [with_option_remedy(candidate, traced.packet, reference) for candidate in candidates]
     else:
@@ -248,27 +250,53 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
         candidates = [each if is_proven(each) else uncaptured_cause() for each in candidates]
     doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
-    further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
-    notes = tuple(each for each in dict.fromkeys(further) if each not in causes)
+    further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection), *harmless)
     is_certain = traced.is_certain and not (unread or doubts)
-    return Diagnosis(traced.packet, traced, tuple(causes), notes, is_certain)
+    return Diagnosis(traced.packet, traced, tuple(causes), _notes_for(causes, further), is_certain)
 
 
-def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy]) -> Iterator[Cause]:
-    """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
-    facts = pod.facts
-    for family in dict.fromkeys(address.family for address in facts.addresses):
-        if family in facts.families_without_route or not pod.capture.captures(PROXY_OUTBOUND, family):
-            continue
-        traced = live_trace(USUAL_PACKET.replace(destination=OUTSIDE[family]), pod.situation)
-        if traced.outcome == "no-route":
-            yield no_route_cause(facts, family, address_text(family, OUTSIDE[family].first), traced.refusal)
-        else:
-            yield from unrouted_proxy_causes(traced, pod)
-            yield from () if unconnected_interface(facts) else link_causes(traced)
-        policy = policy_for(traced.packet, policies)
-        if policy is not None and policy.is_blocking:
-            yield cause("ipsec", policy=policy.words)
+def _notes_for(causes: Iterable[Cause], notes: Iterable[Cause]) -> tuple[Cause, ...]:
+    """Return the notes that no cause tells: what a rule may do is known, where it is the cause."""
+    told = {each.where for each in causes if isinstance(each.where, Location)}
+    unique = dict.fromkeys(each for each in notes if each not in causes)
+    return tuple(each for each in unique if each.kind != "unjudged" or each.where not in told)
+
+
+def _usual_causes(
+    usual: list[Trace], pod: ExaminedPod, policies: list[IpsecPolicy], verified: Verified
+) -> tuple[Cause, ...]:
+    """Return what stops usual connections, by which a fault is better told than by the packet that one could think of.
+
+    What stops the first packet, wherever it goes, is told by the traffic for which that is so; what routes do with
+    a client, by `why` of its connection.
+    """
+    found: dict[Location | Cause, Cause] = {}
+    for traced in usual:
+        connection = Connection(traced, pod, tuple(policies), lambda: verified, is_usual=True)
+        for fault in faults_of(connection):
+            if fault.kind == "filtered" and traced.outcome == "dropped":
+                told = drop_cause(traced, shown_rule, usual) if fault.words["port"] else None
+            else:
+                is_told = fault.kind == "filtered" or (
+                    fault.kind in ("no-route", "ipsec") and not connection.is_inbound
+                )
+                told = fault if is_told else None
+            if told is not None:
+                found.setdefault(told.where if isinstance(told.where, Location) else told, told)
+    return tuple(found.values())
+
+
+def _usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
+    """Yield the ways of captured connections to outside, and to each address of the pod."""
+    facts, situation = pod.facts, pod.situation
+    name = next((link.name for link in facts.links if not link.is_loopback), None)
+    for address in facts.addresses:
+        family = address.family
+        outside = None if family in facts.families_without_route else OUTSIDE[family]
+        if outside and pod.capture.captures(PROXY_OUTBOUND, family):
+            yield live_trace(Packet("tcp", outside, USUAL_PORT, uid=APP_ID, gid=APP_ID), situation)
+        if name and pod.capture.captures(PROXY_INBOUND, family):
+            yield live_trace(Packet("tcp", address, USUAL_PORT, outside, in_interface=name), situation)
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
@@ -276,12 +304,6 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
         yield cause("privileged", where=f"process {process}", process=process, escapes=", ".join(escapes))
-
-
-def _loop_causes(pod: ExaminedPod) -> Iterator[Cause]:
-    """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
-    for traced in usual_traces(pod):
-        yield from onward_causes(traced, pod, verify)
 
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}

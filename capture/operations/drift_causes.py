@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
@@ -14,11 +14,9 @@ from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import family_ruleset
-from capture.analysis.replies import OUTSIDE, SENT_ON
+from capture.analysis.replies import SENT_ON
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
-from capture.model.addresses import IPV4
-from capture.model.conventions import APP_ID
 from capture.model.location import Cause, Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
@@ -29,12 +27,9 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import live_trace
 from capture.state.impediments import LO_DOWN
 
-USUAL_PACKET = Packet("tcp", OUTSIDE[IPV4], 80, uid=APP_ID, gid=APP_ID)
-"""To an address outside (RFC 5737), of a user who is not the proxy."""
 
-
-def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
-    """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
+def drift_causes(verified: Verified, pod: ExaminedPod, told: Collection[Location | str] = ()) -> Iterator[Cause]:
+    """Yield what differs from the desired rules as causes, but for what is ``told``; `capture verify` has it all."""
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
         felt = {effect: _is_felt(effect, pod, verified) for effect in {each.effect for each in own} if effect}
@@ -47,7 +42,7 @@ def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
         others += other_consequences(heaviest.effect, (difference.effect for difference in with_effect))
         chain = heaviest.location.chain_location
         yield cause(_rule_cause_kind(heaviest), "drift", where=chain, first=first, others=others)
-    yield from _foreign_rule_causes(verified, pod)
+    yield from _foreign_rule_causes(verified, told)
     for other in verified.second_sets:
         yield cause("second-set", where=other.choice.place_text, place=other.choice.place_text)
     yield from map(missing_route_cause, verified.missing)
@@ -120,10 +115,9 @@ def _differences_on_path(traced: Trace, verified: Verified, kind: DifferenceKind
         yield from (each for each in of_kind if (each.table, each.chain, each.rule) == met)
 
 
-def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
+def _foreign_rule_causes(verified: Verified, told: Collection[Location | str]) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: each that drops them, and the heaviest of each chain."""
     rules: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
-    usual = list(usual_traces(pod)) if any(_is_dropping(foreign.effect) for foreign in rules) else []
     diverting: dict[tuple[str, Location], list[Foreign]] = {}
     for foreign in sorted(rules, key=lambda each: (each.effect is None, *(each.effect.weight if each.effect else ()))):
         effect, chain = foreign.effect, foreign.location.chain_location
@@ -137,23 +131,16 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
         is_of_proxy = effect.before.outcome in ("direct", *([] if is_inbound else ["proxy-inbound"]))
         subject = SENT_ON if is_of_proxy else f"captured traffic{region}"
         subject = f"answers to {subject}" if effect.packet.is_reply else subject
-        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, subject), effect.after.step is not None
+        dropped, by_rule = drop_cause(effect.after, shown_rule, subject=subject), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
         is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.chain_location != chain
-        yield dropped if is_called else dropped.replace(where=foreign.location)
+        dropped = dropped if is_called else dropped.replace(where=foreign.location)
+        yield from [] if dropped.where in told else [dropped]
     for (kind, _), (first, *others) in diverting.items():
         effect_text = foreign_effect_text(first.rule, first.effect)
         rest = f", and {plural(len(others), 'more rule')} of this chain" if others else ""
         rest += other_consequences(first.effect, (each.effect for each in others))
         yield cause(kind, "pod", where=first.location, effect=effect_text, rule=differing_rule(first), others=rest)
-
-
-def usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
-    """Yield the ways of a connection to outside, and of one to each address of the pod."""
-    yield live_trace(USUAL_PACKET, pod.situation)
-    name = next((link.name for link in pod.facts.links if not link.is_loopback), None)
-    for address in pod.facts.addresses if name else ():
-        yield live_trace(Packet("tcp", address, USUAL_PACKET.port, in_interface=name), pod.situation)
 
 
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:

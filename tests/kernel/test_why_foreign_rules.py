@@ -118,6 +118,36 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
 
 
+INPUT = "nft 'table inet x { chain c { type filter hook input priority 0; %s drop; }; }'"
+LOST = {
+    INPUT % "iif eth0 tcp sport 80": ("out", "drops answers to what the proxy sends on: "),
+    INPUT % "tcp dport 15001 tcp flags & psh == psh": ("out", "drops what goes to port 15001: "),
+    INPUT.replace("input", "output") % "tcp sport 15006 ct state established": ("in", "drops answers to captured tr"),
+    INPUT % "tcp dport { 15001, 15006 }": ("in", "drops what goes to ports 15001 and 15006: "),
+}
+
+
+@pytest.mark.parametrize("breaks", LOST)
+def test_the_pod_is_told_what_its_usual_connections_lose(pod_pair: PodPair, breaks: str) -> None:
+    """Not what a packet would lose that no one sends: of a client, for example, that calls from port 80."""
+    goes, message = LOST[breaks]
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), label="world")
+    pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
+    one_proxy(pod)
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["sh", "-ec", breaks])
+
+    of_pod, of_connection = why(pod), why(pod, packet(BrokenPod("", goes=goes), pod_pair))
+
+    assert [each.where for each in of_pod.causes] == [each.where for each in of_connection.causes]
+    assert message in of_pod.causes[0].message
+    assert {each.kind for each in (*of_pod.notes, *of_connection.notes)} == set()
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
+
+
 def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     operations.apply(given("--backend iptables"), pod.path)

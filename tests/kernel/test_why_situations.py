@@ -101,6 +101,14 @@ BROKEN: dict[str, BrokenPod] = {
         is_of_pod=True,
         message="hands the connection to what listens on port 9000, by TPROXY",
     ),
+    "another transparent proxy has our port": BrokenPod(
+        "foreign-rule",
+        breaks=f"iptables-legacy -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 15006"
+        " --tproxy-mark 1",
+        goes="in",
+        is_of_pod=True,
+        message="hands the connection to what listens on port 15006, by TPROXY",
+    ),
     "another transparent proxy in our table": BrokenPod(
         "foreign-rule",
         TPROXY,
@@ -680,7 +688,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip -6 rule add pref 5 iif lo prohibit; ip -6 rule add pref 10 lookup local; ip -6 rule del pref 0",
         goes="in6",
-        message="the answers to fd77::3 are lost, by the pod's routes or a policy rule",
+        message="a route or policy rule of type prohibit refuses fd77::2",  # what the proxy calls
     ),
     "the destination is prohibited": BrokenPod(
         "no-route",
@@ -844,6 +852,51 @@ def test_a_dropped_packet_too_big_is_noted(pod_pair: PodPair) -> None:
 
     assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["filtered"])
     assert "drops what tells the pod that packets are too big (ICMPv6): -p ipv6-icmp" in found.notes[0].message
+
+
+def test_a_proxy_of_another_user_breaks_what_goes_out_alone(pod_pair: PodPair) -> None:
+    """To the app it calls from an address that is left out for every user."""
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(("0.0.0.0", APP_PORT), label="app", uid=1000)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1500)
+    with pod.entered():
+        operations.apply(given(""))
+
+    found = {goes: why(pod, packet(BrokenPod("", goes=goes), pod_pair)) for goes in ("out", "in")}
+
+    assert [each.verdict for each in found.values()] == ["broken", "captured"]
+    assert [cause.kind for cause in found["out"].causes] == [note.kind for note in found["in"].notes]
+    assert peer.client().connect(pod.ipv4, APP_PORT).label == "proxy"
+    assert pod.client(1500).connect(pod.ipv4, APP_PORT, source="127.0.0.6").label == "app"
+    assert pod.client(1500).connect(ELSEWHERE, 80).label == "proxy"  # itself, again
+
+
+def test_a_port_of_two_sockets_is_noted_once(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    pod.listener(("0.0.0.0", 9090), ("::", 9090), uid=1000)
+    with pod.entered():
+        operations.apply(given("-g 0"))  # the group of this process
+
+    assert [note.where for note in why(pod).notes] == ["port 9090"]
+
+
+def test_a_second_set_that_does_the_same_breaks_no_connection(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), label="world")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    with pod.entered():
+        operations.apply(given("--backend iptables"))
+        script = operations.render(given("--backend nftables"))[0][1]
+    pod.run(["nft", "-f", "-"], stdin=script)
+
+    found = why(pod, packet(BrokenPod(""), pod_pair))
+
+    assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["second-set"])
+    assert [each.kind for each in why(pod).causes] == ["second-set"]
+    assert pod.client(1000).connect(ELSEWHERE, 80).label == "proxy"
+    assert pod.client(1337).connect(ELSEWHERE, 80).label == "world"
 
 
 NOT_JUDGED = {

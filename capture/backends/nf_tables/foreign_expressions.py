@@ -10,14 +10,7 @@ import _socket
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import (
-    FRAGMENT_OFFSET,
-    ICMP_TYPE_HEADER,
-    TCP_FLAGS_HEADER,
-    Bounds,
-    OtherRegister,
-    Register,
-)
+from capture.backends.nf_tables.comparisons import Bounds, OtherRegister, Register
 from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -90,6 +83,17 @@ def _expression_text(name: str, fields: Fields, family: Family | None) -> str:
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
+LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
+LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2)
+"""Expressions that do nothing but write a register, and the attribute with its number."""
+
+FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
+"""Expressions that only let packets pass or not; ``exthdr`` among them sets an option of TCP if a packet has it.
+
+Any other unknown one may divert them.
+"""
+
+
 # --- comparisons ---------------------------------------------------------------------------------
 
 NFT_FIB_RESULT_OIF = 1  # linux/netfilter/nf_tables.h, also of the following
@@ -103,7 +107,7 @@ def unmodelled_comparison(loaded: Register, bounds: Bounds, family: Family | Non
     words, test = f"{loaded.words} {bounds}", None
     if bounds.low and not any(loaded.flip) and (bounds.is_single or loaded.is_network_order):
         words, test = _compared_numbers(loaded, bounds, words)
-        if family == IPV4 and (loaded.header, loaded.mask) == FRAGMENT_OFFSET and not any(bounds.low):
+        if family == IPV4 and (loaded.header, loaded.mask) == nf.FRAGMENT_OFFSET and not any(bounds.low):
             test = foreign.LaterFragment(not bounds.negated)
             words = f"ip frag-off & 0x1fff {'!=' if bounds.negated else '=='} 0"
     return model.UnknownMatch(words, test, loaded.is_pure)
@@ -113,10 +117,10 @@ def _compared_numbers(loaded: Register, bounds: Bounds, words: str) -> tuple[str
     order = "big" if loaded.is_network_order else BYTE_ORDER
     number, last, mask = (int.from_bytes(each, order) for each in (bounds.low, bounds.high, loaded.mask))
     field, negated, of_generator = loaded.field, bounds.negated, isinstance(loaded, OtherRegister) and loaded.numbers
-    if loaded.header == TCP_FLAGS_HEADER:
+    if loaded.header == nf.TCP_FLAGS:
         mask = mask or 0xFF
         return f"tcp flags & {mask:#04x} {bounds}", foreign.TcpFlags(mask, number, negated)
-    if loaded.header == ICMP_TYPE_HEADER and number == last and not mask:
+    if loaded.header == nf.ICMP_TYPE and number == last and not mask:
         return words, foreign.IcmpType(number, negated)
     if not of_generator and field.rpartition(" ")[2] not in HOST_NUMBERS:
         return words, None

@@ -54,8 +54,8 @@ def assert_the_connections_agree(
 
     A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
     captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
-    proxy, and what that sends on be lost. What the proxy sends on of a captured one arrives, if ``ends_listen``: app
-    and peer. ``of_pod`` is what verify and `why` of the pod have just told.
+    proxy, and what that sends on be lost. What the proxy sends on arrives of a captured one alone, if ``ends_listen``:
+    app and peer. ``of_pod`` is what verify and `why` of the pod have just told.
     """
     with pair.pod.entered(), pod_read_once():
         verified, pod_findings = of_pod or (operations.verify(), diagnosis.why())
@@ -69,8 +69,11 @@ def assert_the_connections_agree(
             assert not is_ok
             assert kinds <= {cause.kind for cause in pod_findings.causes}, (goes, each.causes, pod_findings.causes)
         is_of_rules = kinds - OF_NETWORK - OF_PROXY and not any("discovery" in cause.message for cause in each.causes)
-        # Without a reference verify sees no missing rule.
-        assert not (is_of_rules and verified.holds and verified.has_reference), (goes, each.causes)
+        # Without a reference verify sees no missing rule; and it judges no flags of TCP.
+        assert not (is_of_rules and verified.holds and verified.is_judged and verified.has_reference), (
+            goes,
+            each.causes,
+        )
         if each.verdict in ("captured", "not captured"):
             reached = answers(pair, each.packet, timeout=2 if each.verdict == "captured" else 0.1)
             assert reached.startswith("proxy") is (each.verdict == "captured"), (

@@ -266,6 +266,7 @@ POLICY = BaseChain(
         ),
         (way(OUT, "direct", OWN), cause("excluded", where=AT_OWN, reason=": loops end")),
         (way(OUT, "direct", OWN.replace(rule=Rule(Return()))), cause("excluded", where=AT_OWN, reason="")),
+        (way(TO_POD, "direct", OWN), cause("excluded", "over lo", where=AT_OWN, reason=": loops end")),
         (way(OUT, "direct", ENTRY), cause("excluded", where=Location(NAT, OUTPUT, 2), reason="")),
         (way(OUT, "direct", OWN, by_policy=True), cause("excluded", "no rule")),
         (way(OUT.replace(port=53), "direct", OWN), cause("excluded", where=AT_OWN, reason=": loops end")),
