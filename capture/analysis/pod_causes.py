@@ -250,8 +250,8 @@ def unreached_app_notes(traced: Trace, facts: PodFacts) -> Iterator[Cause]:
         return
     if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
         bound = address_text(FAMILY_BY_NUMBER[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
-        words = {"port": packet.port, "bound": bound, "arrive": packet.destination.shown}
-        yield cause("not-listening", "app", where=f"port {packet.port}", **words)
+        arrive = packet.destination.shown
+        yield cause("not-listening", "app", where=f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
 
 
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
