@@ -287,8 +287,8 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
-        flag, address = "-6 " if packet.family == IPV6 else "", destination.shown
-        yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
+        flag = "-6 " if packet.family == IPV6 else ""
+        yield cause("no-route", "proxy", uid=uid, address=destination.shown, flag=flag)
     elif packet.in_interface is None and packet.out_interface != LOOPBACK:
         came = replies_on_way(traced.replace(outcome="direct", port=packet.port), pod.situation)
         yield from filter(None, (arrival_cause(trace_whole_path(each, pod.situation)) for each in came))

@@ -19,7 +19,7 @@ from capture.backends.detect import SetLocation
 from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.errors import argument_error
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, LOOPBACK_ADDRESSES, address_text, parse_address
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV6, LOOPBACK_ADDRESSES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
@@ -112,7 +112,7 @@ def arrival_cause(traced: Trace) -> Cause | None:
     if lost in ("", "answers"):
         return None
     family, flag = FAMILY_NAMES[packet.family], "-6 " if packet.family == IPV6 else ""
-    client = address_text(packet.family, packet.source.first) if packet.source else ""
+    client = packet.source.shown if packet.source else ""
     return cause("no-route", lost, name=name, family=family, address=client, flag=flag)
 
 
@@ -121,7 +121,7 @@ def answers_cause(traced: Trace, uid: int | None) -> Cause | None:
     client = traced.packet.source
     if client is None or traced.outcome not in TO_PROXY or lost_in_routing(traced, uid) != "answers":
         return None
-    return refusal_cause(client.family, address_text(client.family, client.first), "answers")
+    return refusal_cause(client.family, client.shown, "answers")
 
 
 def lost_in_routing(traced: Trace, uid: int | None = None) -> str:

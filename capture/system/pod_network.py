@@ -53,16 +53,14 @@ def read_pod_network() -> PodNetwork:
         families = dict.fromkeys(each.address.family for each in all_addresses)
         default_routes = [outgoing_route(rtnetlink, FAMILY_NUMBERS[family]).interface for family in families]
         links = {index: link for index, link in all_links.items() if not link.is_loopback}
-        single = next(iter(links)) if len(links) == 1 else 0
-        answered = tuple(family for family in families if single and _all_leaves_by(single, rtnetlink, family))
+        answered = tuple(each for each in families if len(links) == 1 and _all_leaves_by(min(links), rtnetlink, each))
         by_marks = tuple(_read_mark_routes(rtnetlink, {index: link.name for index, link in all_links.items()}))
-    own = tuple(each.address for each in all_addresses if each.interface in links)
-    global_ones = tuple(address for address in own if not address.is_link_local)
+    own = tuple(each.address for each in all_addresses if each.interface in links and not each.address.is_link_local)
     default = PodNetwork()
     up = [index for index, link in links.items() if link.is_up]
     outward = next((index for index in (*default_routes, *up) if index in links), 0)
     return PodNetwork(
-        own=global_ones + tuple(each for each in default.own if each.family not in {own.family for own in global_ones}),
+        own=own + tuple(each for each in default.own if each.family not in {address.family for address in own}),
         interface=links[outward].name if outward else default.interface,
         other_interfaces=tuple(link.name for index, link in links.items() if index != outward),
         families_with_return_route=answered,
@@ -132,11 +130,9 @@ def _ends_at_lo(route: Route) -> bool:
 def refuses_user(packet: Packet, uid: int) -> bool:
     """Return whether a policy rule keeps a packet of this user in the pod that routes would lead out of it."""
     sent = packet.replace(in_interface=None, out_interface=None, source=None)
-    return not _is_lost(sent) and _is_lost(sent.replace(uid=uid))
-
-
-def _is_lost(sent: Packet) -> bool:
-    return with_route(sent).out_interface == NO_ROUTE or refusing_route(sent) == TO_LO
+    both = sent, sent.replace(uid=uid)
+    lost = [with_route(each).out_interface == NO_ROUTE or refusing_route(each) == TO_LO for each in both]
+    return lost == [False, True]
 
 
 def silent_next_hop(packet: Packet) -> tuple[str, int]:
