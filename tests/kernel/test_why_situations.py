@@ -688,7 +688,7 @@ BROKEN: dict[str, BrokenPod] = {
         "no-route",
         breaks="ip -6 rule add pref 5 iif lo prohibit; ip -6 rule add pref 10 lookup local; ip -6 rule del pref 0",
         goes="in6",
-        message="a route or policy rule of type prohibit refuses fd77::2",  # what the proxy calls
+        message="a route or policy rule refuses what the proxy sends to the app at fd77::2",  # what the proxy calls
     ),
     "the destination is prohibited": BrokenPod(
         "no-route",
