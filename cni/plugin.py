@@ -353,7 +353,7 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
             f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, or a kubeconfig.',
         )
     try:
-        detect.chosen_backend(request_of(configuration.settings))
+        detect.detect(request_of(configuration.settings))
     except CaptureError as error:
         raise CniError(protocol.NOT_AVAILABLE, error.message, error.remedy) from None
     is_needed = configuration.pod_sources == (KUBERNETES,)

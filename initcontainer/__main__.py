@@ -143,7 +143,7 @@ def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, pri
         printer.warn(resolve(settings, host)[1])
         choice = None
         try:
-            choice = detect.chosen_backend(operations.request_of(settings))
+            choice = detect.detect(operations.request_of(settings)).choice
         except UnsupportedError as error:
             printer.warn([error.message])
         texts = operations.render(settings, host, choice=choice)

@@ -79,15 +79,16 @@ AREAS = (
     ),
     _area(
         "iptables",
-        "capture/backends/iptables: clauses render parse plan expansion"
-        " xt_encode xt_decode xt_layouts xt_changes xt_text",
-        "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
-        " property/test_xt_round_trip.py",
+        "capture/backends/iptables: render parse plan expansion"
+        " xt_encode xt_decode xt_layouts xt_changes xt_text;"
+        "capture/netlink: attributes",
+        "unit/backends/iptables unit/netlink property/test_iptables_text.py property/test_iptables_plan.py"
+        " property/test_xt_round_trip.py property/test_netlink_attributes.py",
     ),
     _area(
         "nftables",
-        "capture/backends/nf_tables: expressions hooks messages decode sets comparisons lift render names;"
-        "capture/backends/nftables: encode lower plan",
+        "capture/backends/nf_tables: expressions messages listing decode sets comparisons lift render names;"
+        "capture/backends/nftables: encode lower",
         "unit/backends/nftables unit/backends/nf_tables property/test_nftables_round_trip.py",
     ),
     _area(

@@ -73,19 +73,13 @@ class Detected(Value):
     """The table that rejects the other family may be there."""
 
 
-def chosen_backend(request: BackendRequest) -> BackendChoice:
-    """Return the choice in the namespace we are in, for any rule set.
+def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
+    """Return the choice in the namespace we are in, for a rule set or for any, and where our sets are already.
+
+    Programs and packages are looked for only where they matter to the request or to what is live.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
-    """
-    return detect(request).choice
-
-
-def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
-    """Return the choice, and where our sets are already; raises as ``chosen_backend``.
-
-    Programs and packages are looked for only where they matter to the request or to what is live.
     """
     facts = gather_facts(request, desired)
     try:
@@ -108,14 +102,10 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
 
 def find_live_sets() -> tuple[SetLocation, ...]:
     """Return where our sets are in the namespace we are in. Raise PrivilegeError if we may not know."""
-    facts = gather_facts(NETLINK_REQUEST)
+    facts = gather_facts(BackendRequest("nftables", "netlink"))  # no programs and packages, without legacy tables
     if facts.has_nf_tables is None:
         raise PrivilegeError("list the rules of this network namespace")
     return live_sets_in(facts)
-
-
-NETLINK_REQUEST = BackendRequest("nftables", "netlink")
-"""Needs no programs and packages, unless legacy tables are there."""
 
 
 def choose_without_kernel(request: BackendRequest) -> BackendChoice:
@@ -132,44 +122,41 @@ def choose_without_kernel(request: BackendRequest) -> BackendChoice:
 
 
 def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
-    """Return the choice, from facts and a request. Pure; raises as ``chosen_backend``."""
+    """Return the choice, from facts and a request. Pure; raises as ``detect``."""
     backend = requested_backend(request)
-    if backend == "nftables":
-        return _choose_nftables(facts, request.driver or "netlink", "requested")
-    if not backend and facts.hindrance and not facts.uses("legacy"):
-        reason = f"iptables-nft cannot be used here: {facts.hindrance}"
-        return _choose_nftables(facts, request.driver or "netlink", reason)
-    has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
-    if not backend and not facts.has_own_users and facts.has_nf_tables and not has_own_in_iptables:
-        return _choose_nftables(facts, request.driver or "netlink", OTHER_USERS_REASON)
+    reason = "requested" if backend == "nftables" else "" if backend else _why_not_iptables(facts)
+    if reason:
+        return _choose_nftables(facts, request, reason)
     unusable: dict[tuple[Variant, str], list[str]] = {}
+    lacks_feature = False
     for driver, variant in _iptables_drivers(facts, request):
-        why = _missing_feature(facts, variant, certain=not backend) or _missing_program(facts, driver, variant)
+        feature = _missing_feature(facts, variant, certain=not backend)
+        why = feature or _missing_program(facts, driver, variant)
         if why is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_unusable_reasons(unusable)))
             return BackendChoice("iptables", driver, variant, reason)
         unusable.setdefault((variant, why), []).append(driver)
+        lacks_feature = lacks_feature or feature is not None
     reasons = "; ".join(_unusable_reasons(unusable))
-    lacks_feature = any(_missing_feature(facts, variant, certain=not backend) for variant, _ in unusable)
     kind = MissingFeatureError if lacks_feature else UnsupportedError
-    if backend == "iptables":
-        raise kind(f"iptables cannot be used here: {reasons}", _unusable_remedy(facts, unusable))
+    if backend:
+        # What helps the best variant, if it is known to lack modules.
+        remedy = next((facts.lacking[variant].remedy for variant, _ in unusable if variant in facts.lacking), "")
+        first = f"{remedy} Or" if remedy else "Install or load what is missing, or"
+        raise kind(f"iptables cannot be used here: {reasons}", f"{first} leave the choice open (--backend auto).")
     try:
-        return _choose_nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
+        return _choose_nftables(facts, request, f"iptables cannot be used here: {reasons}")
     except UnsupportedError as error:
         message = f"neither backend can be used here. {reasons}; nftables: {error.message}"
         raise kind(message, error.remedy) from error
 
 
-def _unusable_remedy(facts: HostFacts, unusable: dict[tuple[Variant, str], list[str]]) -> str:
-    """Return what to do about it: what helps the best variant first, if it is known to lack modules."""
-    lacking = dict(facts.lacking)
-    modules = next((lacking[variant] for variant, _ in unusable if variant in lacking), None)
-    if modules is None:
-        return "Install or load what is missing, or leave the choice open (--backend auto)."
-    from capture.backends.missing_modules import remedy_for  # where something failed
-
-    return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
+def _why_not_iptables(facts: HostFacts) -> str:
+    """Return why nftables is the better choice though iptables may be usable; "" if it is not."""
+    if facts.hindrance and not facts.uses("legacy"):
+        return f"iptables-nft cannot be used here: {facts.hindrance}"
+    has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
+    return OTHER_USERS_REASON if not facts.has_own_users and facts.has_nf_tables and not has_own_in_iptables else ""
 
 
 def _unusable_reasons(unusable: dict[tuple[Variant, str], list[str]]) -> Iterator[str]:
@@ -204,11 +191,8 @@ def _missing_feature(facts: HostFacts, variant: Variant, *, certain: bool) -> st
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """
-    lacking = dict(facts.lacking).get(variant)
-    if lacking:
-        from capture.backends.missing_modules import cannot_load
-
-        return cannot_load(lacking)
+    if variant in facts.lacking:
+        return facts.lacking[variant].message
     if variant == "nft" and facts.has_nf_tables is False:
         return "this kernel has no nf_tables"
     if variant == "nft" and facts.has_nft_compat is False:
@@ -238,12 +222,10 @@ OTHER_USERS_REASON = (
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
-def _choose_nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
-    lacking = dict(facts.lacking).get("nftables")
-    if lacking:
-        from capture.backends.missing_modules import cannot_load, remedy_for
-
-        raise UnsupportedError(cannot_load(lacking), remedy_for(lacking))
+def _choose_nftables(facts: HostFacts, request: BackendRequest, reason: str) -> BackendChoice:
+    driver = request.driver or "netlink"
+    if "nftables" in facts.lacking:
+        raise facts.lacking["nftables"]
     if facts.has_nf_tables is False:
         raise MissingFeatureError("this kernel has no nf_tables", "Load the module nf_tables, or use iptables-legacy.")
     if driver == "libnftables" and not facts.has_libnftables:
@@ -258,17 +240,15 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     live_sets = []
     for flavour in FLAVOURS_BY_PREFERENCE:
-        own = [chain for chain in facts.chains if chain.flavour == flavour and chain.is_own]
-        if own:
-            families = tuple(dict.fromkeys(chain.family for chain in own))
+        own = [chain.family for chain in facts.chains if chain.flavour == flavour and chain.is_own]
+        families = tuple(dict.fromkeys(own))
+        if families:
             has_programs = all(
                 (flavour, family, purpose) in facts.programs for family in families for purpose in PURPOSES
             )
             by_program = "iptc" if not has_programs and facts.has_python_iptables else "restore"
-            choice = BackendChoice(
-                "nftables" if flavour == "nftables" else "iptables",
-                by_program if flavour == "legacy" else "netlink",
-                "" if flavour == "nftables" else flavour,
-            )
+            choice = BackendChoice("nftables", "netlink", "")
+            if flavour != "nftables":
+                choice = BackendChoice("iptables", by_program if flavour == "legacy" else "netlink", flavour)
             live_sets.append(SetLocation(choice, families))
     return tuple(live_sets)

@@ -15,10 +15,9 @@ from capture.analysis.base_chains import (
 )
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
-from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.lift import lift_rules
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
-from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, model_target
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_rules, read_tables
+from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES, Hook, model_target
 from capture.backends.nf_tables.native import MARK_FIELDS, Cases, TproxyStatement
 from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder
@@ -26,7 +25,6 @@ from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
 from capture.model.conventions import REJECT_REASON
-from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_text
 from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
 
@@ -53,47 +51,28 @@ XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
 SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
 """Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
+PLACES = {"nftables": ("nftables", ""), "nft": ("iptables", "nft")}
+"""The backend and variant of a flavour."""
 FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
 
 
-class TableWithChains(Value):
-    """A table and its chains."""
+def _is_usual(chain: FoundChain) -> bool:
+    """Return whether a base chain is one that iptables has in its table, or we have in a native one."""
+    table = MODEL_TABLES.get(chain.table)
+    name = chain.name.upper() if table else chain.name
+    return HOOKS.get((table or model.TABLES_BY_NAME[chain.table], name)) == chain.hook
 
-    table: FoundTable
-    chains: tuple[FoundChain, ...]
 
-    @property
-    def base_chains(self) -> list[FoundChain]:
-        """Return the chains that the kernel enters."""
-        return [chain for chain in self.chains if chain.hook is not None]
+def _is_filter_of_iptables(table: FoundTable) -> bool:
+    """Return whether a table is a further one that iptables-nft writes: it calls base chains by their hooks."""
+    is_further = table.family in FAMILY_BY_NUMBER and table.name in FURTHER_TABLES
+    return is_further and {chain.name for chain in _base_chains(table)} <= {model.INPUT, model.FORWARD, model.OUTPUT}
 
-    @property
-    def is_native(self) -> bool:
-        """Return whether it is one of our own tables."""
-        return self.table.family == nf.NFPROTO_INET and self.table.name in MODEL_TABLES
 
-    @property
-    def rejects_other_family(self) -> bool:
-        """Return whether it is the one of --other-family reject (``capture.backends.other_family``)."""
-        return self.table.family == nf.NFPROTO_INET and self.table.name == REJECT_TABLE
-
-    @property
-    def is_of_iptables(self) -> bool:
-        """Return whether it has the name of one that iptables-nft writes and a capture may be in."""
-        return self.table.family in FAMILY_BY_NUMBER and self.table.name in PRIORITIES
-
-    def is_usual(self, chain: FoundChain) -> bool:
-        """Return whether a base chain is one that iptables has in this table, or we have in a native one."""
-        table = MODEL_TABLES.get(self.table.name)
-        name = chain.name.upper() if table else chain.name
-        return HOOKS.get((table or model.TABLES_BY_NAME[self.table.name], name)) == chain.hook
-
-    @property
-    def is_filter_of_iptables(self) -> bool:
-        """Return whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
-        is_further = self.table.family in FAMILY_BY_NUMBER and self.table.name in FURTHER_TABLES
-        return is_further and {chain.name for chain in self.base_chains} <= {model.INPUT, model.FORWARD, model.OUTPUT}
+def _base_chains(table: FoundTable) -> list[FoundChain]:
+    """Return the chains of a table that the kernel enters."""
+    return [chain for chain in table.chains if chain.hook is not None]
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseChain, ...]:
@@ -133,46 +112,34 @@ def rejecting_chains() -> Iterator[BaseChain]:
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
-    tables = [reached for family in nf.NFT_FAMILIES for reached in _reached_tables(netfilter, family)]
-    of_iptables = [reached for reached in tables if reached.is_of_iptables]
-    own = [reached for reached in tables if reached.is_native] if ("nftables", "") in own_places else []
-    own += of_iptables if ("iptables", "nft") in own_places else []
+    reached = [each for each in read_tables(netfilter) if not each.is_dormant and any(map(_model_hook, each.chains))]
+    tables = [table for family in nf.NFT_FAMILIES for table in reached if table.family == family]
+    own = [table for table in tables if PLACES.get(table.flavour) in own_places]
     # Next to our own in legacy tables the order is unknown; they may be the newest.
-    first = min((reached.table.handle for reached in own), default=0)
-    for reached in tables:
-        is_shared = reached in own or reached.is_of_iptables
-        if is_shared and all(map(reached.is_usual, reached.base_chains)):
+    first = min((table.handle for table in own), default=0)
+    for table in tables:
+        is_shared = table in own or table.flavour == "nft"
+        if is_shared and all(map(_is_usual, _base_chains(table))):
             continue
-        for chain in _base_chains_of_table(netfilter, reached, first, without_usual=is_shared):
+        for chain in _base_chains_of_table(netfilter, table, first, without_usual=is_shared):
             yield chain.replace(is_age_unknown=is_shared or not own)
-    if of_iptables and ("iptables", "nft") not in own_places:
-        for chain in _iptables_base_chains(of_iptables, first):
-            yield chain.replace(is_age_unknown=not own)
-
-
-def _reached_tables(netfilter: NetlinkSocket, family: int) -> Iterator[TableWithChains]:
-    """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
-    by_table: dict[str, list[FoundChain]] = {}
-    for chain in read_chains(netfilter, family):
-        by_table.setdefault(chain.table, []).append(chain)
-    reached = {name: tuple(chains) for name, chains in by_table.items() if any(map(_model_hook, chains))}
-    for table in read_tables(netfilter, family) if reached else ():
-        if table.name in reached and not table.is_dormant:
-            yield TableWithChains(table, reached[table.name])
+    of_iptables = [table for table in tables if table.flavour == "nft" and table not in own]
+    for chain in _iptables_base_chains(of_iptables, first) if of_iptables else ():
+        yield chain.replace(is_age_unknown=not own)
 
 
 def _base_chains_of_table(
-    netfilter: NetlinkSocket, reached: TableWithChains, first_own: int, *, without_usual: bool
+    netfilter: NetlinkSocket, table: FoundTable, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
-    family, name = reached.table.family, reached.table.name
-    rules = _rules_by_chain(netfilter, reached)
-    if reached.rejects_other_family:
+    family, is_own = table.family, table.flavour == "reject"
+    rules = _rules_by_chain(netfilter, table)
+    if is_own:
         rules = _with_reason(rules)
-    called = tuple(_model_chain(chain, rules) for chain in reached.chains if chain.hook is None)
-    for chain in reached.base_chains:
+    called = tuple(_model_chain(chain, rules) for chain in table.chains if chain.hook is None)
+    for chain in _base_chains(table):
         hook, point = chain.hook, _model_hook(chain)
-        if hook is None or not point or (without_usual and reached.is_usual(chain)):
+        if hook is None or not point or (without_usual and _is_usual(chain)):
             continue
         is_nat = hook.kind == "nat"
         entry = _model_chain(chain, rules)
@@ -187,18 +154,18 @@ def _base_chains_of_table(
         if _is_behind_sockets(point, hook):
             chains = tuple(map(_receiver_chain, chains))
         yield BaseChain(
-            f"{nf.NFT_FAMILIES[family]} {name}",
+            f"{nf.NFT_FAMILIES[family]} {table.name}",
             (FAMILY_BY_NUMBER[family],) if family in FAMILY_BY_NUMBER else FAMILIES,
             point,
             hook.priority,
             is_nat,
             model.Table(model.NAT if is_nat else model.MANGLE, chains),
-            is_older=reached.table.handle < first_own,
-            is_native=not reached.is_filter_of_iptables,
+            is_older=table.handle < first_own,
+            is_native=not _is_filter_of_iptables(table),
             is_route=hook.kind == "route",
             devices=chain.devices if is_of_devices else (),
-            is_own=reached.rejects_other_family,
-            place=("nftables", "") if reached.is_native else None,
+            is_own=is_own,
+            place=PLACES["nftables"] if table.flavour == "nftables" else None,
         )
 
 
@@ -244,16 +211,15 @@ def _receiver_chain(chain: model.Chain) -> model.Chain:
     return chain.replace(rules=tuple(rules))
 
 
-def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[str, list[model.Rule]]:
+def _rules_by_chain(netfilter: NetlinkSocket, table: FoundTable) -> dict[str, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
-    table_family, name = listed.table.family, listed.table.name
-    family, is_filter = FAMILY_BY_NUMBER.get(table_family), listed.is_filter_of_iptables
-    find_set = set_finder(netfilter, table_family, name)
+    family, is_filter = FAMILY_BY_NUMBER.get(table.family), _is_filter_of_iptables(table)
+    find_set = set_finder(netfilter, table.family, table.name)
     known: dict[bytes, tuple[str, Fields]] = {}
     by_chain: dict[str, list[model.Rule]] = {}
     numbers: dict[str, int] = {}
     reader: RuleReader | None = None
-    for attributes in read_rules(netfilter, table_family, name):
+    for attributes in read_rules(netfilter, table.family, table.name):
         fields = decode_fields(attributes)
         chain = decode_text(fields[nf.NFTA_RULE_CHAIN])
         in_chain = by_chain.setdefault(chain, [])
@@ -319,10 +285,8 @@ def _rule_per_case(rule: NativeRule) -> Iterator[NativeRule]:
         )
 
 
-def _iptables_base_chains(tables: list[TableWithChains], first_own: int) -> Iterator[BaseChain]:
+def _iptables_base_chains(tables: list[FoundTable], first_own: int) -> Iterator[BaseChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
-    def is_older(table: model.TableName) -> bool:
-        return all(each.table.handle < first_own for each in tables if each.table.name == table)
-
-    return base_chains_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)
+    newer = {table.name for table in tables if table.handle >= first_own}
+    return base_chains_of_iptables(netlink.IptablesNetlinkDriver().read(), lambda table: table not in newer)

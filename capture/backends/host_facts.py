@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS
-from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
-from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE
+from capture.backends.nf_tables.listing import FoundTable, read_tables
+from capture.backends.nf_tables.names import HOOKS, MODEL_TABLES
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6, Family
@@ -22,14 +21,13 @@ from capture.system.netns import is_own_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
-    from capture.netlink.sockets import NetlinkSocket
+    from capture.backends.nf_tables.listing import FoundFlavour
 
     ProgramKey = tuple[str, str, str]
-    FlavourModules = tuple[Flavour, tuple[str, ...]]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -39,7 +37,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    flavour: Flavour | Literal["reject"]
+    flavour: FoundFlavour
     family: str
     table: str
     chain: str
@@ -49,6 +47,9 @@ class LiveChain(Value):
     def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
         return self.table in MODEL_TABLES if self.flavour == "nftables" else is_own_chain(self.chain)
+
+
+NONE_LACKING: Mapping[Flavour, UnsupportedError] = {}
 
 
 class HostFacts(Value):
@@ -79,8 +80,8 @@ class HostFacts(Value):
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     hindrance: str = ""
     """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
-    lacking: tuple[FlavourModules, ...] = ()
-    """The modules that each flavour needs and this kernel is known not to have, or may not load."""
+    lacking: Mapping[Flavour, UnsupportedError] = NONE_LACKING
+    """Flavours that need modules which this kernel is known not to have, or may not load, with the error for them."""
 
     def uses(self, flavour: Flavour, *, own: bool = False) -> int:
         """Return how many rules, and jumps to chains, a flavour has; with ``own``, those of the capture."""
@@ -97,7 +98,7 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
     flavours = FLAVOURS_BY_PREFERENCE if request is None else flavours_allowed(request)
     is_open = "nftables" in flavours[1:]
     is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
-    lacking = tuple(_lacking_modules(desired, flavours)) if is_in_doubt else ()
+    lacking = dict(_errors_of_lacking(desired, flavours)) if is_in_doubt else {}
     # Our own netlink messages need nothing that is installed.
     only_netlink = request is not None and not tables and request.driver in ("", "netlink")
     if request is not None and request.backend != "nftables":
@@ -120,7 +121,9 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
     )
 
 
-def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[FlavourModules]:
+def _errors_of_lacking(
+    desired: Ruleset | None, flavours: tuple[Flavour, ...]
+) -> Iterator[tuple[Flavour, UnsupportedError]]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
     from capture.backends.needed_modules import needed_modules  # where a request leaves the backend open
     from capture.system.kernel_modules import look_up_modules
@@ -129,7 +132,9 @@ def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> 
     for flavour in flavours:
         lacking = look_up_modules(needed_modules(desired, families, flavour)).lacking
         if lacking:
-            yield flavour, lacking
+            from capture.backends.missing_modules import cannot_load, remedy_for
+
+            yield flavour, UnsupportedError(cannot_load(lacking), remedy_for(lacking))
         elif flavour == flavours[0]:
             return
 
@@ -154,39 +159,37 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
     try:
         with open_nfnetlink() as netfilter:
             read_generation(netfilter)
-            listed = read_chains(netfilter)
-            tables = [table.name for table in desired.tables] if desired else TABLES
-            hindrance = next(_hindrances(netfilter, listed, tables), "")
+            tables = read_tables(netfilter)
+            hindrance = next(_hindrances(tables, [table.name for table in desired.tables] if desired else TABLES), "")
             try:  # with the owner match
                 takes_matches = has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
             except (KernelError, UnsupportedError):
                 takes_matches = False
-            return True, takes_matches, tuple(_live_chains(listed)), hindrance
+            return True, takes_matches, tuple(_live_chains(tables)), hindrance
     except UnsupportedError:
         return False, False, (), ""
     except PrivilegeError:
         return None, None, (), ""
 
 
-def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:
+def _hindrances(tables: Iterable[FoundTable], needed: Collection[TableName]) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
-    for table in read_tables(netfilter):
-        if table.family in FAMILY_BY_NUMBER and table.name in tables and table.is_dormant:
-            yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
-    for chain in chains:
-        is_used = chain.family in FAMILY_BY_NUMBER and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
-        if is_used and chain.hook != HOOKS[TABLES_BY_NAME[chain.table], chain.name]:
-            where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
-            yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
+    for table in tables:
+        if table.flavour == "nft" and table.name in needed:
+            shown = f"{nf.NFT_FAMILIES[table.family]} {table.name}"
+            if table.is_dormant:
+                yield f"table {shown} is dormant"
+            for chain in table.chains:
+                if chain.name in (PREROUTING, OUTPUT) and chain.hook != HOOKS[TABLES_BY_NAME[table.name], chain.name]:
+                    where = f"the chain {chain.name} of table {shown}"
+                    yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
 
 
-def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
-    for chain in listed:
-        if chain.family in FAMILY_BY_NUMBER and chain.table in TABLES:
-            yield LiveChain("nft", FAMILY_BY_NUMBER[chain.family], chain.table, chain.name, chain.uses)
-        elif chain.family == nf.NFPROTO_INET and chain.table in (*MODEL_TABLES, REJECT_TABLE):
-            flavour: Literal["reject", "nftables"] = "reject" if chain.table == REJECT_TABLE else "nftables"
-            yield LiveChain(flavour, "inet", chain.table, chain.name, chain.uses)
+def _live_chains(tables: Iterable[FoundTable]) -> Iterator[LiveChain]:
+    for table in tables:
+        if table.flavour:
+            family = FAMILY_BY_NUMBER.get(table.family, "inet")
+            yield from (LiveChain(table.flavour, family, table.name, chain.name, chain.uses) for chain in table.chains)
 
 
 def _legacy_support() -> LegacySupport:

@@ -15,17 +15,15 @@ import errno
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import has_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
-from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nf_tables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE, Hook
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV6
 from capture.model.conventions import INTERFACE_NAME_SIZE, PROTOCOL_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
-from capture.netlink.batch import Change, commit
-from capture.netlink.nfnetlink import open_nfnetlink
+from capture.netlink.nfnetlink import Change, commit, open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,11 +99,11 @@ def read_reject_table() -> RejectTable:
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:
-    return any(table.name == REJECT_TABLE for table in read_tables(netfilter, nf.NFPROTO_INET))
+    return any(table.flavour == "reject" for table in read_tables(netfilter, nf.NFPROTO_INET))
 
 
 def _is_intact(netfilter: NetlinkSocket) -> bool:
-    return has_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), table_messages())
+    return has_exactly(netfilter, "reject", table_messages())
 
 
 def table_messages() -> Iterator[Change]:
@@ -121,10 +119,10 @@ def written_table() -> NativeTable:
     from capture.backends.nf_tables.decode import decode_table  # few captures reject anything
 
     sent = list(table_messages())
-    chains = [chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN]
+    chains = (chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN)
     rules = [change.attributes for change in sent if change.kind == nf.NFT_MSG_NEWRULE]
     sets: dict[str, NativeSet] = {}
-    return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, rules, sets.__getitem__)
+    return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE, chains=tuple(chains)), rules, sets.__getitem__)
 
 
 def _reject_expressions(interface: int) -> bytes:

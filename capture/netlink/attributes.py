@@ -1,4 +1,4 @@
-"""Netlink attributes: encode and decode the type-length-value records that every message is made of.
+"""Netlink attributes: encode and decode the type-length-value records that every message is made of; C structures.
 
 Layout (linux/netlink.h, struct nlattr), header fields in the byte order of the machine:
 
@@ -20,6 +20,10 @@ from capture.errors import CaptureError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, Literal
+
+    Unpacked = dict[str, Any]
+    """The fields of a structure by name: numbers, or bytes."""
 
 BYTE_ORDER = sys.byteorder
 
@@ -118,3 +122,39 @@ def decode_number(payload: bytes) -> int:
 def decode_host_number(payload: bytes) -> int:
     """Return the number in a payload in the order of the machine, as rtnetlink has them."""
     return int.from_bytes(payload, BYTE_ORDER)
+
+
+class Layout:
+    """A structure of C, padded to a multiple of 8 bytes: where its fields are, and how long it is.
+
+    A field is described by its name and its bytes: ``4`` is a number in the byte order of the machine, ``>2`` a
+    big-endian one (``__be16``), ``[30]`` bytes.
+    """
+
+    def __init__(self, description: str) -> None:
+        self._slices: dict[str, tuple[int, int, Literal["little", "big"] | None]] = {}
+        end = 0
+        for field in description.split(", "):
+            name, size = field.split()
+            start, end = end, end + int(size.strip(">[]"))
+            self._slices[name] = start, end, "big" if size[0] == ">" else None if size[0] == "[" else BYTE_ORDER
+        self.size = (end + 7) // 8 * 8
+
+    def write(self, **values: int | bytes) -> bytes:
+        """Return the structure with these values, and NUL in all other fields. Raise ValueError for long bytes."""
+        structure = bytearray(self.size)
+        for name, value in values.items():
+            start, end, order = self._slices[name]
+            if isinstance(value, bytes):
+                if len(value) > end - start:
+                    raise ValueError(f"{name} has at most {end - start} bytes: {value!r}")
+                end = start + len(value)
+            structure[start:end] = value if isinstance(value, bytes) else value.to_bytes(end - start, order or "big")
+        return bytes(structure)
+
+    def read(self, structure: bytes) -> Unpacked:
+        """Return the fields of a structure. The kernel hands out structures in full."""
+        return {
+            name: int.from_bytes(structure[start:end], order) if order else structure[start:end]
+            for name, (start, end, order) in self._slices.items()
+        }

@@ -14,7 +14,7 @@ from capture.errors import KernelError
 from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, nested, u8, u16be, u32be
-from capture.netlink.messages import NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
+from capture.netlink.messages import NLM_F_CREATE, NLMSG_ERROR, Refusal, decode_refusal
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, nfgenmsg
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 
@@ -29,7 +29,7 @@ IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = (NFNL_SUBSYS_CTNETL
 
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT, CTA_MARK = 1, 2, 3, 4, 7, 8
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_IP_ENDS = {AF_INET: (1, 2), AF_INET6: (3, 4)}  # CTA_IP_V4_SRC, CTA_IP_V4_DST; CTA_IP_V6_SRC, CTA_IP_V6_DST
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 CTA_PROTOINFO_TCP = 1
 CTA_PROTOINFO_TCP_STATE, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY = 1, 4, 5
@@ -64,6 +64,10 @@ class Flow(Value):
     destination_port: int
 
     @property
+    def family(self) -> int:
+        return AF_INET if len(self.source) == 4 else AF_INET6
+
+    @property
     def reversed(self) -> Flow:
         """Return the other direction, where nothing is translated."""
         return Flow(self.destination, self.destination_port, self.source, self.source_port)
@@ -86,17 +90,9 @@ def add_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     without the capability NET_ADMIN there is one refusal (EPERM) for each datagram.
     """
     refused: list[Refusal] = []
-    task = "track open connections"
     for start in range(0, len(entries), MAX_ENTRIES):
-        part = entries[start : start + MAX_ENTRIES]
-        first = netfilter.next_sequences(len(part))
-        flags = NLM_F_REQUEST | NLM_F_CREATE
-        messages = [
-            encode_message(IPCTNL_MSG_CT_NEW, flags, first + index, encode_entry(*entry))
-            for index, entry in enumerate(part)
-        ]
-        netfilter.send(b"".join(messages), task)
-        for message in netfilter.drain(task):
+        bodies = [encode_entry(*entry) for entry in entries[start : start + MAX_ENTRIES]]
+        for _, message in netfilter.request_each(IPCTNL_MSG_CT_NEW, NLM_F_CREATE, bodies, "track open connections"):
             refusal = decode_refusal(message) if message.kind == NLMSG_ERROR else None
             if refusal:
                 refused.append(refusal)
@@ -114,16 +110,12 @@ def read_entries(netfilter: NetlinkSocket) -> Iterator[TrackedConnection]:
 
 def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
     """Forget a connection; return whether the kernel did: not if it has ended already."""
-    body = nfgenmsg(_family_of_packed(original.source)) + _flow_attributes(CTA_TUPLE_ORIG, original)
+    body = nfgenmsg(original.family) + _flow_attributes(CTA_TUPLE_ORIG, original)
     try:
         netfilter.request(IPCTNL_MSG_CT_DELETE, 0, body, "forget a tracked connection")
     except KernelError:
         return False
     return True
-
-
-def _family_of_packed(address: bytes) -> int:
-    return AF_INET if len(address) == 4 else AF_INET6
 
 
 # Tracking that did not see the connection begin cannot judge whether packets fit the window.
@@ -139,7 +131,7 @@ def encode_entry(flow: Flow, state: int) -> bytes:
         attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, BE_LIBERAL),
     )
     return (
-        nfgenmsg(_family_of_packed(flow.source))
+        nfgenmsg(flow.family)
         + _flow_attributes(CTA_TUPLE_ORIG, flow)
         + _flow_attributes(CTA_TUPLE_REPLY, flow.reversed)
         + attribute(CTA_STATUS, u32be(STATUS_BY_TCP_STATE[state]))
@@ -149,7 +141,7 @@ def encode_entry(flow: Flow, state: int) -> bytes:
 
 
 def _flow_attributes(kind: int, flow: Flow) -> bytes:
-    source, destination = (CTA_IP_V4_SRC, CTA_IP_V4_DST) if len(flow.source) == 4 else (CTA_IP_V6_SRC, CTA_IP_V6_DST)
+    source, destination = CTA_IP_ENDS[flow.family]
     return nested(
         kind,
         nested(CTA_TUPLE_IP, attribute(source, flow.source), attribute(destination, flow.destination)),
@@ -165,7 +157,7 @@ def _flow_attributes(kind: int, flow: Flow) -> bytes:
 def decode_entry(body: bytes) -> TrackedConnection | None:
     """Return the entry of a message; None for other protocols than TCP."""
     fields = decode_fields(body[NFGENMSG_SIZE:])
-    original, reply = _decode_tuple(fields[CTA_TUPLE_ORIG]), _decode_tuple(fields[CTA_TUPLE_REPLY])
+    original, reply = (_decode_tuple(fields[kind], body[0]) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
     if original is None or reply is None:
         return None
     tcp = decode_fields(decode_fields(fields.get(CTA_PROTOINFO, b"")).get(CTA_PROTOINFO_TCP, b""))
@@ -178,15 +170,12 @@ def decode_entry(body: bytes) -> TrackedConnection | None:
     )
 
 
-def _decode_tuple(data: bytes) -> Flow | None:
+def _decode_tuple(data: bytes, family: int) -> Flow | None:
     parts = decode_fields(data)
     protocol = decode_fields(parts[CTA_TUPLE_PROTO])
     if protocol[CTA_PROTO_NUM] != u8(IPPROTO_TCP):
         return None
     addresses = decode_fields(parts[CTA_TUPLE_IP])
-    return Flow(
-        addresses.get(CTA_IP_V4_SRC) or addresses[CTA_IP_V6_SRC],
-        decode_number(protocol[CTA_PROTO_SRC_PORT]),
-        addresses.get(CTA_IP_V4_DST) or addresses[CTA_IP_V6_DST],
-        decode_number(protocol[CTA_PROTO_DST_PORT]),
-    )
+    source, destination = (addresses[kind] for kind in CTA_IP_ENDS[family])
+    source_port, destination_port = (decode_number(protocol[kind]) for kind in (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT))
+    return Flow(source, source_port, destination, destination_port)

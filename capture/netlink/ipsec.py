@@ -1,19 +1,12 @@
-"""The kernel's IPsec policies (ip-xfrm(8)), which decide on packets apart from all rules.
-
-linux/xfrm.h::
-
-    struct xfrm_userpolicy_info   selector(56), limits(64), use(32), priority, index, direction(1), action(1), ...
-    struct xfrm_selector          destination(16), source(16), then ports with masks: destination(4), source(4),
-                                  family(2), prefix of destination(1) and source(1), protocol(1), ...
-"""
+"""The kernel's IPsec policies (ip-xfrm(8)), which decide on packets apart from all rules."""
 
 from __future__ import annotations
 
 from capture.errors import CaptureError
-from capture.model.addresses import BITS, FAMILY_BY_NUMBER, IPV4, Network
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_host_number
+from capture.netlink.attributes import Layout, decode_fields
 from capture.netlink.sockets import NetlinkSocket
 
 TYPE_CHECKING = False
@@ -27,9 +20,12 @@ XFRM_MSG_GETPOLICY = 0x15
 XFRMA_TMPL = 5
 POLICY_DIRECTIONS = ("in", "out", "fwd")
 XFRM_POLICY_BLOCK = 1
-DESTINATION_OFFSET, SOURCE_OFFSET, DESTINATION_PORT_OFFSET, SOURCE_PORT_OFFSET = 0, 16, 32, 36
-FAMILY_OFFSET, DESTINATION_PREFIX_OFFSET, SOURCE_PREFIX_OFFSET, PROTOCOL_OFFSET = 40, 42, 43, 44
-PRIORITY_OFFSET, DIRECTION_OFFSET, ACTION_OFFSET, POLICY_INFO_SIZE = 152, 160, 161, 168
+POLICY_LAYOUT = Layout(
+    "destination [16], source [16], destination_port >2, destination_port_mask >2, source_port >2, source_port_mask >2,"
+    " family 2, destination_prefix 1, source_prefix 1, protocol 1, further_tests [11], limits [64], use [32],"
+    " priority 4, index 4, direction 1, action 1, flags 1, share 1"
+)
+"""linux/xfrm.h, struct xfrm_userpolicy_info, which begins with its struct xfrm_selector."""
 NETLINK_SOCKETS = "/proc/thread-self/net/netlink"
 
 
@@ -93,34 +89,27 @@ def read_policies() -> list[IpsecPolicy]:
         raise CaptureError(f"{NETLINK_SOCKETS} cannot be read: {error.strerror}") from None
     with NetlinkSocket.open(NETLINK_XFRM, "open a socket for IPsec policies") as xfrm:
         bodies = xfrm.dump(XFRM_MSG_GETPOLICY, b"", "list IPsec policies")
-    # Policies of a socket's own (IP_XFRM_POLICY) have directions that come after these.
-    of_all = [body for body in bodies if body[DIRECTION_OFFSET] < len(POLICY_DIRECTIONS)]
-    return [_decoded_policy(body) for body in of_all if _family_number(body) in FAMILY_BY_NUMBER]
+    return [policy for policy in map(_decoded_policy, bodies) if policy]
 
 
-def _family_number(body: bytes) -> int:
-    return decode_host_number(body[FAMILY_OFFSET : FAMILY_OFFSET + 2])
-
-
-def _decoded_policy(body: bytes) -> IpsecPolicy:
-    return IpsecPolicy(
-        direction=POLICY_DIRECTIONS[body[DIRECTION_OFFSET]],
-        priority=decode_host_number(body[PRIORITY_OFFSET : PRIORITY_OFFSET + 4]),
-        source=_decoded_network(body, SOURCE_OFFSET, SOURCE_PREFIX_OFFSET),
-        destination=_decoded_network(body, DESTINATION_OFFSET, DESTINATION_PREFIX_OFFSET),
-        source_port=_decoded_port(body, SOURCE_PORT_OFFSET),
-        destination_port=_decoded_port(body, DESTINATION_PORT_OFFSET),
-        protocol=body[PROTOCOL_OFFSET],
-        is_blocking=body[ACTION_OFFSET] == XFRM_POLICY_BLOCK,
-        has_template=XFRMA_TMPL in decode_fields(body[POLICY_INFO_SIZE:]),
+def _decoded_policy(body: bytes) -> IpsecPolicy | None:
+    """Return a policy; None for a socket's own (IP_XFRM_POLICY), whose directions come after those that are named."""
+    fields = POLICY_LAYOUT.read(body)
+    family = FAMILY_BY_NUMBER.get(fields["family"])
+    if family is None or fields["direction"] >= len(POLICY_DIRECTIONS):
+        return None
+    source, destination = (
+        Network(family, int.from_bytes(fields[end][: BITS[family] // 8], "big"), fields[f"{end}_prefix"])
+        for end in ("source", "destination")
     )
-
-
-def _decoded_network(body: bytes, offset: int, prefix: int) -> Network:
-    family = FAMILY_BY_NUMBER[_family_number(body)]
-    size = 4 if family == IPV4 else 16
-    return Network(family, int.from_bytes(body[offset : offset + size], "big"), body[prefix])
-
-
-def _decoded_port(body: bytes, offset: int) -> tuple[int, int]:
-    return int.from_bytes(body[offset : offset + 2], "big"), int.from_bytes(body[offset + 2 : offset + 4], "big")
+    return IpsecPolicy(
+        direction=POLICY_DIRECTIONS[fields["direction"]],
+        priority=fields["priority"],
+        source=source,
+        destination=destination,
+        source_port=(fields["source_port"], fields["source_port_mask"]),
+        destination_port=(fields["destination_port"], fields["destination_port_mask"]),
+        protocol=fields["protocol"],
+        is_blocking=fields["action"] == XFRM_POLICY_BLOCK,
+        has_template=XFRMA_TMPL in decode_fields(body[POLICY_LAYOUT.size :]),
+    )

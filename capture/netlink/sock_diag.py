@@ -12,7 +12,6 @@ from __future__ import annotations
 from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number, u32
-from capture.netlink.messages import NLM_F_REQUEST, encode_message
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX
 from capture.netlink.sockets import NetlinkSocket
 
@@ -137,16 +136,10 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     every port is.
     """
     endpoints = tuple(ports)
-    first = diag.next_sequences(len(endpoints))
-    datagram = b"".join(
-        encode_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, first + number, _listener_request(family, port))
-        for number, (family, port) in enumerate(endpoints)
-    )
-    task = "look who listens"
-    diag.send(datagram, task)
+    requests = [_listener_request(family, port) for family, port in endpoints]
     return {
-        endpoints[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
-        for message in diag.drain(task)
+        endpoints[number]: message.body[UID_OFFSET : UID_OFFSET + 8]
+        for number, message in diag.request_each(SOCK_DIAG_BY_FAMILY, 0, requests, "look who listens")
         if message.kind == SOCK_DIAG_BY_FAMILY
     }
 

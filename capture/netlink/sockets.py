@@ -17,7 +17,7 @@ from capture.netlink import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
 
@@ -107,6 +107,16 @@ class NetlinkSocket:
             if consistent:
                 return bodies
         raise KernelError(task, errno.EINTR, f"it changed during each of {DUMP_ATTEMPTS} readings, by another process")
+
+    def request_each(
+        self, kind: int, flags: int, bodies: Sequence[bytes], task: str
+    ) -> Iterator[tuple[int, messages.Message]]:
+        """Send requests in one datagram, and yield the answers, each with the number of its request."""
+        first = self.next_sequences(len(bodies))
+        encode, flags = messages.encode_message, flags | messages.NLM_F_REQUEST
+        self.send(b"".join(encode(kind, flags, first + number, body) for number, body in enumerate(bodies)), task)
+        for message in self.drain(task):
+            yield message.sequence - first, message
 
     def next_sequences(self, count: int) -> int:
         """Reserve sequence numbers for a batch and return the first."""

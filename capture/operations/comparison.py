@@ -123,7 +123,7 @@ def _verify_without_reference() -> Verified:
     live_sets = detect.find_live_sets()
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
-        choice = detect.chosen_backend(BackendRequest())
+        choice = detect.detect(BackendRequest()).choice
         return Verified(choice, empty, empty, has_reference=False, record_fault=record.why_unusable())
     choice = live_sets[0].choice
     live = load_driver(choice).read()

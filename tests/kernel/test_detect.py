@@ -3,7 +3,7 @@
 import pytest
 
 from capture import operations
-from capture.backends.detect import chosen_backend, find_live_sets
+from capture.backends.detect import detect, find_live_sets
 from capture.backends.host_facts import gather_facts
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
@@ -36,7 +36,7 @@ def test_detection_makes_nothing(here: Namespace) -> None:
     for _ in range(3):
         gather_facts()
         find_live_sets()
-        chosen_backend(BackendRequest())
+        detect(BackendRequest())
 
     assert everything(here) == before == ["", "()", "()"]
 
@@ -46,7 +46,7 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, case: 
     driver = case.driver()
     driver.write(DESIRED, driver.read(), None)
     before = everything(here)
-    decisions = {chosen_backend(BackendRequest()) for _ in range(5)}
+    decisions = {detect(BackendRequest()).choice for _ in range(5)}
 
     (choice,) = decisions
     assert choice.variant == case.variant
@@ -56,19 +56,19 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, case: 
 
 
 def test_a_legacy_table_that_was_only_listed_changes_no_answer(here: Namespace) -> None:
-    before = chosen_backend(BackendRequest())
+    before = detect(BackendRequest()).choice
     here.run(["iptables-legacy", "-t", "nat", "-S"])
 
     assert legacy_tables(IPV4) == ("nat",)
-    assert chosen_backend(BackendRequest()) == before
+    assert detect(BackendRequest()).choice == before
 
 
 def test_foreign_legacy_rules_do(here: Namespace) -> None:
     here.run(["iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
 
-    assert chosen_backend(BackendRequest()).variant == "legacy"
+    assert detect(BackendRequest()).choice.variant == "legacy"
     here.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
-    assert chosen_backend(BackendRequest()).variant == "nft"
+    assert detect(BackendRequest()).choice.variant == "nft"
 
 
 def test_sets_in_every_place_are_found(here: Namespace) -> None:

@@ -16,7 +16,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.names import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
@@ -39,10 +39,9 @@ from capture.model.ruleset import (
     TableName,
     only,
 )
-from capture.netlink import batch
+from capture.netlink import nfnetlink
 from capture.netlink.attributes import attribute, decode_attributes
-from capture.netlink.batch import RulesetChangedError
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_nfnetlink, read_objects
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, RulesetChangedError, has_extension, open_nfnetlink, read_objects
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS
@@ -507,7 +506,7 @@ class TestAllOrNothing:
         def changed(*_: object) -> None:
             raise RulesetChangedError("write")
 
-        monkeypatch.setattr(batch, "commit", changed)
+        monkeypatch.setattr(nfnetlink, "commit", changed)
         with pytest.raises(KernelError, match=r"attempts: another process keeps modifying it(?s:.*)`nft monitor`"):
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 
@@ -541,7 +540,7 @@ class TestWhatTheKernelLacks:
     def test_an_extension_is_named_with_its_module(
         self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
     ) -> None:
-        monkeypatch.setitem(xt_layouts.REVISIONS, name, 77)
+        monkeypatch.setitem(xt_layouts.WRITTEN, name, (77, xt_layouts.WRITTEN[name][1]))
         with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
             netns().call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
         assert f"`modprobe -a xt_{name}`" in raised.value.remedy

@@ -206,7 +206,7 @@ class TestLegacyTables:
 class TestTheChildOfPythonIptables:
     def test_a_crash_is_an_error(self) -> None:
         with pytest.raises(ToolError, match="python-iptables crashed with signal 9"):
-            iptc_driver._run_iptc("read the tables", crash, IPV4)
+            iptc_driver._run_iptc("read the tables", lambda _: crash(), IPV4)
 
     def test_writing_and_cleaning_print_nothing(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
         driver = IptcDriver()

@@ -15,10 +15,9 @@ from capture.model.addresses import parse_address
 from capture.model.conventions import IPPROTO_TCP
 from capture.netlink import policy_rules, routing
 from capture.netlink.attributes import attribute, c_string, decode_elements, decode_fields, decode_text, nested, u32be
-from capture.netlink.batch import Change, RulesetChangedError, commit
 from capture.netlink.interfaces import add_address, read_addresses, read_links, remove_address
 from capture.netlink.messages import NLM_F_CREATE
-from capture.netlink.nfnetlink import open_nfnetlink, read_generation, read_objects
+from capture.netlink.nfnetlink import Change, RulesetChangedError, commit, open_nfnetlink, read_generation, read_objects
 from capture.netlink.routing import Route, look_up_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sockets import NetlinkSocket
@@ -135,7 +134,7 @@ class TestBatch:
         printed = run_python(
             space,
             """
-            from capture.netlink.batch import Change, commit
+            from capture.netlink.nfnetlink import Change, commit
             from capture.netlink.nfnetlink import open_nfnetlink
             with open_nfnetlink() as netfilter:
                 commit(netfilter, [Change(0, 1, b"", "create a table")], task="program the pod")

@@ -4,9 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
-from capture.backends.iptables.clauses import split_words
 from capture.backends.iptables.expansion import comment_text
-from capture.backends.iptables.parse import parse_rule, parse_save
+from capture.backends.iptables.parse import parse_rule, parse_save, split_words
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.model.addresses import IPV4
 from capture.model.ruleset import Continue, InInterface, Log, Return, Rule, Ruleset

@@ -16,7 +16,7 @@ from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, c_string, decode_attributes, decode_fields, decode_number, nested
-from capture.netlink.batch import Change
+from capture.netlink.nfnetlink import Change
 from support.generators.rules import rulesets
 
 
@@ -39,8 +39,8 @@ def as_dumped(changes: list[Change]) -> NativeTable:
         sets[f"__set{decode_number(number)}"] = decode_set(decode_fields(description), elements)
     rules = [with_set_names(rule) for rule in of_kind.get(nf.NFT_MSG_NEWRULE, [])]
     (table,) = of_kind[nf.NFT_MSG_NEWTABLE]
-    chains = [chain_of(nf.NFPROTO_INET, each) for each in of_kind.get(nf.NFT_MSG_NEWCHAIN, [])]
-    return decode_table(table_of(nf.NFPROTO_INET, table), chains, rules, sets.__getitem__)
+    chains = tuple(chain_of(nf.NFPROTO_INET, each) for each in of_kind.get(nf.NFT_MSG_NEWCHAIN, []))
+    return decode_table(table_of(nf.NFPROTO_INET, table).replace(chains=chains), rules, sets.__getitem__)
 
 
 def with_set_names(rule: bytes) -> bytes:

@@ -12,9 +12,10 @@ from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from capture.backends.iptables.tables import Variant
+    from capture.model.ruleset import TableName
 
 
 class IptablesDriver:
@@ -63,13 +64,15 @@ class IptablesDriver:
         raise NotImplementedError
 
 
-def dormant_error(family: Family, table: str) -> CaptureError:
-    """Return the error for a table of nf_tables in which packets meet no chain, and the rules would do nothing."""
-    shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {table}"
-    return CaptureError(
-        f"table {shown} is dormant: packets meet none of its chains",
-        f"Wake it (`nft add table {shown}`), or use the backend nftables.",
-    )
+def require_awake(desired: Ruleset, dormant: Iterable[tuple[Family, TableName]]) -> None:
+    """Raise CaptureError for a desired table of nf_tables in which packets meet no chain, so that rules do nothing."""
+    for family, table in dormant:
+        if family in desired.families and desired.table(table):
+            shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {table}"
+            raise CaptureError(
+                f"table {shown} is dormant: packets meet none of its chains",
+                f"Wake it (`nft add table {shown}`), or use the backend nftables.",
+            )
 
 
 def require_families(desired: Ruleset, present: Collection[Family]) -> None:

@@ -1,11 +1,11 @@
-"""What matches and targets of foreign rules mean that the model of our own rules lacks. Pure; ``clauses`` needs it.
+"""What matches and targets of foreign rules mean that the model of our own rules lacks. Pure; ``parse`` needs it.
 
 Only what is certain has a meaning. Everything else stays as it was printed.
 """
 
 from __future__ import annotations
 
-from capture.backends.iptables.clauses import Flag, as_printed, parse_options
+from capture.backends.iptables.parse import Flag, as_printed, parse_options
 from capture.backends.nf_tables.foreign_expressions import IMPURE
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.backends.iptables.clauses import Word
+    from capture.backends.iptables.parse import Word
     from capture.model.addresses import Network
 
 

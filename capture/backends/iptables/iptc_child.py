@@ -7,7 +7,7 @@ It is used below its own level of rules and chains, because that level
 * reads each match back and sets it again before writing, which breaks texts with quotes;
 * steps over the matches of a rule by the size it expects instead of the size they have.
 
-So this is an iptables-restore of our own. It takes the words of rules apart (``clauses``), puts their addresses,
+So this is an iptables-restore of our own. It takes the words of rules apart (``parse``), puts their addresses,
 interfaces and protocol into libiptc's own structure, and gives the options of extensions to their parsers one by one.
 One table is one transaction: autocommit is off, and ``commit`` is the last that happens to a table.
 """
@@ -22,8 +22,7 @@ import os
 import sys
 import warnings
 
-from capture.backends.iptables.clauses import Flag, parse_options, split_words
-from capture.backends.iptables.parse import clauses_of
+from capture.backends.iptables.parse import Flag, clauses_of, parse_options, split_words
 from capture.backends.iptables.render import option_text, rule_text
 from capture.backends.iptables.tables import NAMESPACE_LOCK
 from capture.backends.iptables.xt_text import XT_PROTOCOL_NAMES, network_text, protocol_text
@@ -203,62 +202,55 @@ def _packed_interface(name: str) -> tuple[bytes, bytes]:
 
 def save_tables(family: Family, names: Sequence[str]) -> str:
     """Return tables in the format of ``iptables-save -c``. stdout must lead into a file: extensions print there."""
-    reader = _Reader(family)
-    lines = [line for name in names for line in reader.table_lines(_open(family, name))]
+    extensions = libxtables.xtables(libxtables.NFPROTO_IPV4 if family == IPV4 else libxtables.NFPROTO_IPV6)
+    lines = [line for name in names for line in _table_lines(_open(family, name), family, extensions)]
     return "".join(f"{line}\n" for line in lines)
 
 
-class _Reader:
-    """Goes through the entries of tables and has their extensions print themselves."""
+def _table_lines(table: Any, family: Family, extensions: Any) -> Iterator[str]:
+    chains = [chain.name for chain in table.chains]
+    yield f"*{table.name}"
+    for chain in chains:
+        policy, counters = table.get_policy(chain)
+        yield f":{chain} {policy.name} [{counters[0]}:{counters[1]}]" if policy else f":{chain} - [0:0]"
+    for chain in chains:
+        entry = table.first_rule(chain)
+        while entry:
+            counted = f"[{entry.counters.pcnt}:{entry.counters.bcnt}]"
+            yield " ".join([counted, "-A", chain, *_rule_words(table, entry, family, extensions)])
+            entry = table.next_rule(entry)
+    yield "COMMIT"
 
-    def __init__(self, family: Family) -> None:
-        protocol = libxtables.NFPROTO_IPV4 if family == IPV4 else libxtables.NFPROTO_IPV6
-        self._family = family
-        self._extensions = libxtables.xtables(protocol)
-        self._header_size = iptc.Rule()._entry_size() if family == IPV4 else iptc.Rule6()._entry_size()  # noqa: SLF001  # sizeof
 
-    def table_lines(self, table: Any) -> Iterator[str]:
-        chains = [chain.name for chain in table.chains]
-        yield f"*{table.name}"
-        for chain in chains:
-            policy, counters = table.get_policy(chain)
-            yield f":{chain} {policy.name} [{counters[0]}:{counters[1]}]" if policy else f":{chain} - [0:0]"
-        for chain in chains:
-            entry = table.first_rule(chain)
-            while entry:
-                counted = f"[{entry.counters.pcnt}:{entry.counters.bcnt}]"
-                yield " ".join([counted, "-A", chain, *self._rule_words(table, entry)])
-                entry = table.next_rule(entry)
-        yield "COMMIT"
+def _rule_words(table: Any, entry: Any, family: Family, extensions: Any) -> Iterator[str]:
+    header = entry.ip if family == IPV4 else entry.ipv6
+    yield from _header_words(header, family)
+    offset = ctypes.sizeof(entry)
+    while offset < entry.target_offset:
+        match = ctypes.cast(ctypes.byref(entry, offset), ctypes.POINTER(libxtables.xt_entry_match))
+        yield "-m " + _printed_extension(extensions, extensions.find_match, match, header)
+        offset += match[0].u.match_size
+    target = ctypes.cast(ctypes.byref(entry, entry.target_offset), ctypes.POINTER(libxtables.xt_entry_target))
+    goto = header.flags & (IPT_F_GOTO if family == IPV4 else IP6T_F_GOTO)
+    standard = table.get_target(entry)
+    if standard and target[0].u.user.name in (b"", b"standard"):
+        yield f"{'-g' if goto else '-j'} {standard.decode()}"
+    elif target[0].u.user.name not in (b"", b"standard"):
+        yield "-j " + _printed_extension(extensions, extensions.find_target, target, header)
 
-    def _rule_words(self, table: Any, entry: Any) -> Iterator[str]:
-        header = entry.ip if self._family == IPV4 else entry.ipv6
-        yield from _header_words(header, self._family)
-        offset = self._header_size
-        while offset < entry.target_offset:
-            match = ctypes.cast(ctypes.byref(entry, offset), ctypes.POINTER(libxtables.xt_entry_match))
-            yield "-m " + self._printed_extension(self._extensions.find_match, match, header)
-            offset += match[0].u.match_size
-        target = ctypes.cast(ctypes.byref(entry, entry.target_offset), ctypes.POINTER(libxtables.xt_entry_target))
-        goto = header.flags & (IPT_F_GOTO if self._family == IPV4 else IP6T_F_GOTO)
-        standard = table.get_target(entry)
-        if standard and target[0].u.user.name in (b"", b"standard"):
-            yield f"{'-g' if goto else '-j'} {standard.decode()}"
-        elif target[0].u.user.name not in (b"", b"standard"):
-            yield "-j " + self._printed_extension(self._extensions.find_target, target, header)
 
-    def _printed_extension(self, find: Callable[[bytes], Any], extension: Any, header: Any) -> str:
-        """Return the name and the options of a match or target; the name alone without a library for its revision."""
-        name: bytes = extension[0].u.user.name
-        module = find(name)
-        if not module or module[0].revision != extension[0].u.user.revision or not module[0].save:
-            return name.decode()
-        alias = getattr(module[0], "alias", None)
-        shown: bytes = alias(extension) if alias else name
-        start = os.lseek(1, 0, os.SEEK_CUR)
-        self._extensions.save(module[0], header, extension)
-        saved = os.pread(1, os.lseek(1, 0, os.SEEK_CUR) - start, start).decode("utf-8", "surrogateescape")
-        return f"{shown.decode()} {' '.join(saved.split(chr(10))).strip()}".strip()
+def _printed_extension(extensions: Any, find: Callable[[bytes], Any], extension: Any, header: Any) -> str:
+    """Return the name and the options of a match or target; the name alone without a library for its revision."""
+    name: bytes = extension[0].u.user.name
+    module = find(name)
+    if not module or module[0].revision != extension[0].u.user.revision or not module[0].save:
+        return name.decode()
+    alias = getattr(module[0], "alias", None)
+    shown: bytes = alias(extension) if alias else name
+    start = os.lseek(1, 0, os.SEEK_CUR)
+    extensions.save(module[0], header, extension)
+    saved = os.pread(1, os.lseek(1, 0, os.SEEK_CUR) - start, start).decode("utf-8", "surrogateescape")
+    return f"{shown.decode()} {' '.join(saved.split(chr(10))).strip()}".strip()
 
 
 def _header_words(header: Any, family: Family) -> Iterator[str]:

@@ -14,6 +14,7 @@ so it never runs in our own process: each family gets a forked child, in the nam
 from __future__ import annotations
 
 import os
+from operator import methodcaller
 
 from capture.backends.iptables.driver import IptablesDriver, edits_by_family
 from capture.backends.iptables.parse import parse_save
@@ -27,6 +28,7 @@ from capture.system.child import run_in_child
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from capture.backends.iptables.plan import TableEdit
     from capture.model.addresses import Family
@@ -45,33 +47,23 @@ class IptcDriver(IptablesDriver):
         tables = [table for table in TABLES if table in legacy_tables(family)]  # reading another would make it
         if not tables:
             return Ruleset((family,), ())
-
-        def save() -> str:
-            from capture.backends.iptables import iptc_child
-
-            return iptc_child.save_tables(family, tables)
-
-        return parse_save(_run_iptc("read the tables", save, family), family)
+        return parse_save(_run_iptc("read the tables", methodcaller("save_tables", family, tables), family), family)
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
         for family, of_family in edits_by_family(edits):
-
-            def change(edits: list[TableEdit] = of_family) -> str:
-                from capture.backends.iptables import iptc_child
-
-                iptc_child.apply_edits(edits)
-                return ""
-
-            _run_iptc("change the tables", change, family, restore_text(of_family))
+            _run_iptc("change the tables", methodcaller("apply_edits", of_family), family, restore_text(of_family))
 
 
-def _run_iptc(task: str, work: Callable[[], str], family: Family, text: str = "") -> str:
+def _run_iptc(task: str, work: Callable[[Any], str | None], family: Family, text: str = "") -> str:
+    """Return what ``work`` returns for the module ``iptc_child``, in a child that alone imports it."""
     complaint = os.memfd_create("complaint")
 
     def work_quietly() -> str:
         os.dup2(os.memfd_create("noise"), 1)
         os.dup2(complaint, 2)
-        return work()
+        from capture.backends.iptables import iptc_child
+
+        return work(iptc_child) or ""
 
     try:
         status, answer = run_in_child(work_quietly, lambda error: f"{type(error).__name__}: {error}")

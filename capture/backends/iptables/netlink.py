@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.driver import IptablesDriver, dormant_error, require_families
+from capture.backends.iptables.driver import IptablesDriver, require_awake, require_families
 from capture.backends.iptables.families import merge_families, single_family_ruleset
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, removals, state_of
 from capture.backends.nf_tables.exact import has_exactly
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
+from capture.backends.nf_tables.listing import FoundTable, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
 from capture.model.chain_names import DORMANT, state_name
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
-from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
+from capture.netlink.nfnetlink import Change, open_nfnetlink, read_consistently, transact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class IptablesNetlinkDriver(IptablesDriver):
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._messages_for(desired)
         with open_nfnetlink() as netfilter:
-            return bool(messages) and has_exactly(netfilter, FAMILY_BY_NUMBER, TABLES, messages)
+            return bool(messages) and has_exactly(netfilter, "nft", messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
@@ -73,9 +72,7 @@ class IptablesNetlinkDriver(IptablesDriver):
         def changes_of(live: LiveTables) -> Iterable[Change]:
             families = families_here()
             require_families(desired, families)
-            for (family, name), table in live.items():
-                if table.is_dormant and family in desired.families and desired.table(name):
-                    raise dormant_error(family, name)
+            require_awake(desired, [place for place, table in live.items() if table.is_dormant])
             if not live:
                 return self._messages_for(desired)
             return changes(plan(ruleset_of(families, live), desired, recorded), live)
@@ -130,21 +127,17 @@ def remove_empty_tables(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
     families = families_here()
-    of_families = (each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families)
-    tables = [each for each in of_families if each.name in TABLES]
+    found = (each for each in read_tables(netfilter) if each.flavour == "nft")
+    tables = [each for each in found if FAMILY_BY_NUMBER[each.family] in families]
     if not tables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
 
-    chains: dict[tuple[int, str], list[FoundChain]] = {}
-    for chain in read_chains(netfilter):
-        chains.setdefault((chain.family, chain.table), []).append(chain)
     readers = {table.family: RuleReader(FAMILY_BY_NUMBER[table.family]) for table in tables}
     live: dict[tuple[Family, TableName], LiveTable] = {}
     for table in tables:
         rules = map(readers[table.family].read, read_rules(netfilter, table.family, table.name))
-        table_read = live_table(table, chains.get((table.family, table.name), ()), rules)
-        live[FAMILY_BY_NUMBER[table.family], TABLES_BY_NAME[table.name]] = table_read
+        live[FAMILY_BY_NUMBER[table.family], TABLES_BY_NAME[table.name]] = live_table(table, rules)
     return live
 
 
@@ -162,13 +155,13 @@ def _iptables_view(live: LiveTables) -> LiveTables:
     }
 
 
-def live_table(table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
-    """Return a table from what was found of it, in the kernel's order."""
+def live_table(table: FoundTable, rules: Iterable[FoundRule]) -> LiveTable:
+    """Return a table that was found, with its rules in the kernel's order."""
     by_chain: dict[str, list[FoundRule]] = {}
     for rule in rules:
         by_chain.setdefault(rule.chain, []).append(rule)
     name = TABLES_BY_NAME[table.name]
-    by_name = {state_name(chain.name, state_of(name, chain)): chain for chain in chains}
+    by_name = {state_name(chain.name, state_of(name, chain)): chain for chain in table.chains}
     return LiveTable(table.uses, by_name, by_chain, table.is_dormant)
 
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from capture.analysis.ownership import OwnPositions
     from capture.model.addresses import Family
 
-NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
+    RulesByChain = Mapping[str, tuple[model.Rule, ...]]
+
+NO_CHAINS: RulesByChain = {}
 
 
 class TableEdit(Value):
@@ -39,7 +41,7 @@ class TableEdit(Value):
 
     family: Family
     table: model.TableName
-    rewritten_chains: Mapping[str, tuple[model.Rule, ...]] = NO_CHAINS
+    rewritten_chains: RulesByChain = NO_CHAINS
     """Our chains that are to hold exactly these rules, whether they exist or not."""
     removals: tuple[tuple[str, int], ...] = ()
     """Rules to remove: the chain, and the position in it as it was read, counted from 0; the last position first."""
@@ -64,7 +66,7 @@ def plan(
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
         own = own_positions(live, family, remembered)
         for table in order:
-            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own)
+            edit = _table_edit(table, family, (live, desired), own)
             if edit != TableEdit(family, table):
                 edits.append(edit)
     return tuple(edits)
@@ -72,38 +74,25 @@ def plan(
 
 def as_written(ruleset: model.Ruleset) -> model.Ruleset:
     """Return the rule set with its rules as they are in tables: of one family each, one entry each."""
-    tables = []
-    for table in ruleset.tables:
-        chains = []
-        for chain in table.chains:
-            rules = tuple(rule for family in ruleset.families for rule in expanded(chain.rules, family))
-            chains.append(chain.replace(rules=rules))
-        tables.append(table.replace(chains=tuple(chains)))
-    return ruleset.replace(tables=tuple(tables))
+    return ruleset.with_chains(
+        lambda _, chain: chain.replace(
+            rules=tuple(rule for family in ruleset.families for rule in expanded(chain.rules, family))
+        )
+    )
 
 
-class TableView:
-    """One table of one family: its chains, and their rules one entry each."""
+def _written_rules(ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> RulesByChain:
+    """Return the rules of a table as they are written: one family, one entry each, the reason only as a comment."""
+    found = ruleset.table(table) if ruleset and family in ruleset.families else None
+    if ruleset is None or found is None:
+        return {}
+    return {each.name: tuple(expanded(each.rules, family, comments=ruleset.has_comments)) for each in found.chains}
 
-    def __init__(self, ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> None:
-        self.table = table
-        self.family = family
-        own_table = ruleset.table(table) if ruleset and family in ruleset.families else None
-        self.chains = {chain.name: chain for chain in own_table.chains} if own_table else {}
-        self._comments = ruleset is not None and ruleset.has_comments
-        self._rules: dict[str, tuple[model.Rule, ...]] = {}
 
-    def rules(self, chain: str) -> tuple[model.Rule, ...]:
-        """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
-        if chain not in self._rules:
-            rules = self.chains[chain].rules if chain in self.chains else ()
-            self._rules[chain] = tuple(expanded(rules, self.family, comments=self._comments))
-        return self._rules[chain]
-
-    def own_chains(self) -> list[str]:
-        """Return those of our chains that this family needs: they hold rules, or something jumps to them."""
-        targets = {model.called_chain(rule.verdict) for chain in self.chains for rule in self.rules(chain)}
-        return [name for name in self.chains if is_own_chain(name) and (name in targets or self.rules(name))]
+def _own_chains(rules: RulesByChain) -> list[str]:
+    """Return those of our chains that a family needs: they hold rules, or something jumps to them."""
+    targets = {model.called_chain(rule.verdict) for of_chain in rules.values() for rule in of_chain}
+    return [name for name in rules if is_own_chain(name) and (name in targets or rules[name])]
 
 
 def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
@@ -112,36 +101,39 @@ def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
     return [rule_text(rule) for rule in rules]
 
 
-def _table_edit(live: TableView, desired: TableView, own_rule_positions: OwnPositions) -> TableEdit:
-    desired_chains = desired.own_chains()
-    present = live.own_chains()
+def _table_edit(
+    table: model.TableName, family: Family, rulesets: tuple[model.Ruleset, model.Ruleset | None], own: OwnPositions
+) -> TableEdit:
+    live, desired = (_written_rules(ruleset, family, table) for ruleset in rulesets)
+    desired_chains, present = _own_chains(desired), _own_chains(live)
     rewritten = {}
     for chain in desired_chains:
-        rules = desired.rules(chain)
-        if chain not in present or _rule_texts(live.rules(chain)) != _rule_texts(rules):
+        rules = desired[chain]
+        if chain not in present or _rule_texts(live[chain]) != _rule_texts(rules):
             check_writable(chain, rules)
             rewritten[chain] = rules
-    shared = dict.fromkeys(model.BUILT_IN_CHAINS[live.table])
-    shared |= dict.fromkeys(chain for chain in live.chains if not is_own_chain(chain))
+    shared = dict.fromkeys(model.BUILT_IN_CHAINS[table])
+    shared |= dict.fromkeys(chain for chain in live if not is_own_chain(chain))
     removals: list[tuple[str, int]] = []
     insertions: list[tuple[str, int | None, model.Rule]] = []
     for chain in shared:
-        removals_of_chain, insertions_of_chain = _shared_chain_changes(live, desired, own_rule_positions, chain)
+        own_in_chain = sorted(own.get((table, chain), ()))
+        removals_of_chain, insertions_of_chain = _shared_chain_changes(live, desired, own_in_chain, chain)
         removals += removals_of_chain
         insertions += insertions_of_chain
-    dropped_chains = _chains_to_drop(live, present, desired_chains)
-    return TableEdit(live.family, live.table, rewritten, tuple(removals), tuple(insertions), tuple(dropped_chains))
+    found = rulesets[0].table(table)
+    dropped = _chains_to_drop(found.chains if found and live else (), present, desired_chains)
+    return TableEdit(family, table, rewritten, tuple(removals), tuple(insertions), tuple(dropped))
 
 
 def _shared_chain_changes(
-    live: TableView, desired: TableView, own_rule_positions: OwnPositions, chain: str
+    live: RulesByChain, desired: RulesByChain, own: list[int], chain: str
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int | None, model.Rule]]]:
-    """Return the removals and insertions for a chain that is not our own, built-in or not."""
-    rules, desired_rules = live.rules(chain), desired.rules(chain)
+    """Return the removals and insertions for a chain that is not ours, built-in or not; ``own`` are our rules in it."""
+    rules, desired_rules = live.get(chain, ()), desired.get(chain, ())
     if not rules and not desired_rules:
         return [], []
-    own = sorted(own_rule_positions.get((live.table, chain), ()))
-    disturbs = disturbance_test(rules, chain, desired.rules)
+    disturbs = disturbance_test(rules, chain, lambda name: desired.get(name, ()))
     first_disturbing = next((at for at, rule in enumerate(rules) if at not in own and disturbs(rule)), len(rules))
     is_in_place = not own or own[-1] < first_disturbing or not desired_rules
     if (
@@ -158,11 +150,11 @@ def _shared_chain_changes(
     return removals, [(chain, None if is_end else index + offset, rule) for offset, rule in enumerate(desired_rules)]
 
 
-def _chains_to_drop(live: TableView, needed: list[str], desired_chains: list[str]) -> list[str]:
+def _chains_to_drop(live: tuple[model.Chain, ...], needed: list[str], desired_chains: list[str]) -> list[str]:
     """Return our chains to drop: those that this family needs now, and those that no family uses.
 
     The latter may be of either family: a rule set does not show which. Dropping what is not there does no harm.
     """
-    used = {model.called_chain(rule.verdict) for chain in live.chains.values() for rule in chain.rules}
-    undesired = [name for name in live.chains if is_own_chain(name) and name not in desired_chains]
-    return [name for name in undesired if name in needed or not (live.chains[name].rules or name in used)]
+    used = {model.called_chain(rule.verdict) for chain in live for rule in chain.rules}
+    undesired = [each for each in live if is_own_chain(each.name) and each.name not in desired_chains]
+    return [each.name for each in undesired if each.name in needed or not (each.rules or each.name in used)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.clauses import split_words
+from capture.backends.iptables.parse import split_words
 from capture.backends.needed_modules import extension_module
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, ToolError, UnsupportedError
@@ -32,38 +32,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.backends.iptables.programs import Finished
-    from capture.netlink.batch import Change
+    from capture.netlink.nfnetlink import Change
 
-PRIVILEGE_PHRASES = ("you must be root", "Operation not permitted")
-LOCK_PHRASES = ("xtables lock", "Can't lock", "can't open lock file")
-NO_NF_TABLES_PHRASES = ("Failed to initialize nft", "Could not fetch rule set generation id")
-NO_TABLE_PHRASES = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
-NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
-"""Only the type of nat chains is a module of its own."""
-LIBRARY_PHRASES = (
-    "Couldn't load match",
-    "Couldn't load target",
-    "unknown option",
-    "can't find match",
-    "can't find target",
-)
-NOT_IN_KERNEL = "missing kernel module"
-"""The words for an extension that the kernel lacks. The program then tries its oldest revision, with fewer options."""
-ABSENT_PHRASES = (
-    "No such file or directory",
-    "No chain/target/match by that name",
-    "Operation not supported",
-    "Protocol not supported",
-    NOT_IN_KERNEL,
-)
-"""How programs name ENOENT, EOPNOTSUPP and EPROTONOSUPPORT when the kernel has no such extension."""
+CAUSES = {
+    "privilege": ("you must be root", "Operation not permitted"),
+    "lock": ("xtables lock", "Can't lock", "can't open lock file"),
+    "no nf_tables": ("Failed to initialize nft", "Could not fetch rule set generation id"),
+    "no table": ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod"),
+    "no nat chain": ("CHAIN_ADD failed (No such file or directory)",),  # only their type is a module of its own
+    "no library": (
+        *("Couldn't load match", "Couldn't load target", "can't find match", "can't find target", "unknown option"),
+    ),
+    # ENOENT, EOPNOTSUPP and EPROTONOSUPPORT, when the kernel has no such extension
+    "absent": (
+        *("No such file or directory", "No chain/target/match by that name", "Operation not supported"),
+        "Protocol not supported",
+    ),
+    "older revision": ("missing kernel module",),  # as above; then the program tries its oldest, with fewer options
+}
+"""What the programs print, by its cause."""
 
 
 def program_refusal(command: Sequence[str], done: Finished, text: str, family: Family) -> CaptureError:
     """Return the error for a program that failed on ``text``, its standard input."""
     complaint = done.stderr or done.stdout
     name = command[0].rpartition("/")[2]
-    if any(phrase in complaint for phrase in LOCK_PHRASES):
+    causes = {cause for cause, phrases in CAUSES.items() if any(phrase in complaint for phrase in phrases)}
+    if "lock" in causes:
         return ToolError(
             " ".join(command),
             done.status,
@@ -71,23 +66,21 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
             "Another program holds the lock of iptables, and nothing was changed. Try again; if it stays so,"
             " `fuser -v /run/xtables.lock` names the holder.",
         )
-    no_table = any(phrase in complaint for phrase in NO_TABLE_PHRASES)
     # Programs do not report that this thread may not use x_tables.
-    is_refused = any(phrase in complaint for phrase in PRIVILEGE_PHRASES)
-    if is_refused or (no_table and missing_capabilities("NET_ADMIN", "NET_RAW")):
+    if "privilege" in causes or ("no table" in causes and missing_capabilities("NET_ADMIN", "NET_RAW")):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {FAMILY_NAMES[family]} with {name}"
         )
-    if any(phrase in complaint for phrase in NO_NF_TABLES_PHRASES):
+    if "no nf_tables" in causes:
         return _missing_feature(f"nf_tables, which {name} needs", "nf_tables", complaint)
-    if no_table:
+    if "no table" in causes:
         return _no_table_error(name, complaint, text, family)
-    if NO_CHAIN_TYPE in complaint:
+    if "no nat chain" in causes:
         return _missing_feature(f"nat chains of {FAMILY_NAMES[family]} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
-    if any(phrase in complaint for phrase in LIBRARY_PHRASES) and NOT_IN_KERNEL not in complaint:
+    if "no library" in causes and "older revision" not in causes:
         return _no_library(name, complaint, line)
-    if any(phrase in complaint for phrase in ABSENT_PHRASES):
+    if causes & {"absent", "older revision"}:
         return _no_extension_error(name, complaint, line or text)
     words = f"{complaint.strip()}\n  it was given: {line}" if line else complaint
     return ToolError(" ".join(command), done.status, words)
@@ -163,7 +156,7 @@ def _refused_line(complaint: str, text: str) -> str:
 def _extensions_in(line: str) -> Iterator[str]:
     words = [word.printed for word in split_words(line)]
     for index, word in enumerate(words[:-1]):
-        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.REVISIONS):
+        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.WRITTEN):
             yield words[index + 1]
 
 

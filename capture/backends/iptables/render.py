@@ -61,9 +61,7 @@ def option_text(negated: int, name: str, value: object = None) -> str:
 def _own_options(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the options that need no extension, in the order of iptables-save."""
     for kind, name in ((model.Source, "-s"), (model.Destination, "-d")):
-        own, _ = _address_options(matches, kind)
-        if own is not None:
-            network, negated = own
+        for network, negated in _address_options(matches, kind)[0]:
             yield option_text(negated, name, network)
     for interface_kind, name in ((model.InInterface, "-i"), (model.OutInterface, "-o")):
         for match in matches:
@@ -119,15 +117,14 @@ def _port_texts(matches: tuple[model.Match, ...]) -> Iterator[str]:
 
 def _address_options(
     matches: tuple[model.Match, ...], kind: type[model.AddressMatch]
-) -> tuple[tuple[Network, bool] | None, list[tuple[Network, bool]]]:
-    """Return the network for ``-s`` or ``-d`` and those beyond it, each with whether it is excluded.
+) -> tuple[list[tuple[Network, bool]], list[tuple[Network, bool]]]:
+    """Return the network for ``-s`` or ``-d``, if any, and those beyond it, each with whether it is excluded.
 
     iptables-nft 1.8.9 fails on ``! -s 0.0.0.0/0``, so that is not for ``-s``.
     """
     named = [(network, match.negated) for match in matches if isinstance(match, kind) for network in match.networks]
-    if not named or (named[0][0].is_everything and named[0][1]):
-        return None, named
-    return named[0], named[1:]
+    own = 0 if named and named[0][0].is_everything and named[0][1] else 1
+    return named[:own], named[own:]
 
 
 def _target_text(verdict: model.Verdict, family: Family) -> str:

@@ -14,7 +14,7 @@ network namespaces: pods waited for hours behind each other. Our lock is the nam
 
 from __future__ import annotations
 
-from capture.backends.iptables.driver import IptablesDriver, dormant_error, edits_by_family
+from capture.backends.iptables.driver import IptablesDriver, edits_by_family, require_awake
 from capture.backends.iptables.families import merge_families
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require_iptables, run_program
@@ -25,7 +25,7 @@ from capture.backends.nf_tables.listing import read_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
 from capture.model.chain_names import DORMANT
-from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
+from capture.model.ruleset import INPUT, MANGLE, OUTPUT, TABLES_BY_NAME, Ruleset, TableName
 from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.programs import Purpose
     from capture.backends.iptables.tables import Variant
-    from capture.model.ruleset import Chain, TableName
 
 XTABLES_LOCK_TIMEOUT = 10
 """Seconds to wait for another of our programs that is at work in the same namespace."""
@@ -50,8 +49,8 @@ class RestoreDriver(IptablesDriver):
 
     def __init__(self, variant: Variant | Literal[""] = "") -> None:
         self.variant = variant or "nft"
-        self._unreadable: set[tuple[Family, str]] = set()
-        self._dormant: set[tuple[Family, str]] = set()
+        self._unreadable: dict[Family, set[str]] = {}
+        self._dormant: set[tuple[Family, TableName]] = set()
 
     def read(self) -> Ruleset:
         """Return the tables of all families. Built-in chains of a dormant table are listed as others, marked."""
@@ -61,18 +60,14 @@ class RestoreDriver(IptablesDriver):
 
     def _mark_dormant(self, read: Ruleset) -> Ruleset:
         (family,) = read.families
-
-        def marked(table: TableName, chain: Chain) -> Chain:
-            is_asleep = chain.policy is not None and (family, table) in self._dormant
-            return chain.in_state(DORMANT) if is_asleep else chain
-
-        return read.with_chains(marked)
+        asleep = {table for of, table in self._dormant if of == family}
+        return read.with_chains(
+            lambda table, chain: chain.in_state(DORMANT) if chain.policy is not None and table in asleep else chain
+        )
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our rules those of ``desired`` as ``IptablesDriver`` does. Raise CaptureError if a table is dormant."""
-        for family, table in self._dormant:
-            if family in desired.families and any(each.name == table for each in desired.tables):
-                raise dormant_error(family, table)
+        require_awake(desired, self._dormant)
         super().write(desired, live, recorded)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
@@ -87,15 +82,14 @@ class RestoreDriver(IptablesDriver):
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
         text = _run_iptables(self.variant, family, "save", ["-c"])
-        self._unreadable = {each for each in self._unreadable if each[0] != family}
-        for line in text.splitlines():
-            if line.startswith("# Table `"):  # ... raw' is incompatible, use 'nft' tool.
-                self._unreadable.add((family, line.split("'")[0].rpartition("`")[2]))
+        # # Table `raw' is incompatible, use 'nft' tool.
+        notes = [line for line in text.splitlines() if line.startswith("# Table `")]
+        self._unreadable[family] = {note.split("'")[0].rpartition("`")[2] for note in notes}
         return parse_save(text, family)
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
         for edit in edits:
-            if (edit.family, edit.table) in self._unreadable:
+            if edit.table in self._unreadable.get(edit.family, ()):
                 raise unreadable_table(edit.family, edit.table)
             # Before anything is written, not between the families:
             require_iptables(self.variant, edit.family, "restore")
@@ -119,10 +113,10 @@ def _run_iptables(variant: Variant, family: Family, purpose: Purpose, options: S
     return done.stdout
 
 
-def _dormant_tables() -> set[tuple[Family, str]]:
+def _dormant_tables() -> set[tuple[Family, TableName]]:
     with open_nfnetlink() as netfilter:
-        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.family in FAMILY_BY_NUMBER]
-    return {(FAMILY_BY_NUMBER[table.family], table.name) for table in dormant}
+        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.flavour == "nft"]
+    return {(FAMILY_BY_NUMBER[table.family], TABLES_BY_NAME[table.name]) for table in dormant}
 
 
 FILTER_PRIORITIES = {"filter": 0, "security": 50}

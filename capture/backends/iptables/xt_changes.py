@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from capture.backends.iptables.xt_encode import encode_rule
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
+from capture.backends.nf_tables.names import HOOKS
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, Family
 from capture.model.chain_names import NOT_HOOKED, is_own_chain, state_name
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundRule
     from capture.backends.nf_tables.listing import FoundChain
-    from capture.netlink.batch import Change
+    from capture.netlink.nfnetlink import Change
 
 
 class LiveTable(Value):

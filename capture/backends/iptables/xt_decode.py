@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from capture.analysis.canonical import MATCH_ORDER
 from capture.backends.iptables import xt_text
-from capture.backends.iptables.clauses import join_negated, parse_matches, parse_verdict, split_words
+from capture.backends.iptables.parse import join_negated, parse_matches, parse_verdict, split_words
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
-from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import lift
 from capture.backends.nf_tables.comparisons import Bounds, Register
-from capture.backends.nf_tables.decode import Program
+from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
-from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6
@@ -70,12 +68,10 @@ class RuleReader:
     def read(self, attributes: bytes) -> FoundRule:
         fields = decode_fields(attributes)
         program = XtProgram(self._family, self._extensions)
-        for name, parts in read_expressions(fields, self._known):
-            program.run(name, parts)
-        matches, _ = lift.lift_conditions(program.conditions)
-        why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_listing_rank))
-        rule = model.Rule(verdict, in_order, self._family, why, program.counters)
+        native = decode_rule(fields, program, self._known)
+        matches, _ = lift.lift_conditions(native.conditions)
+        verdict, in_order = lift.lift_actions(native.actions), join_negated(sorted(matches, key=_listing_rank))
+        rule = model.Rule(verdict, in_order, self._family, program.why or native.comment, native.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
@@ -116,7 +112,7 @@ class XtProgram(Program):
     def match(self, fields: Fields) -> bool:
         """``match``: a match of x_tables, or a comment."""
         if decode_text(fields[nf.NFTA_MATCH_NAME]) == "comment":
-            self.why = without_line_ends(text_of(fields[nf.NFTA_MATCH_INFO]))
+            self.why = without_line_ends(decode_text(fields[nf.NFTA_MATCH_INFO]))
             return True
         for match in self._decoded_extension("match", fields):
             self._add(match)
@@ -134,12 +130,9 @@ class XtProgram(Program):
         name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
-            if kind == "match":
-                words = split_words(xt_text.match_text(*key[1:], self._of_family))
-                decoded: tuple[Any, ...] = tuple(parse_matches(words))
-            else:
-                decoded = (parse_verdict(split_words(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
-            self._extensions[key] = decoded
+            is_match = kind == "match"
+            clause = split_words(f"{'-m' if is_match else '-j'} {xt_text.extension_text(*key[1:], self._of_family)}")
+            self._extensions[key] = tuple(parse_matches(clause)) if is_match else (parse_verdict(clause),)
         return self._extensions[key]
 
     def _add(self, condition: Condition) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from capture.netlink.attributes import Layout
+
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tables.h
 
 LAST_PORT = 0xFFFF
@@ -68,25 +70,28 @@ def encode_matches(rule: model.Rule, family: Family) -> bytes:
     parts += [_network_comparison(kind, *named[0], family) for kind, named in networks.items() if named]
     parts += _port_expressions(by_kind)
     parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
-    parts += [MATCH_ENCODERS[type(match)](match) for match in rule.matches if type(match) in MATCH_ENCODERS]
+    parts += [ENCODERS[type(match)](match) for match in rule.matches if type(match) in ENCODERS]
     if rule.why:
         why = xt_layouts.c_string(comment_text(rule.why), MAX_XT_COMMENT_BYTES + 1, "a comment")
-        parts.append(_packed("match", "comment", xt_layouts.COMMENT.write(comment=why)))
+        parts.append(_packed("comment", comment=why))
     return b"".join(parts)
 
 
 def encode_verdict(rule: model.Rule, family: Family) -> bytes:
     """Return the expression after the counter; none for a rule that only counts."""
-    return VERDICT_ENCODERS[type(rule.verdict)](rule.verdict, family)
+    verdict = rule.verdict
+    return _packed_redirect(verdict, family) if type(verdict) is model.Redirect else ENCODERS[type(verdict)](verdict)
 
 
-def _packed(kind: str, name: str, structure: bytes) -> bytes:
-    revision = xt_layouts.REVISIONS[name]
+def _packed(name: str, layout: Layout | None = None, /, **fields: int | bytes) -> bytes:
+    """Return a match or a target with these fields of its structure, which is the usual one unless another is given."""
+    revision, usual = xt_layouts.WRITTEN[name]
+    structure = (layout or usual).write(**fields)
     return make.framed(
-        (kind, name, revision, len(structure)),
+        (name, revision, len(structure)),
         structure,
         lambda structure: make.expression(
-            kind,
+            "match" if name.islower() else "target",
             attribute(nf.NFTA_MATCH_NAME, c_string(name)),
             attribute(nf.NFTA_MATCH_REV, u32be(revision)),
             attribute(nf.NFTA_MATCH_INFO, structure),
@@ -142,7 +147,7 @@ def _address_range(kind: type[model.AddressMatch], network: Network, negated: bo
     end, flag = ("src", xt_layouts.IPRANGE_SOURCE) if kind is model.Source else ("dst", xt_layouts.IPRANGE_DESTINATION)
     ends = {f"{end}_min": network.packed, f"{end}_max": network.last.to_bytes(len(network.packed), "big")}
     flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
-    return _packed("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
+    return _packed("iprange", **ends, flags=flags)
 
 
 def _port_expressions(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
@@ -170,14 +175,14 @@ def _packed_multiport(match: model.PortMatch, ports: list[model.Span]) -> bytes:
         is_range = span.first != span.last
         numbers += (span.first, span.last) if is_range else (span.first,)
         ranges += b"\1\0" if is_range else b"\0"
-    structure = xt_layouts.MULTIPORT.write(
+    return _packed(
+        "multiport",
         kind=xt_layouts.MULTIPORT_SOURCE if type(match) is model.SourcePort else xt_layouts.MULTIPORT_DESTINATION,
         count=len(numbers),
         ports=b"".join([number.to_bytes(PORT_SIZE, BYTE_ORDER) for number in numbers]),
         is_range=bytes(ranges),
         invert=match.negated,
     )
-    return _packed("match", "multiport", structure)
 
 
 def _is_one_load(ports: list[model.PortMatch]) -> bool:
@@ -209,8 +214,7 @@ def _packed_owner(match: model.OwnerMatch) -> bytes:
     encoded = b""
     for span in match.ids:
         ids = {f"{kind}_min": span.first, f"{kind}_max": span.last}
-        structure = xt_layouts.OWNER.write(**ids, match=bit, invert=bit * match.negated)
-        encoded += _packed("match", "owner", structure)
+        encoded += _packed("owner", **ids, match=bit, invert=bit * match.negated)
     return encoded
 
 
@@ -220,78 +224,54 @@ def _packed_mark(match: model.Mark) -> bytes:
 
 
 def _connection_state(match: model.ConnectionState) -> bytes:
-    bits = 0
-    for state in match.states:
-        if state not in xt_layouts.XT_STATE_BITS:
-            raise ValueError(f"not a state of a connection: {state!r}")
-        bits |= xt_layouts.XT_STATE_BITS[state]
-    tested = xt_layouts.CONNTRACK_STATE
-    structure = xt_layouts.CONNTRACK.write(match_flags=tested, invert_flags=tested * match.negated, state_mask=bits)
-    return _packed("match", "conntrack", structure)
-
-
-def _not_understood(part: model.UnknownMatch | model.UnknownVerdict, _family: Family | None = None) -> bytes:
-    raise ValueError(f"a foreign rule can be kept, but not written: {part}")
-
-
-MATCH_ENCODERS: dict[type, Callable[[Any], bytes]] = {
-    model.OwnerUid: _packed_owner,
-    model.OwnerGid: _packed_owner,
-    model.Mark: _packed_mark,
-    model.ConnectionMark: lambda match: _packed(
-        "match", "connmark", xt_layouts.MARK_MATCH.write(mark=match.value, mask=match.mask, invert=match.negated)
-    ),
-    model.ConnectionState: _connection_state,
-    model.UnknownMatch: _not_understood,
-}
-"""The matches that are written in the order in which the rule has them."""
+    states = set(match.states)
+    if not states <= xt_layouts.XT_STATE_BITS.keys():
+        raise ValueError(f"not a state of a connection: {match}")
+    tested, bits = xt_layouts.CONNTRACK_STATE, sum(xt_layouts.XT_STATE_BITS[state] for state in states)
+    return _packed("conntrack", match_flags=tested, invert_flags=tested * match.negated, state_mask=bits)
 
 
 def _packed_redirect(verdict: model.Redirect, family: Family) -> bytes:
     ports = {"flags": xt_layouts.NAT_PORTS, "min_port": verdict.port, "max_port": verdict.port}
     if family == IPV4:
-        return _packed("target", "REDIRECT", xt_layouts.NAT_IPV4.write(rangesize=1, **ports))
-    return _packed("target", "REDIRECT", xt_layouts.NAT_RANGE.write(**ports))
+        return _packed("REDIRECT", xt_layouts.NAT_IPV4, rangesize=1, **ports)
+    return _packed("REDIRECT", **ports)
 
 
-def _packed_tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
-    mark = changed_bits(verdict.mark, verdict.mask)
-    return _packed("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
-
-
-def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> bytes:
+def _copied_mark(mode: int) -> bytes:
     """Return the target that copies all bits of a mark, from packet to connection (SAVE) or back (RESTORE)."""
-    mode = xt_layouts.CONNMARK_SAVE if type(verdict) is model.SaveMark else xt_layouts.CONNMARK_RESTORE
-    return _packed(
-        "target", "CONNMARK", xt_layouts.CONNMARK.write(ctmask=model.ALL_BITS, nfmask=model.ALL_BITS, mode=mode)
-    )
+    return _packed("CONNMARK", ctmask=model.ALL_BITS, nfmask=model.ALL_BITS, mode=mode)
 
 
-def _packed_log(verdict: model.Log, _family: Family) -> bytes:
+def _packed_log(verdict: model.Log) -> bytes:
     prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
-    return _packed("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
+    return _packed("LOG", level=xt_layouts.LOG_WARNING, prefix=prefix)
 
 
-def _always(expression: bytes) -> Callable[[Any, Family], bytes]:
-    return lambda _verdict, _family: expression
+def _not_understood(part: model.UnknownMatch | model.UnknownVerdict) -> bytes:
+    raise ValueError(f"a foreign rule can be kept, but not written: {part}")
 
 
-VERDICT_ENCODERS: dict[type, Callable[[Any, Family], bytes]] = {
-    model.Accept: _always(make.verdict(nf.NF_ACCEPT)),
-    model.Drop: _always(make.verdict(nf.NF_DROP)),
-    model.Return: _always(make.verdict(nf.NFT_RETURN)),
-    model.Continue: _always(b""),
-    model.Jump: lambda verdict, _family: make.jump(verdict.chain),
-    model.Redirect: _packed_redirect,
-    model.TransparentProxy: _packed_tproxy,
-    model.SetMark: lambda verdict, _family: _packed(
-        "target",
-        "MARK",
-        xt_layouts.MARK_TARGET.write(mark=changed_bits(verdict.value, verdict.mask), mask=verdict.mask),
+ENCODERS: dict[type, Callable[[Any], bytes]] = {
+    model.OwnerUid: _packed_owner,
+    model.OwnerGid: _packed_owner,
+    model.Mark: _packed_mark,
+    model.ConnectionMark: lambda match: _packed("connmark", mark=match.value, mask=match.mask, invert=match.negated),
+    model.ConnectionState: _connection_state,
+    model.UnknownMatch: _not_understood,
+    model.Accept: make.always(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: make.always(make.verdict(nf.NF_DROP)),
+    model.Return: make.always(make.verdict(nf.NFT_RETURN)),
+    model.Continue: make.always(b""),
+    model.Jump: lambda verdict: make.jump(verdict.chain),
+    model.TransparentProxy: lambda verdict: _packed(
+        "TPROXY", mask=verdict.mask, mark=changed_bits(verdict.mark, verdict.mask), port=verdict.port
     ),
-    model.SaveMark: _copy_mark,
-    model.RestoreMark: _copy_mark,
-    model.SetZone: lambda verdict, _family: _packed("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
+    model.SetMark: lambda verdict: _packed("MARK", mark=changed_bits(verdict.value, verdict.mask), mask=verdict.mask),
+    model.SaveMark: lambda _: _copied_mark(xt_layouts.CONNMARK_SAVE),
+    model.RestoreMark: lambda _: _copied_mark(xt_layouts.CONNMARK_RESTORE),
+    model.SetZone: lambda verdict: _packed("CT", zone=verdict.zone),
     model.Log: _packed_log,
     model.UnknownVerdict: _not_understood,
 }
+"""The matches that are written in the order in which the rule has them, and the verdicts that need no family."""

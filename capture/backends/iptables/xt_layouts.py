@@ -1,9 +1,8 @@
 """Matches and targets of iptables as the kernel's C structures, described once for both ways. Pure.
 
 nf_tables carries them as they are ("compat": a name, a revision, a blob), so these are the very structures of
-x_tables. A field is described by its name and its bytes: ``4`` is a number in the byte order of the machine, ``>2``
-a big-endian one (``__be16``), ``[30]`` bytes. A structure is padded to a multiple of 8 bytes
-(XT_ALIGN in linux/netfilter/x_tables.h; 4 on 32-bit x86 alone, which no mesh runs on).
+x_tables, padded to a multiple of 8 bytes (XT_ALIGN in linux/netfilter/x_tables.h; 4 on 32-bit x86 alone, which no mesh
+runs on).
 
 A revision is a version of the structure. We use those that iptables 1.8.9 takes on any kernel since 4.18;
 what older releases of iptables wrote is read too (``xt_text``).
@@ -11,51 +10,7 @@ what older releases of iptables wrote is read too (``xt_text``).
 
 from __future__ import annotations
 
-from capture.netlink.attributes import BYTE_ORDER
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Literal
-
-    Unpacked = dict[str, Any]
-    """The fields of a structure by name: numbers, or bytes."""
-
-REVISIONS = {"owner": 1, "multiport": 1, "connmark": 1, "conntrack": 3, "iprange": 1, "comment": 0}
-REVISIONS |= {"REDIRECT": 0, "TPROXY": 1, "MARK": 2, "CONNMARK": 2, "CT": 2, "LOG": 0}
-"""The revisions in which we write."""
-
-
-class Layout:
-    """A structure: where its fields are, and how long it is."""
-
-    def __init__(self, description: str) -> None:
-        self._slices: dict[str, tuple[int, int, Literal["little", "big"] | None]] = {}
-        end = 0
-        for field in description.split(", "):
-            name, size = field.split()
-            start, end = end, end + int(size.strip(">[]"))
-            self._slices[name] = start, end, "big" if size[0] == ">" else None if size[0] == "[" else BYTE_ORDER
-        self._size = (end + 7) // 8 * 8
-
-    def write(self, **values: int | bytes) -> bytes:
-        """Return the structure with these values, and NUL in all other fields. Raise ValueError for long bytes."""
-        structure = bytearray(self._size)
-        for name, value in values.items():
-            start, end, order = self._slices[name]
-            if isinstance(value, bytes):
-                if len(value) > end - start:
-                    raise ValueError(f"{name} has at most {end - start} bytes: {value!r}")
-                end = start + len(value)
-            structure[start:end] = value if isinstance(value, bytes) else value.to_bytes(end - start, order or "big")
-        return bytes(structure)
-
-    def read(self, structure: bytes) -> Unpacked:
-        """Return the fields of a structure. The kernel hands out structures in full."""
-        return {
-            name: int.from_bytes(structure[start:end], order) if order else structure[start:end]
-            for name, (start, end, order) in self._slices.items()
-        }
-
+from capture.netlink.attributes import Layout
 
 OWNER = Layout("uid_min 4, uid_max 4, gid_min 4, gid_max 4, match 1, invert 1")
 """linux/netfilter/xt_owner.h, struct xt_owner_match_info."""
@@ -111,6 +66,22 @@ LOG = Layout("level 1, flags 1, prefix [30]")
 """linux/netfilter/xt_LOG.h, struct xt_log_info."""
 LOG_WARNING = 4  # LOG_WARNING of syslog(3), which iptables writes by default
 
+WRITTEN: dict[str, tuple[int, Layout]] = {
+    "owner": (1, OWNER),
+    "multiport": (1, MULTIPORT),
+    "connmark": (1, MARK_MATCH),
+    "conntrack": (3, CONNTRACK),
+    "iprange": (1, IPRANGE),
+    "comment": (0, COMMENT),
+    "REDIRECT": (0, NAT_RANGE),
+    "TPROXY": (1, TPROXY),
+    "MARK": (2, MARK_TARGET),
+    "CONNMARK": (2, CONNMARK),
+    "CT": (2, CT),
+    "LOG": (0, LOG),
+}
+"""The matches, in lower case, and the targets that we write: the revision, and its structure."""
+
 
 def c_string(text: str, size: int, name: str) -> bytes:
     """Return text as bytes that leave room for a NUL. Raise ValueError if it does not fit."""
@@ -118,8 +89,3 @@ def c_string(text: str, size: int, name: str) -> bytes:
     if len(encoded) >= size or b"\0" in encoded:
         raise ValueError(f"{name} has at most {size - 1} bytes and no NUL: {text!r}")
     return encoded
-
-
-def text_of(field: bytes) -> str:
-    """Return the text in a field that ends at a NUL."""
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")

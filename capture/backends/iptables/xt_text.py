@@ -1,4 +1,4 @@
-"""Matches and targets of x_tables in the words of iptables-save. Pure; ``clauses`` knows what they mean.
+"""Matches and targets of x_tables in the words of iptables-save. Pure; ``parse`` knows what they mean.
 
 So every driver reads a rule alike, our own or foreign. What has no words here is shown by name and
 bytes: ``-m recent [ revision 1, 0x0102 ]``.
@@ -9,17 +9,16 @@ from __future__ import annotations
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
 from capture.backends.iptables.render import option_text, quoted
-from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, networks_in_range
 from capture.model.conventions import ADDRESS_TYPES
 from capture.model.ruleset import Span
-from capture.netlink.attributes import BYTE_ORDER, decode_number
+from capture.netlink.attributes import BYTE_ORDER, Layout, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.backends.iptables.xt_layouts import Layout, Unpacked
+    from capture.netlink.attributes import Unpacked
 
     Speak = Callable[[Unpacked, Family], str | None]
     """Return the options of a match or target; None where we have no words for it."""
@@ -46,25 +45,13 @@ def network_text(name: str, family: Family, address: int, mask: int, *, negated:
     return option_text(negated, name, f"{address_text(family, address)}/{shown}")
 
 
-def match_text(name: str, revision: int, structure: bytes, family: Family) -> str:
-    """Return the words for a match."""
-    return f"-m {_extension_text(name, MATCH_TEXTS.get((name, revision)), revision, structure, family)}"
-
-
-def target_text(name: str, revision: int, structure: bytes, family: Family) -> str:
-    """Return the words for a target; they begin with its name."""
-    known = XT_TARGETS.get((name, revision))
-    if known is not None and family == IPV4 and (name, revision) in COMPACT_NAT:
-        known = xt_layouts.NAT_IPV4, known[1]
-    return _extension_text(name, known, revision, structure, family)
-
-
-def _extension_text(
-    name: str, known: tuple[Layout, Speak] | None, revision: int, structure: bytes, family: Family
-) -> str:
+def extension_text(name: str, revision: int, structure: bytes, family: Family) -> str:
+    """Return the words for a match or a target; they begin with its name."""
     words = None
-    if known is not None:
-        layout, speak = known
+    if (name, revision) in EXTENSION_TEXTS:
+        layout, speak = EXTENSION_TEXTS[name, revision]
+        if layout is xt_layouts.NAT_RANGE and revision == 0 and family == IPV4:
+            layout = xt_layouts.NAT_IPV4
         words = speak(layout.read(structure), family)
     if words is None:
         data = _bytes_text(structure)
@@ -226,26 +213,6 @@ def _multiport_text(fields: Unpacked, _family: Family) -> str | None:
     return option_text(fields["invert"], name, ports_text(ports))
 
 
-_PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
-_ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
-
-MATCH_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
-    ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
-    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
-    ("icmp", 0): (_ICMP, _icmp_text),
-    ("icmp6", 0): (_ICMP, _icmp_text),
-    ("addrtype", 1): (xt_layouts.Layout("source 2, destination 2, flags 4"), _addrtype_text),
-    ("owner", 1): (xt_layouts.OWNER, _owner_text),
-    ("mark", 1): (xt_layouts.MARK_MATCH, _mark_text),
-    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark_text),
-    ("iprange", 1): (xt_layouts.IPRANGE, _iprange_text),
-    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport_text),
-    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack_text),
-    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack_text),
-    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack_text),
-}
-"""By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""
-
 NFTA_LIMIT = (1, 2, 3, 4, 5)
 """NFTA_LIMIT_RATE, _UNIT, _BURST, _TYPE, _FLAGS in linux/netfilter/nf_tables.h."""
 LIMIT_UNITS = {1: "sec", 60: "min", 3600: "hour", 86400: "day"}
@@ -317,7 +284,7 @@ def _ct_text(fields: Unpacked, _family: Family) -> str | None:
     if fields["flags"] & ~3 or fields["ct_events"] or fields["exp_events"] or any(fields["timeout"]):
         return None  # events, a timeout policy, a zone for one direction
     words = ["--notrack"] if fields["flags"] & 1 else []
-    helper = text_of(fields["helper"])
+    helper = decode_text(fields["helper"])
     words += [f"--helper {helper}"] if helper else []
     words += [f"--zone {fields['zone']}"] if fields["zone"] else []
     return " ".join(words)
@@ -329,7 +296,7 @@ LOG_OPTIONS = {
 
 
 def _log_text(fields: Unpacked, _family: Family) -> str:
-    prefix = "".join(letter if letter.isprintable() else " " for letter in text_of(fields["prefix"]))
+    prefix = "".join(letter if letter.isprintable() else " " for letter in decode_text(fields["prefix"]))
     words = [f"--log-prefix {quoted(prefix)}"] if prefix else []
     words += [f"--log-level {fields['level']}"] if fields["level"] != xt_layouts.LOG_WARNING else []
     words += [word for bit, word in LOG_OPTIONS.items() if fields["flags"] & bit]
@@ -354,12 +321,25 @@ def _reject_text(fields: Unpacked, family: Family) -> str | None:
     return answer and f"--reject-with {answer}"
 
 
-COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
-"""Targets that have a structure of their own in IPv4."""
+_PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
+_ICMP = Layout("type 1, code 1, code_to 1, invert 1")
 
-_HOPS = xt_layouts.Layout("mode 1, hops 1")
+_HOPS = Layout("mode 1, hops 1")
 
-XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+EXTENSION_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+    ("tcp", 0): (Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp_text),
+    ("udp", 0): (Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_port_options(fields))),
+    ("icmp", 0): (_ICMP, _icmp_text),
+    ("icmp6", 0): (_ICMP, _icmp_text),
+    ("addrtype", 1): (Layout("source 2, destination 2, flags 4"), _addrtype_text),
+    ("owner", 1): (xt_layouts.OWNER, _owner_text),
+    ("mark", 1): (xt_layouts.MARK_MATCH, _mark_text),
+    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark_text),
+    ("iprange", 1): (xt_layouts.IPRANGE, _iprange_text),
+    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport_text),
+    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack_text),
+    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack_text),
+    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack_text),
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     **{("SNAT", revision): (xt_layouts.NAT_RANGE, _nat_speaker("--to-source")) for revision in range(3)},
@@ -378,7 +358,8 @@ XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 1): (xt_layouts.CT, _ct_text),
     ("CT", 2): (xt_layouts.CT, _ct_text),
     ("LOG", 0): (xt_layouts.LOG, _log_text),
-    ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject_text),
+    ("REJECT", 0): (Layout("answer 4"), _reject_text),
     ("TTL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--ttl-set {fields['hops']}"),
     ("HL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--hl-set {fields['hops']}"),
 }
+"""By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from capture.backends.nf_tables.sets import ByteOrder
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, ProtocolName
+
+
+META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
+META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
+META_FIELDS |= {
+    8: "meta iiftype",
+    9: "meta oiftype",
+    13: "meta rtclassid",
+    21: "iifgroup",
+    22: "oifgroup",
+    33: "meta sdif",
+}
+META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
+CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
+CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
+CT_NAMES |= {12: "proto-dst", 14: "packets", 15: "bytes", 16: "avgpkt", 17: "zone"}
+CT_NAMES |= {19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
+FIB_FIELDS = {
+    (nf.NFT_FIB_RESULT_ADDRTYPE, nf.NFTA_FIB_F_SADDR): "fib saddr type",
+    (nf.NFT_FIB_RESULT_ADDRTYPE, nf.NFTA_FIB_F_DADDR): "fib daddr type",
+}
+CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
+
+
+ACTING_ON_ONE_FAMILY: dict[str, tuple[int, Mapping[int, Family]]] = {
+    "nat": (nf.NFTA_NAT_FAMILY, FAMILY_BY_NUMBER),
+    "tproxy": (nf.NFTA_TPROXY_FAMILY, FAMILY_BY_NUMBER),
+    "ct": (nf.NFTA_CT_KEY, {19: IPV4, 20: IPV4, 21: IPV6, 22: IPV6}),
+    "rt": (2, {1: IPV4, 2: IPV6}),
+}
+"""Expressions that in a table of both families act on one, or match one, by a number in one of their attributes."""
 
 
 class Register(Value):
@@ -34,6 +65,11 @@ class Register(Value):
             base, offset, length = self.header
             words = f"@{HEADER_NAMES.get(base, base)},{offset * 8},{length * 8}"
         return f"{words} & 0x{self.mask.hex()} ^ 0x{self.flip.hex()}" if self.mask else words
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """Return in which order its bytes are a number; ranges of others than "big" cannot be compared."""
+        return BYTE_ORDER if self.field in native.HOST_ORDER and not self.is_network_order else "big"
 
     @property
     def is_pure(self) -> bool:
@@ -105,13 +141,12 @@ def comparison_conditions(
             name = low.rstrip(b"\0").decode("utf-8", "surrogateescape")
             yield native.Named(loaded.field, name, b"\0" not in low, negated)
     elif len(low) == native.FIELD_SIZES.get(loaded.field):
-        in_host_order = loaded.field in native.HOST_ORDER and not loaded.is_network_order
-        order = BYTE_ORDER if in_host_order else "big"
+        order = loaded.byte_order
         first, last = int.from_bytes(low, order), int.from_bytes(bounds.high, order)
         if loaded.mask and bounds.is_single:
             mask, flip = int.from_bytes(loaded.mask, order), int.from_bytes(loaded.flip, order)
             yield native.Masked(loaded.field, mask, first ^ flip, negated)
-        elif not loaded.mask and (bounds.is_single or not in_host_order):
+        elif not loaded.mask and (bounds.is_single or order == "big"):
             yield native.Among(loaded.field, ((first, last),), negated)
 
 
@@ -139,15 +174,6 @@ def _prefix_condition(loaded: Register, bounds: Bounds, part: HeaderField) -> na
     return native.Among(part.field, ((first, first | free),), bounds.negated)
 
 
-LAYOUTS = {
-    family: [(native.SADDR[family], nf.SOURCE_OFFSETS[family]), (native.DADDR[family], nf.DESTINATION_OFFSETS[family])]
-    for family in native.SADDR
-}
-"""The addresses of each family by their place in the header."""
-# Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.
-LAYOUTS[IPV4].insert(0, (native.L4PROTO, 9))
-
-
 def header_fields(
     header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None
 ) -> list[HeaderField]:
@@ -156,15 +182,17 @@ def header_fields(
     Bytes that are not all of known fields, each from its beginning, give an empty list.
     """
     base, offset, length = header
-    layout: list[tuple[str, int]] = []
+    fields: tuple[str, ...] = ()
     if base == nf.NFT_PAYLOAD_NETWORK_HEADER and family is not None:
-        layout = LAYOUTS[family]
+        fields = (native.SADDR[family], native.DADDR[family])
+        if family == IPV4:  # where iptables-nft compares the protocol since 1.8.11
+            fields = (native.L4PROTO, *fields)
     elif base == nf.NFT_PAYLOAD_TRANSPORT_HEADER and protocol is not None:
-        layout = [(native.SPORT[protocol], 0), (native.DPORT[protocol], PORT_SIZE)]
+        fields = (native.SPORT[protocol], native.DPORT[protocol])
     parts: list[HeaderField] = []
     position = offset
-    for field, place in layout:
-        if place == position < offset + length:
+    for field in fields:
+        if native.OFFSETS[field] == position < offset + length:
             taken = min(native.FIELD_SIZES[field], offset + length - position)
             parts.append(HeaderField(field, position - offset, taken))
             position += taken

@@ -34,7 +34,7 @@ NFTA_CHAIN_USE, NFTA_CHAIN_TYPE, NFTA_CHAIN_COUNTERS = 6, 7, 8
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 2, 3, 4
 HOOK_NAMES = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
-POLICIES = ("drop", "accept")
+POLICIES = ("DROP", "ACCEPT")
 
 # Rules
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS = 1, 2, 3, 4

@@ -10,18 +10,28 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.comparisons import Bounds, Register, comparison_conditions, header_fields
+from capture.backends.nf_tables.comparisons import (
+    ACTING_ON_ONE_FAMILY,
+    CT_DIRECTIONS,
+    CT_NAMES,
+    FIB_FIELDS,
+    META_FIELDS,
+    Bounds,
+    Register,
+    comparison_conditions,
+    header_fields,
+)
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
-from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
+from capture.backends.nf_tables.listing import FoundTable, read_counters
 from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6, Family
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, Family
 from capture.model.conventions import PROTOCOL_BY_NUMBER
+from capture.model.text import without_line_ends
 from capture.netlink.attributes import (
-    BYTE_ORDER,
     Fields,
     MalformedMessageError,
+    decode_elements,
     decode_fields,
     decode_host_number,
     decode_number,
@@ -31,35 +41,15 @@ from capture.netlink.attributes import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from capture.backends.nf_tables.maps import Case, Content
 
     FindSet = Callable[[str], "NativeSet"]
 
-META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
-META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
-META_FIELDS |= {
-    8: "meta iiftype",
-    9: "meta oiftype",
-    13: "meta rtclassid",
-    21: "iifgroup",
-    22: "oifgroup",
-    33: "meta sdif",
-}
-META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
-CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
-CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
-CT_NAMES |= {12: "proto-dst", 14: "packets", 15: "bytes", 16: "avgpkt", 17: "zone"}
-CT_NAMES |= {19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
-FIB_ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
-CT_DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 
-
-def decode_table(
-    table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[bytes], find_set: FindSet
-) -> native.NativeTable:
-    """Return a table with its chains and the attributes of its rules, in the kernel's order.
+def decode_table(table: FoundTable, rules: Iterable[bytes], find_set: FindSet) -> native.NativeTable:
+    """Return a table that was found, from the attributes of its rules in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
@@ -70,20 +60,52 @@ def decode_table(
         in_chain = by_chain.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
         in_chain.append(decode_rule(fields, Program(find_set, None), known))
     decoded = (
-        native.NativeChain(
-            chain.name, tuple(by_chain.get(chain.name, ())), chain.hook, chain.policy and chain.policy.lower()
-        )
-        for chain in chains
+        native.NativeChain(chain.name, tuple(by_chain.get(chain.name, ())), chain.hook, chain.policy)
+        for chain in table.chains
     )
     return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 
 
 def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
-    """Return a rule; ``known`` remembers expressions of rules that were decoded before."""
-    for name, parts in read_expressions(fields, known):
-        program.run(name, parts)
-    comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
+    """Return a rule; ``known`` remembers expressions, since most were in another rule before."""
+    for expression in decode_elements(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
+        if expression not in known:
+            known[expression] = read_expression(expression)
+        program.run(*known[expression])
+    comment = _read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
+
+
+def read_expression(expression: bytes) -> tuple[str, Fields]:
+    """Return the name and the fields of an expression, values unwrapped; no fields where they are malformed."""
+    outer = decode_fields(expression)
+    name = decode_text(outer[nf.NFTA_EXPR_NAME])
+    try:
+        fields = decode_fields(outer.get(nf.NFTA_EXPR_DATA, b""))
+        for kind in VALUES.get(name, ()):
+            if kind in fields:
+                fields[kind] = decode_fields(fields[kind]).get(nf.NFTA_DATA_VALUE, b"")
+    except MalformedMessageError:  # another kernel than those we know writes so
+        return name, {}
+    return name, fields
+
+
+VALUES = {
+    "cmp": (nf.NFTA_CMP_DATA,),
+    "range": (nf.NFTA_RANGE_FROM_DATA, nf.NFTA_RANGE_TO_DATA),
+    "bitwise": (nf.NFTA_BITWISE_MASK, nf.NFTA_BITWISE_XOR),
+}
+"""Attributes that hold nothing but a nested value."""
+
+
+def _read_comment(userdata: bytes) -> str:
+    """Return the comment among a rule's userdata (libnftnl/udata.h): records of a type, a length and as many bytes."""
+    while len(userdata) >= 2:
+        kind, end = userdata[0], 2 + userdata[1]
+        if kind == nf.NFTNL_UDATA_RULE_COMMENT:
+            return without_line_ends(decode_text(userdata[2:end]))
+        userdata = userdata[end:]
+    return ""
 
 
 class Program:
@@ -121,9 +143,9 @@ class Program:
             pass
         from capture.backends.nf_tables import foreign_expressions as foreign  # few rules need them
 
-        if LOADERS.get(name) in fields:
-            self._load_register(fields[LOADERS[name]], foreign.loaded_register(name, fields))
-        elif name in FILTERS:
+        if foreign.LOADERS.get(name) in fields:
+            self._load_register(fields[foreign.LOADERS[name]], foreign.loaded_register(name, fields))
+        elif name in foreign.FILTERS:
             self._add(foreign.unknown_match(name, fields))
         else:
             self._registers.clear()  # it may have written to any of them
@@ -165,9 +187,8 @@ class Program:
 
     def fib(self, fields: Fields) -> bool:
         """``fib``: load what kind of address the source or the destination is, on any interface."""
-        field = FIB_ADDRESS_TYPES.get(decode_number(fields[nf.NFTA_FIB_FLAGS]))
-        is_type = decode_number(fields[nf.NFTA_FIB_RESULT]) == nf.NFT_FIB_RESULT_ADDRTYPE
-        return is_type and field is not None and self._load_register(fields[nf.NFTA_FIB_DREG], Register(field))
+        field = FIB_FIELDS.get((decode_number(fields[nf.NFTA_FIB_RESULT]), decode_number(fields[nf.NFTA_FIB_FLAGS])))
+        return field is not None and self._load_register(fields[nf.NFTA_FIB_DREG], Register(field))
 
     def ct(self, fields: Fields) -> bool:
         """``ct``: load a field, or set the mark or the zone."""
@@ -287,7 +308,9 @@ class Program:
             fields = [each for each, _ in key_fields(self._registers, _register_number(source), listed.key_size)]
             if len(fields) > 1:
                 return " . ".join(self._whole_field(each) or each.words for each in fields)
-        return field or _content_words(loaded)
+        if isinstance(loaded, Register):
+            return field or loaded.words
+        return f"0x{loaded.hex()}" if isinstance(loaded, bytes) else "an unknown value"
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Act by the verdicts of a map, or load its data. A map without cases has no words, or may change."""
@@ -310,8 +333,7 @@ class Program:
         is_field = listed.key_size == native.FIELD_SIZES.get(field) and not (
             listed.data and field in native.MARK_FIELDS.values()
         )
-        in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.is_network_order
-        if is_field and (by_data := cases_of(listed, BYTE_ORDER if in_host_order else "big")):
+        if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, loaded.byte_order)):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
         if any(isinstance(part, native.Cases) for part in (*self.conditions, *self.actions)):
             return ()  # of two sets each case of one would be one with each of the other
@@ -337,7 +359,9 @@ class Program:
         return self._act(self._verdict_action(data))
 
     def _verdict_action(self, data: Fields) -> native.Action:
-        code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
+        fields = decode_fields(data[nf.NFTA_DATA_VERDICT])
+        code = int.from_bytes(fields[nf.NFTA_VERDICT_CODE], "big", signed=True)
+        chain = decode_text(fields.get(nf.NFTA_VERDICT_CHAIN, b""))
         if code == nf.NFT_JUMP:
             return model.Jump(chain)
         if code == nf.NFT_GOTO:
@@ -350,9 +374,8 @@ class Program:
         return True
 
     def redir(self, fields: Fields) -> bool:
-        kinds = (nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX)
-        ports = [(self._content(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
-        return self._act(_action(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
+        sizes = dict.fromkeys((nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX), PORT_SIZE)
+        return self._act(self._made(redirect, fields, sizes) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: map the connection's destination or source to another address, which the model has no word for."""
@@ -362,9 +385,17 @@ class Program:
         family = self._family or IPV4
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
-        ends = [(self._content(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        done = _action(lambda *values: translation_to(word, family, *values), *ends)
+        done = self._made(lambda *values: translation_to(word, family, *values), fields, sizes)
         return self._act(done or model.UnknownVerdict(f"{word}, to an unknown address", otherwise))
+
+    def _made(self, make: Callable[..., native.Action], fields: Fields, sizes: dict[int, int]) -> native.Action | None:
+        """Return what ``make`` returns for values in registers that are named in fields; None if one is not known."""
+        values = [self._content(fields[kind]) if kind in fields else b"" for kind in sizes]
+        if all(isinstance(each, bytes) for each in values):
+            return make(*values)
+        from capture.backends.nf_tables.maps import done_by_key  # no rule of ours has a map
+
+        return done_by_key(make, *zip(values, sizes.values(), strict=True))
 
     def tproxy(self, fields: Fields) -> bool:
         port = self._content(fields.get(nf.NFTA_TPROXY_REG_PORT))
@@ -381,16 +412,6 @@ class Program:
         return self._act(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
-def _action(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
-    """Return what ``make`` returns for values in registers, each with its size; None if one is not known."""
-    known = [each for each, _ in values if isinstance(each, bytes)]
-    if len(known) == len(values):
-        return make(*known)
-    from capture.backends.nf_tables.maps import done_by_key  # no rule of ours has a map
-
-    return done_by_key(make, *values)
-
-
 def redirect(first: bytes, last: bytes) -> native.Action:
     """Return the redirect to a port, or to one of several; with none, to the one that was called."""
     if first and last in (b"", first):
@@ -400,35 +421,19 @@ def redirect(first: bytes, last: bytes) -> native.Action:
     return foreign_redirect(first, last)
 
 
-ACTING_ON_ONE_FAMILY: dict[str, tuple[int, Mapping[int, Family]]] = {
-    "nat": (nf.NFTA_NAT_FAMILY, FAMILY_BY_NUMBER),
-    "tproxy": (nf.NFTA_TPROXY_FAMILY, FAMILY_BY_NUMBER),
-    "ct": (nf.NFTA_CT_KEY, {19: IPV4, 20: IPV4, 21: IPV6, 22: IPV6}),
-    "rt": (2, {1: IPV4, 2: IPV6}),
+VERDICT_OF_CODE: dict[int, model.Accept | model.Drop | model.Return | model.UnknownVerdict] = {
+    nf.NF_ACCEPT: model.Accept(),
+    nf.NF_DROP: model.Drop(),
+    nf.NFT_RETURN: model.Return(),
+    nf.NFT_CONTINUE: model.UnknownVerdict("continue", model.Continue()),
 }
-"""Expressions that in a table of both families act on one, or match one, by a number in one of their attributes."""
-
-LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
-LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2)
-"""Expressions that do nothing but write a register, and the attribute with its number."""
-
-FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
-"""Expressions that only let packets pass or not; ``exthdr`` among them sets an option of TCP if a packet has it.
-
-Any other unknown one may divert them.
-"""
+"""The verdicts without a chain, by their codes."""
 
 
 def _register_number(register: bytes) -> int:
     """Return the place of a register in units of four bytes: 1 to 4 are the sixteen-byte names of 8, 12, 16 and 20."""
     number = decode_number(register)
     return nf.NFT_REG32_00 + (number - nf.NFT_REG_1) * 4 if 0 < number < nf.NFT_REG32_00 else number
-
-
-def _content_words(loaded: Content) -> str:
-    if isinstance(loaded, Register):
-        return loaded.words
-    return f"0x{loaded.hex()}" if isinstance(loaded, bytes) else "an unknown value"
 
 
 def _mark_action(value: Content) -> native.Action | None:

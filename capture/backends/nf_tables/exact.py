@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
-from capture.backends.nf_tables.listing import chain_of, read_chains, read_rules, read_tables
+from capture.backends.nf_tables.listing import chain_of, read_rules, read_tables, table_of
 from capture.netlink.attributes import Fields, decode_fields, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nf_tables.listing import FoundChain
-    from capture.netlink.batch import Change
+    from capture.backends.nf_tables.listing import FoundChain, FoundFlavour
+    from capture.backends.nf_tables.names import Hook
+    from capture.netlink.nfnetlink import Change
     from capture.netlink.sockets import NetlinkSocket
 
     Sent = tuple[bytes, bytes | None]
@@ -28,31 +28,28 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 """The counter expression up to its name; what follows are its values."""
 
 
-def has_exactly(
-    netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], messages: Iterable[Change]
-) -> bool:
-    """Return whether these tables of these families have the chains and rules that messages make, and no others.
+def has_exactly(netfilter: NetlinkSocket, flavour: FoundFlavour, messages: Iterable[Change]) -> bool:
+    """Return whether the tables of a flavour have the chains and rules that messages make, and no others.
 
     In a dormant table there are none that packets meet.
     """
     chains: list[FoundChain] = []
     rules: dict[tuple[int, str], dict[bytes, list[Sent]]] = {}
     for change in messages:
-        if change.kind == nf.NFT_MSG_NEWCHAIN:
+        if change.kind == nf.NFT_MSG_NEWTABLE:
+            rules[change.family, table_of(change.family, change.attributes).name] = {}
+        elif change.kind == nf.NFT_MSG_NEWCHAIN:
             chains.append(chain_of(change.family, change.attributes))
         elif change.kind == nf.NFT_MSG_NEWRULE:
             fields = decode_fields(change.attributes)
             sent = fields[nf.NFTA_RULE_EXPRESSIONS], fields.get(nf.NFTA_RULE_USERDATA)
-            of_table = rules.setdefault((change.family, decode_text(fields[nf.NFTA_RULE_TABLE])), {})
+            of_table = rules[change.family, decode_text(fields[nf.NFTA_RULE_TABLE])]
             of_table.setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
+    live = [table for table in read_tables(netfilter) if table.flavour == flavour]
     return (
-        _hooks_and_policies(
-            chain for chain in read_chains(netfilter) if chain.family in families and chain.table in tables
-        )
-        == _hooks_and_policies(chains)
-        and not any(
-            table.is_dormant for table in read_tables(netfilter) if table.family in families and table.name in tables
-        )
+        {(table.family, table.name) for table in live} == rules.keys()
+        and not any(table.is_dormant for table in live)
+        and _hooks_and_policies(chain for table in live for chain in table.chains) == _hooks_and_policies(chains)
         and all(_are_same_rules(read_rules(netfilter, *table), desired) for table, desired in rules.items())
     )
 

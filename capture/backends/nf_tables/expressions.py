@@ -14,6 +14,9 @@ from capture.netlink.attributes import attribute, c_string, s32be, u32be, u64be
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    Made = TypeVar("Made", bytes, str)
 
 REGISTER = u32be(nf.NFT_REG_1)
 PORT_SIZE = 2  # RFC 9293 3.1, RFC 768: both ports are the first four bytes
@@ -31,6 +34,11 @@ def nest(kind: int, *parts: bytes) -> bytes:
 def expression(name: str, *attributes: bytes) -> bytes:
     """Return an expression with its attributes."""
     return nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, c_string(name)), nest(nf.NFTA_EXPR_DATA, *attributes))
+
+
+def always(made: Made) -> Callable[[object], Made]:
+    """Return what makes the same of everything."""
+    return lambda _: made
 
 
 _FRAMES: dict[tuple[object, ...], bytes] = {}

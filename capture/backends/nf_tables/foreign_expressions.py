@@ -83,6 +83,17 @@ def _expression_text(name: str, fields: Fields, family: Family | None) -> str:
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
+LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
+LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2)
+"""Expressions that do nothing but write a register, and the attribute with its number."""
+
+FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
+"""Expressions that only let packets pass or not; ``exthdr`` among them sets an option of TCP if a packet has it.
+
+Any other unknown one may divert them.
+"""
+
+
 # --- comparisons ---------------------------------------------------------------------------------
 
 NFT_FIB_RESULT_OIF = 1  # linux/netfilter/nf_tables.h, also of the following

@@ -8,7 +8,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import native
 from capture.backends.nf_tables.names import MODEL_TABLES, model_chain, model_target
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILIES, FAMILY_BY_NUMBER, Family, Network, networks_in_range
+from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family, Network, networks_in_range
 from capture.model.conventions import PROTOCOL_BY_NUMBER
 
 TYPE_CHECKING = False
@@ -35,9 +35,8 @@ def _lifted_table(table: native.NativeTable, name: model.TableName) -> model.Tab
     chains = []
     for chain in table.chains:
         rules = tuple(lift_rules(chain.rules))
-        policy = chain.policy.upper() if chain.policy else None
         chain_name, state = model_chain(name, chain.name, chain.hook, is_dormant=table.dormant)
-        chains.append(model.Chain(chain_name, rules, policy).in_state(state))
+        chains.append(model.Chain(chain_name, rules, chain.policy).in_state(state))
     return model.Table(name, model.in_listing_order(name, chains))
 
 
@@ -114,14 +113,7 @@ def _match_of_values(condition: native.Among) -> model.Match | None:
 
 def _networks_of_ranges(condition: native.Among) -> tuple[Network, ...]:
     family = native.ADDRESS_FAMILIES[condition.field]
-    bits = BITS[family]
-    networks: list[Network] = []
-    for first, last in condition.ranges:
-        if native.is_network(first, last):  # as nearly all of a long list are
-            networks.append(Network(family, first, bits - (last - first).bit_length()))
-        else:
-            networks += networks_in_range(family, first, last)
-    return tuple(networks)
+    return tuple(network for ends in condition.ranges for network in networks_in_range(family, *ends))
 
 
 def _exact_states(condition: native.Among) -> model.Match | None:

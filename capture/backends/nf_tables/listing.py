@@ -6,28 +6,31 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import Hook, decode_hook, devices_of
-from capture.model.ruleset import Counters
+from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, Hook
+from capture.model.addresses import FAMILY_BY_NUMBER
+from capture.model.ruleset import TABLES, Counters
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, attribute, c_string, decode_fields, decode_number, decode_text, u32be
+from capture.netlink.attributes import (
+    Fields,
+    attribute,
+    c_string,
+    decode_elements,
+    decode_fields,
+    decode_number,
+    decode_text,
+)
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from capture.backends.needed_modules import Flavour
     from capture.netlink.sockets import NetlinkSocket
 
+    FoundFlavour = Flavour | Literal["reject", ""]
 
-class FoundTable(Value):
-    """A table of a family, which is an NFPROTO_... number. In a dormant one packets meet no chain.
-
-    ``uses`` counts what is in it. Handles number the tables of a namespace as they are made, in all families.
-    """
-
-    family: int
-    name: str
-    uses: int = 0
-    handle: int = 0
-    is_dormant: bool = False
+NATIVE_FLAVOURS: dict[str, FoundFlavour] = {REJECT_TABLE: "reject", **dict.fromkeys(MODEL_TABLES, "nftables")}
 
 
 class FoundChain(Value):
@@ -48,25 +51,46 @@ class FoundChain(Value):
     counters: Counters | None = None
 
 
+class FoundTable(Value):
+    """A table of a family, which is an NFPROTO_... number, with its chains. In a dormant one packets meet no chain.
+
+    ``uses`` counts what is in it. Handles number the tables of a namespace as they are made, in all families.
+    """
+
+    family: int
+    name: str
+    uses: int = 0
+    handle: int = 0
+    is_dormant: bool = False
+    chains: tuple[FoundChain, ...] = ()
+
+    @property
+    def flavour(self) -> FoundFlavour:
+        """Return whose it is: of iptables ("nft"), our native one, or the one of --other-family; "" for any other."""
+        if self.family in FAMILY_BY_NUMBER:
+            return "nft" if self.name in TABLES else ""
+        return NATIVE_FLAVOURS.get(self.name, "") if self.family == nf.NFPROTO_INET else ""
+
+
 def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundTable]:
-    """Return the tables of a family, or of all."""
-    listed = read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables")
-    return [table_of(number, attributes) for number, attributes in listed]
+    """Return the tables of a family, or of all, with their chains; the kernel cannot list those of one table."""
+    tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables")
+    by_table: dict[tuple[int, str], list[FoundChain]] = {}
+    task = "read the chains of nf_tables"
+    for chain in read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", task) if tables else ():
+        found = chain_of(*chain)
+        by_table.setdefault((found.family, found.table), []).append(found)
+    found_tables = [table_of(*table) for table in tables]
+    return [table.replace(chains=tuple(by_table.get((table.family, table.name), ()))) for table in found_tables]
 
 
 def table_of(family: int, attributes: bytes) -> FoundTable:
-    """Return the table of a message."""
+    """Return the table of a message, without its chains."""
     fields = decode_fields(attributes)
     uses = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
     handle = decode_number(fields.get(nf.NFTA_TABLE_HANDLE, b""))
     is_dormant = bool(decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
     return FoundTable(family, decode_text(fields[nf.NFTA_TABLE_NAME]), uses, handle, is_dormant)
-
-
-def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundChain]:
-    """Return the chains of a family, or of all; the kernel cannot list those of one table."""
-    listed = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", "read the chains of nf_tables")
-    return [chain_of(number, attributes) for number, attributes in listed]
 
 
 def chain_of(family: int, attributes: bytes) -> FoundChain:
@@ -78,14 +102,31 @@ def chain_of(family: int, attributes: bytes) -> FoundChain:
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(family, table, name, None, None, (), handle, uses, None)
-    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == DROP else "ACCEPT"
+    policy = nf.POLICIES[decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1"))]
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = NOTHING_COUNTED if counted is None else read_counters(decode_fields(counted))
-    devices = devices_of(fields) if family == nf.NFPROTO_NETDEV or hook.name == "ingress" else ()
+    devices = _devices_of(fields) if family == nf.NFPROTO_NETDEV or hook.name == "ingress" else ()
     return FoundChain(family, table, name, hook, policy, devices, handle, uses, counters)
 
 
-DROP = u32be(nf.NF_DROP)
+def decode_hook(chain: Fields) -> Hook | None:
+    """Return where the kernel enters a base chain, from the chain's attributes; None for another chain."""
+    if nf.NFTA_CHAIN_HOOK not in chain:
+        return None
+    fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
+    number = decode_number(fields[nf.NFTA_HOOK_HOOKNUM])
+    name = nf.HOOK_NAMES[number] if number < len(nf.HOOK_NAMES) else str(number)
+    priority = int.from_bytes(fields[nf.NFTA_HOOK_PRIORITY], "big", signed=True)
+    return Hook(decode_text(chain.get(nf.NFTA_CHAIN_TYPE, b"filter")), name, priority)
+
+
+def _devices_of(chain: Fields) -> tuple[str, ...]:
+    """Return the interfaces whose packets alone meet a base chain; none are named where it is for all."""
+    fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
+    single = [fields[nf.NFTA_HOOK_DEV]] if nf.NFTA_HOOK_DEV in fields else []
+    return tuple(map(decode_text, decode_elements(fields.get(nf.NFTA_HOOK_DEVS, b"")) or single))
+
+
 NOTHING_COUNTED = Counters(0, 0)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import Hook, encode_hook
-from capture.netlink.attributes import attribute, c_string, u32be, u64be
-from capture.netlink.batch import Change
+from capture.backends.nf_tables.expressions import nest
+from capture.netlink.attributes import attribute, c_string, s32be, u32be, u64be
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
+from capture.netlink.nfnetlink import Change
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.nf_tables.names import Hook
 
 
 class TableMessages:
@@ -31,7 +35,7 @@ class TableMessages:
         """Return the message that deletes all rules of the table, and with them their anonymous sets."""
         return self._change(nf.NFT_MSG_DELRULE, b"", f"flush table {self._shown}")
 
-    def add_chain(self, chain: str, hook: Hook | None, policy: str | None = "accept") -> Change:
+    def add_chain(self, chain: str, hook: Hook | None, policy: str | None = "ACCEPT") -> Change:
         """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
         parts = attribute(nf.NFTA_CHAIN_NAME, c_string(chain))
         if hook is not None and policy is not None:
@@ -65,6 +69,15 @@ class TableMessages:
 
     def _change(self, kind: int, attributes: bytes, task: str, flags: int = 0) -> Change:
         return Change(kind, self._family, self._name + attributes, task, flags)
+
+
+def encode_hook(hook: Hook) -> bytes:
+    """Return the attribute with the hook of a base chain."""
+    return nest(
+        nf.NFTA_CHAIN_HOOK,
+        attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_NAMES.index(hook.name))),
+        attribute(nf.NFTA_HOOK_PRIORITY, s32be(hook.priority)),
+    )
 
 
 def _chain_attribute(chain: str) -> bytes:

@@ -7,20 +7,54 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 
 from __future__ import annotations
 
-from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.model import ruleset as model
 from capture.model.chain_names import DORMANT, NOT_HOOKED, state_name
-from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES, TableName
+from capture.model.values import Value
 
-NATIVE_TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
+NATIVE_TABLE_NAMES: dict[model.TableName, str] = {table: f"istio-proxy-{table}" for table in model.TABLES}
 """All of family inet: one rule serves both families, and all tables change in one transaction."""
 
-MODEL_TABLES: dict[str, TableName] = {native: table for table, native in NATIVE_TABLE_NAMES.items()}
+MODEL_TABLES: dict[str, model.TableName] = {native: table for table, native in NATIVE_TABLE_NAMES.items()}
 
 REJECT_TABLE = "istio-proxy-reject"
 """Rejects the family that is not captured (``capture.backends.other_family``)."""
 
-BASE_CHAIN_NAMES = {chain: chain.lower() for chain in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)}
+BASE_CHAIN_NAMES = {chain: chain.lower() for chain in model.BUILT_IN_CHAINS[model.MANGLE]}  # which has them all
 _RESERVED = {*BASE_CHAIN_NAMES, *BASE_CHAIN_NAMES.values()}
+
+
+class Hook(Value):
+    """The hook of a base chain: a point on the packet's path, and a priority among the chains there.
+
+    ``name`` is in lower case. Lower priorities come first.
+    """
+
+    kind: str
+    name: str
+    priority: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.priority}"
+
+
+# linux/netfilter_ipv4.h, enum nf_ip_hook_priorities: the same priorities as the tables of iptables have.
+NF_IP_PRI_RAW, NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC = -300, -150, -100, 100
+
+
+def _kernel_hook(table: model.TableName, chain: str) -> Hook:
+    name = chain.lower()
+    if table == model.RAW:
+        return Hook("filter", name, NF_IP_PRI_RAW)
+    if table == model.MANGLE:
+        # Type route: a packet whose mark was changed is routed again, as iptables' mangle OUTPUT does.
+        return Hook("route" if chain == model.OUTPUT else "filter", name, NF_IP_PRI_MANGLE)
+    return Hook("nat", name, NF_IP_PRI_NAT_SRC if chain in (model.INPUT, model.POSTROUTING) else NF_IP_PRI_NAT_DST)
+
+
+HOOKS: dict[tuple[model.TableName, str], Hook] = {
+    (table, chain): _kernel_hook(table, chain) for table in model.TABLES for chain in model.BUILT_IN_CHAINS[table]
+}
+"""The built-in chains of the model as base chains, by table and chain."""
 
 
 def native_chain(name: str) -> str:
@@ -28,7 +62,7 @@ def native_chain(name: str) -> str:
     return BASE_CHAIN_NAMES.get(name) or _swap_spelling(name)
 
 
-def model_chain(table: TableName, name: str, hook: Hook | None, *, is_dormant: bool = False) -> tuple[str, str]:
+def model_chain(table: model.TableName, name: str, hook: Hook | None, *, is_dormant: bool = False) -> tuple[str, str]:
     """Return the model's name of a chain that was read, and its state.
 
     A chain that is not entered where we would enter it keeps its name, and has a state, ``nat prerouting -5`` or

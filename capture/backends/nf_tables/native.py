@@ -19,7 +19,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.nf_tables.hooks import Hook
+    from capture.backends.nf_tables.names import Hook
 
     Range = tuple[int, int]
 
@@ -65,8 +65,10 @@ INTERFACE_FIELDS: dict[type, str] = {model.InInterface: IIFNAME, model.OutInterf
 CT_STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
 
-ADDRESS_OFFSETS = {SADDR[family]: offset for family, offset in nf.SOURCE_OFFSETS.items()}
-ADDRESS_OFFSETS |= {DADDR[family]: offset for family, offset in nf.DESTINATION_OFFSETS.items()}
+OFFSETS = {SADDR[family]: offset for family, offset in nf.SOURCE_OFFSETS.items()}
+OFFSETS |= {DADDR[family]: offset for family, offset in nf.DESTINATION_OFFSETS.items()}
+OFFSETS |= dict.fromkeys(SPORT.values(), 0) | dict.fromkeys(DPORT.values(), 2) | {L4PROTO: 9}
+"""Where fields are in their header; the protocol only in that of IPv4 (RFC 791 3.1), in IPv6 others may come first."""
 
 FIELD_SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
 FIELD_SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)
@@ -145,7 +147,7 @@ class NativeRule(Value):
 
 
 class NativeChain(Value):
-    """A chain; with a hook it is a base chain and has a policy, "accept" or "drop"."""
+    """A chain; with a hook it is a base chain and has a policy, "ACCEPT" or "DROP"."""
 
     name: str
     rules: tuple[NativeRule, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import native
+from capture.backends.nf_tables.expressions import always
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_BY_NUMBER, IPV4, IPV6, Network, address_text, networks_in_range
+from capture.model.addresses import FAMILY_BY_NUMBER, IPV4, IPV6, address_text, networks_in_range
 from capture.model.conventions import MAX_PORT, PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 
@@ -26,9 +27,10 @@ def table_text(table: native.NativeTable, *, with_counters: bool = True) -> str:
     blocks = []
     for chain in table.chains:
         lines = [f"\tchain {chain.name} {{"]
-        if chain.hook is not None:
-            hook = chain.hook
-            lines.append(f"\t\ttype {hook.kind} hook {hook.name} priority {hook.priority}; policy {chain.policy};")
+        hook = chain.hook
+        if hook is not None and chain.policy is not None:
+            policy = chain.policy.lower()
+            lines.append(f"\t\ttype {hook.kind} hook {hook.name} priority {hook.priority}; policy {policy};")
         lines += [f"\t\t{rule_text(rule, with_counter=with_counters)}" for rule in chain.rules]
         blocks.append("\n".join([*lines, "\t}\n"]))
     chains = "\n".join(blocks)
@@ -63,17 +65,12 @@ def kept_apart(conditions: Sequence[native.Condition]) -> Iterator[native.Condit
     """
     excluded_port = False
     for condition in conditions:
-        if (
-            not isinstance(condition, native.Among)
-            or condition.field not in native.PORT_PROTOCOLS
-            or not condition.negated
-        ):
-            yield condition
-        elif excluded_port and condition.is_single:
-            yield native.Masked(condition.field, MAX_PORT, condition.ranges[0][0], negated=True)
-        else:
+        kept = condition
+        if isinstance(condition, native.Among) and condition.negated and condition.field in native.PORT_PROTOCOLS:
+            if excluded_port and condition.is_single:
+                kept = native.Masked(condition.field, MAX_PORT, condition.ranges[0][0], negated=True)
             excluded_port = True
-            yield condition
+        yield kept
 
 
 def quoted(words: str) -> str:
@@ -83,31 +80,6 @@ def quoted(words: str) -> str:
     return f'"{without_line_ends(words)}"'
 
 
-def named(field: str, numbers: native.Range) -> Network | tuple[int | str, ...]:
-    """Return what nft calls some numbers of a field: one thing, a network, or where they begin and end."""
-    family = native.ADDRESS_FAMILIES.get(field)
-    if family is None:
-        return (NUMBER_NAMES.get(field, {}).get(numbers[0], numbers[0]),) if numbers[0] == numbers[1] else numbers
-    networks = tuple(networks_in_range(family, *numbers))
-    if len(networks) == 1 and not networks[0].is_address:
-        return networks[0]
-    return tuple(address_text(family, end) for end in dict.fromkeys(numbers))
-
-
-def states_of(condition: native.Masked) -> list[str]:
-    """Return the states of a connection that a condition is about; none if it is about something else."""
-    if condition.field != native.CT_STATE or condition.value:
-        return []
-    return [state.lower() for state, bit in native.CT_STATE_BITS.items() if condition.mask & bit]
-
-
-def pattern(condition: native.Named) -> str:
-    """Return the name of an interface as nft reads it: a literal asterisk at the end would mean any ending."""
-    if condition.has_any_ending:
-        return f"{condition.name}*"
-    return f"{condition.name[:-1]}\\*" if condition.name.endswith("*") else condition.name
-
-
 def _values_text(condition: native.Among) -> str:
     entries = [_range_text(condition.field, each) for each in condition.ranges]
     operand = entries[0] if len(entries) == 1 else f"{{ {', '.join(entries)} }}"
@@ -115,19 +87,38 @@ def _values_text(condition: native.Among) -> str:
 
 
 def _range_text(field: str, numbers: native.Range) -> str:
-    if field in native.MARK_FIELDS.values():
-        return "-".join(f"{end:#010x}" for end in dict.fromkeys(numbers))
-    words = named(field, numbers)
-    return str(words) if isinstance(words, Network) else "-".join(map(str, words))
+    """Return what nft calls some numbers of a field: one thing, a network, or where they begin and end."""
+    family = native.ADDRESS_FAMILIES.get(field)
+    if family is not None:
+        networks = tuple(networks_in_range(family, *numbers))
+        ends = [address_text(family, end) for end in numbers] if len(networks) > 1 else [networks[0].shown]
+    elif field in native.MARK_FIELDS.values():
+        ends = [f"{end:#010x}" for end in numbers]
+    else:
+        names = NUMBER_NAMES.get(field, {}) if numbers[0] == numbers[1] else {}
+        ends = [str(names.get(end, end)) for end in numbers]
+    return "-".join(dict.fromkeys(ends))
 
 
 def _bits_text(condition: native.Masked) -> str:
-    states = states_of(condition)
+    states: list[str] = []
+    if condition.field == native.CT_STATE and not condition.value:
+        states = [state.lower() for state, bit in native.CT_STATE_BITS.items() if condition.mask & bit]
     if states:
         # "ct state a,b" is true if any of the bits is set; nft 1.0.6 lists its opposite as "ct state ! a,b".
         return f"ct state {','.join(states)}" if condition.negated else f"ct state & ({'|'.join(states)}) == 0"
     operator = "!=" if condition.negated else "=="
     return f"{condition.field} & {condition.mask:#010x} {operator} {condition.value:#010x}"
+
+
+def _name_text(condition: native.Named) -> str:
+    """Return the name of an interface as nft reads it: a literal asterisk at the end would mean any ending."""
+    name = condition.name
+    if condition.has_any_ending:
+        name = f"{name}*"
+    elif name.endswith("*"):
+        name = f"{name[:-1]}\\*"
+    return f"{condition.field} {'!= ' * condition.negated}{quoted(name)}"
 
 
 def _cases_text(cases: native.Cases) -> str:
@@ -155,25 +146,21 @@ def _log_text(action: model.Log) -> str:
     return f"log prefix {quoted(action.prefix)}"
 
 
-def _always(words: str) -> Callable[[object], str]:
-    return lambda _: words
-
-
 PART_TEXTS: dict[type, Callable[[Any], str]] = {
     native.Among: _values_text,
     native.Masked: _bits_text,
-    native.Named: lambda part: f"{part.field} {'!= ' * part.negated}{quoted(pattern(part))}",
+    native.Named: _name_text,
     model.UnknownMatch: lambda part: part.text,
-    model.Accept: _always("accept"),
-    model.Drop: _always("drop"),
-    model.Return: _always("return"),
+    model.Accept: always("accept"),
+    model.Drop: always("drop"),
+    model.Return: always("return"),
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
     native.TproxyStatement: _tproxy_text,
     native.Cases: _cases_text,
     model.SetMark: _set_mark,
-    model.SaveMark: _always("ct mark set meta mark"),
-    model.RestoreMark: _always("meta mark set ct mark"),
+    model.SaveMark: always("ct mark set meta mark"),
+    model.RestoreMark: always("meta mark set ct mark"),
     model.SetZone: lambda action: f"ct zone set {action.zone}",
     model.Log: _log_text,
     model.UnknownVerdict: lambda part: part.text,

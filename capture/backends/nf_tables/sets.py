@@ -7,7 +7,7 @@ from capture.backends.nf_tables.expressions import data, nest
 from capture.backends.nf_tables.native import ADDRESS_FAMILIES, DPORT, FIELD_SIZES, HOST_ORDER, SKGID, SKUID, SPORT
 from capture.model.addresses import IPV4, IPV6, merge_ranges
 from capture.model.values import Value
-from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fields, decode_number, u32be
+from capture.netlink.attributes import Fields, attribute, decode_elements, decode_fields, decode_number, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,36 +92,30 @@ def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
     keys: list[bytes] = []
     ends: list[bytes] = []
     targets: list[bytes] = []
-    shapes: dict[bytes, bytes | bool] = {}
+    shapes: dict[bytes, bytes | bool | None] = {}
     key_end = KEY_OFFSET + size
     for message in messages:
-        part = decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
-        offset, end = 0, len(part)
-        while offset < end:
-            length = int.from_bytes(part[offset : offset + 2], BYTE_ORDER)
-            element = part[offset : offset + length]
+        for element in decode_elements(decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
             # Most elements are alike but for the key, so that they need no decoding: there may be thousands.
             shape = element[key_end:]
             if shape not in shapes:
-                known = _data_or_end(element, size, is_map=bool(flags & nf.NFT_SET_MAP))
-                if known is None:
-                    return NativeSet(flags, size, (), (), is_understood=False)
-                shapes[shape] = known
+                shapes[shape] = _data_or_end(element, size, is_map=bool(flags & nf.NFT_SET_MAP))
             leads_to = shapes[shape]
+            if leads_to is None:
+                return NativeSet(flags, size, (), (), is_understood=False)
             (ends if leads_to is True else keys).append(element[KEY_OFFSET:key_end])
             if isinstance(leads_to, bytes):
                 targets.append(leads_to)
-            offset += (length + 3) & ~3
     return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(targets))
 
 
-KEY_OFFSET = 12
-"""Bytes before the key: the headers of the element, of its key, and of the key's value."""
+KEY_OFFSET = 8
+"""Bytes before the key: the headers of the key and of its value."""
 
 
 def _data_or_end(element: bytes, size: int, *, is_map: bool) -> bytes | bool | None:
     """Return the data of an element of a map, else whether it ends an interval; None if it has more than that."""
-    fields = decode_fields(element[4:])
+    fields = decode_fields(element)
     key = decode_fields(fields.pop(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE)
     flags = decode_number(fields.pop(nf.NFTA_SET_ELEM_FLAGS, b""))
     target = fields.pop(nf.NFTA_SET_ELEM_DATA, None)

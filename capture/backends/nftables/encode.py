@@ -18,15 +18,13 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables import native, sets
-from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import INTERFACE_NAME_SIZE
 from capture.netlink.attributes import BYTE_ORDER, attribute, c_string, u8, u16be, u32, u32be
-from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_CREATE
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,11 +108,13 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
 LOADS |= {
-    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.FIELD_SIZES[field])
-    for field, offset in native.ADDRESS_OFFSETS.items()
+    field: make.load_payload(base, native.OFFSETS[field], native.FIELD_SIZES[field])
+    for base, fields in (
+        (nf.NFT_PAYLOAD_NETWORK_HEADER, native.ADDRESS_FAMILIES),
+        (nf.NFT_PAYLOAD_TRANSPORT_HEADER, native.PORT_PROTOCOLS),
+    )
+    for field in fields
 }
-for _offset, _ports in ((0, native.SPORT), (PORT_SIZE, native.DPORT)):
-    LOADS |= dict.fromkeys(_ports.values(), make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, _offset, PORT_SIZE))
 
 TO_NETWORK_ORDER = make.expression(
     "byteorder",
@@ -141,7 +141,7 @@ def _compare_range(condition: native.Among) -> bytes:
         return LOADS[field] + make.equals(first.to_bytes(size, order), negated=condition.negated)
     if field in native.ADDRESS_FAMILIES and native.is_network(first, last):
         first_address, prefix = first.to_bytes(size, "big"), size * 8 - (last - first).bit_length()
-        return make.in_network(native.ADDRESS_OFFSETS[field], first_address, prefix, negated=condition.negated)
+        return make.in_network(native.OFFSETS[field], first_address, prefix, negated=condition.negated)
     load = _load_in_order(field)
     low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
     if condition.negated:
@@ -175,10 +175,6 @@ def _log_expression(action: model.Log) -> bytes:
     return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, c_string(action.prefix)), level)
 
 
-def _always(expressions: bytes) -> Callable[[object], bytes]:
-    return lambda _: expressions
-
-
 STORE_MARK = make.store_meta(nf.NFT_META_MARK)
 STORE_ZONE = make.store_ct(nf.NFT_CT_ZONE)
 REDIRECT = make.expression(
@@ -194,15 +190,15 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
         LOADS[part.field] + make.bitwise(u32(part.mask)) + make.equals(u32(part.value), negated=part.negated)
     ),
     native.Named: _compare_name,
-    model.Accept: _always(make.verdict(nf.NF_ACCEPT)),
-    model.Drop: _always(make.verdict(nf.NF_DROP)),
-    model.Return: _always(make.verdict(nf.NFT_RETURN)),
+    model.Accept: make.always(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: make.always(make.verdict(nf.NF_DROP)),
+    model.Return: make.always(make.verdict(nf.NFT_RETURN)),
     model.Jump: lambda action: make.jump(action.chain),
     model.Redirect: lambda action: make.immediate(u16be(action.port)) + REDIRECT,
     native.TproxyStatement: _tproxy_expressions,
     model.SetMark: _set_mark,
-    model.SaveMark: _always(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
-    model.RestoreMark: _always(LOADS[native.CT_MARK] + STORE_MARK),
+    model.SaveMark: make.always(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: make.always(LOADS[native.CT_MARK] + STORE_MARK),
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log_expression,
 }

@@ -14,9 +14,8 @@ import importlib.util
 import sys
 
 from capture.backends.nf_tables.render import table_text
-from capture.backends.nftables import plan
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live
+from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live, removals
 from capture.errors import CaptureError, KernelError, MissingFeatureError, PrivilegeError, UnsupportedError
 from capture.netlink.nfnetlink import open_nfnetlink
 
@@ -58,11 +57,11 @@ class LibnftablesDriver(NftablesNetlinkDriver):
 def _write_tables(task: str, desired: tuple[NativeTable, ...]) -> None:
     with open_nfnetlink() as netfilter:
         live = read_live(netfilter)
-    removals = [
+    removed = [
         f"{action} chain inet {table} {chain}\n" if chain else f"{action} table inet {table}\n"
-        for action, table, chain in plan.removals(desired, live)
+        for action, table, chain in removals(desired, live)
     ]
-    script = "".join([*removals, *map(table_text, desired)])
+    script = "".join([*removed, *map(table_text, desired)])
     if script:
         _run(task, script)
 

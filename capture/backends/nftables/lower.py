@@ -14,8 +14,7 @@ What nf_tables does differently from iptables, and how it is made equal here:
 from __future__ import annotations
 
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.hooks import HOOKS
-from capture.backends.nf_tables.names import NATIVE_TABLE_NAMES, native_chain
+from capture.backends.nf_tables.names import HOOKS, NATIVE_TABLE_NAMES, native_chain
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS, Family, merge_ranges, network_ranges
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -54,13 +53,13 @@ def _lowered_table(table: model.Table, ruleset: model.Ruleset) -> native.NativeT
     chains = (_lowered_chain(table, chain, ruleset) for chain in table.chains)
     return native.NativeTable(
         NATIVE_TABLE_NAMES[table.name],
-        tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "drop"),
+        tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "DROP"),
     )
 
 
 def _lowered_chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> native.NativeChain:
     hook = HOOKS.get((table.name, chain.name))
-    policy = None if hook is None else (chain.policy or "ACCEPT").lower()
+    policy = None if hook is None else chain.policy or "ACCEPT"
     rules = tuple(lowered for rule in chain.rules for lowered in lower_rule(rule, ruleset))
     return native.NativeChain(native_chain(chain.name), rules, hook, policy)
 
@@ -97,21 +96,19 @@ def _printable_comment(why: str) -> str:
     return line.encode()[:MAX_NFT_COMMENT_BYTES].decode(errors="ignore")
 
 
-def _rule_conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
-    """Yield what must hold, in one order for all rules.
+def _rule_conditions(rule: model.Rule, family: Family | None) -> list[native.Condition]:
+    """Return what must hold, in one order for all rules.
 
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
     matches = sorted(rule.matches, key=lambda match: POSITIONS[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
-    first_address = next((match for match in matches if isinstance(match, model.AddressMatch)), None)
-    if family is not None and first_address is None:
-        yield TEST_FAMILY[family]
-    for match in matches:
-        if family is not None and match is first_address:
-            yield TEST_FAMILY[family]
-        yield _lowered_condition(match, protocol)
+    conditions = [_lowered_condition(match, protocol) for match in matches]
+    if family is not None:
+        first_address = next((at for at, match in enumerate(matches) if isinstance(match, model.AddressMatch)), 0)
+        conditions.insert(first_address, TEST_FAMILY[family])
+    return conditions
 
 
 IN_ORDER = (

@@ -7,24 +7,25 @@ import errno
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import sets
 from capture.backends.nf_tables.exact import has_exactly
-from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
+from capture.backends.nf_tables.listing import FoundTable, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nf_tables.names import MODEL_TABLES
 from capture.backends.nf_tables.native import FIELD_SIZES, Among, NativeTable
-from capture.backends.nftables import encode, plan
+from capture.backends.nftables import encode
 from capture.backends.nftables.lower import lower, render_text
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, c_string, decode_fields, decode_number
-from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_nfnetlink, read_consistently, read_objects
+from capture.netlink.nfnetlink import Change, open_nfnetlink, read_consistently, read_objects, transact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from capture.backends.nf_tables.hooks import Hook
+    from capture.backends.nf_tables.names import Hook
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
+
+    LiveHooks = Mapping[str, Mapping[str, Hook | None] | None]
+    """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
 
 class NftablesNetlinkDriver:
@@ -63,7 +64,7 @@ class NftablesNetlinkDriver:
         del live, recorded
         native, rules = self._native_tables_and_rules(desired)
 
-        def changes(live: plan.LiveHooks) -> Iterator[Change]:
+        def changes(live: LiveHooks) -> Iterator[Change]:
             yield from _table_removals(native, live)
             yield from encode.add_tables(native)
             yield from rules or encode.add_rules(native)
@@ -86,8 +87,25 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _table_removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
-    for action, table, chain in plan.removals(desired, live):
+def removals(desired: Sequence[NativeTable], live: LiveHooks) -> Iterator[tuple[str, str, str]]:
+    """Yield what goes before the desired tables are written: "delete" or "flush", a table, and a chain of it or "".
+
+    All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
+    only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
+    deleting and adding such a chain would let a packet pass between the empty new and the emptied old one.
+    A table that has more than chains and rules, or that sleeps, is none that we have written; it goes as a whole.
+    """
+    kept = {(table.name, chain.name, chain.hook) for table in desired for chain in table.chains}
+    for table, chains in live.items():
+        if chains is None or all(each.name != table for each in desired):
+            yield "delete", table, ""
+        else:
+            yield "flush", table, ""
+            yield from (("delete", table, name) for name, hook in chains.items() if (table, name, hook) not in kept)
+
+
+def _table_removals(desired: tuple[NativeTable, ...], live: LiveHooks) -> Iterator[Change]:
+    for action, table, chain in removals(desired, live):
         messages = TableMessages(nf.NFPROTO_INET, table)
         if chain:
             yield messages.delete_chain(chain)
@@ -96,14 +114,14 @@ def _table_removals(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> I
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
-    return [table for table in read_tables(netfilter, nf.NFPROTO_INET) if table.name in MODEL_TABLES]
+    return [table for table in read_tables(netfilter, nf.NFPROTO_INET) if table.flavour == "nftables"]
 
 
 def _read_table(netfilter: NetlinkSocket, table: FoundTable) -> NativeTable:
     from capture.backends.nf_tables.decode import decode_table  # not needed where all is as it should be
 
     rules = read_rules(netfilter, table.family, table.name)
-    return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, table.family, table.name))
+    return decode_table(table, rules, set_finder(netfilter, table.family, table.name))
 
 
 def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[str], sets.NativeSet]:
@@ -118,18 +136,13 @@ def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[s
     return find
 
 
-def _chains_of(netfilter: NetlinkSocket, table: FoundTable) -> list[FoundChain]:
-    return [chain for chain in read_chains(netfilter, table.family) if chain.table == table.name]
-
-
-def read_live(netfilter: NetlinkSocket) -> plan.LiveHooks:
+def read_live(netfilter: NetlinkSocket) -> LiveHooks:
     """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
     for table in _our_tables(netfilter):
-        chains = _chains_of(netfilter, table)
-        rest = table.uses - len(chains)
+        rest = table.uses - len(table.chains)
         must_go = table.is_dormant or (rest and rest != _count_anonymous_sets(netfilter, table.name))
-        live[table.name] = None if must_go else {chain.name: chain.hook for chain in chains}
+        live[table.name] = None if must_go else {chain.name: chain.hook for chain in table.chains}
     return live
 
 
@@ -144,13 +157,10 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
 
 def _have_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
-    own = {table.name for table in _our_tables(netfilter)}
-    if own != {table.name for table in desired}:
-        return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*encode.add_tables(desired), *listed]
     try:
-        return has_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
+        return has_exactly(netfilter, "nftables", messages) and all(
             _is_same_set(netfilter, table.name, name, condition)
             for table in desired
             for name, condition in encode.sets_of(table)

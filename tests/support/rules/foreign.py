@@ -1,7 +1,6 @@
 """Foreign matches and verdicts in the words of iptables, as its decoder reads them."""
 
-from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
-from capture.backends.iptables.parse import parse_rule
+from capture.backends.iptables.parse import parse_matches, parse_rule, parse_verdict, split_words
 from capture.model.addresses import IPV4
 from capture.model.ruleset import Match, Verdict
 

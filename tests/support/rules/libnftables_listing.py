@@ -11,9 +11,8 @@ import subprocess
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.lift import lift
-from capture.backends.nf_tables.names import MODEL_TABLES
+from capture.backends.nf_tables.names import MODEL_TABLES, Hook
 from capture.backends.nf_tables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
@@ -116,7 +115,7 @@ def parse_tables(objects: Iterable[Object]) -> tuple[NativeTable, ...]:
     for chain in of_kind.get("chain", ()):
         own = tuple(rules.get((chain["table"], chain["name"]), ()))
         hook = Hook(chain["type"], chain["hook"], chain["prio"]) if "hook" in chain else None
-        parsed = NativeChain(chain["name"], own, hook, chain.get("policy"))
+        parsed = NativeChain(chain["name"], own, hook, chain["policy"].upper() if hook else None)
         chains.setdefault(chain["table"], []).append(parsed)
     names = [table["name"] for table in of_kind.get("table", ())]
     return tuple(NativeTable(name, tuple(chains.get(name, ()))) for name in names)

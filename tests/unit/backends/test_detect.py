@@ -8,6 +8,7 @@ import pytest
 
 from capture.backends.detect import choose, choose_without_kernel, live_sets_in
 from capture.backends.host_facts import HostFacts, LiveChain
+from capture.backends.missing_modules import cannot_load, remedy_for
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, MissingFeatureError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
@@ -228,8 +229,10 @@ class TestRequested:
         assert "cannot tell whether this kernel supports legacy tables: none is loaded" in choice.reason
 
     def test_a_module_that_is_missing_comes_with_what_has_it(self) -> None:
-        facts = WITH_EVERYTHING.replace(lacking=(("nft", ("nft_compat",)), ("legacy", ("iptable_nat",))))
-        for variant, module in (("nft", "nft_compat"), ("legacy", "iptable_nat")):
+        modules: dict[Flavour, str] = {"nft": "nft_compat", "legacy": "iptable_nat"}
+        lacking = {each: UnsupportedError(cannot_load((name,)), remedy_for((name,))) for each, name in modules.items()}
+        facts = WITH_EVERYTHING.replace(lacking=lacking)
+        for variant, module in modules.items():
             with pytest.raises(UnsupportedError, match=f"this kernel cannot load the module {module}") as caught:
                 choose(facts, BackendRequest(variant=variant))
             assert f"Install the package with {module} for kernel " in caught.value.remedy

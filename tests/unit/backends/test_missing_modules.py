@@ -11,7 +11,7 @@ import pytest
 
 from capture.backends import missing_modules
 from capture.backends.iptables.restore import RestoreDriver
-from capture.backends.iptables.xt_layouts import REVISIONS
+from capture.backends.iptables.xt_layouts import WRITTEN
 from capture.backends.missing_modules import with_missing_modules
 from capture.backends.needed_modules import FLAVOUR_NAMES, MODULES_BY_KIND, REQUIRES, extension_module, needed_modules
 from capture.errors import CaptureError, KernelError, MissingFeatureError, ToolError, UnsupportedError
@@ -50,7 +50,7 @@ def extensions_in(text: str) -> Iterable[str]:
     for line in text.splitlines():
         words = line.split()
         for word, after in itertools.pairwise(words):
-            if word == "-m" or (word == "-j" and after in REVISIONS):
+            if word == "-m" or (word == "-j" and after in WRITTEN):
                 yield after
 
 

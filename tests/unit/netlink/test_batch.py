@@ -8,7 +8,6 @@ import pytest
 
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, u32
-from capture.netlink.batch import Change, RulesetChangedError, commit, encode_batch
 from capture.netlink.messages import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -17,6 +16,7 @@ from capture.netlink.messages import (
     decode_messages,
     encode_message,
 )
+from capture.netlink.nfnetlink import Change, RulesetChangedError, commit, encode_batch
 from capture.netlink.sockets import NetlinkSocket
 
 CHANGES = [

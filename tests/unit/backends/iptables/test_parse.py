@@ -3,9 +3,8 @@
 import pytest
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables.clauses import parse_options, split_words
 from capture.backends.iptables.families import merge_families
-from capture.backends.iptables.parse import parse_rule, parse_save
+from capture.backends.iptables.parse import parse_options, parse_rule, parse_save, split_words
 from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (
     FORWARD,

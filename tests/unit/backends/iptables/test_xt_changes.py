@@ -8,8 +8,8 @@ from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import TableEdit
 from capture.backends.iptables.xt_changes import LiveTable, changes, own_built_in, removals, state_of
 from capture.backends.iptables.xt_decode import FoundRule
-from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable
+from capture.backends.nf_tables.names import HOOKS, Hook
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.ruleset import FORWARD, INPUT, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, Accept, Jump, Return, Rule
@@ -41,8 +41,8 @@ def edited(**changes: Any) -> TableEdit:
 def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> LiveTable:
     """Return the table nat with chains, the handles of their rules, and so many things that are no chains."""
     rules = [FoundRule(found.name, handle, OTHER) for found, handles in chains for handle in handles]
-    listed = FoundTable(FAMILY_NUMBERS[IPV4], NAT, len(chains) + others)
-    return live_table(listed, [found for found, _ in chains], rules)
+    found = tuple(found for found, _ in chains)
+    return live_table(FoundTable(FAMILY_NUMBERS[IPV4], NAT, len(chains) + others, chains=found), rules)
 
 
 def words(existing: LiveTable | None, edit: TableEdit) -> list[str]:
@@ -228,7 +228,7 @@ class TestTables:
         rule4, rule6 = Rule(Return(), (), IPV4), Rule(Return(), (), IPV6)
         existing = {
             (family, NAT): live_table(
-                FoundTable(FAMILY_NUMBERS[family], NAT, 1), [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)]
+                FoundTable(FAMILY_NUMBERS[family], NAT, 1, chains=(chain(OUTPUT, 1),)), [FoundRule(OUTPUT, 2, rule)]
             )
             for family, rule in ((IPV4, rule4), (IPV6, rule6))
         }

@@ -6,9 +6,8 @@ from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_void_p
 import pytest
 
 from capture.backends.iptables import xt_encode as enc
-from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
-from capture.backends.iptables.xt_text import match_text, target_text
+from capture.backends.iptables.parse import parse_matches, parse_verdict, split_words
+from capture.backends.iptables.xt_text import extension_text
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, Family, parse_network
 from capture.model.ruleset import (
@@ -38,7 +37,7 @@ from capture.model.ruleset import (
     Verdict,
     only,
 )
-from capture.netlink.attributes import c_string, decode_elements, decode_fields
+from capture.netlink.attributes import c_string, decode_elements, decode_fields, decode_text
 
 Address = c_uint8 * 16  # union nf_inet_addr
 
@@ -229,11 +228,11 @@ def structure_of(expressions: bytes) -> bytes:
 
 
 def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
-    return tuple(parse_matches(split_words(match_text(name, revision, structure, family))))
+    return tuple(parse_matches(split_words(f"-m {extension_text(name, revision, structure, family)}")))
 
 
 def read_target(name: str, revision: int, structure: bytes, family: Family) -> Verdict:
-    return parse_verdict(split_words(f"-j {target_text(name, revision, structure, family)}"))
+    return parse_verdict(split_words(f"-j {extension_text(name, revision, structure, family)}"))
 
 
 def beyond_the_first(match: Match) -> tuple[Match, ...]:
@@ -330,7 +329,7 @@ def test_a_range_of_ipv6_takes_the_whole_address() -> None:
 def test_a_comment_fills_its_structure() -> None:
     written = structure_of(enc.encode_matches(Rule(Accept(), (), IPV4, "größer"), IPV4))
     assert written == "größer".encode().ljust(256, b"\0")
-    assert xt_layouts.text_of(written) == "größer"
+    assert decode_text(written) == "größer"
 
 
 class TestOlderRevisions:
@@ -435,7 +434,7 @@ class TestWhatTheModelLacks:
         assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
 
     def test_every_flag_of_a_log_has_its_word(self) -> None:
-        words = target_text("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
+        words = extension_text("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
         flags = "--log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode"
         assert words == f"LOG --log-level 7 {flags}"
 

@@ -6,23 +6,19 @@ import pytest
 
 from capture.backends.iptables.xt_layouts import NAT_IPV4
 from capture.backends.iptables.xt_text import (
-    MATCH_TEXTS,
-    XT_TARGETS,
+    EXTENSION_TEXTS,
+    extension_text,
     limit_text,
-    match_text,
     network_text,
     protocol_text,
-    target_text,
 )
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text
 from capture.netlink.attributes import BYTE_ORDER
 
 
-def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields: dict[str, Any]) -> bytes:
-    layout, _ = table[name, revision]
-    structure = layout.write(**fields)
-    assert isinstance(structure, bytes)
-    return structure
+def written(name: str, revision: int, fields: dict[str, Any]) -> bytes:
+    layout, _ = EXTENSION_TEXTS[name, revision]
+    return layout.write(**fields)
 
 
 ADDRESS_TYPES = (
@@ -89,7 +85,7 @@ PORT_80, PORT_81 = (number.to_bytes(2, BYTE_ORDER) for number in (80, 81))
 )  # fmt: skip
 def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
     family = IPV6 if name == "icmp6" else IPV4
-    assert match_text(name, revision, written(MATCH_TEXTS, name, revision, fields), family) == f"-m {name} {words}"
+    assert extension_text(name, revision, written(name, revision, fields), family) == f"{name} {words}"
 
 
 @pytest.mark.parametrize(
@@ -107,8 +103,8 @@ def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: d
     ],
 )
 def test_a_match_with_more_in_it_is_shown_by_its_bytes(name: str, revision: int, fields: dict[str, Any]) -> None:
-    words = match_text(name, revision, written(MATCH_TEXTS, name, revision, fields), IPV4)
-    assert words.startswith(f"-m {name} [ revision {revision}, 0x")
+    words = extension_text(name, revision, written(name, revision, fields), IPV4)
+    assert words.startswith(f"{name} [ revision {revision}, 0x")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +121,7 @@ def test_several_ports_read_as_iptables_prints_them(
 ) -> None:
     packed = b"".join(port.to_bytes(2, BYTE_ORDER) for port in ports)
     fields = {"kind": kind, "count": len(ports), "ports": packed, "is_range": bytes(ranges), "invert": invert}
-    assert match_text("multiport", 1, written(MATCH_TEXTS, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
+    assert extension_text("multiport", 1, written("multiport", 1, fields), IPV4) == f"multiport {words}"
 
 
 @pytest.mark.parametrize(
@@ -196,8 +192,8 @@ def test_several_ports_read_as_iptables_prints_them(
 def test_a_target_reads_as_iptables_prints_it(
     name: str, revision: int, fields: dict[str, Any], family: Family, words: str
 ) -> None:
-    structure = written(XT_TARGETS, name, revision, fields)
-    assert target_text(name, revision, structure, family) == f"{name} {words}".rstrip()
+    structure = written(name, revision, fields)
+    assert extension_text(name, revision, structure, family) == f"{name} {words}".rstrip()
 
 
 @pytest.mark.parametrize("name", ["SNAT", "DNAT", "REDIRECT", "MASQUERADE", "NETMAP"])
@@ -208,7 +204,7 @@ def test_the_first_revision_of_nat_has_a_structure_of_its_own_in_ipv4(name: str)
         "SNAT": "--to-source 10.0.0.0-10.255.255.255:5", "DNAT": "--to-destination 10.0.0.0-10.255.255.255:5",
         "NETMAP": "--to 10.0.0.0/8",
     }  # fmt: skip
-    assert target_text(name, 0, structure, IPV4) == f"{name} {where.get(name, '--to-ports 5')}"
+    assert extension_text(name, 0, structure, IPV4) == f"{name} {where.get(name, '--to-ports 5')}"
 
 
 @pytest.mark.parametrize("family", [IPV4, IPV6])
@@ -244,14 +240,14 @@ def test_each_answer_of_a_rule_reads_as_iptables_prints_it(family: Family, answe
     """By their numbers in ipt_REJECT.h and ip6t_REJECT.h; a dash is one that iptables does not write."""
     kind = "icmp" if family == IPV4 else "icmp6"
     for number, name in enumerate(answers.split()):
-        words = target_text("REJECT", 0, written(XT_TARGETS, "REJECT", 0, {"answer": number}), family)
+        words = extension_text("REJECT", 0, written("REJECT", 0, {"answer": number}), family)
         plain = "tcp-reset" if name == "tcp-reset" else f"{kind}-{name}"
         assert words == (f"REJECT [ revision 0, 0x{number:02x} ]" if name == "-" else f"REJECT --reject-with {plain}")
 
 
 @pytest.mark.parametrize("more", [{"flags": 4}, {"ct_events": 1}, {"exp_events": 1}, {"timeout": b"x"}])
 def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> None:
-    words = target_text("CT", 2, written(XT_TARGETS, "CT", 2, {"zone": 1} | more), IPV4)
+    words = extension_text("CT", 2, written("CT", 2, {"zone": 1} | more), IPV4)
     assert words.startswith("CT [ revision 2, 0x")
 
 
@@ -266,22 +262,21 @@ LATEST = {
 
 @pytest.mark.parametrize("name", LATEST)
 def test_a_revision_of_a_kernel_to_come_is_shown_by_its_bytes(name: str) -> None:
-    table, text = (MATCH_TEXTS, match_text) if name.islower() else (XT_TARGETS, target_text)
-    structure = written(table, name, LATEST[name], {})
-    assert f" [ revision {LATEST[name] + 1}" in text(name, LATEST[name] + 1, structure, IPV4)
+    structure = written(name, LATEST[name], {})
+    assert f" [ revision {LATEST[name] + 1}" in extension_text(name, LATEST[name] + 1, structure, IPV4)
 
 
 def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
-    assert match_text("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
-    assert match_text("recent", 1, b"\1_\0", IPV4) == "-m recent [ revision 1, 0x015f ]"
-    assert match_text("u32", 0, b"\1" * 16 + b"\0", IPV4) == f"-m u32 [ revision 0, 0x{'01' * 16} ]"
-    assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
-    assert match_text("owner", 1, written(MATCH_TEXTS, "owner", 1, {}), IPV4) == "-m owner [ revision 1 ]", "of nothing"
-    one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
-    assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
+    assert extension_text("recent", 1, b"\1\2\0\0", IPV4) == "recent [ revision 1, 0x0102 ]"
+    assert extension_text("recent", 1, b"\1_\0", IPV4) == "recent [ revision 1, 0x015f ]"
+    assert extension_text("u32", 0, b"\1" * 16 + b"\0", IPV4) == f"u32 [ revision 0, 0x{'01' * 16} ]"
+    assert extension_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
+    assert extension_text("owner", 1, written("owner", 1, {}), IPV4) == "owner [ revision 1 ]", "of nothing"
+    one, other = (extension_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
+    assert one.startswith("u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
     assert one != other, "two rules are told apart by what is not shown, too"
     recent = b"\x3c\0\0\0\3\0\0\0\4\0" + b"ssh-brute".ljust(200, b"\0") + b"\1"
-    assert match_text("recent", 1, recent, IPV4).startswith("-m recent [ revision 1, ssh-brute, 0x3c0000000300")
+    assert extension_text("recent", 1, recent, IPV4).startswith("recent [ revision 1, ssh-brute, 0x3c0000000300")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundChain, chain_of
+from capture.backends.nf_tables.names import Hook
 from capture.model.ruleset import Counters
 from capture.netlink.attributes import attribute, c_string, nested, u32be, u64be
 

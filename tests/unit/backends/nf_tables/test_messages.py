@@ -1,8 +1,9 @@
 """The messages that change a table of nf_tables: what they say that they do, and where a rule goes."""
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, encode_hook
-from capture.backends.nf_tables.messages import TableMessages
+from capture.backends.nf_tables.listing import decode_hook
+from capture.backends.nf_tables.messages import TableMessages, encode_hook
+from capture.backends.nf_tables.names import HOOKS, Hook
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.ruleset import NAT, OUTPUT
 from capture.netlink.attributes import attribute, c_string, decode_fields
@@ -43,7 +44,7 @@ def test_a_deletion_may_be_of_empty_tables_and_chains_alone() -> None:
 
 
 def test_a_base_chain_has_a_hook_and_a_policy() -> None:
-    base = decode_fields(MESSAGES.add_chain("OUTPUT", HOOKS[NAT, OUTPUT], "drop").attributes)
+    base = decode_fields(MESSAGES.add_chain("OUTPUT", HOOKS[NAT, OUTPUT], "DROP").attributes)
     other = decode_fields(MESSAGES.add_chain("ISTIO_OUTPUT", None).attributes)
     assert nf.NFTA_CHAIN_HOOK in base
     assert base[nf.NFTA_CHAIN_POLICY] == bytes(4)

@@ -3,8 +3,7 @@
 import pytest
 
 from capture.analysis.base_chains import PRIORITIES
-from capture.backends.nf_tables.hooks import HOOKS, Hook
-from capture.backends.nf_tables.names import NATIVE_TABLE_NAMES, REJECT_TABLE, model_chain, native_chain
+from capture.backends.nf_tables.names import HOOKS, NATIVE_TABLE_NAMES, REJECT_TABLE, Hook, model_chain, native_chain
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, TableName
 
 

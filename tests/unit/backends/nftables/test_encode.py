@@ -1,8 +1,7 @@
 """Messages to the kernel: how long they get, what they leave out, how they are numbered."""
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.decode import Program, decode_rule
-from capture.backends.nf_tables.reading import read_expressions
+from capture.backends.nf_tables.decode import Program, decode_rule, read_expression
 from capture.backends.nf_tables.sets import NativeSet
 from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules, add_tables, listed_rules
 from capture.backends.nftables.lower import lower
@@ -26,7 +25,7 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number
-from capture.netlink.batch import Change
+from capture.netlink.nfnetlink import Change
 
 NFTA_TABLE_USERDATA, NFTA_CHAIN_USERDATA, NFTA_SET_USERDATA = 6, 12, 13  # linux/netfilter/nf_tables.h
 
@@ -69,7 +68,7 @@ def test_a_value_is_as_long_as_what_it_is_written_to() -> None:
     sizes = [
         len(decode_fields(fields[nf.NFTA_IMMEDIATE_DATA])[nf.NFTA_DATA_VALUE])
         for rule in of_kind(messages(Table(NAT, (Chain("OWN", rules),))), nf.NFT_MSG_NEWRULE)
-        for name, fields in read_expressions(rule, {})
+        for name, fields in map(read_expression, decode_elements(rule[nf.NFTA_RULE_EXPRESSIONS]))
         if name == "immediate"
     ]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nf_tables.names import Hook
 from capture.backends.nf_tables.native import Among
 from capture.backends.nftables.lower import MAX_NFT_COMMENT_BYTES, lower, lower_rule
 from capture.model.addresses import FAMILIES, IPV4, IPV6
@@ -44,8 +44,8 @@ def test_only_base_chains_that_do_something_are_made() -> None:
     (table,) = lower(Ruleset(FAMILIES, (raw, mangle)))
 
     assert [(chain.name, chain.policy) for chain in table.chains] == [
-        ("prerouting", "drop"),
-        ("output", "accept"),
+        ("prerouting", "DROP"),
+        ("output", "ACCEPT"),
         ("OWN", None),
     ]
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nf_tables.names import Hook
 from capture.backends.nf_tables.native import NativeChain, NativeRule, NativeTable
-from capture.backends.nftables import plan
+from capture.backends.nftables import netlink
 from capture.model.ruleset import Return
 
 HOOK = Hook("nat", "output", -100)
 RULE = NativeRule((), (Return(),))
-OUTPUT = NativeChain("output", (RULE,), HOOK, "accept")
+OUTPUT = NativeChain("output", (RULE,), HOOK, "ACCEPT")
 OWN = NativeChain("istio-output", (RULE, RULE))
 NAT = NativeTable("nat", (OUTPUT, OWN))
 
 
-def removed(live: plan.LiveHooks) -> list[str]:
-    return [" ".join(filter(None, each)) for each in plan.removals((NAT,), live)]
+def removed(live: netlink.LiveHooks) -> list[str]:
+    return [" ".join(filter(None, each)) for each in netlink.removals((NAT,), live)]
 
 
 def test_nothing_goes_in_an_empty_namespace() -> None:
