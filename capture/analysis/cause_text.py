@@ -135,6 +135,9 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
+    ("no-route", "to app"): """\
+        a route or policy rule refuses what the proxy sends to the app at {address}
+        Look at `ip {flag}rule` in the pod's namespace: table local has to be before rules for the pod itself.""",
     ("no-route", "way back"): """\
         answers leave by {name}, and not by {came}, by which the connection comes in
         Networks that filter by source drop them: `ip rule add from ADDRESS lookup TABLE` leads answers back.""",

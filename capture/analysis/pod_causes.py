@@ -189,10 +189,10 @@ def causes_at_port(
     serving = [listener for listener in of_family if _is_bound_to_any(listener, addresses)]
     if serving:
         yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
-    elif of_family:
-        yield _other_address_cause(of_family[0], facts, kind, addresses[0], where)
+    elif of_family or (on_port and addresses and any(on_port[0].address)):
+        yield _other_address_cause([*of_family, *on_port][0], facts, kind, addresses[0], where)
     elif on_port:
-        yield _family_cause(on_port, facts, kind, family, addresses, where)
+        yield _family_cause(family, where)
     else:
         ports = {each.port for each in proxy_listeners(facts, capture)}
         known = {*SIDECAR_PORTS}.difference(TRAFFIC_PORTS).union(of_rules for _, _, of_rules in capture.ports)
@@ -250,7 +250,7 @@ def unreached_app_notes(traced: Trace, facts: PodFacts) -> Iterator[Cause]:
         return
     if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
         bound = address_text(FAMILY_BY_NUMBER[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
-        arrive = address_text(packet.family, packet.destination.first)
+        arrive = packet.destination.shown
         yield cause("not-listening", "app", where=f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
 
 
@@ -262,11 +262,7 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
-def _family_cause(
-    on_port: list[Listener], facts: PodFacts, kind: str, family: Family, addresses: list[Network], end: str
-) -> Cause:
-    if addresses and any(on_port[0].address):
-        return _other_address_cause(on_port[0], facts, kind, addresses[0], end)
+def _family_cause(family: Family, end: str) -> Cause:
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
@@ -277,8 +273,7 @@ def _other_address_cause(listener: Listener, facts: PodFacts, kind: str, arrives
     is_elsewhere = not listener.takes_over(lo=arrives_at.is_loopback)
     interface = next((link.name for link in facts.links if is_elsewhere and link.index == listener.interface), "")
     bound = interface or address_text(FAMILY_BY_NUMBER[listener.family], int.from_bytes(listener.address, "big"))
-    arrive = address_text(arrives_at.family, arrives_at.first)
-    words = {"bound": bound, "arrive": arrive, "any_address": ANY_ADDRESS[arrives_at.family]}
+    words = {"bound": bound, "arrive": arrives_at.shown, "any_address": ANY_ADDRESS[arrives_at.family]}
     case = "interface" if interface else "address"
     return cause("not-listening", case, where=where, port=where, kind=kind, **words)
 

@@ -18,7 +18,7 @@ from capture.model.text import plural
 from capture.report.applied_text import print_start_line
 from capture.report.fold import folded_table
 from capture.report.output import VerdictLine, print_json
-from capture.report.packet_text import FATE_KEYS, fate_as_plain, fate_text
+from capture.report.packet_text import fate_as_plain, fate_text
 from capture.report.target import with_target
 from capture.report.terminal import columns, print_lines
 from capture.settings.families import global_addresses
@@ -97,5 +97,5 @@ def _with_both_families(traffic: str) -> str:
 
 
 def _statement_as_plain(statement: Statement) -> dict[str, object]:
-    fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(FATE_KEYS)
+    fate = fate_as_plain(statement.fate)
     return {"direction": statement.direction, "traffic": statement.traffic, **fate, "why": statement.why}

@@ -11,7 +11,7 @@ import errno
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Network
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.rtnetlink import (
     AF_INET6,
@@ -44,7 +44,7 @@ NDMSG_SIZE, NUD_CONFIRMED, NUD_KNOWN = 12, 0x02 | 0x80, 0x02 | 0x80 | 0x04 | 0x0
 """linux/neighbour.h: NUD_REACHABLE and _PERMANENT; with _STALE, _DELAY, and _PROBE."""
 NUD_UNANSWERED = 0x01 | 0x20
 """NUD_INCOMPLETE and _FAILED."""
-TICKS_PER_SECOND = 100  # USER_HZ, of struct nda_cacheinfo: ndm_confirmed, ndm_used, ndm_updated, ndm_refcnt
+USER_HZ = 100  # of the times in struct nda_cacheinfo: ndm_confirmed, ndm_used, ndm_updated, ndm_refcnt
 
 WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
 
@@ -76,13 +76,6 @@ class Link(Value):
         return bool(self.flags & IFF_LOOPBACK)
 
 
-class Neighbour(Value):
-    """The state (NUD_...) of a neighbour, and for how many seconds it has been that."""
-
-    state: int
-    seconds: int
-
-
 class Address(Value):
     """An address of an interface, which is named by its index."""
 
@@ -109,16 +102,12 @@ def read_addresses(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[Ad
     return [_decode_address(body) for body in bodies if body[0] in FAMILY_BY_NUMBER]
 
 
-def read_neighbours(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, Neighbour]:
-    """Return the neighbours on an interface by their addresses."""
+def read_neighbours(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, tuple[int, int]]:
+    """Return, by their addresses, the states (NUD_...) of neighbours on an interface, and since how many seconds."""
     bodies = rtnetlink.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
-    here = [(body, decode_fields(body[NDMSG_SIZE:])) for body in bodies if body[4:8] == u32(interface)]
-    return {fields.get(NDA_DST, b""): _decode_neighbour(body, fields) for body, fields in here}
-
-
-def _decode_neighbour(body: bytes, fields: Fields) -> Neighbour:
-    updated = fields.get(NDA_CACHEINFO, b"")[8:12]
-    return Neighbour(decode_host_number(body[8:10]), decode_host_number(updated) // TICKS_PER_SECOND)
+    here = [(body[8:10], decode_fields(body[NDMSG_SIZE:])) for body in bodies if body[4:8] == u32(interface)]
+    found = ((state, fields.get(NDA_DST, b""), fields.get(NDA_CACHEINFO, b"")[8:12]) for state, fields in here)
+    return {address: (decode_host_number(state), decode_host_number(at) // USER_HZ) for state, address, at in found}
 
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:

@@ -36,7 +36,7 @@ REFUSING_ACTIONS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_GOTO, FRA_OIFNAME = 1, 2, 3, 4, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 FRA_TUN_ID, FRA_UID_RANGE, FRA_IP_PROTO, FRA_SPORT, FRA_DPORT, FRA_DSCP = 12, 20, 22, 23, 24, 25
-PROTOCOL_TCP, PORT_MASKS, WHOLE_PORT = bytes((6,)), (28, 29), b"\xff\xff"
+PROTOCOL_TCP, PORTS_SIZE, PORT_MASKS, WHOLE_PORT = bytes((6,)), 4, (28, 29), b"\xff\xff"
 SHOWN_BY_THEMSELVES = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_DSCP}
 SHOWN_BY_THEMSELVES |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 
@@ -133,7 +133,7 @@ def _decode_rule(body: bytes) -> PolicyRule:
         source=_network_text(body[0], fields.get(FRA_SRC), body[2]),
         destination=_network_text(body[0], fields.get(FRA_DST), body[1]),
         incoming=decode_text(fields.get(FRA_IIFNAME, b"")),
-        type_of_service=_type_of_service(body, fields),
+        type_of_service=f"dscp {fields[FRA_DSCP][0]}" if FRA_DSCP in fields else f"tos {body[3]:#x}" if body[3] else "",
         others=_other_conditions(fields),
         suppress_prefixlength=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
         family=body[0],
@@ -151,10 +151,6 @@ def _network_text(family: int, address: bytes | None, bits: int) -> str:
     return f"{packed_address_text(family, address)}/{bits}" if bits else ""
 
 
-def _type_of_service(body: bytes, fields: Fields) -> str:
-    return f"dscp {fields[FRA_DSCP][0]}" if FRA_DSCP in fields else f"tos {body[3]:#x}" if body[3] else ""
-
-
 def _other_conditions(fields: Fields) -> str:
     words = [f"{word} {decode(fields[kind])}" for kind, (word, decode) in OTHER_CONDITIONS.items() if kind in fields]
     further = {kind for kind, value in fields.items() if kind not in PORT_MASKS or value != WHOLE_PORT}
@@ -163,20 +159,16 @@ def _other_conditions(fields: Fields) -> str:
 
 
 def _range_text(value: bytes) -> str:
-    middle = len(value) // 2
-    return f"{decode_host_number(value[:middle])}-{decode_host_number(value[middle:])}"
-
-
-def _ports_text(value: bytes) -> str:
-    return _range_text(value) if value[:2] != value[2:] else str(decode_host_number(value[:2]))
+    first, last = decode_host_number(value[: len(value) // 2]), decode_host_number(value[len(value) // 2 :])
+    return str(first) if first == last and len(value) == PORTS_SIZE else f"{first}-{last}"
 
 
 OTHER_CONDITIONS: dict[int, tuple[str, Callable[[bytes], object]]] = {
     FRA_OIFNAME: ("oif", decode_text),
     FRA_UID_RANGE: ("uidrange", _range_text),
     FRA_IP_PROTO: ("ipproto", lambda value: PROTOCOL_BY_NUMBER.get(value[0], value[0])),
-    FRA_SPORT: ("sport", _ports_text),
-    FRA_DPORT: ("dport", _ports_text),
+    FRA_SPORT: ("sport", _range_text),
+    FRA_DPORT: ("dport", _range_text),
     FRA_TUN_ID: ("tun_id", lambda value: int.from_bytes(value, "big")),
     FRA_GOTO: ("goto", decode_host_number),
 }

@@ -41,7 +41,7 @@ from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, IPV6, Network, address_text
+from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
@@ -56,15 +56,7 @@ from capture.operations.situation import ExaminedPod
 from capture.operations.tracing import answers_cause, arrival_cause, live_trace
 from capture.state import routes
 from capture.state.impediments import LO_DOWN, impediments
-from capture.system.pod_network import (
-    NO_ROUTE,
-    knows_neighbour,
-    refuses_call,
-    refuses_user,
-    refusing_route,
-    silent_next_hop,
-    with_route,
-)
+from capture.system.pod_network import NO_ROUTE, knows_neighbour, refuses_user, silent_next_hop, with_route
 from capture.system.socket_lb import connect_programs, owner_of, socket_translation
 
 OF_CAPTURED = ("later packets of captured traffic", "answers to captured traffic")
@@ -115,7 +107,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     yield from unreached_app_notes(traced, connection.pod.facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else _source_notes_on(connection)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
-    yield from neighbour_causes(traced, is_recent=False)
+    yield from link_causes(traced, are_recent=False)
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -205,8 +197,7 @@ def _delivery_causes(connection: Connection) -> Iterator[Cause]:
         return
     direction = "inbound" if is_inbound else "outbound"
     desired = connection.pod.desired
-    sent = PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port
-    found = impediments(desired, None if is_inbound else sent)
+    found = impediments(desired, (PROTOCOL_NUMBERS[connection.traced.packet.protocol], connection.traced.port))
     of_family = (each for each in found if each.family in (None, family) and each != LO_DOWN)
     yield from (impediment for impediment in of_family if direction in impediment.directions)
     for need in routes.missing_parts(desired) if is_inbound else ():
@@ -265,35 +256,27 @@ def _routing_causes(connection: Connection) -> Iterator[Cause]:
         yield no_route_cause(connection.pod.facts, traced.packet.family, str(lost.words["address"]), "answers")
 
 
-def link_causes(traced: Trace) -> Iterator[Cause]:
-    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer now.
-
-    IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
-    """
-    packet, name = traced.packet, traced.packet.out_interface
-    if packet.source == PASSTHROUGH_SOURCE[packet.family] and name not in (None, LOOPBACK):
-        yield cause(
-            "no-route", "source", where=name, name=name, address=address_text(packet.family, packet.destination.first)
-        )
-    yield from neighbour_causes(traced, is_recent=True)
-
-
 RECENT = 30
 """Seconds after which it cannot be told of a neighbour whether it answers: Envoy waits no longer between attempts."""
 
 
-def neighbour_causes(traced: Trace, *, is_recent: bool) -> Iterator[Cause]:
-    """Yield a cause if the next hop of what leaves the pod does not answer; else, a note that it once did not.
+def link_causes(traced: Trace, *, are_recent: bool = True) -> Iterator[Cause]:
+    """Yield why what the pod sends comes to nothing outside: by its source, or by a next hop that does not answer.
 
-    It is not that of answers: who calls the pod asks for it first, and is known from then on (arp_process).
+    If it did not answer earlier, that is a note, yielded alone. For answers it means nothing: who calls the pod mostly
+    asks for it first, and is known from then on (arp_process).
+    IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
     """
     packet, name = traced.packet, traced.packet.out_interface
     if packet.in_interface or name == LOOPBACK or traced.outcome not in (*TO_PROXY, "direct"):
         return
-    address, seconds = silent_next_hop(packet)
-    if address and is_recent == (seconds <= RECENT):
-        case, flag = "neighbour" if is_recent else "neighbour, earlier", "-6 " if packet.family == IPV6 else ""
-        yield cause("no-route", case, where=name, name=name, address=address, flag=flag, seconds=seconds)
+    address, flag = packet.destination.shown, "-6 " if packet.family == IPV6 else ""
+    if are_recent and packet.source == PASSTHROUGH_SOURCE[packet.family]:
+        yield cause("no-route", "source", where=name, name=name, address=address)
+    silent, seconds = silent_next_hop(packet)
+    if silent and are_recent == (seconds <= RECENT):
+        case = "neighbour" if are_recent else "neighbour, earlier"
+        yield cause("no-route", case, where=name, name=name, address=silent, flag=flag, seconds=seconds)
 
 
 def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
@@ -304,7 +287,7 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
         return
     uid = next((each.uid for each in pod.facts.listeners or () if each.port == traced.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=destination), uid):
-        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, destination.first)
+        flag, address = "-6 " if packet.family == IPV6 else "", destination.shown
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
     elif packet.in_interface is None and packet.out_interface != LOOPBACK:
         came = replies_on_way(traced.replace(outcome="direct", port=packet.port), pod.situation)
@@ -338,6 +321,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     if packet is None or (handing_over(traced) and not pod.capture.is_transparent):  # it gets none of these
         return
     sent, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
+    call = packet.replace(out_interface=None, source=None, source_port=None)  # whatever its ends are
     answers = [trace_whole_path(each, situation) for each in replies_on_way(sent, situation)]
     if sent.outcome == "dropped":
         yield drop_of_connection(sent, shown_rule, SENT_ON)
@@ -345,16 +329,16 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield _loop_cause(sent, verify)
     elif sent.reroute is not None and (step := marking_step(sent)):
         yield _rerouted_cause(sent.reroute, sent, step, SENT_ON)
-    elif sent.outcome == "no-route" or (is_over_lo and refuses_call(packet)):
-        refusal = sent.refusal or refusing_route(packet.replace(source=None))
-        yield refusal_cause(packet.family, address_text(packet.family, packet.destination.first), refusal)
+    elif sent.outcome == "no-route" or (is_over_lo and with_route(call).out_interface == NO_ROUTE):
+        refusal = "to app" if is_over_lo else sent.refusal
+        yield refusal_cause(packet.family, packet.destination.shown, refusal)
     elif is_over_lo and sent.is_marked != traced.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(sent, shown_rule) or drift_cause(sent, verify(), "mark")])
     elif traced.transparent and answers and answers[0].outcome != "dropped" and answers[0].mark != sent.connection_mark:
         yield from filter(None, [mark_cause(answers[0], shown_rule) or drift_cause(answers[0], verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
-        destination = f"{address_text(packet.family, (sent.address or packet.destination).first)} port {sent.port}"
+        destination = f"{(sent.address or packet.destination).shown} port {sent.port}"
         by_second_set = _second_set_cause(sent.step) if sent.step else None
         yield by_second_set or cause("nat-first", "sent on", where=sent.location, to=destination)
     elif sent.outcome == "direct":

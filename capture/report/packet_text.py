@@ -84,10 +84,9 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
     }
 
 
-FATE_KEYS = ("outcome", "port", "address", "interface")
-
-
-def fate_as_plain(fate: Fate) -> dict[str, object]:
-    """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
+def fate_as_plain(fate: Fate | None) -> dict[str, object]:
+    """Return what happens to packets, for JSON: port and address are null where they stay; all is, if it is unknown."""
+    if fate is None:
+        return dict.fromkeys(("outcome", "port", "address", "interface"))
     address = fate.address and fate.address.shown  # of packets to many that are translated alike, the network
     return {"outcome": fate.outcome, "port": fate.port, "address": address, "interface": fate.interface}

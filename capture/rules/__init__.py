@@ -88,8 +88,8 @@ def redirects_inbound(ruleset: model.Ruleset) -> bool:
 
 def outbound_port(ruleset: model.Ruleset) -> int:
     """Return the port to which outbound connections are redirected; 0 if none are."""
-    chains = (ruleset.chain(model.NAT, names.redirect) for names in NAMES_BY_SPELLING.values())
-    verdicts = (rule.verdict for chain in chains if chain for rule in chain.rules)
+    chains = filter(None, (ruleset.chain(model.NAT, names.redirect) for names in NAMES_BY_SPELLING.values()))
+    verdicts = (rule.verdict for chain in chains for rule in chain.rules)
     return next((verdict.port for verdict in verdicts if isinstance(verdict, model.Redirect)), 0)
 
 

@@ -48,13 +48,10 @@ class Impediment(Cause):
     """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
-def impediments(ruleset: Ruleset, redirected: tuple[int, int] | None = None) -> tuple[Impediment, ...]:
-    """Return what keeps packets of a rule set from the proxy, in the namespace we are in.
-
-    ``redirected`` is the protocol and the port of those that are sent; they are those of TCP, if none are named.
-    """
+def impediments(ruleset: Ruleset, sent: tuple[int, int] | None = None) -> tuple[Impediment, ...]:
+    """Return what keeps packets of a rule set from the proxy here: of TCP, or of those sent to a protocol and port."""
     with open_rtnetlink() as rtnetlink:
-        impeding = [*_loopback_impediments(rtnetlink, ruleset, redirected or (IPPROTO_TCP, outbound_port(ruleset)))]
+        impeding = [*_loopback_impediments(rtnetlink, ruleset, sent or (IPPROTO_TCP, outbound_port(ruleset)))]
         for policy in ruleset.policy_routes:
             impeding += (*_preceding_rules(rtnetlink, policy), *_diverting_routes(rtnetlink, policy))
         if ruleset.policy_routes:
@@ -62,9 +59,7 @@ def impediments(ruleset: Ruleset, redirected: tuple[int, int] | None = None) -> 
     return tuple(impeding)
 
 
-def _loopback_impediments(
-    rtnetlink: NetlinkSocket, ruleset: Ruleset, redirected: tuple[int, int]
-) -> Iterator[Impediment]:
+def _loopback_impediments(rtnetlink: NetlinkSocket, ruleset: Ruleset, sent: tuple[int, int]) -> Iterator[Impediment]:
     """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c).
 
     From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
@@ -74,12 +69,10 @@ def _loopback_impediments(
         return
     for family in ruleset.families:
         loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
-        needed: dict[Direction, tuple[Network, int, int]] = {"outbound": (loopback, *redirected)}
+        needed: dict[Direction, tuple[Network, int, int]] = {"outbound": (loopback, *sent)}
         if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
             needed["inbound"] = source, IPPROTO_TCP, 0
-        lost = {
-            direction: end for direction, (end, *by) in needed.items() if not _leads_to_lo(rtnetlink, end.shown, *by)
-        }
+        lost = {way: end for way, (end, *by) in needed.items() if not _leads_to_lo(rtnetlink, end.shown, *by)}
         if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(rtnetlink, IPV6))):
             continue  # a pod without a global address of IPv6 mostly lacks ::1, too
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import MarkRoute, mark_routes
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
 from capture.netlink.interfaces import (
@@ -52,11 +52,10 @@ def read_pod_network() -> PodNetwork:
         all_addresses = read_addresses(rtnetlink)
         families = dict.fromkeys(each.address.family for each in all_addresses)
         default_routes = [outgoing_route(rtnetlink, FAMILY_NUMBERS[family]).interface for family in families]
-        outer = [link.index for link in all_links.values() if not link.is_loopback]
-        single = outer[0] if len(outer) == 1 else 0
+        links = {index: link for index, link in all_links.items() if not link.is_loopback}
+        single = next(iter(links)) if len(links) == 1 else 0
         answered = tuple(family for family in families if single and _all_leaves_by(single, rtnetlink, family))
         by_marks = tuple(_read_mark_routes(rtnetlink, {index: link.name for index, link in all_links.items()}))
-    links = {index: link for index, link in all_links.items() if not link.is_loopback}
     own = tuple(each.address for each in all_addresses if each.interface in links)
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
@@ -105,20 +104,17 @@ def lost_by_routing(
     multicast, which no look-up refuses (ip6_rcv_core). ``port`` is where it arrives, and user ``uid`` answers it.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
-    client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
+    client, pod = (end.shown if end else "" for end in (packet.source, packet.destination))
     with open_rtnetlink() as rtnetlink:
         index = next((link.index for link in read_links(rtnetlink) if link.name == packet.in_interface), 0)
         listed = read_addresses(rtnetlink, FAMILY_NUMBERS[packet.family])
-        own = [address_text(packet.family, each.address.first) for each in listed if each.interface == index]
+        own = [each.address.shown for each in listed if each.interface == index]
         if is_redirected and index and not own:
             return "interface"
         target = own[0] if is_redirected and own else pod
         protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, port)
-        kinds = [
-            look_up_route(rtnetlink, target, protocol, ports, client, mark, incoming=index).kind
-            for mark in marks
-            if index and client
-        ]
+        marks = marks if index and client else ()
+        kinds = [look_up_route(rtnetlink, target, protocol, ports, client, each, incoming=index).kind for each in marks]
         answer = look_up_route(rtnetlink, client, protocol, ports[::-1], target, uid=uid) if client else None
     if answer is None or packet.source is None:
         return ""
@@ -139,11 +135,6 @@ def refuses_user(packet: Packet, uid: int) -> bool:
     return not _is_lost(sent) and _is_lost(sent.replace(uid=uid))
 
 
-def refuses_call(packet: Packet) -> bool:
-    """Return whether routing refuses the proxy's call to the app, which is to leave by lo, from any of its ports."""
-    return with_route(packet.replace(out_interface=None, source=None, source_port=None)).out_interface == NO_ROUTE
-
-
 def _is_lost(sent: Packet) -> bool:
     return with_route(sent).out_interface == NO_ROUTE or refusing_route(sent) == TO_LO
 
@@ -155,10 +146,10 @@ def silent_next_hop(packet: Packet) -> tuple[str, int]:
     """
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet)
-        next_hop = route.gateway or address_text(packet.family, packet.destination.first)
+        next_hop = route.gateway or packet.destination.shown
         family, packed = pack_address(next_hop)
-        neighbour = read_neighbours(rtnetlink, family, route.interface).get(packed)
-    return (next_hop, neighbour.seconds) if neighbour and neighbour.state & NUD_UNANSWERED else ("", 0)
+        state, seconds = read_neighbours(rtnetlink, family, route.interface).get(packed, (0, 0))
+    return next_hop if state & NUD_UNANSWERED else "", seconds
 
 
 def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
@@ -170,7 +161,7 @@ def knows_neighbour(interface: str, *, is_confirmed: bool) -> bool:
     with open_rtnetlink() as rtnetlink:
         indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
         neighbours = [read_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], index).values() for index in indexes]
-    return any(each.state & states for known in neighbours for each in known)
+    return any(state & states for known in neighbours for state, _ in known)
 
 
 def with_route(packet: Packet) -> Packet:
@@ -179,7 +170,7 @@ def with_route(packet: Packet) -> Packet:
         return packet
     if not packet.destination.first:  # connect() takes any address for loopback
         packet = packet.replace(destination=LOOPBACK_ADDRESSES[packet.family])
-    source = address_text(packet.family, packet.source.first) if packet.source else ""
+    source = packet.source.shown if packet.source else ""
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet, source)
         chosen = source or route.source
@@ -198,13 +189,12 @@ def refusing_route(packet: Packet) -> str:
     """
     with open_rtnetlink() as rtnetlink:
         route = _look_up_route(rtnetlink, packet)
-        source = address_text(packet.family, packet.source.first) if packet.source else ""
+        source = packet.source.shown if packet.source else ""
         is_own = not source or look_up_route(rtnetlink, source, PROTOCOL_NUMBERS[packet.protocol]).kind == RTN_LOCAL
     refusal = (REFUSING_KINDS | GROUP_KINDS).get(route.kind, TO_LO if _ends_at_lo(route) else "")
     return refusal or ("" if is_own else NOT_OWN)
 
 
 def _look_up_route(rtnetlink: NetlinkSocket, packet: Packet, source: str = "") -> Route:
-    destination = address_text(packet.family, packet.destination.first)
     protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
-    return look_up_route(rtnetlink, destination, protocol, ports, source, packet.mark, packet.uid)
+    return look_up_route(rtnetlink, packet.destination.shown, protocol, ports, source, packet.mark, packet.uid)
