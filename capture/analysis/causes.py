@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from capture.analysis.base_chains import Situation, source_translations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import cause
-from capture.analysis.meaning import is_in_spans, rejects
+from capture.analysis.meaning import effective_verdict, is_in_spans, modelled_matches, rejects
 from capture.analysis.outcome import DNS, PROXY_INBOUND, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.analysis.replies import handing_over, is_own_step, marking_step, untracked_text, untracking_step
@@ -22,9 +23,10 @@ from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECT_REASON
+from capture.model.foreign import TranslateSource
 from capture.model.location import Cause, Location
 from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import MANGLE, NAT, TABLES, Drop, Redirect, Rule
+from capture.model.ruleset import MANGLE, NAT, POSTROUTING, TABLES, Drop, OutInterface, Redirect, Rule
 
 TextOf = Callable[[Rule, Family], str]
 
@@ -175,6 +177,18 @@ def mark_cause(traced: Trace, text_of: TextOf) -> Cause | None:
     step = marking_step(traced)
     rule = step and (step.rule.why or text_of(step.rule, traced.packet.family))
     return cause("foreign-rule", "mark", where=step.location, rule=rule) if step else None
+
+
+def source_notes(situation: Situation, text_of: TextOf, leaving: Trace | None = None) -> Iterator[Cause]:
+    """Yield a note on each foreign rule that gives what leaves the pod, or one packet, the source of another host."""
+    for base in situation.other_chains:
+        for rule in source_translations(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
+            translated, network, family = effective_verdict(rule), situation.network, base.families[0]
+            matches = modelled_matches(rule.matches, family, network)
+            is_met = rule in [step.rule for step in leaving.path] if leaving else OutInterface(LOOPBACK) not in matches
+            address = translated.address if isinstance(translated, TranslateSource) else None
+            if is_met and address is not None and not network.is_local(address):
+                yield cause("source-translated", where=base.table, rule=rule.why or text_of(rule, family))
 
 
 def drop_of_connection(traced: Trace, text_of: TextOf, subject: str = "the packet") -> Cause:

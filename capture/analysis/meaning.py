@@ -230,14 +230,19 @@ def holds_for_protocol(test: model.Match | None, protocol: model.ProtocolName, p
 
 
 def holds_in_state(
-    test: model.Match | None, state: str, *, flags: int | None = None, is_translated: bool | None
+    test: model.Match | None,
+    state: str,
+    *,
+    flags: int | None = None,
+    is_translated: bool | None,
+    is_reply: bool | None = None,
 ) -> bool | None:
     """Return whether a test of TCP's flags, or of a connection, holds for all packets in a state, or for none.
 
     None is where neither is certain. Known flags are tested alone. ``is_translated`` is whether nat has translated the
     packets, None before connection tracking. A later packet may be a reply, and of a translated connection, unless nat
-    has translated this one. Without a connection nothing holds but the state (conntrack_mt in xt_conntrack.c,
-    nft_ct_get_eval in nft_ct.c).
+    has translated this one, or ``is_reply`` is known. Without a connection nothing holds but the state (conntrack_mt
+    in xt_conntrack.c, nft_ct_get_eval in nft_ct.c).
     """
     if isinstance(test, TcpFlags):
         possible = FLAGS_BY_STATE.get(state, ()) if flags is None else (flags,)
@@ -245,11 +250,11 @@ def holds_in_state(
         return answers.pop() if len(answers) == 1 else None
     if is_translated is None:
         return None
-    is_known = is_translated or state != "ESTABLISHED"
+    is_known = is_translated or state != "ESTABLISHED" or is_reply is not None
     is_missing = state in ("INVALID", "UNTRACKED")
     match test:
-        case ConnectionDirection(is_reply):
-            return (not is_reply and not is_missing) if is_known else None
+        case ConnectionDirection(of_replies):
+            return (bool(is_reply) == of_replies and not is_missing) if is_known else None
         case TranslatedConnection(negated):
             return (is_translated != negated and not is_missing) if is_known else None
         case States(names, negated):
@@ -263,4 +268,4 @@ def holds_in_state(
 def _foreign_test_holds(test: model.Match | None, packet: Packet, *, is_translated: bool | None) -> bool | None:
     if isinstance(test, Protocols | IcmpType):
         return holds_for_protocol(test, packet.protocol, packet.port)
-    return holds_in_state(test, packet.state, flags=packet.flags, is_translated=is_translated)
+    return holds_in_state(test, packet.state, flags=packet.flags, is_translated=is_translated, is_reply=packet.is_reply)

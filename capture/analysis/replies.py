@@ -45,6 +45,7 @@ def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Pac
         connection_mark=traced.connection_mark,
         state="ESTABLISHED",
         is_reply=True,
+        is_translated=_is_mapped(traced),
     )
     is_of_proxy = traced.outcome in TO_PROXY
     called = LOOPBACK_ADDRESSES[packet.family] if is_of_proxy and not packet.in_interface else packet.destination
@@ -58,6 +59,11 @@ def replies(traced: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Pac
     else:
         yield owner.replace(out_interface=LOOPBACK)
         yield back.replace(source=packet.destination, source_port=packet.port, in_interface=LOOPBACK)
+
+
+def _is_mapped(traced: Trace) -> bool:
+    """Return whether nat has changed where a connection goes."""
+    return traced.translated is not None or (traced.outcome not in ("direct", "dropped") and not traced.transparent)
 
 
 def replies_on_way(traced: Trace, situation: Situation, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
@@ -157,14 +163,15 @@ def _untracked_replies(reply: Packet) -> Iterator[Packet]:
 def lost_later_packets(traced: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
     """Yield how later packets and replies of a connection to the proxy, or to the app, are dropped, or may be."""
     mark = traced.packet.mark
-    for packet in (traced.packet.replace(state="ESTABLISHED"), *replies_of_receiver(traced, situation, owner)):
+    later_packet = traced.packet.replace(state="ESTABLISHED", is_reply=False, is_translated=_is_mapped(traced))
+    for packet in (later_packet, *replies_of_receiver(traced, situation, owner)):
         later = trace_with_flags(
             packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
         )
         mark = later.mark  # which a reply keeps over lo
         is_lost = later.outcome == "dropped" or not (later.transparent or untracking_step(later) is None)
         is_lost |= later.reroute is not None  # to where the client need not be
-        is_lost |= packet.is_reply and later.outcome in TO_PROXY  # whose socket is not transparent
+        is_lost |= later.outcome in TO_PROXY and bool(packet.is_reply)  # whose socket is not transparent
         if is_lost or not later.is_certain:
             yield later
 

@@ -26,7 +26,8 @@ class Packet(Value):
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
     with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. A reply goes back to
     where the connection came from: nat leaves it. ``port`` is the type of ICMPv6. ``flags`` are TCP's (RFC 9293 3.1);
-    None for any that a packet in its state has. ``is_translated`` is whether nat has changed where it goes.
+    None for any that a packet in its state has. ``is_translated`` is whether nat has changed where it goes; of a later
+    packet of which it is known whether it ``is_reply``, whether nat has changed where its connection goes.
     """
 
     protocol: ProtocolName
@@ -41,7 +42,7 @@ class Packet(Value):
     mark: int = 0
     connection_mark: int = 0
     state: str = "NEW"
-    is_reply: bool = False
+    is_reply: bool | None = None
     flags: int | None = None
     is_translated: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from capture.analysis.base_chains import Situation, source_translations
+from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import proxy_owner
 from capture.analysis.cause_text import cause
 from capture.analysis.causes import (
@@ -13,6 +13,7 @@ from capture.analysis.causes import (
     drop_of_connection,
     mark_cause,
     missing_rule_cause,
+    source_notes,
     untracked_cause,
 )
 from capture.analysis.foreign_effects import DISCOVERY
@@ -46,7 +47,6 @@ from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
-from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, policy_for, read_policies
 from capture.operations.comparison import reject_fault
@@ -105,7 +105,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     if not traced.is_certain:
         yield _unjudged_cause(traced)
     yield from unreached_app_notes(traced, connection.pod.facts)
-    yield from _way_back_notes(traced.packet) if connection.is_inbound else source_notes(connection.pod.situation)
+    yield from _way_back_notes(traced.packet) if connection.is_inbound else _source_notes_on(connection)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
     yield from link_causes(traced, are_recent=False)
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
@@ -294,11 +294,10 @@ def unrouted_proxy_causes(traced: Trace, pod: ExaminedPod) -> Iterator[Cause]:
         yield from filter(None, (arrival_cause(trace_whole_path(each, pod.situation)) for each in came))
 
 
-def source_notes(situation: Situation) -> Iterator[Cause]:
-    """Yield a note on each foreign rule that gives what leaves the pod another source: answers come to that one."""
-    for base in situation.other_chains:
-        for rule in source_translations(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
-            yield cause("source-translated", where=base.table, rule=rule.why or shown_rule(rule, base.families[0]))
+def _source_notes_on(connection: Connection) -> Iterator[Cause]:
+    situation, owner = connection.pod.situation, connection.owner
+    sent_on = onward_packet(connection.traced, *owner) if owner else None
+    yield from source_notes(situation, shown_rule, live_trace(sent_on, situation) if sent_on else connection.traced)
 
 
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:

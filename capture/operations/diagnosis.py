@@ -19,7 +19,7 @@ from functools import cache, partial
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_remedy, remedy_without_record
-from capture.analysis.causes import drop_cause
+from capture.analysis.causes import drop_cause, source_notes
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -51,7 +51,6 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
-    source_notes,
 )
 from capture.operations.drift_causes import drift_causes, unjudged_notes
 from capture.operations.exclusions import (
@@ -218,7 +217,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
             else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
-        *source_notes(pod.situation),
+        *source_notes(pod.situation, shown_rule),
         *(note for each in traces for note in link_causes(each, are_recent=False)),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),

@@ -138,8 +138,8 @@ def returns(*matches: Match, family: Family | None = None) -> Rule:
     return Rule(Return(), matches, family)
 
 
-def does(verdict: Verdict, *matches: Match) -> Rule:
-    return Rule(verdict, matches)
+def does(verdict: Verdict, *matches: Match, family: Family | None = None) -> Rule:
+    return Rule(verdict, matches, family)
 
 
 FORMS = {
@@ -205,7 +205,7 @@ FORMS = {
     "limit rate 5/second return": returns(SOME_MATCH),
     "goto other": does(SOME_VERDICT),
     "reject": does(SOME_VERDICT),
-    "meta l4proto tcp dnat ip to 1.2.3.4:80": does(SOME_VERDICT, TCP),
+    "meta l4proto tcp dnat ip to 1.2.3.4:80": does(SOME_VERDICT, TCP, family=IPV4),
     "redirect": does(SOME_VERDICT),
     "meta l4proto tcp redirect to :15001-15002": does(SOME_VERDICT, TCP),
     "notrack": does(SOME_VERDICT),

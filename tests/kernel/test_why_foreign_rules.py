@@ -123,6 +123,11 @@ LOST = {
     INPUT % "iif eth0 tcp sport 80": ("out", "drops answers to what the proxy sends on: "),
     INPUT % "tcp dport 15001 tcp flags & psh == psh": ("out", "drops what goes to port 15001: "),
     INPUT.replace("input", "output") % "tcp sport 15006 ct state established": ("in", "drops answers to captured tr"),
+    INPUT.replace("input", "output") % "tcp sport 15006 ct direction reply": (
+        "in",
+        "drops answers to captured traffic",
+    ),
+    INPUT % "iif lo ct status dnat tcp dport 15001": ("out", "drops what goes to port 15001: "),
     INPUT % "tcp dport { 15001, 15006 }": ("in", "drops what goes to ports 15001 and 15006: "),
 }
 

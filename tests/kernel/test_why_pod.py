@@ -134,6 +134,9 @@ def test_doctor_names_ipsec_policies_also_where_nothing_is_applied(pod_pair: Pod
     }
 
 
+AT_POSTROUTING = "chain p { type nat hook postrouting priority 99;"
+
+
 def test_another_source_of_what_leaves_the_pod_is_a_note(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
@@ -141,8 +144,10 @@ def test_another_source_of_what_leaves_the_pod_is_a_note(pod_pair: PodPair) -> N
     one_proxy(pod)
     operations.apply(given(""), pod.path)
     assert pod.client(uid=1337, gid=1337).connect(ELSEWHERE, 80).label == "world"
-    pod.run(["nft", "table ip t { chain p { type nat hook postrouting priority 99; oif eth0 snat to 10.88.99.9; }; }"])
+    pod.run(["nft", f"table ip l {{ {AT_POSTROUTING} oif lo tcp dport 15001 snat to 127.0.0.1:100-200; }}; }}"])
+    pod.run(["nft", f"table ip t {{ {AT_POSTROUTING} oif eth0 snat to 10.88.99.9; }}; }}"])
 
+    assert why(pod, packet(BrokenPod("", goes="out6"), pod_pair)).notes == ()  # the rules are for IPv4
     for sent in (None, packet(BrokenPod(""), pod_pair)):
         found = why(pod, sent)
         assert (found.causes, [note.kind for note in found.notes]) == ((), ["source-translated"])

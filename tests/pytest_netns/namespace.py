@@ -16,7 +16,6 @@ from typing import ParamSpec, Self, TypeVar
 
 from pyroute2 import IPRoute
 
-from pytest_netns import links
 from pytest_netns.client import Client
 from pytest_netns.kernel import has_listener, in_namespace, open_new, open_new_of
 from pytest_netns.listener import Listener
@@ -24,6 +23,8 @@ from pytest_netns.process import CommandError, Process, command_line
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+IFA_F_NODAD = 0x02  # linux/if_addr.h
 
 
 class Namespace:
@@ -115,7 +116,7 @@ class Namespace:
         supplementary groups are cleared. ``reads_everything`` lets a user read what only root
         may (CAP_DAC_READ_SEARCH), which a program needs that lies in a private checkout. Raises
         ``CommandError`` for an exit status other than 0 (unless ``check`` is off) and
-        ``subprocess.TimeoutExpired`` after ``timeout`` seconds. When pytest is killed it goes on to its end.
+        ``subprocess.TimeoutExpired`` after ``timeout`` seconds.
         """
         __tracebackhide__ = True  # pytest shows the line of the test
         words = command_line(command, uid, gid, reads_everything=reads_everything)
@@ -143,7 +144,7 @@ class Namespace:
 
         Users as for ``run``. It is stopped with the namespace, and killed when pytest is.
         """
-        words = command_line(command, uid, gid, reads_everything=reads_everything, ends_with_us=True)
+        words = command_line(command, uid, gid, reads_everything=reads_everything)
         process = Process(self, command, words, env=env, cwd=cwd)
         self._open.append(process)
         for port in ports:
@@ -195,7 +196,7 @@ class Namespace:
 
     def set_up(self, interface: str) -> None:
         """Set an interface up."""
-        self.call(links.set_up, interface)
+        self.route.link("set", index=self.index_of(interface), state="up")
 
     def ip(self, *lines: str) -> str:
         """Run lines of ``ip -batch`` in one process: ``ip("link set eth0 up", "route show table all")``.
@@ -217,7 +218,8 @@ class Namespace:
     def add_address(self, address: str, interface: str = "eth0") -> None:
         """Add an address with its prefix length, such as ``10.1.2.3/24``; IPv6 is usable at once."""
         host, _, prefix = address.partition("/")
-        self.call(links.add_address, host, int(prefix), interface)
+        flags = IFA_F_NODAD if ":" in host else 0
+        self.route.addr("add", index=self.index_of(interface), address=host, prefixlen=int(prefix), flags=flags)
 
     def own_every_address(self) -> None:
         """Take every address that is not routed elsewhere for this namespace's own.
@@ -286,7 +288,7 @@ class Pod(Namespace):
         """Make the other pod the default route of every family both have."""
         for own, other in ((self.ipv4, gateway.ipv4), (self.ipv6, gateway.ipv6)):
             if own and other:
-                self.call(links.add_default_route, other)
+                self.route.route("add", dst="default", gateway=other)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -302,7 +304,8 @@ class PodPair:
 
 def make_veth(left: Namespace, right: Namespace, left_name: str = "eth0", right_name: str = "eth0") -> None:
     """Join two namespaces by a veth pair and set both ends up."""
-    left.call(links.add_veth, left_name, right_name, right.descriptor)
+    peer = {"ifname": right_name, "net_ns_fd": right.descriptor}
+    left.route.link("add", ifname=left_name, kind="veth", peer=peer)
     for end, name in ((left, left_name), (right, right_name)):
         # A lost question for a neighbour is sent again while a client waits for its one datagram (1 s).
         for family in ("ipv4", "ipv6"):

@@ -28,28 +28,20 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns-spawner")
 
 
 def command_line(
-    command: Sequence[str | os.PathLike[str]],
-    uid: int | None,
-    gid: int | None,
-    *,
-    reads_everything: bool,
-    ends_with_us: bool = False,
+    command: Sequence[str | os.PathLike[str]], uid: int | None, gid: int | None, *, reads_everything: bool
 ) -> list[str]:
-    """Return the command as one that setpriv(1) runs as the user; raise FileNotFoundError for no such program.
-
-    Nothing waits for a program in the background: with ``ends_with_us`` the kernel kills it when its parent ends.
-    """
+    """Return the command as one that setpriv(1) runs as the user; raise FileNotFoundError for no such program."""
     words = [os.fspath(word) for word in command]
     if shutil.which(words[0]) is None:
         raise FileNotFoundError(errno.ENOENT, "no such program", words[0])
-    options = ["--pdeathsig", "KILL"] if ends_with_us else []
+    prefix = ["setpriv", "--pdeathsig", "KILL"]
     if uid is not None:
-        options += ["--reuid", str(uid), "--regid", str(uid if gid is None else gid), "--clear-groups"]
+        prefix += ["--reuid", str(uid), "--regid", str(uid if gid is None else gid), "--clear-groups"]
         if reads_everything:
-            options += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+            prefix += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     elif gid is not None:
-        options += ["--regid", str(gid), "--clear-groups"]
-    return ["setpriv", *options, "--", *words] if options else words
+        prefix += ["--regid", str(gid), "--clear-groups"]
+    return [*prefix, "--", *words]
 
 
 class Process:

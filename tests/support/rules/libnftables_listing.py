@@ -21,6 +21,7 @@ from capture.backends.nf_tables.native import (
     FIELD_SIZES,
     IIFNAME,
     MARK,
+    NFPROTO,
     OIFNAME,
     Among,
     Masked,
@@ -139,6 +140,8 @@ def _parse_rule(rule: Object, sets: Sets) -> NativeRule:
         elif kind in FILTERS and not actions:
             conditions.append(UnknownMatch(json.dumps(statement)))
         else:
+            if kind in ("dnat", "snat") and "family" in parts:
+                conditions.append(Among(NFPROTO, (_parse_range(NFPROTO, FAMILIES[parts["family"]]),)))
             actions.append(_parse_action(statement))
     return NativeRule(tuple(conditions), tuple(actions), counters, rule.get("comment", ""))
 
@@ -270,11 +273,11 @@ def _only(parts: object, **keys: type) -> bool:
 
 def _parse_proxy(parts: Object) -> Verdict | None:
     without_family = {key: value for key, value in parts.items() if key != "family"}
-    family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
+    family = FAMILIES.get(parts.get("family", ""))
     return TproxyStatement(parts["port"], family) if _only(without_family, port=int) else None
 
 
-FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}
+FAMILIES: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}
 
 
 def _parse_mangle(parts: Object) -> Verdict | None:
