@@ -183,13 +183,12 @@ def _verified_by_effects(
     foreign = tuple(chain for chain in other_chains if not chain.is_of_capture)
     around = Situation(desired, foreign, choice.backend == "nftables", read_pod_network())
     judged = judge(around, live, has_reference=has_reference, recorded=recorded)
-    judgement: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
     second_sets = []
     for other in (live_set.choice for live_set in live_sets if live_set.choice.place != choice.place):
         of_set = tuple(chain for chain in other_chains if chain.is_of_capture and chain.place == other.place)
         second_sets.append(SecondSet(other, second_set_effect(around.replace(other_chains=of_set))))
-    judgement |= {"doubts": (*unread, *judged.doubts), "second_sets": tuple(second_sets)}
-    return verified.replace(**judgement)
+    judgement: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
+    return verified.replace(**judgement | {"doubts": (*unread, *judged.doubts), "second_sets": tuple(second_sets)})
 
 
 def dump(namespace: Namespace = None) -> Dumped:
