@@ -338,7 +338,7 @@ CAUSE_TEXTS: dict[tuple[str, str], str] = {
         what listens on {port} runs with {group}, and TPROXY leaves out group {groups}: its calls are captured again
         Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
     ("proxy-wrong-user", "root"): f"""\
-        the proxy on {{port}} runs as user {{uid}}, whose calls to the app are captured under TPROXY: connections hang
+        the proxy on {{port}} runs as user {{uid}}, whose calls to the app are captured under TPROXY: connections fail
         {RUN_AS_ROOT}""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})

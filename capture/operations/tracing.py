@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
@@ -88,16 +88,27 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
 
 def _with_impediments(traced: Trace, situation: Situation) -> Trace:
     """Return the trace with what loses a packet that is redirected over ``lo`` or comes in, or the answers to it."""
-    packet = traced.packet
+    return traced.replace(impediments=next(filter(None, _impediments(traced, situation)), ()))
+
+
+def _impediments(traced: Trace, situation: Situation) -> Iterator[tuple[str, ...]]:
+    """Yield impediments, each time those that what was yielded before may bring about."""
+    if lost := arrival_cause(traced):
+        yield (lost.message,)
+    yield _impediments_of_lo(traced)
     owner = proxy_owner_by_rules(situation.ruleset)
-    if lost := arrival_cause(traced) or answers_cause(traced, owner[0] if owner else None):
-        return traced.replace(impediments=(lost.message,))
+    if lost := answers_cause(traced, owner[0] if owner else None):
+        yield (lost.message,)
     if traced.lost_reply is not None:
-        return traced.replace(impediments=(loss_text(traced.lost_reply),))
+        yield (loss_text(traced.lost_reply),)
+
+
+def _impediments_of_lo(traced: Trace) -> tuple[str, ...]:
+    packet = traced.packet
     if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
-        return traced
+        return ()
     impeding = impediments(Ruleset(FAMILIES, ()), (PROTOCOL_NUMBERS[packet.protocol], traced.port))
-    return traced.replace(impediments=tuple(each.message for each in impeding if each.family in (None, packet.family)))
+    return tuple(each.message for each in impeding if each.family in (None, packet.family))
 
 
 def arrival_cause(traced: Trace) -> Cause | None:

@@ -316,7 +316,7 @@ BROKEN: dict[str, BrokenPod] = {
         transparent=True,
         has_traffic=False,  # the listener of this test does not call the app, as a proxy would
         is_of_pod=True,
-        message="runs as user 1337, whose calls to the app are captured under TPROXY: connections hang",
+        message="runs as user 1337, whose calls to the app are captured under TPROXY: connections fail",
     ),
     "a proxy that is not root has no listener of TPROXY": BrokenPod(
         "not-listening", TPROXY, goes="in", ports=(15001,), is_of_pod=True, message="the proxy is not root, as TPROXY"
