@@ -143,7 +143,7 @@ def _unjudged_cause(traced: Trace) -> Cause:
 
 
 def _rule_text(step: Step) -> str:
-    return step.rule.why or shown_rule(step.rule, step.family or IPV4)
+    return shown_rule(step.rule, step.family or IPV4)
 
 
 def _second_set_cause(step: Step) -> Cause | None:
@@ -362,7 +362,7 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
 
 def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step, subject: str) -> Cause:
     where, by, name = step.location, route.words, sent.interface
-    rule = step.rule.why or shown_rule(step.rule, sent.packet.family)
+    rule = _rule_text(step)
     return cause(
         "foreign-rule", "elsewhere", where=where, rule=rule, mark=sent.mark, route=by, name=name, subject=subject
     )
