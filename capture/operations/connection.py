@@ -41,7 +41,7 @@ from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, IPV6, Network
+from capture.model.addresses import IPV4, IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
@@ -341,9 +341,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif traced.transparent and answers and answers[0].outcome != "dropped" and answers[0].mark != sent.connection_mark:
         yield from filter(None, [mark_cause(answers[0], shown_rule) or drift_cause(answers[0], verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
-        destination = f"{(sent.address or packet.destination).shown} port {sent.port}"
-        by_second_set = _second_set_cause(sent.step) if sent.step else None
-        yield by_second_set or cause("nat-first", "sent on", where=sent.location, to=destination)
+        yield _diverted_cause(sent, verify)
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
@@ -352,6 +350,17 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         yield from lost[:1] or [_unjudged_cause(each, verify) for each in doubtful]
         marked = (each for each in answers if pod.capture.is_transparent and each.is_marked and not is_over_lo)
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in marked])
+
+
+def _diverted_cause(sent: Trace, verify: Callable[[], Verified]) -> Cause:
+    """Return which rule sends a call of the proxy to the app elsewhere: to another end, or to the proxy again."""
+    step, case = sent.step, "circle" if sent.outcome in TO_PROXY else ""
+    own = _second_set_cause(step) if step else None
+    if own is None and step is not None and is_own_step(step):
+        own = drift_cause(sent, verify(), case, uid=sent.packet.uid)
+    called = sent.packet.destination if sent.outcome == "direct" else LOOPBACK_ADDRESSES[sent.packet.family]
+    destination = f"{(sent.address or called).shown} port {sent.port}"
+    return own or cause("nat-first", "sent on", where=sent.location, to=destination)
 
 
 def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:

@@ -59,6 +59,16 @@ def test_other_rules_make_up_for_one_if_they_do_so_for_all_its_packets(pod_pair:
     ("backend", "breaks", "told"),
     [
         (
+            "iptables",
+            "iptables -t nat -I ISTIO-OUTPUT -j ISTIO-REDIRECT",
+            ": `-j ISTIO-REDIRECT` was not applied",
+        ),
+        (
+            "iptables",
+            "iptables -t nat -I ISTIO-OUTPUT -p tcp -j DNAT --to-destination 192.0.2.1:9",
+            "a rule that was not applied decides on the connection: -p tcp -j DNAT",
+        ),
+        (
             "nftables",
             f"{NATIVE % 'insert rule'} ISTIO-OUTPUT limit rate 1/second return",
             "a rule that was not applied decides on the connection: limit rate 1/second",
