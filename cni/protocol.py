@@ -370,7 +370,9 @@ def _unknown_command(command: str) -> CniError:
             "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
             "To put it into a node's network configuration, run `capture cni install`.",
         )
-    problem = f"CNI_COMMAND: invalid value {shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
+    *commands, last = SINCE_VERSION
+    expected = f"{', '.join(commands)} or {last}"
+    problem = f"CNI_COMMAND: invalid value {shortened(command, 40)!r}: expected {expected}"
     return CniError(INVALID_ENVIRONMENT, problem)
 
 

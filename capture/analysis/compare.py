@@ -181,7 +181,7 @@ def is_applied(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False
     """
     if not live.tables:
         return False
-    changes = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
+    changes = [each for each in differences(desired, live) if writes_policies or each.kind != "policy"]
     return desired.has_comments == live.has_comments and not changes
 
 

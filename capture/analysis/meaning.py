@@ -266,6 +266,7 @@ def holds_in_state(
 
 
 def _foreign_test_holds(test: model.Match | None, packet: Packet, *, is_translated: bool | None) -> bool | None:
-    if isinstance(test, Protocols | IcmpType):
-        return holds_for_protocol(test, packet.protocol, packet.port)
+    of_protocol = holds_for_protocol(test, packet.protocol, packet.port)
+    if of_protocol is not None:
+        return of_protocol
     return holds_in_state(test, packet.state, flags=packet.flags, is_translated=is_translated, is_reply=packet.is_reply)

@@ -41,7 +41,7 @@ from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, IPV6, Network
+from capture.model.addresses import IPV4, IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
@@ -103,7 +103,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
     traced = connection.traced
     if not traced.is_certain:
-        yield _unjudged_cause(traced)
+        yield _unjudged_cause(traced, connection.verify)
     yield from unreached_app_notes(traced, connection.pod.facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else _source_notes_on(connection)
     yield from _too_big_notes(traced.packet, connection.pod.situation)
@@ -134,16 +134,17 @@ def _way_back_notes(packet: Packet) -> Iterator[Cause]:
         yield cause("no-route", "way back", where=name, name=name, came=packet.in_interface)
 
 
-def _unjudged_cause(traced: Trace) -> Cause:
-    """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
+def _unjudged_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
+    """Return which rule on the way of a packet cannot be judged, or that it is one of ours, or of a second set."""
     step = next(step for step in traced.path if not step.is_certain)
-    if second_set := _second_set_cause(step):
-        return second_set
-    return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=_rule_text(step))
+    own = _second_set_cause(step) or (drift_cause(traced, verify()) if is_own_step(step) else None)
+    return own or cause(
+        "unjudged", "" if traced.is_order_known else "order", where=step.location, rule=_rule_text(step)
+    )
 
 
 def _rule_text(step: Step) -> str:
-    return step.rule.why or shown_rule(step.rule, step.family or IPV4)
+    return shown_rule(step.rule, step.family or IPV4)
 
 
 def _second_set_cause(step: Step) -> Cause | None:
@@ -174,7 +175,7 @@ def _later_causes(connection: Connection) -> Iterator[Cause]:
     certain = (each for each in following if each.is_certain)
     later, answers = OF_CAPTURED if connection.is_usual else ("its later packets", "its answers")
     lost = [_loss_cause(each, answers if each.packet.is_reply else later) for each in certain]
-    yield from lost[:1] or map(_unjudged_cause, following)
+    yield from lost[:1] or (_unjudged_cause(each, connection.verify) for each in following)
 
 
 def _discovery_causes(connection: Connection) -> Iterable[Cause]:
@@ -220,14 +221,16 @@ def _rule_causes(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     traced = connection.traced
     if not traced.is_order_known:
-        yield from (each for each in (_unjudged_cause(traced),) if each.kind == "second-set")
+        yield from (each for each in (_unjudged_cause(traced, connection.verify),) if each.kind == "second-set")
         return
     complete = traced.packet.replace(source_port=traced.packet.source_port or EPHEMERAL_PORT)
     desired = trace_whole_path(complete, Situation(connection.pod.desired))
     causes = list(causes_of_connection(traced, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)
     is_diverted = desired.outcome in TO_PROXY and traced.outcome in ("direct", "redirected")
-    by_drift = drift_cause(traced, connection.verify()) if is_diverted or missing in causes else None
+    is_doubtful = any(is_own_step(step) and not step.is_certain for step in traced.path)
+    is_drift = is_diverted or is_doubtful or missing in causes
+    by_drift = drift_cause(traced, connection.verify()) if is_drift else None
     yield from (each for each in causes if by_drift is None or each != missing)
     if by_drift is not None:
         yield by_drift
@@ -338,16 +341,26 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
     elif traced.transparent and answers and answers[0].outcome != "dropped" and answers[0].mark != sent.connection_mark:
         yield from filter(None, [mark_cause(answers[0], shown_rule) or drift_cause(answers[0], verify(), "mark")])
     elif is_over_lo and sent.fate.replace(is_marked=False) != Fate("direct"):
-        destination = f"{(sent.address or packet.destination).shown} port {sent.port}"
-        by_second_set = _second_set_cause(sent.step) if sent.step else None
-        yield by_second_set or cause("nat-first", "sent on", where=sent.location, to=destination)
+        yield _diverted_cause(sent, verify)
     elif sent.outcome == "direct":
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
         lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.is_reply else SENT_ON) for loss in certain]
-        yield from lost[:1] or [_unjudged_cause(doubtful) for doubtful in (sent, *following) if not doubtful.is_certain]
+        doubtful = [each for each in (sent, *following) if not each.is_certain]
+        yield from lost[:1] or [_unjudged_cause(each, verify) for each in doubtful]
         marked = (each for each in answers if pod.capture.is_transparent and each.is_marked and not is_over_lo)
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in marked])
+
+
+def _diverted_cause(sent: Trace, verify: Callable[[], Verified]) -> Cause:
+    """Return which rule sends a call of the proxy to the app elsewhere: to another end, or to the proxy again."""
+    step, case = sent.step, "circle" if sent.outcome in TO_PROXY else ""
+    own = _second_set_cause(step) if step else None
+    if own is None and step is not None and is_own_step(step):
+        own = drift_cause(sent, verify(), case, uid=sent.packet.uid)
+    called = sent.packet.destination if sent.outcome == "direct" else LOOPBACK_ADDRESSES[sent.packet.family]
+    destination = f"{(sent.address or called).shown} port {sent.port}"
+    return own or cause("nat-first", "sent on", where=sent.location, to=destination)
 
 
 def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
@@ -362,7 +375,7 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
 
 def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step, subject: str) -> Cause:
     where, by, name = step.location, route.words, sent.interface
-    rule = step.rule.why or shown_rule(step.rule, sent.packet.family)
+    rule = _rule_text(step)
     return cause(
         "foreign-rule", "elsewhere", where=where, rule=rule, mark=sent.mark, route=by, name=name, subject=subject
     )

@@ -73,7 +73,9 @@ def _removal_command(rule: Location, choice: BackendChoice) -> str:
         kind, _, name = rule.table.partition(" ")
         return _deletion_by_handle(kind, name, rule.chain, rule.position)
     chain = load_driver(choice).read().chain(own, rule.chain)
-    numbers = [n for n, each in enumerate(chain.rules if chain else (), 1) if each.family in (None, rule.family)]
+    numbers = [
+        number for number, each in enumerate(chain.rules if chain else (), 1) if each.family in (None, rule.family)
+    ]
     position = dict(enumerate(numbers, 1)).get(rule.position, 0)
     return _deletion_by_handle("inet", NATIVE_TABLE_NAMES[own], BASE_CHAIN_NAMES.get(rule.chain, rule.chain), position)
 

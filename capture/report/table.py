@@ -60,7 +60,7 @@ def listed_chains(table: model.Table, family: Family) -> Iterator[ListedChain]:
         for rule in chain.rules_for(family):
             target = target_name(rule.verdict)
             references[target] = references.get(target, 0) + 1
-    chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
+    chains = [each for each in table.chains if each.name in references or is_of_family(each, table.name, family)]
     for chain in sorted(chains, key=lambda chain: _sort_key(chain, table.name)):
         rows = tuple(rule_row(rule, family) for rule in chain.rules_for(family))
         is_built_in = chain.name in model.BUILT_IN_CHAINS[table.name]

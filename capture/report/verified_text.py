@@ -58,6 +58,8 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     if verified.is_nothing_applied:
         return
     yield from (f"  {sentence}" for sentence in difference_lines(verified))
+    if verified.missing or any(each.kind in MEANINGS for each in verified.differences):
+        yield f"  {_reapply_text(verified)}"
     if not verified.has_reference and verified.conclusion != "no reference":
         yield VerdictLine(f"not judged: {_no_reference(verified)}")
     yield from (VerdictLine(f"not judged: {sentence}") for sentence in doubt_lines(verified))
@@ -103,11 +105,13 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from (need.message for need in verified.missing)
     yield from map(_second_set_text, verified.second_sets)
     yield from map(_foreign_text, verified.obstacles)
-    if verified.uncaptured:
-        from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record  # where something differs
+    yield from (f"{message}. {_reapply_text(verified)}" for message in verified.uncaptured)
 
-        remedy = REAPPLY_OR_RECREATE if verified.from_record else remedy_without_record(REAPPLY_OR_RECREATE)
-        yield from (f"{message}. {remedy}" for message in verified.uncaptured)
+
+def _reapply_text(verified: Verified) -> str:
+    from capture.analysis.cause_text import REAPPLY_OR_RECREATE, remedy_without_record  # where something differs
+
+    return REAPPLY_OR_RECREATE if verified.from_record else remedy_without_record(REAPPLY_OR_RECREATE)
 
 
 def doubt_lines(verified: Verified) -> Iterator[str]:

@@ -48,7 +48,9 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
     def leaving_marked(table: model.TableName, chain: model.Chain) -> model.Chain:
         if (table, chain.name) != (model.NAT, model.PREROUTING):
             return chain
-        rules = (r.replace(matches=(*r.matches, unmarked)) if r.verdict == jump else r for r in chain.rules)
+        rules = (
+            rule.replace(matches=(*rule.matches, unmarked)) if rule.verdict == jump else rule for rule in chain.rules
+        )
         return chain.replace(rules=tuple(rules))
 
     other_tables = (table for table in desired.tables if table.name != model.NAT)

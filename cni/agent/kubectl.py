@@ -27,8 +27,8 @@ CAPTURE_PROGRAM = "/usr/libexec/istio-capture/capture"
 """The program in the agent's image."""
 LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
 """Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
-UNCONFIGURED = "localhost:8080"
-"""Where kubectl looks for an API server if no kubeconfig names one."""
+UNREACHED = re.compile("localhost:8080|^Unable to connect to the server|^The connection to the server")
+"""kubectl's words for an API server that it cannot reach; without a kubeconfig it looks for one on this port."""
 CAPTURE_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b
@@ -120,7 +120,7 @@ class Kubectl:
             plain: dict[str, Any] = decode_json(done.stdout)
         except JsonError:
             message = kubectl_words(done.stderr) or "its output is not JSON"
-            remedy = "Name the cluster: --kubeconfig FILE or --context NAME." if UNCONFIGURED in message else ""
+            remedy = "Name the cluster: --kubeconfig FILE or --context NAME." if UNREACHED.search(message) else ""
             raise CaptureError(f"kubectl: {message}", remedy) from None
         if not isinstance(plain, dict):
             raise CaptureError("kubectl: its output is not an object of Kubernetes")

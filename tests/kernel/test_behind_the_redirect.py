@@ -419,7 +419,9 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, name: str, driv
         pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
 
     with pod.entered(), pod_read_once():
-        assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
+        traced = operations.trace_packet(ELSEWHERE, 80)
+        assert traced.outcome == OUTCOMES[expected]
+        assert traced.is_certain or not name.startswith("later fragments")
         inbound = {port: causes_of_inbound(served, port) for port in (80, 8080)}
         verified = operations.verify()
         assert verified.holds == (expected == "proxy" and not any(inbound.values())), inbound

@@ -55,6 +55,39 @@ def test_other_rules_make_up_for_one_if_they_do_so_for_all_its_packets(pod_pair:
     assert "make up for" not in message
 
 
+@pytest.mark.parametrize(
+    ("backend", "breaks", "told"),
+    [
+        (
+            "iptables",
+            "iptables -t nat -I ISTIO-OUTPUT -j ISTIO-REDIRECT",
+            ": `-j ISTIO-REDIRECT` was not applied",
+        ),
+        (
+            "iptables",
+            "iptables -t nat -I ISTIO-OUTPUT -p tcp -j DNAT --to-destination 192.0.2.1:9",
+            "a rule that was not applied decides on the connection: -p tcp -j DNAT",
+        ),
+        (
+            "nftables",
+            f"{NATIVE % 'insert rule'} ISTIO-OUTPUT limit rate 1/second return",
+            "a rule that was not applied decides on the connection: limit rate 1/second",
+        ),
+    ],
+)
+def test_no_rule_of_our_own_chains_is_called_foreign(pod_pair: PodPair, backend: str, breaks: str, told: str) -> None:
+    pod, _ = pod_pair
+    one_proxy(pod)
+    operations.apply(given(f"--backend {backend}"), pod.path)
+    pod.run(shlex.split(breaks))
+
+    for sent in (packet(BrokenPod("", goes=goes), pod_pair) for goes in ("in", "out")):
+        found = why(pod, sent)
+        assert [each.kind for each in (*found.causes, *found.notes)] == ["rule-unexpected"], found
+        assert told in found.causes[0].message or sent.in_interface is None
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
+
+
 def test_one_diagnosis_is_of_one_state_of_the_kernel(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
     pod, _ = pod_pair
     one_proxy(pod)

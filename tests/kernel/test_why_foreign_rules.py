@@ -118,6 +118,28 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
 
 
+@pytest.mark.parametrize(
+    ("goes", "rule"),
+    [
+        ("in", "-t mangle -A PREROUTING -p tcp -m quota --quota 9 -m comment --comment why -j DROP"),
+        (
+            "out",
+            "-t nat -I OUTPUT -p tcp -m owner --uid-owner 1337 -m comment --comment why -j REDIRECT --to-ports 15001",
+        ),
+    ],
+)
+def test_a_foreign_rule_is_quoted_not_told_by_its_comment(pod_pair: PodPair, goes: str, rule: str) -> None:
+    pod, _ = pod_pair
+    one_proxy(pod)
+    operations.apply(given("--backend iptables"), pod.path)
+    pod.run(["iptables", *rule.split()])
+
+    found = why(pod, packet(BrokenPod("", goes=goes), pod_pair))
+
+    (message,) = {each.message for each in (*found.causes, *found.notes) if each.kind in ("unjudged", "foreign-rule")}
+    assert message.partition(": ")[2].startswith("-"), message
+
+
 INPUT = "nft 'table inet x { chain c { type filter hook input priority 0; %s drop; }; }'"
 LOST = {
     INPUT % "iif eth0 tcp sport 80": ("out", "drops answers to what the proxy sends on: "),

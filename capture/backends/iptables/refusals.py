@@ -132,7 +132,7 @@ def _no_library(name: str, complaint: str, line: str) -> CaptureError:
 
 
 def _no_extension_error(name: str, complaint: str, lines: str) -> CaptureError:
-    extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
+    extensions = dict.fromkeys(name for line in lines.splitlines() for name in _extensions_in(line))
     needed = " or ".join(dict.fromkeys(map(extension_module, extensions)))
     if "-nft-" in name:
         needed = f"{needed} or nft_compat" if needed else "nft_compat"

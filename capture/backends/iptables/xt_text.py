@@ -16,7 +16,7 @@ from capture.netlink.attributes import BYTE_ORDER, Layout, decode_number, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from capture.netlink.attributes import Unpacked
 
@@ -321,6 +321,24 @@ def _reject_text(fields: Unpacked, family: Family) -> str | None:
     return answer and f"--reject-with {answer}"
 
 
+def _statistic_text(fields: Unpacked, _family: Family) -> str:
+    if fields["mode"]:
+        return f"--mode nth {option_text(fields['invert'], '--every', fields['every'] + 1)} --packet {fields['packet']}"
+    probability = f"{fields['every'] / (1 << 31):.11f}"  # the same bytes, of a random mode
+    return f"--mode random {option_text(fields['invert'], '--probability', probability)}"
+
+
+def _queue_text(fields: Unpacked, _family: Family) -> str:
+    first, last = fields["first"], fields["first"] + fields["count"] - 1
+    options = {1: "--queue-bypass", 2: "--queue-cpu-fanout"}  # NFQ_FLAG_*
+    queues = f"--queue-num {first}" if first >= last else f"--queue-balance {first}:{last}"
+    return " ".join([queues, *(word for bit, word in options.items() if fields["flags"] & bit)])
+
+
+def _flag_speaker(names: Mapping[int, str]) -> Speak:
+    return lambda fields, _family: " ".join(word for bit, word in names.items() if fields["flags"] & bit)
+
+
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
 _ICMP = Layout("type 1, code 1, code_to 1, invert 1")
 
@@ -359,6 +377,16 @@ EXTENSION_TEXTS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 2): (xt_layouts.CT, _ct_text),
     ("LOG", 0): (xt_layouts.LOG, _log_text),
     ("REJECT", 0): (Layout("answer 4"), _reject_text),
+    ("statistic", 0): (Layout("mode 2, invert 2, every 4, packet 4"), _statistic_text),
+    ("NFQUEUE", 3): (Layout("first 2, count 2, flags 2"), _queue_text),
+    ("socket", 3): (
+        Layout("flags 1"),
+        _flag_speaker({1: "--transparent", 2: "--nowildcard", 4: "--restore-skmark"}),
+    ),
+    ("rpfilter", 0): (
+        Layout("flags 1"),
+        _flag_speaker({1: "--loose", 2: "--validmark", 4: "--accept-local", 8: "--invert"}),
+    ),
     ("TTL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--ttl-set {fields['hops']}"),
     ("HL", 0): (_HOPS, lambda fields, _family: None if fields["mode"] else f"--hl-set {fields['hops']}"),
 }

@@ -155,6 +155,11 @@ def test_errors_are_in_kubectls_words(
             "status",
             "kubectl: localhost:8080 was refused\n  Name the cluster: ",
         ),
+        (
+            "echo 'Unable to connect to the server: dial tcp 127.0.0.1:6443: connect: no route to host' >&2",
+            "status",
+            "kubectl: Unable to connect to the server: dial tcp 127.0.0.1:6443: connect: no route to host\n  Name the ",
+        ),
         ("""echo '{"items": []}'""", "status", "no agent runs in this cluster\n  Install it as docs/agent.md"),
         (f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Pending'}}]})}'", "status", "no agent runs"),
         (
