@@ -1,7 +1,8 @@
 """Which packets can occur in a pod; no other is a witness.
 
 The fields of a packet depend on each other in ways that rules do not know: a packet to an address of the pod goes
-over lo, the first packet of a connection has a socket and no mark on its connection, what comes in is for the pod.
+over lo, the first packet of a connection has a socket and no mark on its connection, what comes in is for the pod; a
+socket has no mark but those by which policy rules, or those of the capture, route it.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class _PossiblePackets:
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
         local = [network for network in situation.network.local or () if network.family == self.family]
+        by_route = {route.mark for route in situation.network.mark_routes if route.family == self.family}
+        self.marks = {0, *by_route}.union(*(routed_marks(each.ruleset) for each in situations))
+        """Of sockets: a program sets one (SO_MARK) that leads somewhere; what rules alone test, rules alone set."""
         self.local = (*self.own, *needed, *local, LOOPBACK_NETWORKS[self.family])
 
     def incoming(self) -> int:
@@ -82,8 +86,7 @@ class _PossiblePackets:
         stays = self._in_networks(Field.DESTINATION, self.local)
         has_owner = self.diagrams.negation(self.diagrams.either(space.is_absent(Field.UID), space.is_absent(Field.GID)))
         over_lo = space.field_in(Field.OUT, [(self.lo, self.lo)])
-        marks = routed_marks(self.situation.ruleset)
-        marked = self.diagrams.any_of(space.has_mark("mark", mark, model.ALL_BITS) for mark in marks)
+        marked = self._has_one_of_marks(routed_marks(self.situation.ruleset))
         has_source = self.diagrams.negation(space.is_absent(Field.SOURCE))
         from_pod = choose(
             over_lo, self._in_networks(Field.SOURCE, self.local), self._in_networks(Field.SOURCE, self.own)
@@ -95,10 +98,14 @@ class _PossiblePackets:
                 # A transparent proxy sends to the app with its mark, and from the client's address.
                 self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
                 choose(space.has_state("NEW", "RELATED"), has_owner, self.diagrams.yes),
+                self._has_one_of_marks(self.marks),
                 self._routed_by_mark(),
                 self._always_possible(),
             )
         )
+
+    def _has_one_of_marks(self, marks: Iterable[int]) -> int:
+        return self.diagrams.any_of(self.space.has_mark("mark", mark, model.ALL_BITS) for mark in sorted(marks))
 
     def _routed_by_mark(self) -> int:
         """Return packets that leave as the policy rules for their first mark let them, if any is for it."""

@@ -175,6 +175,28 @@ def test_the_pod_is_told_what_its_usual_connections_lose(pod_pair: PodPair, brea
     assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod), ends_listen=True)
 
 
+KUBE_FIREWALL = (
+    "iptables -N KUBE-FIREWALL; iptables -A INPUT -j KUBE-FIREWALL; iptables -A OUTPUT -j KUBE-FIREWALL;"
+    " iptables -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP"
+)
+
+
+@pytest.mark.usefixtures("in_group_of_proxy")
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_a_drop_by_a_mark_is_a_cause_only_where_a_rule_sets_it(pod_pair: PodPair, mode: str) -> None:
+    """What kubelet writes: no socket has its mark but that of a program that may set any."""
+    pod, _ = pod_pair
+    one_proxy(pod, transparent=mode == "TPROXY")
+    with pod.entered():
+        operations.apply(given(f"-m {mode}"))
+        pod.run(["sh", "-ec", KUBE_FIREWALL])
+        assert operations.verify().holds
+        assert why(pod).verdict == "captured"
+        pod.run(["sh", "-ec", "iptables -t mangle -A OUTPUT -p tcp --dport 80 -j MARK --set-xmark 0x8000/0x8000"])
+        assert not operations.verify().holds
+        assert why(pod).verdict == "broken"
+
+
 def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     operations.apply(given("--backend iptables"), pod.path)

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from capture.analysis.base_chains import BaseChain, Situation
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.culprits import Culprits
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.possible_packets import possible_packets
+from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, Family, parse_address, parse_network
 from capture.model.ruleset import (
+    ALL_BITS,
     MANGLE,
     NAT,
     OUTPUT,
@@ -225,10 +227,14 @@ class TestWhatAKernelCanShow:
         late = found(Situation(DEFAULT), Situation(DEFAULT, (foreign_chain(drops, hook=PREROUTING, priority=-150),)))
         assert [each.packet.state for each in late] == ["ESTABLISHED"] * len(late) != []
 
-    def test_packets_without_a_mark_where_those_with_one_fare_alike(self) -> None:
+    def test_packets_with_a_mark_where_only_they_fare_so_and_a_policy_rule_routes_by_it(self) -> None:
         marks = [Rule(Continue(), (Mark(mark),)) for mark in (1, 2)]
         assert {each.packet.mark for each in effects(DEFAULT, *marks, Rule(Drop(), HTTPS))} == {0}
-        marked = effects(DEFAULT, *marks, Rule(Drop(), (*HTTPS, Mark(1))))
+        rules = (*marks, Rule(Drop(), (*HTTPS, Mark(1))))
+        assert effects(DEFAULT, *rules) == []
+        route = MarkRoute("ipv4", 1, ALL_BITS, is_inverted=False, words="", targets=())
+        routed = Situation(DEFAULT, network=PodNetwork(mark_routes=(route,)))
+        marked = found(routed, routed.replace(ruleset=before(DEFAULT, rules, NAT, OUTPUT)))
         assert {each.packet.mark for each in marked} == {1}
 
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
