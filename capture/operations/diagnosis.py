@@ -261,13 +261,16 @@ def _notes_for(causes: Iterable[Cause], notes: Iterable[Cause]) -> tuple[Cause, 
     return tuple(each for each in unique if each.kind != "unjudged" or each.where not in told)
 
 
+OF_ROUTES = ("no-route", "ipsec")
+
+
 def _usual_causes(
     usual: list[Trace], pod: ExaminedPod, policies: list[IpsecPolicy], verified: Verified
 ) -> tuple[Cause, ...]:
     """Return what stops usual connections, by which a fault is better told than by the packet that one could think of.
 
-    What stops the first packet, wherever it goes, is told by the traffic for which that is so; what routes do with
-    a client, by `why` of its connection.
+    What stops the first packet, wherever it goes, is told by the traffic for which that is so; what stops what the pod
+    sends is told before what stops answers to a client, which it does, too.
     """
     found: dict[Location | Cause, Cause] = {}
     for traced in usual:
@@ -276,10 +279,8 @@ def _usual_causes(
             if fault.kind == "filtered" and traced.outcome == "dropped":
                 told = drop_cause(traced, shown_rule, usual) if fault.words["port"] else None
             else:
-                is_told = fault.kind == "filtered" or (
-                    fault.kind in ("no-route", "ipsec") and not connection.is_inbound
-                )
-                told = fault if is_told else None
+                is_repeated = connection.is_inbound and any(each.kind == fault.kind for each in found.values())
+                told = fault if fault.kind == "filtered" or (fault.kind in OF_ROUTES and not is_repeated) else None
             if told is not None:
                 found.setdefault(told.where if isinstance(told.where, Location) else told, told)
     return tuple(found.values())

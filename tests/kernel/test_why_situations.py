@@ -213,6 +213,13 @@ BROKEN: dict[str, BrokenPod] = {
     "a policy rule by source": BrokenPod(
         "no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", is_of_pod=True
     ),
+    "a policy rule for the proxy's inbound port": BrokenPod(
+        "no-route",
+        breaks="ip rule add pref 0 ipproto tcp dport 15006 prohibit; ip rule del pref 0 lookup local;"
+        " ip rule add pref 1 lookup local",
+        goes="in",
+        is_of_pod=True,
+    ),
     "IPsec drops everything": BrokenPod(
         "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", is_of_pod=True
     ),
@@ -706,11 +713,11 @@ BROKEN: dict[str, BrokenPod] = {
 def test_the_cause_and_no_other(pod_pair: PodPair, name: str, request: pytest.FixtureRequest) -> None:
     situation = BROKEN[name]
     pod, peer = pod_pair
+    if situation.transparent:
+        request.getfixturevalue("in_group_of_proxy")  # before there are threads: it sets their groups, too
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), ("::", APP_PORT), label="app", uid=1000)
-    if situation.transparent:
-        request.getfixturevalue("in_group_of_proxy")
     if situation.proxy_uid is not None:
         ends = [(address, port) for address in situation.addresses for port in situation.ports]
         gid = 1337 if situation.transparent else None
