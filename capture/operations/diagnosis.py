@@ -47,6 +47,7 @@ from capture.operations.connection import (
     Connection,
     faults_of,
     ipsec_policies,
+    is_doubtful,
     link_causes,
     notes_on,
     onward_causes,
@@ -250,7 +251,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection), *harmless)
-    is_certain = traced.is_certain and not (unread or doubts)
+    is_certain = not (is_doubtful(traced, compare) or unread or doubts)
     return Diagnosis(traced.packet, traced, tuple(causes), _notes_for(causes, further), is_certain)
 
 
