@@ -144,7 +144,9 @@ def _unjudged_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
 
 
 def _rule_text(step: Step) -> str:
-    return shown_rule(step.rule, step.family or IPV4)
+    """Return a foreign rule as nft lists it where its table is nft's ("ip x"); elsewhere a reason is its comment."""
+    in_nft = step.rule.why if " " in step.table else ""
+    return in_nft or shown_rule(step.rule, step.family or IPV4)
 
 
 def _second_set_cause(step: Step) -> Cause | None:

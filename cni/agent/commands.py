@@ -285,9 +285,9 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
         print_changes([f"{daemon_set}: deleted, and every agent has uninstalled"], form, "")
         return 0
     try:
-        from cni.agent import runtime as runtimes
+        from cni.agent.runtime import find_runtime
 
-        runtime = runtimes.find_runtime("", RUNTIME_SOCKETS)
+        runtime = find_runtime("", RUNTIME_SOCKETS)
     except ModuleNotFoundError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
     print_changes(take_away(_agent_options(values), runtime), form, "nothing to remove")

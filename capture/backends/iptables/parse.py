@@ -226,8 +226,8 @@ def _number_reader(kind: type[Numbered], separator: str = ":") -> Read:
 
 
 def _parse_span(text: str, separator: str) -> model.Span:
-    first, separator, last = text.partition(separator)
-    return model.Span(_parse_number(first), _parse_number(last if separator else first))
+    first, is_range, last = text.partition(separator)
+    return model.Span(_parse_number(first), _parse_number(last if is_range else first))
 
 
 def _parse_number(text: str) -> int:

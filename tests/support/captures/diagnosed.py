@@ -25,7 +25,6 @@ from pytest_netns import Pod, PodPair
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.analysis.explanation import Statement
     from capture.model.ruleset import ProtocolName
     from capture.operations.diagnosis import Diagnosis
     from capture.operations.results import Verified
