@@ -22,6 +22,7 @@ from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_reme
 from capture.analysis.causes import drop_cause, source_notes
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
+    app_ports,
     can_stop_connection,
     causes_of_pod,
     causes_of_proxy,
@@ -85,7 +86,7 @@ NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured",
 
 
 USUAL_PORT = 80
-"""That of an app, to which usual connections go."""
+"""That of a server outside, and of an app where none listens, to which usual connections go."""
 
 
 class Diagnosis(Value):
@@ -287,7 +288,7 @@ def _usual_causes(
 
 
 def _usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
-    """Yield the ways of captured connections to outside, and to each address of the pod."""
+    """Yield the ways of captured connections to outside, and to each address of the pod, where apps listen."""
     facts, situation = pod.facts, pod.situation
     name = next((link.name for link in facts.links if not link.is_loopback), None)
     for address in facts.addresses:
@@ -296,7 +297,9 @@ def _usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
         if outside and pod.capture.captures(PROXY_OUTBOUND, family):
             yield live_trace(Packet("tcp", outside, USUAL_PORT, uid=APP_ID, gid=APP_ID), situation)
         if name and pod.capture.captures(PROXY_INBOUND, family):
-            yield live_trace(Packet("tcp", address, USUAL_PORT, outside, in_interface=name), situation)
+            coming = Packet("tcp", address, USUAL_PORT, outside, in_interface=name)
+            to_apps = (live_trace(coming.replace(port=port), situation) for port in app_ports(facts, pod.capture))
+            yield from [each for each in to_apps if each.outcome == PROXY_INBOUND] or [live_trace(coming, situation)]
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:

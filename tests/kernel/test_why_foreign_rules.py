@@ -168,6 +168,8 @@ def test_a_foreign_rule_is_quoted_not_told_by_its_comment(pod_pair: PodPair, goe
 LOST = {
     INPUT % "iif eth0 tcp sport 80": ("out", "drops answers to what the proxy sends on: "),
     INPUT % "tcp dport 15001 tcp flags & psh == psh": ("out", "drops what goes to port 15001: "),
+    INPUT.replace("input", "output") % f"tcp sport {APP_PORT}": ("in", "drops answers to what the proxy sends on: "),
+    f"iptables -A OUTPUT -o lo -p tcp --sport {APP_PORT} -j DROP": ("in", "drops answers to what the proxy sends on: "),
     INPUT.replace("input", "output") % "tcp sport 15006 ct state established": ("in", "drops answers to captured tr"),
     INPUT.replace("input", "output") % "tcp sport 15006 ct direction reply": (
         "in",
