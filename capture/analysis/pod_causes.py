@@ -211,6 +211,13 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
     ]
 
 
+def app_ports(facts: PodFacts, capture: Capture) -> list[int]:
+    """Return the ports of TCP on which something listens that is not the proxy."""
+    others = {*(facts.listeners or ())}.difference(proxy_listeners(facts, capture))
+    ports = {each.port for each in others if each.protocol == PROTOCOL_NUMBERS["tcp"]}
+    return sorted(ports.difference(SIDECAR_PORTS, (port for _, _, port in capture.ports)))
+
+
 def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield notes: one port for both directions, a proxy that is slow, listeners of its user as an app has them."""
     inbound, outbound = ({port for to, _, port in capture.ports if to == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND))

@@ -17,6 +17,7 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.foreign_effects import DISCOVERY
+from capture.analysis.meaning import effective_verdict
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
     can_stop_connection,
@@ -47,6 +48,7 @@ from capture.model.conventions import PASSTHROUGH_SOURCE, PROTOCOL_NUMBERS
 from capture.model.location import Cause
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
+from capture.model.ruleset import Drop
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, policy_for, read_policies
 from capture.operations.comparison import reject_fault
@@ -102,7 +104,7 @@ def faults_of(connection: Connection) -> list[Cause]:
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
     traced = connection.traced
-    if not traced.is_certain:
+    if is_doubtful(traced, connection.verify):
         yield _unjudged_cause(traced, connection.verify)
     yield from unreached_app_notes(traced, connection.pod.facts)
     yield from _way_back_notes(traced.packet) if connection.is_inbound else _source_notes_on(connection)
@@ -134,13 +136,23 @@ def _way_back_notes(packet: Packet) -> Iterator[Cause]:
         yield cause("no-route", "way back", where=name, name=name, came=packet.in_interface)
 
 
+def is_doubtful(traced: Trace, verify: Callable[[], Verified]) -> bool:
+    """Return whether a rule that cannot be judged may decide on a packet: one that drops it; others if drift may be."""
+    doubtful = [step.rule for step in traced.path if not step.is_certain]
+    may_drop = any(isinstance(effective_verdict(rule), Drop) for rule in doubtful)
+    return may_drop or (not traced.is_certain and verify().conclusion != "in sync")
+
+
 def _unjudged_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of ours, or of a second set."""
     step = next(step for step in traced.path if not step.is_certain)
     own = _second_set_cause(step) or (drift_cause(traced, verify()) if is_own_step(step) else None)
-    return own or cause(
-        "unjudged", "" if traced.is_order_known else "order", where=step.location, rule=_rule_text(step)
-    )
+    case = "" if traced.is_order_known else "order"
+    return own or cause("unjudged", case, where=step.location, rule=_rule_text(step))
+
+
+def _doubts(traces: Iterable[Trace], verify: Callable[[], Verified]) -> Iterator[Cause]:
+    return (_unjudged_cause(each, verify) for each in traces if is_doubtful(each, verify))
 
 
 def _rule_text(step: Step) -> str:
@@ -177,7 +189,7 @@ def _later_causes(connection: Connection) -> Iterator[Cause]:
     certain = (each for each in following if each.is_certain)
     later, answers = OF_CAPTURED if connection.is_usual else ("its later packets", "its answers")
     lost = [_loss_cause(each, answers if each.packet.is_reply else later) for each in certain]
-    yield from lost[:1] or (_unjudged_cause(each, connection.verify) for each in following)
+    yield from lost[:1] or _doubts(following, connection.verify)
 
 
 def _discovery_causes(connection: Connection) -> Iterable[Cause]:
@@ -230,9 +242,8 @@ def _rule_causes(connection: Connection) -> Iterator[Cause]:
     causes = list(causes_of_connection(traced, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)
     is_diverted = desired.outcome in TO_PROXY and traced.outcome in ("direct", "redirected")
-    is_doubtful = any(is_own_step(step) and not step.is_certain for step in traced.path)
-    is_drift = is_diverted or is_doubtful or missing in causes
-    by_drift = drift_cause(traced, connection.verify()) if is_drift else None
+    is_diverted |= any(is_own_step(step) and not step.is_certain for step in traced.path)
+    by_drift = drift_cause(traced, connection.verify()) if is_diverted or missing in causes else None
     yield from (each for each in causes if by_drift is None or each != missing)
     if by_drift is not None:
         yield by_drift
@@ -348,8 +359,7 @@ def onward_causes(traced: Trace, pod: ExaminedPod, verify: Callable[[], Verified
         following = list(lost_later_packets(sent, situation, owner))
         certain = [later for later in following if later.is_certain and (is_over_lo or later.outcome == "dropped")]
         lost = [_loss_cause(loss, f"answers to {SENT_ON}" if loss.packet.is_reply else SENT_ON) for loss in certain]
-        doubtful = [each for each in (sent, *following) if not each.is_certain]
-        yield from lost[:1] or [_unjudged_cause(each, verify) for each in doubtful]
+        yield from lost[:1] or _doubts((sent, *following), verify)
         marked = (each for each in answers if pod.capture.is_transparent and each.is_marked and not is_over_lo)
         yield from filter(None, [mark_cause(reply, shown_rule) for reply in marked])
 
@@ -376,8 +386,7 @@ def _loop_cause(traced: Trace, verify: Callable[[], Verified]) -> Cause:
 
 
 def _rerouted_cause(route: MarkRoute, sent: Trace, step: Step, subject: str) -> Cause:
-    where, by, name = step.location, route.words, sent.interface
-    rule = _rule_text(step)
+    where, rule, by, name = step.location, _rule_text(step), route.words, sent.interface
     return cause(
         "foreign-rule", "elsewhere", where=where, rule=rule, mark=sent.mark, route=by, name=name, subject=subject
     )

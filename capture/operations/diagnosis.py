@@ -22,6 +22,7 @@ from capture.analysis.cause_text import REAPPLY_OR_RECREATE, cause, machine_reme
 from capture.analysis.causes import drop_cause, source_notes
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
+    app_ports,
     can_stop_connection,
     causes_of_pod,
     causes_of_proxy,
@@ -47,6 +48,7 @@ from capture.operations.connection import (
     Connection,
     faults_of,
     ipsec_policies,
+    is_doubtful,
     link_causes,
     notes_on,
     onward_causes,
@@ -84,7 +86,7 @@ NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured",
 
 
 USUAL_PORT = 80
-"""That of an app, to which usual connections go."""
+"""That of a server outside, and of an app where none listens, to which usual connections go."""
 
 
 class Diagnosis(Value):
@@ -250,7 +252,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     doubts = [candidate for candidate in candidates if candidate.kind == "unjudged" or candidate == uncaptured_cause()]
     causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     further = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection), *harmless)
-    is_certain = traced.is_certain and not (unread or doubts)
+    is_certain = not (is_doubtful(traced, compare) or unread or doubts)
     return Diagnosis(traced.packet, traced, tuple(causes), _notes_for(causes, further), is_certain)
 
 
@@ -287,7 +289,7 @@ def _usual_causes(
 
 
 def _usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
-    """Yield the ways of captured connections to outside, and to each address of the pod."""
+    """Yield the ways of captured connections to outside, and to each address of the pod, where apps listen."""
     facts, situation = pod.facts, pod.situation
     name = next((link.name for link in facts.links if not link.is_loopback), None)
     for address in facts.addresses:
@@ -296,7 +298,9 @@ def _usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
         if outside and pod.capture.captures(PROXY_OUTBOUND, family):
             yield live_trace(Packet("tcp", outside, USUAL_PORT, uid=APP_ID, gid=APP_ID), situation)
         if name and pod.capture.captures(PROXY_INBOUND, family):
-            yield live_trace(Packet("tcp", address, USUAL_PORT, outside, in_interface=name), situation)
+            coming = Packet("tcp", address, USUAL_PORT, outside, in_interface=name)
+            to_apps = (live_trace(coming.replace(port=port), situation) for port in app_ports(facts, pod.capture))
+            yield from [each for each in to_apps if each.outcome == PROXY_INBOUND] or [live_trace(coming, situation)]
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:

@@ -118,6 +118,31 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
 
 
+INPUT = "nft 'table inet x { chain c { type filter hook input priority 0; %s drop; }; }'"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "iptables -A INPUT -p tcp -m limit --limit 3/sec -j ACCEPT",
+        "iptables -A INPUT -p tcp --dport 15006 -m connlimit --connlimit-upto 100 -j ACCEPT",
+        "iptables -t mangle -A PREROUTING -m socket --transparent -j MARK --set-xmark 0x200/0xffffffff",
+        INPUT.replace(" drop", " accept") % "tcp dport 15006 limit rate 9/second",
+    ],
+)
+def test_a_rule_with_which_all_ends_alike_is_no_doubt(pod_pair: PodPair, rule: str) -> None:
+    pod, _ = pod_pair
+    one_proxy(pod)
+    operations.apply(given("--backend iptables"), pod.path)
+    pod.run(["sh", "-ec", rule])
+
+    for sent in (None, *(packet(BrokenPod("", goes=goes), pod_pair) for goes in ("in", "out"))):
+        found = why(pod, sent)
+        assert (found.verdict, found.causes) == ("captured", ())
+        assert "unjudged" not in {each.kind for each in found.notes}
+    assert_the_connections_agree(pod_pair, of_pod=assert_the_verbs_agree(pod))
+
+
 @pytest.mark.parametrize(
     ("goes", "rule"),
     [
@@ -140,10 +165,11 @@ def test_a_foreign_rule_is_quoted_not_told_by_its_comment(pod_pair: PodPair, goe
     assert message.partition(": ")[2].startswith("-"), message
 
 
-INPUT = "nft 'table inet x { chain c { type filter hook input priority 0; %s drop; }; }'"
 LOST = {
     INPUT % "iif eth0 tcp sport 80": ("out", "drops answers to what the proxy sends on: "),
     INPUT % "tcp dport 15001 tcp flags & psh == psh": ("out", "drops what goes to port 15001: "),
+    INPUT.replace("input", "output") % f"tcp sport {APP_PORT}": ("in", "drops answers to what the proxy sends on: "),
+    f"iptables -A OUTPUT -o lo -p tcp --sport {APP_PORT} -j DROP": ("in", "drops answers to what the proxy sends on: "),
     INPUT.replace("input", "output") % "tcp sport 15006 ct state established": ("in", "drops answers to captured tr"),
     INPUT.replace("input", "output") % "tcp sport 15006 ct direction reply": (
         "in",

@@ -75,6 +75,8 @@ def assert_the_connections_agree(
             goes,
             each.causes,
         )
+        of_pod_verdicts = verified.conclusion, pod_findings.verdict
+        assert each.verdict != "cannot be told" or of_pod_verdicts != ("in sync", "captured"), (goes, each.notes)
         if each.verdict != "cannot be told" and not is_of_neighbours:  # a client's call makes itself known
             reached = answers(pair, each.packet, timeout=2 if each.verdict == "captured" else 0.1)
             allowed = {"captured": (PROXY,), "not captured": (OTHERS, ""), "broken": (PROXY, "")}[each.verdict]
