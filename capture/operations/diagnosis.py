@@ -291,7 +291,7 @@ def _usual_causes(
 def _usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
     """Yield the ways of captured connections to outside, and to each address of the pod, where apps listen."""
     facts, situation = pod.facts, pod.situation
-    name = next((link.name for link in facts.links if not link.is_loopback), None)
+    name = situation.network.interface if any(not link.is_loopback for link in facts.links) else None
     for address in facts.addresses:
         family = address.family
         outside = None if family in facts.families_without_route else OUTSIDE[family]
