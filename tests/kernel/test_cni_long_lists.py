@@ -14,7 +14,7 @@ from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
 PORTS = "traffic.sidecar.istio.io/excludeOutboundPorts"
 NETWORKS = "traffic.sidecar.istio.io/excludeOutboundIPRanges"
-ROUNDS = 15
+ROUNDS = 5
 MEMORY = 40 * 1024
 """Kilobytes that one ADD may take."""
 MEASURED = """
